@@ -1,0 +1,219 @@
+"""How tokens are kept on disk: llm.c's shards, written so that no half shard is ever seen under its name.
+
+A shard is a header of 256 little-endian int32, then the tokens, and nothing after them:
+
+    word 0   magic     20240520: uint16 tokens, version 1      20240801: uint32 tokens, version 7
+    word 1   version
+    word 2   number of tokens
+    the rest is zero
+
+A set called NAME is NAME_train_000000.bin, NAME_train_000001.bin …, NAME_val_000000.bin …, and NAME.json,
+which says what they hold. All is written into the folder NAME.partial first and moved out of it at the end,
+NAME.json last: an interrupted run leaves nothing, or, if it was killed outright, a NAME.partial that nobody
+reads and the next run removes.
+"""
+import array
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import struct
+import sys
+
+from console import Failure, os_failure
+
+HEADER_BYTES = 1024
+FORMATS = {2: (20240520, 1), 4: (20240801, 7)}  # bytes per token: magic, version
+COPY_BYTES = 1 << 22
+
+
+def token_bytes_for(vocab_size):
+    """2 where every id fits into 16 bits, else 4."""
+    return 2 if vocab_size <= 65536 else 4
+
+
+def header(token_bytes, n_tokens):
+    magic, version = FORMATS[token_bytes]
+    return struct.pack("<3i", magic, version, n_tokens).ljust(HEADER_BYTES, b"\0")
+
+
+def pack_bytes(text, token_bytes=2):
+    """Every byte of the text as a token."""
+    packed = bytearray(len(text) * token_bytes)
+    packed[::token_bytes] = text
+    return packed
+
+
+def pack_ids(ids, token_bytes):
+    """A list of token ids, packed little-endian."""
+    packed = array.array("H" if token_bytes == 2 else "I", ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def read_shard(path):
+    """(token_bytes, array of tokens) of one shard; Failure if it is none. For tests and scripts."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if len(data) < HEADER_BYTES:
+        raise Failure("%s: %d bytes are too few for a shard" % (path, len(data)))
+    magic, version, n_tokens = struct.unpack_from("<3i", data)
+    for token_bytes, expected in FORMATS.items():
+        if (magic, version) == expected:
+            break
+    else:
+        raise Failure("%s: magic %d, version %d is no shard" % (path, magic, version))
+    if len(data) != HEADER_BYTES + n_tokens * token_bytes:
+        raise Failure("%s: %d bytes, but %d tokens are announced" % (path, len(data), n_tokens))
+    tokens = array.array("H" if token_bytes == 2 else "I", data[HEADER_BYTES:])
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return token_bytes, tokens
+
+
+class ShardStream:
+    """Writes an endless stream of packed tokens into shards FOLDER/PREFIX_000000.bin, each of shard_tokens."""
+
+    def __init__(self, folder, prefix, token_bytes, shard_tokens):
+        self.folder, self.prefix = folder, prefix
+        self.token_bytes, self.shard_tokens = token_bytes, shard_tokens
+        self.n_tokens, self.n_shards = 0, 0
+        self._file, self._room = None, 0  # room: bytes that still fit into the open shard
+
+    def path(self, index):
+        return os.path.join(self.folder, "%s_%06d.bin" % (self.prefix, index))
+
+    def write(self, packed):
+        view = memoryview(packed)
+        while len(view):
+            if not self._room:
+                self._finish_shard()
+                self._file = open(self.path(self.n_shards), "w+b")
+                self._file.write(bytes(HEADER_BYTES))
+                self.n_shards += 1
+                self._room = self.shard_tokens * self.token_bytes
+            part = view[: self._room]
+            self._file.write(part)
+            self._room -= len(part)
+            self.n_tokens += len(part) // self.token_bytes
+            view = view[len(part) :]
+
+    def _finish_shard(self):
+        if self._file:
+            n_tokens = self.shard_tokens - self._room // self.token_bytes
+            self._file.seek(0)
+            self._file.write(header(self.token_bytes, n_tokens))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def close(self):
+        self._finish_shard()
+
+    def abandon(self):
+        """Closes the open shard as it is; whatever it cannot write no longer matters."""
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+    def move_tail(self, n_keep, other):
+        """Moves all tokens from n_keep on to another stream; both streams are closed afterwards."""
+        self.close()
+        first = n_keep // self.shard_tokens
+        for index in range(first, self.n_shards):
+            keep = n_keep - index * self.shard_tokens if index == first else 0
+            with open(self.path(index), "r+b") as file:
+                file.seek(HEADER_BYTES + keep * self.token_bytes)
+                while True:
+                    packed = file.read(COPY_BYTES)
+                    if not packed:
+                        break
+                    other.write(packed)
+                if keep:
+                    file.truncate(HEADER_BYTES + keep * self.token_bytes)
+                    file.seek(0)
+                    file.write(header(self.token_bytes, keep))
+            if not keep:
+                os.remove(self.path(index))
+        other.close()
+        self.n_tokens, self.n_shards = n_keep, -(-n_keep // self.shard_tokens)
+
+
+class ShardSet:
+    """The set called NAME in a folder, while it is written. Use as a context manager:
+
+        with ShardSet("out", "books", vocab_size=256, shard_tokens=100_000_000) as shards:
+            shards.train.write(pack_bytes(b"..."))
+            shards.split_tail(0.1)                    # or write shards.val
+            shards.commit({"tokenizer": "bytes"})     # the facts for books.json
+
+    Without commit(), or on any exception, nothing stays. Failure if the disk is full or the folder cannot be
+    written.
+    """
+
+    def __init__(self, folder, name, vocab_size, shard_tokens):
+        self.folder, self.name = folder, name
+        self.vocab_size, self.shard_tokens = vocab_size, shard_tokens
+        self.partial = os.path.join(folder, name + ".partial")
+        token_bytes = token_bytes_for(vocab_size)
+        self.train = ShardStream(self.partial, name + "_train", token_bytes, shard_tokens)
+        self.val = ShardStream(self.partial, name + "_val", token_bytes, shard_tokens)
+
+    def __enter__(self):
+        try:
+            os.makedirs(self.partial, exist_ok=True)
+            self._lock = os.open(self.partial, os.O_RDONLY)
+        except OSError as error:
+            raise os_failure(self.partial, error) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise Failure("%s: another run is writing it" % self.partial) from None
+        for leftover in os.listdir(self.partial):  # of a run that was killed
+            os.remove(os.path.join(self.partial, leftover))
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.train.abandon()
+        self.val.abandon()
+        shutil.rmtree(self.partial, ignore_errors=True)
+        os.close(self._lock)
+        if isinstance(error, OSError) and not isinstance(error, Failure):
+            raise os_failure(self.partial, error) from None
+
+    def split_tail(self, fraction):
+        """Makes the last tokens, a fraction of all, the validation split (nanoGPT's 90/10 for 0.1)."""
+        self.train.move_tail(int(self.train.n_tokens * (1 - fraction)), self.val)
+
+    def commit(self, facts):
+        """Moves the shards to their names, in the place of an earlier set of this name, and writes NAME.json."""
+        self.train.close()
+        self.val.close()
+        shards = {"train": self._names(self.train), "val": self._names(self.val)}
+        everything = dict(facts, vocab_size=self.vocab_size, train_tokens=self.train.n_tokens)
+        everything.update(val_tokens=self.val.n_tokens, shards=shards)
+        sidecar = os.path.join(self.partial, self.name + ".json")
+        with open(sidecar, "w") as file:
+            json.dump(everything, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        final = os.path.join(self.folder, self.name + ".json")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(final)
+        pattern = re.compile(re.escape(self.name) + r"_(train|val)_\d{6}\.bin")
+        for old in filter(pattern.fullmatch, os.listdir(self.folder)):
+            os.remove(os.path.join(self.folder, old))
+        for name in shards["train"] + shards["val"]:
+            os.rename(os.path.join(self.partial, name), os.path.join(self.folder, name))
+        os.rename(sidecar, final)
+
+    @staticmethod
+    def _names(stream):
+        return [os.path.basename(stream.path(i)) for i in range(stream.n_shards)]

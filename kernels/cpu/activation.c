@@ -1,0 +1,189 @@
+/*
+ * activation.c: what lies between the two products of the MLP? (kernels.h: Activation)
+ *
+ * GELU's tanh form is written as h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function: ½(1 + tanh z) = σ(2z).
+ * σ keeps its small values to full precision where 1 + tanh cancels. Forward reads h and writes y, backward reads
+ * h and dy and writes dh: one exponential and one division an element, hidden behind memory.
+ *
+ * With SDD the row is normed into a buffer that stays in cache, and the plain loops work on that.
+ */
+#include "norm.h"
+
+/* Beyond these z is so large that σ(2z) is 0 or 1 to the last bit that matters: h³ cannot overflow, and the
+ * exponential stays where libmvec is fast. */
+#ifdef CPU_F64
+#define GELU_LIMIT 21.0
+#else
+#define GELU_LIMIT 9.9f
+#endif
+static const real GELU_TWICE_ROOT = (real)1.5957691216057307117597842397375; /* 2·√(2/π) */
+static const real GELU_CUBIC = (real)0.044715;
+
+enum { BUFFERS = 1, COLUMNS = 2 };
+enum { D_ALPHA, D_BIAS };
+
+/* The parts of a row of h: SwiGLU's gate and up, or the whole. */
+typedef struct Shape {
+    int parts;
+    int F;
+    int64_t part; /* distance of the parts */
+    int64_t ldh, ldy;
+    int statistics; /* rstd a row: one a part, or one for all */
+} Shape;
+
+static Shape shape_of(const Activation *a) {
+    Shape s = {.parts = a->kind == ACTIVATION_SWIGLU ? 2 : 1, .F = a->F, .part = padded(a->F), .ldy = padded(a->F)};
+    s.ldh = s.parts * s.part;
+    s.statistics = a->norm == ACTIVATION_NORM_EACH ? s.parts : 1;
+    return s;
+}
+
+static size_t workspace_bytes(int64_t N, int64_t ldh) {
+    return (size_t)(BUFFERS * thread_limit() + COLUMNS * piece_count(N)) * (size_t)ldh * sizeof(real);
+}
+
+size_t NAME(activation_scratch)(const Limits *limits) { return workspace_bytes(limits->N, padded(limits->F)); }
+
+/* --- Rows ------------------------------------------------------------------------------------------------ */
+
+/* A NaN passes both comparisons and stays. */
+static inline real gelu_clamped(real h) { return h < -GELU_LIMIT ? -GELU_LIMIT : h > GELU_LIMIT ? GELU_LIMIT : h; }
+
+static inline real gelu_gate(real clamped) {
+    return vm_sigmoid(GELU_TWICE_ROOT * clamped * (1 + GELU_CUBIC * clamped * clamped));
+}
+
+static void gelu_row(real *y, const real *h, int F) {
+#pragma omp simd
+    for (int f = 0; f < F; f++) y[f] = h[f] * gelu_gate(gelu_clamped(h[f]));
+}
+
+/* d(h·σ(2z)) = σ + h·σ(1−σ)·2z′; dh may be h. */
+static void gelu_row_backward(real *dh, const real *h, const real *dy, int F) {
+#pragma omp simd
+    for (int f = 0; f < F; f++) {
+        real value = gelu_clamped(h[f]), gate = gelu_gate(value);
+        real slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * value * value);
+        dh[f] = dy[f] * gate * (1 + value * (1 - gate) * slope);
+    }
+}
+
+static void swiglu_row(real *y, const real *gate, const real *up, int F) {
+#pragma omp simd
+    for (int f = 0; f < F; f++) y[f] = gate[f] * vm_sigmoid(gate[f]) * up[f];
+}
+
+/* dgate and dup may be gate and up. */
+static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const real *up, const real *dy, int F) {
+#pragma omp simd
+    for (int f = 0; f < F; f++) {
+        real g = gate[f], u = up[f], s = vm_sigmoid(g);
+        dup[f] = dy[f] * (g * s);
+        dgate[f] = dy[f] * u * (s * (1 + g * (1 - s)));
+    }
+}
+
+static void plain_row(const Activation *a, const Shape *s, real *y, const real *h) {
+    if (a->kind == ACTIVATION_SWIGLU) swiglu_row(y, h, h + s->part, s->F);
+    else gelu_row(y, h, s->F);
+}
+
+static void plain_row_backward(const Activation *a, const Shape *s, real *dh, const real *h, const real *dy) {
+    if (a->kind == ACTIVATION_SWIGLU) swiglu_row_backward(dh, dh + s->part, h, h + s->part, dy, s->F);
+    else gelu_row_backward(dh, h, dy, s->F);
+}
+
+/* --- SDD ------------------------------------------------------------------------------------------------- */
+
+/* rstd of each part; JOINT takes the mean over both. */
+static void norm_rstd(const Activation *a, const Shape *s, const real *h, real *rstd) {
+    double joint = 0;
+    for (int i = 0; i < s->parts; i++) {
+        double sum = (double)row_sum_squares(h + i * s->part, 1, s->F);
+        joint += sum;
+        if (s->statistics > 1) rstd[i] = rstd_of(sum / s->F, a->eps);
+    }
+    if (s->statistics == 1) rstd[0] = rstd_of(joint / s->parts / s->F, a->eps);
+}
+
+static void norm_row(const Activation *a, const Shape *s, const real *h, const real *rstd, real *out) {
+    const real *alpha = a->alpha;
+    for (int i = 0; i < s->parts; i++)
+        rms_apply(h + i * s->part, 1, rstd[i % s->statistics], alpha + i * s->part, out + i * s->part, s->F);
+}
+
+/* dh from the gradient at the normed row; dh may be h. */
+static void norm_row_backward(const Activation *a, const Shape *s, const real *h, const real *rstd,
+                              const real *upstream, real *dh, real *dalpha) {
+    real dot[2] = {0, 0};
+    for (int i = 0; i < s->parts; i++)
+        dot[i % s->statistics] += rms_dot(h + i * s->part, 1, rstd[i % s->statistics],
+                                          (const real *)a->alpha + i * s->part, upstream + i * s->part, s->F);
+    int64_t width = (int64_t)s->F * (s->parts / s->statistics);
+    for (int i = 0; i < s->parts; i++) {
+        int64_t at = i * s->part;
+        rms_backward(h + at, 1, rstd[i % s->statistics], (const real *)a->alpha + at, upstream + at,
+                     dot[i % s->statistics] / width, dh + at, dalpha + at, s->F);
+    }
+}
+
+/* --- Operations ------------------------------------------------------------------------------------------ */
+
+void NAME(activation_forward)(Queue *queue, const Activation *a) {
+    Shape s = shape_of(a);
+    real *buffers = NAME(cpu_scratch)(queue, workspace_bytes(a->N, s.ldh), "activation_forward");
+#pragma omp parallel if (a->N * s.ldh > SERIAL_ELEMENTS)
+    {
+        real *buffer = buffers + omp_get_thread_num() * s.ldh;
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < a->N; n++) {
+            const real *h = (const real *)a->h + n * s.ldh;
+            if (a->norm != ACTIVATION_NORM_NONE) {
+                real *rstd = (real *)a->rstd + n * s.statistics;
+                norm_rstd(a, &s, h, rstd);
+                norm_row(a, &s, h, rstd, buffer);
+                h = buffer;
+            }
+            plain_row(a, &s, (real *)a->y + n * s.ldy, h);
+        }
+    }
+}
+
+static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n, real *buffer, real *columns) {
+    const Activation *a = b->forward;
+    const real *h = (const real *)a->h + n * s->ldh, *dy = (const real *)b->dy + n * s->ldy;
+    real *dh = (real *)b->dh + n * s->ldh;
+    if (a->norm == ACTIVATION_NORM_NONE) {
+        plain_row_backward(a, s, dh, h, dy);
+    } else {
+        const real *rstd = (const real *)a->rstd + n * s->statistics;
+        norm_row(a, s, h, rstd, buffer);
+        plain_row_backward(a, s, buffer, buffer, dy);
+        norm_row_backward(a, s, h, rstd, buffer, dh, columns + D_ALPHA * s->ldh);
+    }
+    if (!b->dbias) return;
+    for (int i = 0; i < s->parts; i++) row_add(columns + D_BIAS * s->ldh + i * s->part, dh + i * s->part, s->F);
+}
+
+void NAME(activation_backward)(Queue *queue, const ActivationBackward *b) {
+    const Activation *a = b->forward;
+    Shape s = shape_of(a);
+    int64_t pieces = piece_count(a->N);
+    real *buffers = NAME(cpu_scratch)(queue, workspace_bytes(a->N, s.ldh), "activation_backward");
+    real *columns = buffers + BUFFERS * thread_limit() * s.ldh;
+#pragma omp parallel for schedule(static) if (a->N * s.ldh > SERIAL_ELEMENTS)
+    for (int64_t p = 0; p < pieces; p++) {
+        real *sums = columns + p * COLUMNS * s.ldh;
+        row_fill(sums, 0, COLUMNS * s.ldh);
+        int64_t end = piece_begin(a->N, pieces, p + 1);
+        for (int64_t n = piece_begin(a->N, pieces, p); n < end; n++)
+            backward_row(b, &s, n, buffers + omp_get_thread_num() * s.ldh, sums);
+    }
+    for (int i = 0; i < s.parts; i++) {
+        int64_t at = i * s.part;
+        if (a->norm != ACTIVATION_NORM_NONE && b->dalpha)
+            columns_add((real *)b->dalpha + at, columns + at, pieces, COLUMNS * s.ldh, s.F, 1);
+        if (b->dbias)
+            columns_add((real *)b->dbias + at, columns + D_BIAS * s.ldh + at, pieces, COLUMNS * s.ldh, s.F, 1);
+    }
+}

@@ -1,0 +1,150 @@
+/*
+ * attention.c: how is attention computed forward on the CPU, without a T×T matrix?
+ *
+ * Tile by tile with an online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv
+ * 2205.14135): for 64 queries of a head, keys are swept in tiles of 64; a running maximum and sum per query
+ * rescale what was gathered before. Tiles that no query of the 64 sees are skipped. Every tile of queries is one
+ * piece of work, computed in the same order whatever the number of threads.
+ */
+#include "attention_tile.h"
+
+typedef struct Softmax {
+    real max[TILE];    /* of the scores so far */
+    real sum[TILE];    /* Σ exp(score − max) */
+    real factor[TILE]; /* exp(old max − new max) */
+} Softmax;
+
+/* scores → exp(score − max), with max and sum brought up to date: queries lane … lane+31, `keys` of the tile. */
+static void softmax_update(Softmax *restrict softmax, real *restrict scores, int lane, int keys) {
+    real max[HALF], sum[HALF] = {0};
+    memcpy(max, softmax->max + lane, sizeof max);
+    for (int i = 0; i < keys; i++)
+#pragma omp simd
+        for (int j = 0; j < HALF; j++) {
+            real score = scores[i * TILE + lane + j];
+            max[j] = score > max[j] ? score : max[j];
+        }
+    for (int i = 0; i < keys; i++)
+#pragma omp simd
+        for (int j = 0; j < HALF; j++) {
+            real p = exp_seen(scores[i * TILE + lane + j], max[j]);
+            scores[i * TILE + lane + j] = p;
+            sum[j] += p;
+        }
+#pragma omp simd
+    for (int j = 0; j < HALF; j++) {
+        real factor = exp_clamped(softmax->max[lane + j] - max[j]);
+        softmax->sum[lane + j] = softmax->sum[lane + j] * factor + sum[j];
+        softmax->factor[lane + j] = factor;
+        softmax->max[lane + j] = max[j];
+    }
+}
+
+/* out_t[width][TILE], columns times their factor. */
+static void rescale(real *restrict out_t, const real *restrict factor, int width) {
+    for (int d = 0; d < width; d++)
+#pragma omp simd
+        for (int j = 0; j < TILE; j++) out_t[d * TILE + j] *= factor[j];
+}
+
+/* One tile of queries at work. */
+typedef struct Work {
+    real *queries_t, *out_t; /* [width][TILE] */
+    real *keys, *values;     /* [TILE][width] */
+    real *scores;            /* [TILE][TILE] */
+    View view;
+    Softmax softmax;
+} Work;
+
+size_t NAME(attend_tile_scratch)(int D) {
+    return 4 * aligned_bytes((size_t)TILE * (size_t)head_width(D)) + aligned_bytes(TILE * TILE) +
+           (sizeof(Work) + 255) / 256 * 256;
+}
+
+static Work *carve(void *scratch, int D) {
+    size_t tile = aligned_bytes((size_t)TILE * (size_t)head_width(D)) / sizeof(real);
+    Work *work = scratch;
+    work->queries_t = (real *)((char *)scratch + (sizeof(Work) + 255) / 256 * 256);
+    work->out_t = work->queries_t + tile;
+    work->keys = work->out_t + tile;
+    work->values = work->keys + tile;
+    work->scores = work->values + tile;
+    return work;
+}
+
+static void start(Work *work, const Head *head, int first) {
+    int D = head->D, width = head_width(D), count = min_int(TILE, head->queries - first);
+    NAME(view_fill)(&work->view, head->time + first, count, head->doc_start ? head->doc_start + first : NULL);
+    NAME(pack_rows)(work->keys, head->q + first * head->ld_q, head->ld_q, count, D, (real)(1 / sqrt(D)));
+    NAME(tile_transpose)(work->queries_t, TILE, work->keys, width, TILE, width);
+    memset(work->out_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
+    for (int j = 0; j < TILE; j++) work->softmax.max[j] = SCORE_HIDDEN;
+    memset(work->softmax.sum, 0, sizeof work->softmax.sum);
+}
+
+static void sweep_keys(Work *work, const Head *head, int first_key, int key_count) {
+    int D = head->D, width = head_width(D);
+    const View *view = &work->view;
+    NAME(pack_rows)(work->keys, head->k + first_key * head->ld_kv, head->ld_kv, key_count, D, 1);
+    NAME(pack_rows)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D, 1);
+    NAME(tile_scores)(work->scores, work->keys, work->queries_t, D, view, first_key);
+    for (int lane = 0; lane < TILE; lane += HALF)
+        softmax_update(&work->softmax, work->scores, lane, keys_needed(view, first_key, lane));
+    rescale(work->out_t, work->softmax.factor, width);
+    int lanes = on_diagonal(view, first_key) ? HALF : TILE;
+    for (int lane = 0; lane < TILE; lane += lanes)
+        NAME(product_a_transposed)(&(TileProduct){
+            .rows = width, .depth = min_int(key_count, keys_needed(view, first_key, lane)), .lanes = lanes,
+            .a = work->values, .lda = width, .b = work->scores + lane, .ldb = TILE,
+            .c = work->out_t + lane, .ldc = TILE, .add = true});
+}
+
+static void finish(const Work *work, const Head *head, int first) {
+    int D = head->D, width = head_width(D);
+    NAME(tile_transpose)(work->keys, width, work->out_t, TILE, width, TILE);
+    for (int j = 0; j < work->view.count; j++) {
+        real *out = head->out + (first + j) * head->ld_out, sum = work->softmax.sum[j];
+        for (int d = 0; d < D; d++) out[d] = work->keys[j * width + d] / sum;
+        if (head->lse) head->lse[first + j] = work->softmax.max[j] + (real)log(sum);
+    }
+}
+
+void NAME(attend_tile)(const Head *head, int tile, void *scratch) {
+    Work *work = carve(scratch, head->D);
+    int first = tile * TILE;
+    start(work, head, first);
+    int keys = work->view.time + work->view.count;
+    for (int key = work->view.start_min / TILE * TILE; key < keys; key += TILE)
+        sweep_keys(work, head, key, min_int(TILE, keys - key));
+    finish(work, head, first);
+}
+
+size_t NAME(attention_scratch)(const Limits *limits) {
+    size_t forward = (size_t)omp_get_max_threads() * NAME(attend_tile_scratch)(limits->D);
+    size_t backward = NAME(attention_backward_scratch)(limits->T, limits->D);
+    return forward > backward ? forward : backward;
+}
+
+void NAME(attention_forward)(Queue *queue, const Attention *args) {
+    int B = args->B, T = args->T, H = args->H, Hkv = args->Hkv, D = args->D;
+    attention_check("attention_forward", B, T, H, Hkv, D);
+    int64_t ld = padded((int64_t)(H + 2 * Hkv) * D), ld_out = padded((int64_t)H * D);
+    size_t each = NAME(attend_tile_scratch)(D);
+    char *scratch = NAME(cpu_scratch)(queue, (size_t)omp_get_max_threads() * each, "attention_forward");
+    int64_t tiles = tiles_of(T), tasks = B * (int64_t)H * tiles;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t task = 0; task < tasks; task++) {
+        int tile = (int)(tiles - 1 - task / ((int64_t)B * H)); /* the longest first */
+        int h = (int)(task % H), b = (int)(task / H % B), hkv = h / (H / Hkv);
+        const real *sequence = (const real *)args->qkv + (int64_t)b * T * ld;
+        Head head = {
+            .D = D, .queries = T, .time = 0,
+            .q = sequence + h * D, .ld_q = ld,
+            .k = sequence + (H + hkv) * D, .v = sequence + (H + Hkv + hkv) * D, .ld_kv = ld,
+            .doc_start = args->doc_start ? args->doc_start + (int64_t)b * T : NULL,
+            .out = (real *)args->out + (int64_t)b * T * ld_out + h * D, .ld_out = ld_out,
+            .lse = (real *)args->lse + ((int64_t)b * H + h) * T,
+        };
+        NAME(attend_tile)(&head, tile, scratch + (size_t)omp_get_thread_num() * each);
+    }
+}

@@ -1,0 +1,313 @@
+/*
+ * attention_backward.c: how are the gradients of attention computed on the CPU, without a T×T matrix and in a
+ * fixed order?
+ *
+ * From the kept log-sum-exp, tile by tile (Dao et al. 2022, arXiv 2205.14135, algorithm 4): P = exp(S − lse),
+ * dP = dO·Vᵀ, dS = P ⊙ (dP − rowsum(dO ⊙ O)); dV += Pᵀ·dO, dK += dSᵀ·Q, dQ += dS·K. Tiles are 64×64 and
+ * transposed, [key][query].
+ *
+ * A tile of dK and dV gathers query heads, then tiles of queries, in ascending order; a tile of dQ gathers tiles
+ * of keys in ascending order. Two ways to go through them keep to that order, and so give the same bits:
+ *   - joint: one thread owns a (sequence, key-value head) and computes P and dS once: 5 products a pair of tiles;
+ *   - split: threads own tiles of keys, then tiles of queries, and P and dS are computed twice: 7 products.
+ * Split is taken where there are too few (sequence, key-value head) to keep the threads busy.
+ */
+#include "attention_tile.h"
+
+/* Everything about 64 queries of one head. */
+typedef struct QueryTile {
+    real *q_t, *dout_t;    /* [width][TILE]; q is scaled by 1/√D in both forms */
+    real *q, *dout;        /* [TILE][width] */
+    real *dq_t;            /* [width][TILE] gradient at the scaled q */
+    real *lse, *delta;     /* [TILE] */
+    View view;
+} QueryTile;
+
+/* Everything about 64 keys, and a pair of tiles at work. */
+typedef struct KeyTile {
+    real *k, *v, *dk, *dv; /* [TILE][width] */
+    real *p, *ds;          /* [TILE][TILE] of the pair (keys, queries) */
+    int first, count;
+} KeyTile;
+
+/* One query head of one sequence, inside the arguments. */
+typedef struct Slice {
+    int T, D;
+    int64_t ld, ld_out;
+    const real *q, *k, *v, *out, *dout, *lse;
+    real *dq, *dk, *dv;
+    const uint32_t *doc_start; /* or NULL */
+    bool first_of_group;       /* dk and dv start from zero; otherwise they go on from what is there */
+} Slice;
+
+static Slice slice_of(const AttentionBackward *args, int b, int h) {
+    const Attention *forward = args->forward;
+    int H = forward->H, Hkv = forward->Hkv, D = forward->D, hkv = h / (H / Hkv);
+    int64_t ld = padded((int64_t)(H + 2 * Hkv) * D), ld_out = padded((int64_t)H * D), row = (int64_t)b * forward->T;
+    const real *qkv = (const real *)forward->qkv + row * ld;
+    real *dqkv = (real *)args->dqkv + row * ld;
+    int q = h * D, k = (H + hkv) * D, v = (H + Hkv + hkv) * D;
+    return (Slice){
+        .T = forward->T, .D = D, .ld = ld, .ld_out = ld_out,
+        .q = qkv + q, .k = qkv + k, .v = qkv + v,
+        .dq = dqkv + q, .dk = dqkv + k, .dv = dqkv + v,
+        .out = (const real *)forward->out + row * ld_out + q,
+        .dout = (const real *)args->dout + row * ld_out + q,
+        .lse = (const real *)forward->lse + ((int64_t)b * H + h) * forward->T,
+        .doc_start = forward->doc_start ? forward->doc_start + row : NULL,
+        .first_of_group = h % (H / Hkv) == 0,
+    };
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Scratch: each thread has one KeyTile and, for the joint way, all QueryTiles of a head
+ * ------------------------------------------------------------------------------------------------------ */
+
+static size_t query_tile_bytes(int D) {
+    return ((size_t)5 * TILE * (size_t)head_width(D) + 2 * TILE) * sizeof(real);
+}
+static size_t key_tile_bytes(int D) {
+    return ((size_t)4 * TILE * (size_t)head_width(D) + 2 * TILE * TILE) * sizeof(real);
+}
+static size_t tile_structs_bytes(int T) { return ((size_t)tiles_of(T) * sizeof(QueryTile) + 255) / 256 * 256; }
+
+static size_t thread_bytes(int T, int D) {
+    size_t bytes = key_tile_bytes(D) + (size_t)tiles_of(T) * query_tile_bytes(D) + tile_structs_bytes(T);
+    return (bytes + 255) / 256 * 256;
+}
+
+size_t NAME(attention_backward_scratch)(int T, int D) {
+    return (size_t)omp_get_max_threads() * thread_bytes(T, D);
+}
+
+typedef struct Workspace {
+    KeyTile key;
+    QueryTile *queries; /* [tiles_of(T)] */
+} Workspace;
+
+static Workspace carve(char *scratch, int T, int D) {
+    size_t tile = (size_t)TILE * (size_t)head_width(D);
+    Workspace work = {.queries = (QueryTile *)scratch};
+    real *next = (real *)(scratch + tile_structs_bytes(T));
+    KeyTile *key = &work.key;
+    key->k = next, key->v = key->k + tile, key->dk = key->v + tile, key->dv = key->dk + tile;
+    key->p = key->dv + tile, key->ds = key->p + TILE * TILE;
+    next = key->ds + TILE * TILE;
+    for (int i = 0; i < tiles_of(T); i++) {
+        QueryTile *query = &work.queries[i];
+        query->q_t = next, query->dout_t = query->q_t + tile, query->q = query->dout_t + tile;
+        query->dout = query->q + tile, query->dq_t = query->dout + tile;
+        query->lse = query->dq_t + tile, query->delta = query->lse + TILE;
+        next = query->delta + TILE;
+    }
+    return work;
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Loading and storing tiles
+ * ------------------------------------------------------------------------------------------------------ */
+
+static void query_load(QueryTile *tile, const Slice *slice, int index) {
+    int D = slice->D, width = head_width(D), first = index * TILE, count = min_int(TILE, slice->T - first);
+    const real *q = slice->q + first * slice->ld, *out = slice->out + first * slice->ld_out;
+    const real *dout = slice->dout + first * slice->ld_out;
+    real scale = (real)(1 / sqrt(D));
+    NAME(view_fill)(&tile->view, first, count, slice->doc_start ? slice->doc_start + first : NULL);
+    NAME(pack_rows)(tile->q, q, slice->ld, count, D, scale);
+    NAME(tile_transpose)(tile->q_t, TILE, tile->q, width, TILE, width);
+    NAME(pack_rows)(tile->dout, dout, slice->ld_out, count, D, 1);
+    NAME(tile_transpose)(tile->dout_t, TILE, tile->dout, width, TILE, width);
+    memset(tile->dq_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
+    memset(tile->lse, 0, TILE * sizeof(real));
+    memset(tile->delta, 0, TILE * sizeof(real));
+    memcpy(tile->lse, slice->lse + first, (size_t)count * sizeof(real));
+    for (int j = 0; j < count; j++) {
+        real sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int d = 0; d < D; d++) sum += out[j * slice->ld_out + d] * dout[j * slice->ld_out + d];
+        tile->delta[j] = sum;
+    }
+}
+
+/* Uses the tile's q, which is not needed any more. */
+static void query_store(const QueryTile *tile, const Slice *slice, int index) {
+    int D = slice->D, width = head_width(D);
+    real scale = (real)(1 / sqrt(D));
+    NAME(tile_transpose)(tile->q, width, tile->dq_t, TILE, width, TILE);
+    for (int j = 0; j < tile->view.count; j++) {
+        real *dq = slice->dq + (index * TILE + j) * slice->ld;
+        for (int d = 0; d < D; d++) dq[d] = scale * tile->q[j * width + d];
+    }
+}
+
+static void key_load(KeyTile *tile, const Slice *slice, int index) {
+    tile->first = index * TILE;
+    tile->count = min_int(TILE, slice->T - tile->first);
+    NAME(pack_rows)(tile->k, slice->k + tile->first * slice->ld, slice->ld, tile->count, slice->D, 1);
+    NAME(pack_rows)(tile->v, slice->v + tile->first * slice->ld, slice->ld, tile->count, slice->D, 1);
+}
+
+/* The sums that a key tile starts from: zero, or those of the group's heads before this one. */
+static void key_gradient_load(KeyTile *tile, const Slice *slice) {
+    int count = slice->first_of_group ? 0 : tile->count;
+    NAME(pack_rows)(tile->dk, slice->dk + tile->first * slice->ld, slice->ld, count, slice->D, 1);
+    NAME(pack_rows)(tile->dv, slice->dv + tile->first * slice->ld, slice->ld, count, slice->D, 1);
+}
+
+static void key_gradient_store(const KeyTile *tile, const Slice *slice) {
+    int width = head_width(slice->D);
+    size_t bytes = (size_t)slice->D * sizeof(real);
+    for (int i = 0; i < tile->count; i++) {
+        memcpy(slice->dk + (tile->first + i) * slice->ld, tile->dk + i * width, bytes);
+        memcpy(slice->dv + (tile->first + i) * slice->ld, tile->dv + i * width, bytes);
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * One pair of tiles
+ * ------------------------------------------------------------------------------------------------------ */
+
+static bool sees(const QueryTile *query, const KeyTile *key) {
+    return key->first + TILE > query->view.start_min && key->first < query->view.time + query->view.count;
+}
+
+/* p: scores → P; ds: dP → dS; queries lane … lane+31, `keys` of the tile. */
+static void softmax_backward(real *restrict p, real *restrict ds, const QueryTile *restrict query, int lane,
+                             int keys) {
+    real lse[HALF], delta[HALF];
+    memcpy(lse, query->lse + lane, sizeof lse);
+    memcpy(delta, query->delta + lane, sizeof delta);
+    for (int i = 0; i < keys; i++)
+#pragma omp simd
+        for (int j = 0; j < HALF; j++) {
+            int at = i * TILE + lane + j;
+            real probability = exp_seen(p[at], lse[j]);
+            p[at] = probability;
+            ds[at] = probability * (ds[at] - delta[j]);
+        }
+}
+
+static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
+    const View *view = &query->view;
+    NAME(tile_scores)(key->p, key->k, query->q_t, D, view, key->first);
+    int lanes = on_diagonal(view, key->first) ? HALF : TILE;
+    for (int lane = 0; lane < TILE; lane += lanes)
+        NAME(product)(&(TileProduct){
+            .rows = keys_needed(view, key->first, lane), .depth = D, .lanes = lanes, .a = key->v,
+            .lda = head_width(D), .b = query->dout_t + lane, .ldb = TILE, .c = key->ds + lane, .ldc = TILE});
+    for (int lane = 0; lane < TILE; lane += HALF)
+        softmax_backward(key->p, key->ds, query, lane, keys_needed(view, key->first, lane));
+}
+
+/* to[key][d] += weights[key][query]·from[query][d]; on the diagonal keys 32 … 63 start at query 32. */
+static void add_key_gradient(real *to, const real *weights, const real *from, const View *view, int first_key,
+                             int D) {
+    int width = head_width(D), rows = on_diagonal(view, first_key) ? HALF : TILE;
+    for (int row = 0; row < TILE; row += rows)
+        NAME(product)(&(TileProduct){
+            .rows = rows, .depth = view->count - row, .lanes = width, .a = weights + row * TILE + row, .lda = TILE,
+            .b = from + row * width, .ldb = width, .c = to + row * width, .ldc = width, .add = true});
+}
+
+static void pair_add_key_gradient(KeyTile *key, const QueryTile *query, int D) {
+    add_key_gradient(key->dv, key->p, query->dout, &query->view, key->first, D);
+    add_key_gradient(key->dk, key->ds, query->q, &query->view, key->first, D);
+}
+
+static void pair_add_query_gradient(const KeyTile *key, QueryTile *query, int D) {
+    int width = head_width(D), lanes = on_diagonal(&query->view, key->first) ? HALF : TILE;
+    for (int lane = 0; lane < TILE; lane += lanes)
+        NAME(product_a_transposed)(&(TileProduct){
+            .rows = width, .depth = min_int(key->count, keys_needed(&query->view, key->first, lane)),
+            .lanes = lanes, .a = key->k, .lda = width, .b = key->ds + lane, .ldb = TILE,
+            .c = query->dq_t + lane, .ldc = TILE, .add = true});
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * The two ways through all pairs
+ * ------------------------------------------------------------------------------------------------------ */
+
+static void joint(const Slice *slice, Workspace *work) {
+    int tiles = tiles_of(slice->T), D = slice->D;
+    for (int i = 0; i < tiles; i++) query_load(&work->queries[i], slice, i);
+    for (int j = 0; j < tiles; j++) {
+        key_load(&work->key, slice, j);
+        key_gradient_load(&work->key, slice);
+        for (int i = j; i < tiles; i++) {
+            if (!sees(&work->queries[i], &work->key)) continue;
+            pair_compute(&work->key, &work->queries[i], D);
+            pair_add_key_gradient(&work->key, &work->queries[i], D);
+            pair_add_query_gradient(&work->key, &work->queries[i], D);
+        }
+        key_gradient_store(&work->key, slice);
+    }
+    for (int i = 0; i < tiles; i++) query_store(&work->queries[i], slice, i);
+}
+
+static void split_keys(const Slice *slice, int index, Workspace *work) {
+    QueryTile *query = &work->queries[0];
+    key_load(&work->key, slice, index);
+    key_gradient_load(&work->key, slice);
+    for (int i = index; i < tiles_of(slice->T); i++) {
+        query_load(query, slice, i);
+        if (!sees(query, &work->key)) continue;
+        pair_compute(&work->key, query, slice->D);
+        pair_add_key_gradient(&work->key, query, slice->D);
+    }
+    key_gradient_store(&work->key, slice);
+}
+
+static void split_queries(const Slice *slice, int index, Workspace *work) {
+    QueryTile *query = &work->queries[0];
+    query_load(query, slice, index);
+    for (int j = query->view.start_min / TILE; j <= index; j++) {
+        key_load(&work->key, slice, j);
+        pair_compute(&work->key, query, slice->D);
+        pair_add_query_gradient(&work->key, query, slice->D);
+    }
+    query_store(query, slice, index);
+}
+
+/* Whether `owners` equal pieces leave more than 2 in 7 of the threads' time unused, so that 7 products shared
+ * evenly beat 5. It changes the time, never the result. */
+static bool too_few(int64_t owners, int64_t threads) {
+    int64_t rounds = (owners + threads - 1) / threads;
+    return 7 * owners < 5 * rounds * threads;
+}
+
+void NAME(attention_backward)(Queue *queue, const AttentionBackward *args) {
+    const Attention *forward = args->forward;
+    int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv, D = forward->D, group = H / Hkv;
+    attention_check("attention_backward", B, T, H, Hkv, D);
+    if (B == 0 || T == 0) return;
+    size_t each = thread_bytes(T, D);
+    char *scratch = NAME(cpu_scratch)(queue, NAME(attention_backward_scratch)(T, D), "attention_backward");
+    int64_t owners = (int64_t)B * Hkv, tiles = tiles_of(T);
+    bool split = too_few(owners, omp_get_max_threads());
+#pragma omp parallel
+    {
+        Workspace work = carve(scratch + (size_t)omp_get_thread_num() * each, T, D);
+        if (!split) {
+#pragma omp for schedule(dynamic)
+            for (int64_t owner = 0; owner < owners; owner++)
+                for (int g = 0; g < group; g++) {
+                    Slice slice = slice_of(args, (int)(owner / Hkv), (int)(owner % Hkv) * group + g);
+                    joint(&slice, &work);
+                }
+        } else {
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t task = 0; task < owners * tiles; task++)
+                for (int g = 0; g < group; g++) {
+                    int64_t owner = task % owners;
+                    Slice slice = slice_of(args, (int)(owner / Hkv), (int)(owner % Hkv) * group + g);
+                    split_keys(&slice, (int)(task / owners), &work);
+                }
+#pragma omp for schedule(dynamic)
+            for (int64_t task = 0; task < owners * group * tiles; task++) {
+                int64_t head = task % (owners * group);
+                Slice slice = slice_of(args, (int)(head / H), (int)(head % H));
+                split_queries(&slice, (int)(tiles - 1 - task / (owners * group)), &work);
+            }
+        }
+    }
+}

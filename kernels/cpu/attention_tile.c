@@ -1,0 +1,160 @@
+/*
+ * attention_tile.c: products, transposition, packing and masking of attention's tiles. See attention_tile.h.
+ */
+#include "attention_tile.h"
+
+/* A block of ROWS rows by up to LANE_VECTORS vectors of C is held in registers: 16 accumulators of the 32
+ * registers of AVX-512 and NEON, 8 of the 16 of AVX2 and SSE. */
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64, LANE_VECTORS = 4 };
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32, LANE_VECTORS = 2 };
+#elif defined(__aarch64__)
+enum { VECTOR_BYTES = 16, LANE_VECTORS = 4 };
+#else
+enum { VECTOR_BYTES = 16, LANE_VECTORS = 2 };
+#endif
+enum { ROWS = 4, LANES = VECTOR_BYTES / sizeof(real) };
+
+typedef real Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* gcc would read a vector of B again for each row that uses it, and the loads would be the limit. */
+INLINE void keep_in_register(Vector *vector) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(*vector));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(*vector));
+#else
+    (void)vector;
+#endif
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Products
+ * ------------------------------------------------------------------------------------------------------ */
+
+INLINE void product_block(const TileProduct *p, int vectors, const real *a, int a_row, int a_depth, const real *b,
+                          real *c) {
+    Vector sum[ROWS][LANE_VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = p->add ? *(const Vector *)(c + r * p->ldc + v * LANES) : (Vector){0};
+    for (int k = 0; k < p->depth; k++, a += a_depth, b += p->ldb) {
+        Vector lanes[LANE_VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            lanes[v] = *(const Vector *)(b + v * LANES);
+            keep_in_register(&lanes[v]);
+        }
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v < vectors; v++) sum[r][v] += a[r * a_row] * lanes[v];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < vectors; v++) *(Vector *)(c + r * p->ldc + v * LANES) = sum[r][v];
+}
+
+INLINE void product_strip(const TileProduct *p, int vectors, int lane, int a_row, int a_depth) {
+    for (int m = 0; m < p->rows; m += ROWS)
+        product_block(p, vectors, p->a + (ptrdiff_t)m * a_row, a_row, a_depth, p->b + lane,
+                      p->c + (ptrdiff_t)m * p->ldc + lane);
+}
+
+INLINE void product_strips(const TileProduct *p, int a_row, int a_depth) {
+    int lane = 0;
+    for (; lane + LANE_VECTORS * LANES <= p->lanes; lane += LANE_VECTORS * LANES)
+        product_strip(p, LANE_VECTORS, lane, a_row, a_depth);
+    int rest = (p->lanes - lane) / LANES;
+    if (rest == 3) product_strip(p, min_int(3, LANE_VECTORS), lane, a_row, a_depth);
+    if (rest == 2) product_strip(p, 2, lane, a_row, a_depth);
+    if (rest == 1) product_strip(p, 1, lane, a_row, a_depth);
+}
+
+void NAME(product)(const TileProduct *p) { product_strips(p, p->lda, 1); }
+void NAME(product_a_transposed)(const TileProduct *p) { product_strips(p, 1, p->lda); }
+
+/* --------------------------------------------------------------------------------------------------------
+ * Transposition and packing
+ * ------------------------------------------------------------------------------------------------------ */
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector) /* gcc 12, clang */
+#define HAVE_SHUFFLE 1
+#endif
+#endif
+
+#ifdef HAVE_SHUFFLE
+typedef real Eight __attribute__((vector_size(8 * sizeof(real)), may_alias));
+
+/* Eight rows by eight columns: three rounds of a perfect shuffle of the rows. */
+INLINE void transpose_block(real *restrict to, int ld_to, const real *restrict from, int ld_from) {
+    Eight row[8], next[8];
+    for (int i = 0; i < 8; i++) row[i] = *(const Eight *)(from + i * ld_from);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 4; i++) {
+            next[2 * i] = __builtin_shufflevector(row[i], row[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            next[2 * i + 1] = __builtin_shufflevector(row[i], row[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        for (int i = 0; i < 8; i++) row[i] = next[i];
+    }
+    for (int i = 0; i < 8; i++) *(Eight *)(to + i * ld_to) = row[i];
+}
+#else
+INLINE void transpose_block(real *restrict to, int ld_to, const real *restrict from, int ld_from) {
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 8; j++) to[i * ld_to + j] = from[j * ld_from + i];
+}
+#endif
+
+void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, int rows, int columns) {
+    for (int i = 0; i < rows; i += 8)
+        for (int j = 0; j < columns; j += 8)
+            transpose_block(to + j * ld_to + i, ld_to, from + i * ld_from + j, ld_from);
+}
+
+void NAME(pack_rows)(real *restrict to, const real *restrict from, int64_t ld, int count, int D, real scale) {
+    int width = head_width(D);
+    for (int j = 0; j < count; j++, to += width, from += ld) {
+#pragma omp simd
+        for (int d = 0; d < D; d++) to[d] = scale * from[d];
+        for (int d = D; d < width; d++) to[d] = 0;
+    }
+    memset(to, 0, (size_t)(TILE - count) * (size_t)width * sizeof(real));
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Scores
+ * ------------------------------------------------------------------------------------------------------ */
+
+void NAME(view_fill)(View *view, int time, int count, const uint32_t *doc_start) {
+    *view = (View){.time = time, .count = count};
+    if (!doc_start) return;
+    view->start_min = time;
+    for (int j = 0; j < count; j++) {
+        int start = doc_start[j] < (uint32_t)(time + j) ? (int)doc_start[j] : time + j;
+        view->start[j] = start;
+        view->start_min = min_int(view->start_min, start);
+        view->start_max = max_int(view->start_max, start);
+    }
+}
+
+static void mask(real *restrict scores, const View *restrict view, int first_key) {
+    for (int i = 0; i < TILE; i++) {
+        int key = first_key + i;
+#pragma omp simd
+        for (int j = 0; j < TILE; j++) {
+            bool seen = key <= view->time + j && key >= view->start[j];
+            scores[i * TILE + j] = seen ? scores[i * TILE + j] : (real)SCORE_HIDDEN;
+        }
+    }
+}
+
+void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
+                       int first_key) {
+    int lanes = on_diagonal(view, first_key) ? HALF : TILE;
+    for (int lane = 0; lane < TILE; lane += lanes)
+        NAME(product)(&(TileProduct){
+            .rows = keys_needed(view, first_key, lane), .depth = D, .lanes = lanes, .a = keys,
+            .lda = head_width(D), .b = queries_t + lane, .ldb = TILE, .c = scores + lane, .ldc = TILE});
+    if (first_key + TILE - 1 > view->time || view->start_max > first_key) mask(scores, view, first_key);
+}

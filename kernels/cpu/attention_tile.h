@@ -1,0 +1,137 @@
+/*
+ * attention_tile.h: the pieces that attention forward, backward and decode are built of: tiles of 64 queries by
+ * 64 keys, products of tiles, packing, masking.
+ *
+ * Scores are kept transposed, [key][query], a query to a vector lane: maxima and sums over keys are then plain
+ * vector operations, and every product has the form
+ *     C[m][lane] += Σ_k A(m, k)·B[k][lane]
+ * with B and C contiguous along the lanes and A broadcast, read along its rows or along its columns.
+ *
+ * Tiles are packed into scratch: a head takes `head_width` lanes, filled up with zeros, and so do missing queries
+ * and keys of the last tile. So no product has a remainder in m or in the lanes.
+ */
+#ifndef ATTENTION_TILE_H
+#define ATTENTION_TILE_H
+
+#include "cpu.h"
+#include "vmath.h"
+
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+enum { TILE = 64, HALF = TILE / 2, HEAD_MAX = 256 };
+
+#ifdef CPU_F64
+#define SCORE_HIDDEN (-DBL_MAX) /* the score of a key that a query does not see */
+#define EXP_LOWEST   (-708)     /* exp below it is subnormal, which is slow and far below rounding */
+#else
+#define SCORE_HIDDEN (-FLT_MAX)
+#define EXP_LOWEST   (-87)
+#endif
+
+/* exp for softmax: x ≤ 0 up to rounding. NaN passes through. */
+static inline real exp_clamped(real x) { return vm_exp(x < EXP_LOWEST ? EXP_LOWEST : x); }
+
+/* exp(score − reference), 0 where hidden: by a product, as a choice would be turned into a branch around exp. */
+static inline real exp_seen(real score, real reference) {
+    return exp_clamped(score - reference) * (real)(score <= (real)SCORE_HIDDEN ? 0 : 1);
+}
+
+static inline int tiles_of(int T) { return (T + TILE - 1) / TILE; }
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+static inline int max_int(int a, int b) { return a > b ? a : b; }
+
+/* Lanes that a packed row of a head takes: a whole number of the widest vectors. */
+static inline int head_width(int D) { return (D + 15) / 16 * 16; }
+
+/* Bytes of n reals, rounded up so that what follows is aligned as scratch is. */
+static inline size_t aligned_bytes(size_t n) { return (n * sizeof(real) + 255) / 256 * 256; }
+
+static inline void attention_check(const char *operation, int B, int T, int H, int Hkv, int D) {
+    check(B >= 0 && T >= 0 && Hkv >= 1 && H >= 1 && H % Hkv == 0 && D >= 1 && D <= HEAD_MAX,
+          "%s: B=%d T=%d H=%d Hkv=%d D=%d; H must be a multiple of Hkv, D 1 to %d", operation, B, T, H, Hkv, D,
+          HEAD_MAX);
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Tiles (attention_tile.c)
+ * ------------------------------------------------------------------------------------------------------ */
+
+typedef struct TileProduct {
+    int rows;      /* of C; a multiple of 4 */
+    int depth;     /* k runs over 0 … depth−1; 0 is allowed */
+    int lanes;     /* of B and C; a multiple of 16 */
+    const real *a; /* A(m, k) = a[m·lda + k]; for product_a_transposed a[k·lda + m] */
+    int lda;
+    const real *b; /* [depth][ldb], 64-byte aligned, ldb a multiple of 16 */
+    int ldb;
+    real *c;       /* [rows][ldc], likewise */
+    int ldc;
+    bool add;      /* C += A·B; otherwise C = A·B */
+} TileProduct;
+
+void NAME(product)(const TileProduct *p);
+void NAME(product_a_transposed)(const TileProduct *p);
+
+/* to[columns][ld_to] = from[rows][ld_from] transposed; rows, columns and both ld multiples of 16, 64-byte aligned. */
+void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, int rows, int columns);
+
+/* to[TILE][head_width(D)] = scale · `count` rows of a head; the rest is zero. */
+void NAME(pack_rows)(real *to, const real *from, int64_t ld, int count, int D, real scale);
+
+/* What the queries of a tile see: query j the keys start[j] … time + j. */
+typedef struct View {
+    int time;                 /* time step of the first query */
+    int count;                /* queries that exist */
+    int start_min, start_max; /* of start[] */
+    int start[TILE];
+} View;
+
+/* doc_start: of these queries, or NULL. A token sees itself, whatever its doc_start says. */
+void NAME(view_fill)(View *view, int time, int count, const uint32_t *doc_start);
+
+/* The keys are those of the same time steps: the half tile of keys 32 … 63 and queries 0 … 31 is hidden, and
+ * neither computed nor read. */
+static inline bool on_diagonal(const View *view, int first_key) { return view->time == first_key; }
+
+/* How many of the tile's keys queries `lane` … lane+31 need. */
+static inline int keys_needed(const View *view, int first_key, int lane) {
+    return on_diagonal(view, first_key) ? lane + HALF : TILE;
+}
+
+/* scores[key][query] = K·Qᵀ, with Q scaled already, SCORE_HIDDEN where a key is hidden; keys [TILE][head_width],
+ * queries_t [head_width][TILE]. */
+void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
+                       int first_key);
+
+/* --------------------------------------------------------------------------------------------------------
+ * Forward over one tile of queries (attention.c), for attention_forward and for a prompt in attention_decode
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* One query head of one sequence. */
+typedef struct Head {
+    int D;
+    int queries;               /* rows of q and out */
+    int time;                  /* time step of the first query; keys 0 … time + queries − 1 exist */
+    const real *q;
+    int64_t ld_q;
+    const real *k, *v;
+    int64_t ld_kv;
+    const uint32_t *doc_start; /* [queries], or NULL */
+    real *out;
+    int64_t ld_out;
+    real *lse;                 /* [queries], or NULL */
+} Head;
+
+/* Bytes of scratch that attend_tile needs. */
+size_t NAME(attend_tile_scratch)(int D);
+
+/* out and lse of queries 64·tile … of a head. */
+void NAME(attend_tile)(const Head *head, int tile, void *scratch);
+
+/* Bytes of scratch that attention_backward needs. */
+size_t NAME(attention_backward_scratch)(int T, int D);
+
+#endif

@@ -1,0 +1,277 @@
+/*
+ * norm.h: what does one row of a norm compute, forward and backward? (MATH.md §1, kernels.h: Norm)
+ *
+ * A row is r = s·u: u as stored, s the scale that rides on it. To add a norm: a case in norm_statistics where it
+ * needs a statistic, one in norm_apply, one in norm_backward. Each case is one or two plain loops over a row that
+ * lies in the first-level cache, so further passes over it are nearly free; memory is passed over once.
+ */
+#ifndef NORM_H
+#define NORM_H
+
+#include "rows.h"
+#include "vmath.h"
+
+/* A Norm made ready for its rows: nothing is NULL that a loop reads, output_scale is inside gamma and beta. */
+typedef struct RowNorm {
+    NormKind kind;
+    int C;
+    double eps;
+    real output_scale;
+    const real *gamma, *beta;  /* [C] */
+    real slope;                /* DYT: α; BHYT: λ/κ */
+    real slope_unit;           /* its derivative by the parameter: 1; 1/κ */
+    real *mean, *rstd;         /* [N] kept, or NULL */
+    const real *mean_square;   /* [N] given v, or NULL */
+    real vhat[2];              /* with mean_square: v̂ = vhat[0]·v + vhat[1] */
+} RowNorm;
+
+typedef struct RowStatistics {
+    real mean, rstd;
+} RowStatistics;
+
+/* Where a piece of rows sums the gradients of a norm's parameters, output_scale left out. */
+typedef struct RowNormGradient {
+    real *dgamma, *dbeta; /* [C] */
+    double dscalar;
+} RowNormGradient;
+
+/* `vectors` has room for two rows of C. */
+static inline RowNorm norm_prepare(const Norm *norm, int C, real *vectors, int64_t ld) {
+    RowNorm n = {.kind = norm->kind, .C = C, .eps = norm->eps, .mean = norm->mean, .rstd = norm->rstd};
+    n.output_scale = norm->output_scale == 0 ? 1 : (real)norm->output_scale;
+    if (n.kind == NORM_NONE) return n;
+
+    const real *gamma = norm->gamma, *beta = norm->beta;
+    real *scaled_gamma = vectors, *scaled_beta = vectors + ld;
+    n.gamma = gamma;
+    n.beta = beta;
+    if (!gamma || n.output_scale != 1) {
+        for (int c = 0; c < C; c++) scaled_gamma[c] = n.output_scale * (gamma ? gamma[c] : 1);
+        n.gamma = scaled_gamma;
+    }
+    if (!beta || n.output_scale != 1) {
+        for (int c = 0; c < C; c++) scaled_beta[c] = beta ? n.output_scale * beta[c] : 0;
+        n.beta = scaled_beta;
+    }
+    if (n.kind == NORM_DYT || n.kind == NORM_BHYT) {
+        n.slope_unit = n.kind == NORM_BHYT ? (real)(1 / norm->kappa) : 1;
+        n.slope = *(const real *)norm->scalar * n.slope_unit;
+    }
+    return n;
+}
+
+/* --- Rows of RMSNorm: also SDD's norms inside qkv and activation ------------------------------------------- */
+
+static inline real row_sum_squares(const real *u, real s, int64_t n) {
+    real sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < n; c++) sum += (s * u[c]) * (s * u[c]);
+    return sum;
+}
+
+static inline real rstd_of(double mean_square, double eps) { return (real)(1 / sqrt(mean_square + eps)); }
+
+/* y = γ ⊙ r·rstd */
+static inline void rms_apply(const real *u, real s, real rstd, const real *gamma, real *y, int64_t n) {
+    real a = s * rstd;
+#pragma omp simd
+    for (int64_t c = 0; c < n; c++) y[c] = gamma[c] * (u[c] * a);
+}
+
+/* Σ g⊙γ⊙x̂ with x̂ = r·rstd; over the true width it is C times what rms_backward wants. */
+static inline real rms_dot(const real *u, real s, real rstd, const real *gamma, const real *g, int64_t n) {
+    real a = s * rstd, sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < n; c++) sum += (gamma[c] * g[c]) * (u[c] * a);
+    return sum;
+}
+
+/* dr = rstd·(γ⊙g − x̂·mean_dot), dγ += g⊙x̂; dr may be g. */
+static inline void rms_backward(const real *u, real s, real rstd, const real *gamma, const real *g, real mean_dot,
+                                real *dr, real *dgamma, int64_t n) {
+    real a = s * rstd;
+#pragma omp simd
+    for (int64_t c = 0; c < n; c++) {
+        real normal = u[c] * a, upstream = g[c];
+        dgamma[c] += upstream * normal;
+        dr[c] = rstd * (gamma[c] * upstream - normal * mean_dot);
+    }
+}
+
+/* --- Forward --------------------------------------------------------------------------------------------- */
+
+/* Corrected two-pass: the second pass also sums the deviations, and takes what the first mean missed out of both
+ * (Chan, Golub, LeVeque 1983, eq. 1.7). A constant row comes out as exactly its constant and variance 0. */
+static inline RowStatistics layernorm_statistics(const real *u, real s, int C, double eps) {
+    real sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int c = 0; c < C; c++) sum += s * u[c];
+    real mean = sum / C;
+
+    real deviation = 0, squares = 0;
+#pragma omp simd reduction(+ : deviation, squares)
+    for (int c = 0; c < C; c++) {
+        real d = s * u[c] - mean;
+        deviation += d;
+        squares += d * d;
+    }
+    double correction = (double)deviation / C;
+    double variance = (double)squares / C - correction * correction;
+    return (RowStatistics){.mean = (real)(mean + correction), .rstd = rstd_of(variance > 0 ? variance : 0, eps)};
+}
+
+/* Takes the row's statistics; *mean_square is set where the norm has it in hand: true is returned then. */
+static inline bool norm_statistics(const RowNorm *n, int64_t row, const real *u, real s, RowStatistics *out,
+                                   real *mean_square) {
+    *out = (RowStatistics){0, 1};
+    switch (n->kind) {
+    case NORM_LAYERNORM:
+        *out = layernorm_statistics(u, s, n->C, n->eps);
+        return false;
+    case NORM_BHYT:
+        if (n->mean_square) {
+            out->rstd = rstd_of((double)n->vhat[0] * n->mean_square[row] + n->vhat[1], n->eps);
+            return false;
+        }
+        /* fall through */
+    case NORM_RMSNORM:
+        *mean_square = row_sum_squares(u, s, n->C) / n->C;
+        out->rstd = rstd_of(*mean_square, n->eps);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static inline void tanh_apply(const real *u, real a, const real *gamma, const real *beta, real *y, int C) {
+#pragma omp simd
+    for (int c = 0; c < C; c++) y[c] = gamma[c] * vm_tanh(a * u[c]) + beta[c];
+}
+
+/* y = norm(s·u); y may be u. */
+static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const real *u, real s, real *y) {
+    const real *gamma = n->gamma, *beta = n->beta;
+    real mean = statistics.mean, rstd = statistics.rstd;
+    int C = n->C;
+    switch (n->kind) {
+    case NORM_LAYERNORM:
+#pragma omp simd
+        for (int c = 0; c < C; c++) y[c] = gamma[c] * ((s * u[c] - mean) * rstd) + beta[c];
+        break;
+    case NORM_RMSNORM:
+        rms_apply(u, s, rstd, gamma, y, C);
+        break;
+    case NORM_DYT:
+        tanh_apply(u, n->slope * s, gamma, beta, y, C);
+        break;
+    case NORM_BHYT:
+        tanh_apply(u, n->slope * rstd * s, gamma, beta, y, C);
+        break;
+    default: {
+        real a = n->output_scale * s;
+#pragma omp simd
+        for (int c = 0; c < C; c++) y[c] = a * u[c];
+    }
+    }
+}
+
+/* Statistics, kept for backward where there is room for them, and y. Returns mean(r²) if `want` asks for it. */
+static inline real norm_forward(const RowNorm *n, int64_t row, const real *u, real s, real *y, bool want) {
+    RowStatistics statistics;
+    real mean_square = 0;
+    bool known = norm_statistics(n, row, u, s, &statistics, &mean_square);
+    if (n->mean) n->mean[row] = statistics.mean;
+    if (n->rstd) n->rstd[row] = statistics.rstd;
+    if (want && !known) mean_square = row_sum_squares(u, s, n->C) / n->C;
+    if (y) norm_apply(n, statistics, u, s, y);
+    return mean_square;
+}
+
+/* The statistics that forward kept. */
+static inline RowStatistics norm_kept(const RowNorm *n, int64_t row) {
+    return (RowStatistics){.mean = n->kind == NORM_LAYERNORM ? n->mean[row] : 0,
+                           .rstd = n->kind == NORM_NONE || n->kind == NORM_DYT ? 1 : n->rstd[row]};
+}
+
+/* --- Backward -------------------------------------------------------------------------------------------- */
+
+static inline void layernorm_backward(const RowNorm *n, RowStatistics statistics, const real *u, real s,
+                                      const real *g, real *dr, RowNormGradient *out) {
+    const real *gamma = n->gamma;
+    real mean = statistics.mean, rstd = statistics.rstd, sum = 0, dot = 0;
+    int C = n->C;
+#pragma omp simd reduction(+ : sum, dot)
+    for (int c = 0; c < C; c++) {
+        real scaled = gamma[c] * g[c];
+        sum += scaled;
+        dot += scaled * ((s * u[c] - mean) * rstd);
+    }
+    sum /= C;
+    dot /= C;
+
+    real *dgamma = out->dgamma, *dbeta = out->dbeta;
+#pragma omp simd
+    for (int c = 0; c < C; c++) {
+        real normal = (s * u[c] - mean) * rstd, upstream = g[c];
+        dgamma[c] += upstream * normal;
+        dbeta[c] += upstream;
+        dr[c] = rstd * (gamma[c] * upstream - sum - normal * dot);
+    }
+}
+
+/* y = γ⊙tanh(a·r) + β: dr = a·h with h = g⊙γ⊙(1−t²), and Σ h⊙r is returned. */
+static inline real tanh_backward(const RowNorm *n, real a, const real *u, real s, const real *g, real *dr,
+                                 RowNormGradient *out) {
+    const real *gamma = n->gamma;
+    real *dgamma = out->dgamma, *dbeta = out->dbeta;
+    real dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int c = 0; c < n->C; c++) {
+        real r = s * u[c], upstream = g[c];
+        real t = vm_tanh(a * r);
+        real h = gamma[c] * upstream * ((1 - t) * (1 + t));
+        dot += h * r;
+        dgamma[c] += upstream * t;
+        dbeta[c] += upstream;
+        dr[c] = a * h;
+    }
+    return dot;
+}
+
+/* dr = norm'(g), the parameters' gradients added to *out; dr may be g. Returns the gradient at the mean square
+ * that was given (BHYT with v̂), else 0. */
+static inline real norm_backward(const RowNorm *n, int64_t row, const real *u, real s, const real *g, real *dr,
+                                 RowNormGradient *out) {
+    RowStatistics statistics = norm_kept(n, row);
+    real rstd = statistics.rstd;
+    int C = n->C;
+    switch (n->kind) {
+    case NORM_LAYERNORM:
+        layernorm_backward(n, statistics, u, s, g, dr, out);
+        return 0;
+    case NORM_RMSNORM: {
+        real mean_dot = rms_dot(u, s, rstd, n->gamma, g, C) / C;
+        rms_backward(u, s, rstd, n->gamma, g, mean_dot, dr, out->dgamma, C);
+        return 0;
+    }
+    case NORM_DYT:
+        out->dscalar += tanh_backward(n, n->slope, u, s, g, dr, out);
+        return 0;
+    case NORM_BHYT: {
+        real dot = tanh_backward(n, n->slope * rstd, u, s, g, dr, out);
+        out->dscalar += (double)dot * rstd * n->slope_unit;
+        double cubed = (double)rstd * rstd * rstd * n->slope * dot; /* −2·dv̂ */
+        if (n->mean_square) return (real)(-0.5 * cubed * n->vhat[0]);
+        real k = (real)(cubed / C) * s;
+#pragma omp simd
+        for (int c = 0; c < C; c++) dr[c] -= k * u[c];
+        return 0;
+    }
+    default:
+#pragma omp simd
+        for (int c = 0; c < C; c++) dr[c] = n->output_scale * g[c];
+        return 0;
+    }
+}
+
+#endif

@@ -1,0 +1,208 @@
+/*
+ * step.c: how do a step's losses and gradients become an update of the weights, or a skipped step? (kernels.h)
+ *
+ * Everything that is one number is double arithmetic. The norm is summed over fixed chunks of the arena, each by
+ * one thread, added in order; AdamW is elementwise. Both are bound by memory: the norm reads 4 bytes an element
+ * (cpu/f32), AdamW reads 16 and writes 12 in one pass.
+ */
+#include "rows.h"
+
+#include <math.h>
+
+enum { CHUNK = 1 << 15 }; /* elements; a multiple of 64 */
+
+static int64_t chunk_count(int64_t elements) { return (elements + CHUNK - 1) / CHUNK; }
+
+size_t NAME(step_scratch)(const Limits *limits) {
+    size_t sums = (size_t)chunk_count(limits->parameters) * CLIP_GROUPS;
+    size_t stats = (size_t)piece_count(limits->N) * STAT_COUNT;
+    return (sums > stats ? sums : stats) * sizeof(double);
+}
+
+void NAME(step_begin)(Queue *queue, const StepBegin *args) {
+    (void)queue;
+    args->state->loss_sum = 0;
+    for (int i = 0; i < CLIP_GROUPS; i++) args->state->sum_squares[i] = 0;
+}
+
+void NAME(loss_reduce)(Queue *queue, const LossReduce *args) {
+    (void)queue;
+    const real *losses = args->losses;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t n = 0; n < args->N; n++) sum += (double)losses[n];
+    args->state->loss_sum += sum;
+}
+
+/* --- Walking over an arena ------------------------------------------------------------------------------- */
+
+/* The slot that holds element `at`, or the first one after it; n_slots where there is none. */
+static int slot_find(const ParamSlot *slots, int n_slots, int64_t at) {
+    int low = 0, high = n_slots;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (slots[middle].offset + slots[middle].count <= at) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* --- Norm ------------------------------------------------------------------------------------------------ */
+
+/* In double: the squares of floats are exact there, and can neither overflow nor vanish. */
+static double sum_squares_of(const real *grad, int64_t n) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += (double)grad[i] * (double)grad[i];
+    return sum;
+}
+
+static void sum_squares_chunk(const SumSquares *args, int64_t begin, int64_t end, double *sums) {
+    for (int g = 0; g < CLIP_GROUPS; g++) sums[g] = 0;
+    for (int i = slot_find(args->slots, args->n_slots, begin); i < args->n_slots; i++) {
+        const ParamSlot *slot = &args->slots[i];
+        if (slot->offset >= end) break;
+        int64_t first = slot->offset > begin ? slot->offset : begin;
+        double sum = sum_squares_of((const real *)args->grad + first, least(slot->offset + slot->count, end) - first);
+        sums[CLIP_ALL] += sum;
+        if (slot->clip_group == CLIP_GATES) sums[CLIP_GATES] += sum;
+    }
+}
+
+void NAME(sum_squares)(Queue *queue, const SumSquares *args) {
+    int64_t chunks = chunk_count(args->end - args->begin);
+    double *sums = NAME(cpu_scratch)(queue, (size_t)chunks * CLIP_GROUPS * sizeof(double), "sum_squares");
+#pragma omp parallel for schedule(static) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t begin = args->begin + i * CHUNK;
+        sum_squares_chunk(args, begin, least(begin + CHUNK, args->end), sums + i * CLIP_GROUPS);
+    }
+    double total[CLIP_GROUPS] = {0};
+    for (int64_t i = 0; i < chunks; i++)
+        for (int g = 0; g < CLIP_GROUPS; g++) total[g] += sums[i * CLIP_GROUPS + g];
+    for (int g = 0; g < CLIP_GROUPS; g++) args->state->sum_squares[g] += total[g];
+}
+
+/* --- Decision -------------------------------------------------------------------------------------------- */
+
+/* Whether value is more than sigma population standard deviations above the mean of the full window. Everything
+ * is taken relative to the window's first entry: a window of equal values then has a mean that is exactly that
+ * value and a deviation of exactly 0. */
+static bool is_spike(const double window[SKIP_WINDOW], double value, double sigma) {
+    double mean = 0, squares = 0;
+    for (int i = 0; i < SKIP_WINDOW; i++) mean += (window[i] - window[0]) / SKIP_WINDOW;
+    for (int i = 0; i < SKIP_WINDOW; i++) {
+        double d = window[i] - window[0] - mean;
+        squares += d * d;
+    }
+    return value - window[0] - mean > sigma * sqrt(squares / SKIP_WINDOW);
+}
+
+/* The window decides once it is full; the loss is asked first. */
+static SkipReason skip_reason(const StepState *s, double loss, double skip_sigma) {
+    if (!isfinite(loss) || !isfinite(s->grad_norm)) return SKIP_NON_FINITE;
+    if (skip_sigma <= 0 || s->window_count < SKIP_WINDOW) return SKIP_NONE;
+    if (is_spike(s->loss_window, loss, skip_sigma)) return SKIP_LOSS_SPIKE;
+    if (is_spike(s->norm_window, s->grad_norm, skip_sigma)) return SKIP_NORM_SPIKE;
+    return SKIP_NONE;
+}
+
+static double clip_factor(double norm, double limit) { return limit > 0 && norm > limit ? limit / norm : 1; }
+
+/* The gates' own clip comes on top of the global one: clip_scale[CLIP_GATES] is the product. The norm that enters
+ * the window is the one before clipping. */
+static void decide_clip(StepState *s, const StepDecide *args) {
+    s->grad_norm = sqrt(s->sum_squares[CLIP_ALL]);
+    double clip = clip_factor(s->grad_norm, args->grad_clip);
+    s->gate_norm = sqrt(s->sum_squares[CLIP_GATES]) * clip;
+    s->clip_scale[CLIP_ALL] = clip;
+    s->clip_scale[CLIP_GATES] = clip * clip_factor(s->gate_norm, args->gate_clip);
+}
+
+void NAME(step_decide)(Queue *queue, const StepDecide *args) {
+    (void)queue;
+    StepState *s = args->state;
+    double loss = s->loss_sum * s->in.loss_scale;
+    decide_clip(s, args);
+    s->skip = skip_reason(s, loss, args->skip_sigma);
+    if (s->skip != SKIP_NONE) {
+        /* A spike neither counts as non-finite nor ends a run of them: only an applied step does. */
+        if (s->skip == SKIP_NON_FINITE) s->skips_in_a_row++;
+        return;
+    }
+    s->skips_in_a_row = 0;
+    s->applied++;
+    s->bias_correction[0] = 1 - pow(args->beta1, (double)s->applied);
+    s->bias_correction[1] = 1 - pow(args->beta2, (double)s->applied);
+    s->loss_window[s->window_next] = loss;
+    s->norm_window[s->window_next] = s->grad_norm;
+    s->window_next = (s->window_next + 1) % SKIP_WINDOW;
+    if (s->window_count < SKIP_WINDOW) s->window_count++;
+}
+
+/* --- AdamW ----------------------------------------------------------------------------------------------- */
+
+typedef struct AdamWFactors {
+    real clip, beta1, beta2, rest1, rest2; /* rest: 1 − β */
+    real unbias1, unbias2;                 /* 1/bc */
+    real eps, lr, weight_decay;
+} AdamWFactors;
+
+static AdamWFactors adamw_factors(const AdamW *a, const ParamSlot *slot) {
+    const StepState *s = a->state;
+    return (AdamWFactors){
+        .clip = (real)s->clip_scale[slot->clip_group],
+        .beta1 = (real)a->beta1,
+        .beta2 = (real)a->beta2,
+        .rest1 = (real)(1 - a->beta1),
+        .rest2 = (real)(1 - a->beta2),
+        .unbias1 = (real)(1 / s->bias_correction[0]),
+        .unbias2 = (real)(1 / s->bias_correction[1]),
+        .eps = (real)a->eps,
+        .lr = (real)(s->in.lr * slot->lr_scale),
+        .weight_decay = (real)slot->weight_decay,
+    };
+}
+
+/* With eps = 0 a moment of zero over a root of zero is no update: padding stays zero. */
+static void adamw_stretch(const AdamWFactors k, real *master, const real *grad, real *m, real *v, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        real g = k.clip * grad[i];
+        real m_new = k.beta1 * m[i] + k.rest1 * g;
+        real v_new = k.beta2 * v[i] + k.rest2 * (g * g);
+        real root = (real)sqrt(v_new * k.unbias2) + k.eps;
+        real update = root > 0 ? m_new * k.unbias1 / root : 0;
+        m[i] = m_new;
+        v[i] = v_new;
+        master[i] -= k.lr * (update + k.weight_decay * master[i]);
+    }
+}
+
+static void adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
+    for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots; i++) {
+        const ParamSlot *slot = &a->slots[i];
+        if (slot->offset >= end) break;
+        int64_t first = slot->offset > begin ? slot->offset : begin;
+        int64_t count = least(slot->offset + slot->count, end) - first;
+        real *master = (real *)a->master + first;
+        adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
+                      (real *)a->v + first, count);
+        if (a->storage && a->storage != a->master)
+            memcpy((real *)a->storage + first, master, (size_t)count * sizeof(real));
+    }
+}
+
+void NAME(adamw)(Queue *queue, const AdamW *a) {
+    (void)queue;
+    if (a->state->skip != SKIP_NONE) return;
+    for (int i = 0; i < a->n_slots; i++)
+        check(a->slots[i].optimizer == OPTIMIZER_ADAMW, "adamw: slot %d asks for optimizer %d, which does not exist",
+              i, a->slots[i].optimizer);
+    int64_t chunks = chunk_count(a->end - a->begin);
+#pragma omp parallel for schedule(static) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t begin = a->begin + i * CHUNK;
+        adamw_chunk(a, begin, least(begin + CHUNK, a->end));
+    }
+}

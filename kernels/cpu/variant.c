@@ -1,0 +1,110 @@
+/*
+ * variant.c: the small computations that some variants need once a step or less (MATH.md §1.2, §3).
+ */
+#include "norm.h"
+
+enum { PRODUCT_ROWS = 256 }; /* rows of W_O·W_V that exist at a time */
+
+/* --- GPAS ------------------------------------------------------------------------------------------------ */
+
+static void gpas_act(GpasActivation activation, double g, double *value, double *slope) {
+    const double leak = 0.01;
+    switch (activation) {
+    case GPAS_SILU: {
+        double s = vm_sigmoid_f64(g);
+        *value = g * s;
+        *slope = s * (1 + g * (1 - s));
+        return;
+    }
+    case GPAS_IDENTITY:
+        *value = g;
+        *slope = 1;
+        return;
+    case GPAS_RELU: /* slope 0 at 0 */
+        *value = g > 0 ? g : 0;
+        *slope = g > 0 ? 1 : 0;
+        return;
+    case GPAS_TANH:
+        *value = tanh(g);
+        *slope = (1 - *value) * (1 + *value);
+        return;
+    case GPAS_LEAKY_RELU:
+        *value = g > 0 ? g : leak * g;
+        *slope = g > 0 ? 1 : leak;
+        return;
+    }
+    fail(EXIT_USAGE, "gpas_scales: there is no activation %d", (int)activation);
+}
+
+void NAME(gpas_scales)(Queue *queue, const GpasScales *args) {
+    (void)queue;
+    const real *gate = args->gate;
+    for (int i = 0; i < args->n; i++) {
+        double value = 0, slope = 0;
+        gpas_act(args->activation, (double)gate[i], &value, &slope);
+        ((real *)args->scale)[i] = (real)(1 - value);
+        ((real *)args->slope)[i] = (real)slope;
+    }
+}
+
+/* --- BHyT ------------------------------------------------------------------------------------------------ */
+
+/* Query heads that share a key-value head meet the same rows of W_V, so their columns of W_O are summed first:
+ * W_O·repeat(W_V) = folded·W_V with folded [C, Hkv·D]. */
+static void fold_heads(const ProductNorm *args, int64_t first, int64_t rows, real *folded) {
+    int64_t width = (int64_t)args->Hkv * args->D, ld = padded(width), ld_o = padded((int64_t)args->H * args->D);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const real *w_o = (const real *)args->w_o + (first + i) * ld_o;
+        real *out = folded + i * ld;
+        row_fill(out, 0, ld);
+        for (int64_t head = 0; head < args->H; head++)
+            row_add(out + head * args->Hkv / args->H * args->D, w_o + head * args->D, args->D);
+    }
+}
+
+static size_t product_bytes(int64_t width, int64_t C) {
+    return ((size_t)PRODUCT_ROWS * (size_t)(padded(width) + padded(C))) * sizeof(real) + PRODUCT_ROWS * sizeof(double);
+}
+
+size_t NAME(variant_scratch)(const Limits *limits) {
+    return product_bytes((int64_t)limits->Hkv * limits->D, limits->C) + NAME(linear_scratch)(limits);
+}
+
+void NAME(product_norm)(Queue *queue, const ProductNorm *args) {
+    int64_t width = (int64_t)args->Hkv * args->D, C = args->C, ld = padded(C);
+    size_t bytes = product_bytes(width, C);
+    char *scratch = NAME(cpu_scratch)(queue, bytes, "product_norm");
+    real *folded = (real *)scratch, *product = folded + PRODUCT_ROWS * padded(width);
+    double *squares = (double *)(product + PRODUCT_ROWS * ld);
+    Queue rest = {.scratch = scratch + bytes, .scratch_bytes = queue->scratch_bytes - bytes};
+    const real *w_v = (const real *)args->w_qkv + (int64_t)(args->H + args->Hkv) * args->D * ld;
+
+    double total = 0;
+    for (int64_t first = 0; first < C; first += PRODUCT_ROWS) {
+        int64_t rows = least(PRODUCT_ROWS, C - first);
+        fold_heads(args, first, rows, folded);
+        NAME(linear_backward_input)(&rest, &(LinearBackward){.N = rows, .in = (int)C, .out = (int)width,
+                                                             .dy = folded, .w = w_v, .dx = product});
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < rows; i++) squares[i] = (double)row_sum_squares(product + i * ld, 1, C);
+        for (int64_t i = 0; i < rows; i++) total += squares[i];
+    }
+    *(real *)args->out = (real)(total / ((double)args->T * C));
+}
+
+/* mean(v²), or 1 where there is no v. */
+static double mean_square_of(const real *v, int C) { return v ? (double)row_sum_squares(v, 1, C) / C : 1; }
+
+void NAME(bhyt_terms)(Queue *queue, const BhytTerms *args) {
+    (void)queue;
+    double s = args->s ? (double)*(const real *)args->s : 1, estimate;
+    if (args->alpha_o) {
+        estimate = mean_square_of(args->alpha_o, args->C);
+    } else {
+        double ratio = (double)*(const real *)args->lambda / args->kappa;
+        estimate = (double)*(const real *)args->c * ratio * ratio * mean_square_of(args->gamma, args->C);
+    }
+    ((real *)args->vhat)[0] = (real)(s * s);
+    ((real *)args->vhat)[1] = (real)(s * s * args->factor * estimate);
+}

@@ -1,0 +1,292 @@
+/*
+ * attention.cu: causal attention, forward and backward, for any head size that is a multiple of 8 up to 256: a
+ * plain reference in fp32 arithmetic, a warp to each row. Only the log-sum-exp of a row is kept; backward
+ * computes the probabilities again. bf16 forward goes to the tensor cores where attention_mma.cu has a kernel.
+ *
+ * A warp takes keys (or, for dK and dV, queries) 32 at a time: first a lane to each of them for the dot
+ * products, then the 32 results lie in shared memory and a lane owns the head's dimensions lane, lane + 32, ….
+ * Nothing is shared between warps, so there is no order that could vary.
+ */
+#include "types.cuh"
+
+#include <math.h>
+
+namespace {
+
+constexpr int MAX_D = 256, WARPS = 4, THREADS = WARPS * WARP;
+constexpr int DIMS = MAX_D / WARP; /* dimensions that a lane owns at most */
+
+typedef float Head[MAX_D];
+typedef float Lanes[WARP];
+
+/* Where things lie in qkv [N, (H+2·Hkv)·D] and out [N, H·D]. */
+struct Layout {
+    int T, H, Hkv, D;
+    int64_t qkv_stride, out_stride;
+    float scale;
+    const uint32_t *doc_start;
+
+    __device__ int64_t q(int64_t n, int head) const { return n * qkv_stride + (int64_t)head * D; }
+    __device__ int64_t k(int64_t n, int kv_head) const { return q(n, H + kv_head); }
+    __device__ int64_t v(int64_t n, int kv_head) const { return q(n, H + Hkv + kv_head); }
+    __device__ int64_t out(int64_t n, int head) const { return n * out_stride + (int64_t)head * D; }
+    __device__ int kv_head(int head) const { return (int)((int64_t)head * Hkv / H); }
+    __device__ int first_key(int64_t n) const { return doc_start ? (int)doc_start[n] : 0; }
+};
+
+Layout layout_of(const Attention *args) {
+    Layout layout;
+    layout.T = args->T, layout.H = args->H, layout.Hkv = args->Hkv, layout.D = args->D;
+    layout.qkv_stride = row_stride((int64_t)(args->H + 2 * args->Hkv) * args->D);
+    layout.out_stride = row_stride((int64_t)args->H * args->D);
+    layout.scale = (float)(1.0 / sqrt((double)args->D));
+    layout.doc_start = args->doc_start;
+    return layout;
+}
+
+/* One query row: sequence, head and time step of the warp's row in [B,H,T]. */
+struct Row {
+    int64_t index, n; /* in [B,H,T], in [N] */
+    int head, t;
+};
+
+__device__ __forceinline__ Row row_of(int64_t index, const Layout &layout) {
+    Row row;
+    row.index = index;
+    row.t = (int)(index % layout.T);
+    row.head = (int)(index / layout.T % layout.H);
+    row.n = index / layout.T / layout.H * layout.T + row.t;
+    return row;
+}
+
+__device__ __forceinline__ int64_t warp_index() { return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP; }
+
+/* Copies a head's row into shared memory, times a factor; the warp must meet before it reads. */
+template <typename S>
+__device__ __forceinline__ void load_head(float *shared, const S *row, int D, float factor) {
+    for (int d = threadIdx.x % WARP; d < D; d += WARP) shared[d] = factor * to_float(row[d]);
+}
+
+template <typename S> __device__ __forceinline__ float dot(const float *shared, const S *row, int D) {
+    float sum = 0;
+    for (int d = 0; d < D; d += PACK) {
+        float pack[PACK];
+        load_pack(pack, row + d);
+#pragma unroll
+        for (int i = 0; i < PACK; i++) sum += shared[d + i] * pack[i];
+    }
+    return sum;
+}
+
+/* sum[i] += weight · row[dimension i of this lane] */
+template <typename S>
+__device__ __forceinline__ void accumulate(float (&sum)[DIMS], float weight, const S *row, int D) {
+#pragma unroll
+    for (int i = 0; i < DIMS; i++) {
+        const int d = threadIdx.x % WARP + i * WARP;
+        if (d < D) sum[i] += weight * to_float(row[d]);
+    }
+}
+
+template <typename S> __device__ __forceinline__ void store_head(S *row, const float (&value)[DIMS], int D) {
+#pragma unroll
+    for (int i = 0; i < DIMS; i++) {
+        const int d = threadIdx.x % WARP + i * WARP;
+        if (d < D) row[d] = from_float<S>(value[i]);
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Forward
+ * ------------------------------------------------------------------------------------------------------ */
+
+template <typename S>
+__global__ void __launch_bounds__(THREADS)
+    attention_forward_kernel(const S *__restrict__ qkv, S *__restrict__ out, float *__restrict__ lse, Layout layout,
+                             int64_t rows) {
+    SHARED_ARRAY(Head, queries, WARPS);
+    SHARED_ARRAY(Lanes, probabilities, WARPS);
+    const int64_t index = warp_index();
+    if (index >= rows) return;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const Row row = row_of(index, layout);
+    const int kv_head = layout.kv_head(row.head);
+    const int64_t n0 = row.n - row.t; /* the sequence's first token */
+    load_head(queries[warp], qkv + layout.q(row.n, row.head), layout.D, layout.scale);
+    __syncwarp();
+
+    float most = -INFINITY, total = 0, sum[DIMS] = {0};
+    for (int first = layout.first_key(row.n); first <= row.t; first += WARP) {
+        const int key = first + lane;
+        float score = -INFINITY;
+        if (key <= row.t) score = dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
+        const float new_most = fmaxf(most, warp_max(score));
+        const float probability = expf(score - new_most), correction = expf(most - new_most);
+        total = total * correction + warp_sum(probability);
+        most = new_most;
+        probabilities[warp][lane] = probability;
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < DIMS; i++) sum[i] *= correction;
+        const int count = min(WARP, row.t - first + 1);
+        for (int j = 0; j < count; j++)
+            accumulate(sum, probabilities[warp][j], qkv + layout.v(n0 + first + j, kv_head), layout.D);
+        __syncwarp();
+    }
+#pragma unroll
+    for (int i = 0; i < DIMS; i++) sum[i] /= total;
+    store_head(out + layout.out(row.n, row.head), sum, layout.D);
+    if (lane == 0) lse[row.index] = most + logf(total);
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Backward: P = exp(S − lse), dP = dO·Vᵀ, dS = P ⊙ (dP − delta) with delta = Σ dO⊙O of the row
+ * ------------------------------------------------------------------------------------------------------ */
+
+template <typename S>
+__global__ void __launch_bounds__(THREADS) attention_delta_kernel(const S *__restrict__ out,
+                                                                  const S *__restrict__ dout,
+                                                                  float *__restrict__ delta, Layout layout,
+                                                                  int64_t rows) {
+    const int64_t index = warp_index();
+    if (index >= rows) return;
+    const Row row = row_of(index, layout);
+    const int64_t at = layout.out(row.n, row.head);
+    float sum = 0;
+    for (int d = threadIdx.x % WARP; d < layout.D; d += WARP) sum += to_float(out[at + d]) * to_float(dout[at + d]);
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) delta[row.index] = sum;
+}
+
+/* dQ: a warp to each query row. */
+template <typename S>
+__global__ void __launch_bounds__(THREADS)
+    attention_dq_kernel(const S *__restrict__ qkv, const S *__restrict__ dout, const float *__restrict__ lse,
+                        const float *__restrict__ delta, S *__restrict__ dqkv, Layout layout, int64_t rows) {
+    SHARED_ARRAY(Head, queries, WARPS);
+    SHARED_ARRAY(Head, dout_rows, WARPS);
+    SHARED_ARRAY(Lanes, dscores, WARPS);
+    const int64_t index = warp_index();
+    if (index >= rows) return;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const Row row = row_of(index, layout);
+    const int kv_head = layout.kv_head(row.head);
+    const int64_t n0 = row.n - row.t;
+    load_head(queries[warp], qkv + layout.q(row.n, row.head), layout.D, layout.scale);
+    load_head(dout_rows[warp], dout + layout.out(row.n, row.head), layout.D, 1.0f);
+    __syncwarp();
+
+    float dq[DIMS] = {0};
+    for (int first = layout.first_key(row.n); first <= row.t; first += WARP) {
+        const int key = first + lane;
+        float dscore = 0;
+        if (key <= row.t) {
+            const float score = dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
+            const float dprobability = dot(dout_rows[warp], qkv + layout.v(n0 + key, kv_head), layout.D);
+            dscore = expf(score - lse[row.index]) * (dprobability - delta[row.index]) * layout.scale;
+        }
+        dscores[warp][lane] = dscore;
+        __syncwarp();
+        const int count = min(WARP, row.t - first + 1);
+        for (int j = 0; j < count; j++)
+            accumulate(dq, dscores[warp][j], qkv + layout.k(n0 + first + j, kv_head), layout.D);
+        __syncwarp();
+    }
+    store_head(dqkv + layout.q(row.n, row.head), dq, layout.D);
+}
+
+/* dK and dV: a warp to each key row sums over the query heads of its group and the queries that see it. */
+template <typename S>
+__global__ void __launch_bounds__(THREADS)
+    attention_dkv_kernel(const S *__restrict__ qkv, const S *__restrict__ dout, const float *__restrict__ lse,
+                         const float *__restrict__ delta, S *__restrict__ dqkv, Layout layout, int64_t rows) {
+    SHARED_ARRAY(Head, keys, WARPS);
+    SHARED_ARRAY(Head, values, WARPS);
+    SHARED_ARRAY(Lanes, probabilities, WARPS);
+    SHARED_ARRAY(Lanes, dscores, WARPS);
+    const int64_t index = warp_index(); /* in [B,Hkv,T] */
+    if (index >= rows) return;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int T = layout.T, D = layout.D, key = (int)(index % T), kv_head = (int)(index / T % layout.Hkv);
+    const int64_t b = index / T / layout.Hkv, n0 = b * T;
+    load_head(keys[warp], qkv + layout.k(n0 + key, kv_head), D, layout.scale);
+    load_head(values[warp], qkv + layout.v(n0 + key, kv_head), D, 1.0f);
+    __syncwarp();
+
+    const int group = layout.H / layout.Hkv;
+    float dk[DIMS] = {0}, dv[DIMS] = {0};
+    for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        for (int first = key; first < T; first += WARP) {
+            const int t = first + lane;
+            const bool sees = t < T && layout.first_key(n0 + t) <= key;
+            if (!__any_sync(ALL_LANES, sees)) continue;
+            float probability = 0, dscore = 0;
+            if (sees) {
+                const int64_t at = (b * layout.H + head) * T + t;
+                const float score = dot(keys[warp], qkv + layout.q(n0 + t, head), D);
+                const float dprobability = dot(values[warp], dout + layout.out(n0 + t, head), D);
+                probability = expf(score - lse[at]);
+                dscore = probability * (dprobability - delta[at]) * layout.scale;
+            }
+            probabilities[warp][lane] = probability;
+            dscores[warp][lane] = dscore;
+            __syncwarp();
+            const int count = min(WARP, T - first);
+            for (int j = 0; j < count; j++) {
+                accumulate(dv, probabilities[warp][j], dout + layout.out(n0 + first + j, head), D);
+                accumulate(dk, dscores[warp][j], qkv + layout.q(n0 + first + j, head), D);
+            }
+            __syncwarp();
+        }
+    }
+    store_head(dqkv + layout.k(n0 + key, kv_head), dk, D);
+    store_head(dqkv + layout.v(n0 + key, kv_head), dv, D);
+}
+
+void check_attention(const Attention *args) {
+    check(args->D >= 8 && args->D <= MAX_D && args->D % 8 == 0,
+          "attention on cuda: head sizes are multiples of 8 up to %d, not %d", MAX_D, args->D);
+    check(args->Hkv >= 1 && args->H % args->Hkv == 0,
+          "attention on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
+    check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
+          "attention on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold", args->B,
+          args->T, args->H);
+}
+
+unsigned blocks_for(int64_t rows) { return (unsigned)ceil_div(rows, WARPS); }
+
+} // namespace
+
+template <typename S> void attention_forward(Queue *queue, const Attention *args) {
+    check_attention(args);
+    if (args->B == 0 || args->T == 0) return;
+    if (sizeof(S) == sizeof(bf16) && attention_forward_mma(queue, args)) return;
+    const int64_t rows = (int64_t)args->B * args->T * args->H;
+    LAUNCH((attention_forward_kernel<S>), blocks_for(rows), THREADS, 0, queue->stream,
+           static_cast<const S *>(args->qkv), static_cast<S *>(args->out), static_cast<float *>(args->lse),
+           layout_of(args), rows);
+}
+INSTANTIATE(attention_forward, Attention);
+
+template <typename S> void attention_backward(Queue *queue, const AttentionBackward *args) {
+    const Attention *forward = args->forward;
+    check_attention(forward);
+    if (forward->B == 0 || forward->T == 0) return;
+    const int64_t tokens = (int64_t)forward->B * forward->T;
+    const int64_t rows = tokens * forward->H, key_rows = tokens * forward->Hkv;
+    float *delta = static_cast<float *>(cuda_scratch(queue, rows * sizeof(float), "attention_backward"));
+    const Layout layout = layout_of(forward);
+    const S *qkv = static_cast<const S *>(forward->qkv), *out = static_cast<const S *>(forward->out);
+    const S *dout = static_cast<const S *>(args->dout);
+    const float *lse = static_cast<const float *>(forward->lse);
+    S *dqkv = static_cast<S *>(args->dqkv);
+    LAUNCH((attention_delta_kernel<S>), blocks_for(rows), THREADS, 0, queue->stream, out, dout, delta, layout,
+           rows);
+    LAUNCH((attention_dq_kernel<S>), blocks_for(rows), THREADS, 0, queue->stream, qkv, dout, lse, delta, dqkv,
+           layout, rows);
+    LAUNCH((attention_dkv_kernel<S>), blocks_for(key_rows), THREADS, 0, queue->stream, qkv, dout, lse, delta, dqkv,
+           layout, key_rows);
+}
+INSTANTIATE(attention_backward, AttentionBackward);
+
+size_t attention_scratch(const Limits *limits) { return (size_t)limits->N * limits->H * sizeof(float); }

@@ -1,0 +1,309 @@
+/*
+ * backend.cu: the CUDA device behind the contract: opening it, its memory, queues, events and graphs, and the
+ * two tables kernels_cuda_f32 and kernels_cuda_bf16.
+ *
+ * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream; the
+ * functions here are called from one host thread.
+ */
+#include "types.cuh"
+
+#include <string.h>
+
+struct Event {
+    cudaEvent_t event;
+};
+
+struct Graph {
+    cudaGraphExec_t exec;
+};
+
+/* --------------------------------------------------------------------------------------------------------
+ * The device
+ * ------------------------------------------------------------------------------------------------------ */
+
+namespace {
+
+bool is_open = false;
+int device_index = 0;
+
+/* Says why there is no device, and forgets the error, so that a caller can go on without one. */
+bool no_device(char *text, size_t size, const char *what, cudaError_t status) {
+    snprintf(text, size, "%s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+    cudaGetLastError();
+    return false;
+}
+
+__global__ void nothing() {}
+
+bool device_open(int index, char *text, size_t size) {
+    int count = 0;
+    cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess) return no_device(text, size, "no CUDA device", status);
+    if (index < 0 || index >= count) {
+        snprintf(text, size, "no CUDA device %d: this machine has %d", index, count);
+        return false;
+    }
+    if (is_open && index != device_index) {
+        snprintf(text, size, "CUDA device %d is open already: one a process", device_index);
+        return false;
+    }
+    cudaDeviceProp properties;
+    status = cudaGetDeviceProperties(&properties, index);
+    if (status != cudaSuccess) return no_device(text, size, "asking for the CUDA device's properties", status);
+    if (properties.major < 8) {
+        snprintf(text, size, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name,
+                 properties.major, properties.minor);
+        return false;
+    }
+    status = cudaSetDevice(index);
+    if (status != cudaSuccess) return no_device(text, size, "taking the CUDA device", status);
+    cudaFuncAttributes attributes;
+    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(nothing));
+    if (status != cudaSuccess)
+        return no_device(text, size, "this build holds no code for the CUDA device", status);
+    if (!is_open) linear_open();
+    is_open = true;
+    device_index = index;
+    return true;
+}
+
+void device_close() {
+    if (!is_open) return;
+    linear_close();
+    is_open = false;
+}
+
+/* Dense rates by the data sheets, in FLOP/s, for the names that the driver gives. The first match counts. */
+struct Peak {
+    const char *name;
+    double bf16_flops, f32_flops;
+};
+
+const Peak peaks[] = {
+    {"B200", 2250e12, 75e12},      {"H200", 989.4e12, 66.9e12},      {"H100 PCIe", 756.5e12, 51.2e12},
+    {"H100 NVL", 835.5e12, 60e12}, {"H100", 989.4e12, 66.9e12},      {"H800", 989.4e12, 66.9e12},
+    {"GH200", 989.4e12, 66.9e12},  {"A100", 312e12, 19.5e12},        {"A800", 312e12, 19.5e12},
+    {"L40S", 362e12, 91.6e12},     {"RTX 4090", 165.2e12, 82.6e12},  {"RTX 3090", 71e12, 35.6e12},
+};
+
+template <typename S> void device_describe(DeviceInfo *info) {
+    memset(info, 0, sizeof *info);
+    cudaDeviceProp properties;
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device_index), "describing device %d", device_index);
+    snprintf(info->name, sizeof info->name, "%.127s", properties.name);
+    size_t free_bytes = 0, total_bytes = 0;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes), "describing device %d", device_index);
+    info->memory_total = total_bytes;
+    info->memory_free = free_bytes;
+    info->units = properties.multiProcessorCount;
+    for (const Peak &peak : peaks) {
+        if (!strstr(properties.name, peak.name)) continue;
+        info->peak_flops = sizeof(S) == sizeof(bf16) ? peak.bf16_flops : peak.f32_flops;
+        break;
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Memory
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* Turns "not enough memory" into NULL; anything else is fatal. */
+void *null_if_exhausted(cudaError_t status, void *memory, size_t bytes, const char *what) {
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return NULL;
+    }
+    CUDA_CHECK(status, "taking %zu bytes of %s", bytes, what);
+    return memory;
+}
+
+void *device_alloc(size_t bytes) {
+    if (bytes == 0) bytes = 1;
+    void *memory = NULL;
+    cudaError_t status = cudaMalloc(&memory, bytes);
+    memory = null_if_exhausted(status, memory, bytes, "device memory");
+    if (!memory) return NULL;
+    CUDA_CHECK(cudaMemset(memory, 0, bytes), "zeroing %zu bytes", bytes);
+    CUDA_CHECK(cudaDeviceSynchronize(), "zeroing %zu bytes", bytes); /* streams do not wait for the memset */
+    return memory;
+}
+
+void device_release(void *memory) { CUDA_CHECK(cudaFree(memory), "giving back device memory"); }
+
+void *pinned_alloc(size_t bytes) {
+    if (bytes == 0) bytes = 1;
+    void *memory = NULL;
+    cudaError_t status = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
+    return null_if_exhausted(status, memory, bytes, "pinned host memory");
+}
+
+void pinned_release(void *memory) {
+    if (memory) CUDA_CHECK(cudaFreeHost(memory), "giving back pinned host memory");
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Queues, copies, events, graphs
+ * ------------------------------------------------------------------------------------------------------ */
+
+Queue *queue_create(size_t scratch_bytes) {
+    if (scratch_bytes == 0) scratch_bytes = 256;
+    void *scratch = NULL;
+    cudaError_t status = cudaMalloc(&scratch, scratch_bytes);
+    scratch = null_if_exhausted(status, scratch, scratch_bytes, "device memory for a queue's scratch area");
+    if (!scratch) return NULL;
+    Queue *queue = static_cast<Queue *>(must_calloc(1, sizeof(Queue), "a queue"));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking), "making a stream");
+    queue->scratch = scratch;
+    queue->scratch_bytes = scratch_bytes;
+    return queue;
+}
+
+void queue_wait(Queue *queue) {
+    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue");
+}
+
+void queue_destroy(Queue *queue) {
+    if (!queue) return;
+    queue_wait(queue);
+    CUDA_CHECK(cudaStreamDestroy(queue->stream), "giving back a stream");
+    CUDA_CHECK(cudaFree(queue->scratch), "giving back a queue's scratch area");
+    free(queue);
+}
+
+void queue_copy(Queue *queue, void *dst, const void *src, size_t bytes, CopyKind kind) {
+    static const cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,
+                                           cudaMemcpyDeviceToDevice};
+    CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, kinds[kind], queue->stream), "copying %zu bytes", bytes);
+}
+
+void queue_zero(Queue *queue, void *dst, size_t bytes) {
+    CUDA_CHECK(cudaMemsetAsync(dst, 0, bytes, queue->stream), "zeroing %zu bytes", bytes);
+}
+
+Event *event_create() {
+    Event *event = static_cast<Event *>(must_calloc(1, sizeof(Event), "an event"));
+    CUDA_CHECK(cudaEventCreate(&event->event), "making an event");
+    return event;
+}
+
+void event_destroy(Event *event) {
+    if (!event) return;
+    CUDA_CHECK(cudaEventDestroy(event->event), "giving back an event");
+    free(event);
+}
+
+void event_record(Queue *queue, Event *event) {
+    CUDA_CHECK(cudaEventRecord(event->event, queue->stream), "recording an event");
+}
+
+void event_wait(Queue *queue, Event *event) {
+    CUDA_CHECK(cudaStreamWaitEvent(queue->stream, event->event, 0), "making a queue wait for an event");
+}
+
+void event_host_wait(Event *event) { CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event"); }
+
+double event_elapsed(Event *from, Event *to) {
+    float milliseconds = 0;
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, from->event, to->event), "timing between two events");
+    return milliseconds * 1e-3;
+}
+
+void capture_begin(Queue *queue) {
+    CUDA_CHECK(cudaStreamBeginCapture(queue->stream, cudaStreamCaptureModeThreadLocal), "beginning a capture");
+}
+
+Graph *capture_end(Queue *queue) {
+    cudaGraph_t graph;
+    CUDA_CHECK(cudaStreamEndCapture(queue->stream, &graph), "ending a capture");
+    Graph *result = static_cast<Graph *>(must_calloc(1, sizeof(Graph), "a graph"));
+    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0), "instantiating a graph");
+    CUDA_CHECK(cudaGraphDestroy(graph), "giving back a graph's template");
+    return result;
+}
+
+void graph_launch(Queue *queue, Graph *graph) {
+    CUDA_CHECK(cudaGraphLaunch(graph->exec, queue->stream), "launching a graph");
+}
+
+void graph_destroy(Graph *graph) {
+    if (!graph) return;
+    CUDA_CHECK(cudaGraphExecDestroy(graph->exec), "giving back a graph");
+    free(graph);
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Scratch
+ * ------------------------------------------------------------------------------------------------------ */
+
+size_t scratch_bytes(const Limits *limits) {
+    const size_t needs[] = {linear_scratch(limits), attention_scratch(limits), junction_scratch(limits),
+                            step_scratch(limits)};
+    size_t most = 256;
+    for (size_t need : needs) most = need > most ? need : most;
+    return most;
+}
+
+} // namespace
+
+void *cuda_scratch(Queue *queue, size_t bytes, const char *operation) {
+    require(queue->scratch_bytes >= bytes, "%s needs %zu bytes of scratch memory; its queue has %zu", operation,
+            bytes, queue->scratch_bytes);
+    return queue->scratch;
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * The tables. What is not assigned is NULL: not there yet.
+ * ------------------------------------------------------------------------------------------------------ */
+
+template <typename S> static constexpr Kernels make_table(const char *name, DType storage) {
+    Kernels k = {};
+    k.name = name;
+    k.device = "cuda";
+    k.storage = storage;
+    k.accum = DTYPE_F32;
+
+    k.open = device_open;
+    k.close = device_close;
+    k.describe = device_describe<S>;
+    k.scratch_bytes = scratch_bytes;
+    k.alloc = device_alloc;
+    k.release = device_release;
+    k.host_alloc = pinned_alloc;
+    k.host_release = pinned_release;
+
+    k.queue_create = queue_create;
+    k.queue_destroy = queue_destroy;
+    k.queue_wait = queue_wait;
+    k.copy = queue_copy;
+    k.zero = queue_zero;
+    k.event_create = event_create;
+    k.event_destroy = event_destroy;
+    k.event_record = event_record;
+    k.event_wait = event_wait;
+    k.event_host_wait = event_host_wait;
+    k.event_elapsed = event_elapsed;
+    k.capture_begin = capture_begin;
+    k.capture_end = capture_end;
+    k.graph_launch = graph_launch;
+    k.graph_destroy = graph_destroy;
+
+    k.linear_forward = linear_forward<S>;
+    k.linear_backward_input = linear_backward_input<S>;
+    k.linear_backward_weight = linear_backward_weight<S>;
+    k.attention_forward = attention_forward<S>;
+    k.attention_backward = attention_backward<S>;
+    k.junction_forward = junction_forward<S>;
+    k.junction_backward = junction_backward<S>;
+    k.step_begin = step_begin;
+    k.loss_reduce = loss_reduce;
+    k.sum_squares = sum_squares;
+    k.step_decide = step_decide;
+    k.adamw = adamw<S>;
+    k.cast = cast;
+    return k;
+}
+
+extern "C" {
+const Kernels kernels_cuda_f32 = make_table<float>("cuda/f32", DTYPE_F32);
+const Kernels kernels_cuda_bf16 = make_table<bf16>("cuda/bf16", DTYPE_BF16);
+}

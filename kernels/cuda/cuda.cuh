@@ -1,0 +1,117 @@
+/*
+ * cuda.cuh: what every .cu file of this folder starts from: launches, checks, shared memory.
+ *
+ * One source, two compilers. nvcc builds it for a GPU; g++ builds the very same file with -DEMULATION against
+ * the headers of test/emu/include, where a block's threads are fibers (test/emu/README.md). So device code
+ * uses CUDA C++ except for four things, which go through the macros below and through ptx.cuh:
+ *
+ *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)
+ *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails
+ * with the kernel's name and the configuration. A kernel with a comma in its template arguments goes in
+ *       parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
+ *   ALLOW_SHARED_MEMORY(kernel, bytes)
+ *       once before the first launch of a kernel with more than 48 KB of dynamic shared memory.
+ *   SHARED_MEMORY(type, name)
+ *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by
+ * hand. SHARED_ARRAY(type, name, count) `type name[count]`: a static shared array, 16-byte aligned, one per
+ * block. For two dimensions make the row a type (typedef float Row[33]; SHARED_ARRAY(Row, tile, 32)). Plain
+ * __shared__ does not compile in the emulation. Treat name as a pointer: sizeof name differs between the two
+ * compilers.
+ *
+ * Both shared declarations stand at block scope, at the top of the function that uses them, and work in
+ * templates.
+ *
+ * The emulation refuses what a GPU may or may not forgive. Write for it: block sizes are multiples of 32; a
+ * mask names exactly the lanes that call; every thread reaches the same __syncthreads(), or none does; float
+ * atomics and bf16 arithmetic do not compile (convert to float first).
+ */
+#ifndef CUDA_CUH
+#define CUDA_CUH
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include "../../src/check.h"
+
+/* CUDA_CHECK(call, "format", …): fails with the error's name and text and the formatted operation and shapes.
+ */
+#define CUDA_CHECK(call, ...) cuda_check((call), #call, __VA_ARGS__)
+
+/* The same for a cuBLASLt call; the file that uses it includes <cublasLt.h>. */
+#define CUBLASLT_CHECK(call, ...)                                                                            \
+    do {                                                                                                     \
+        cublasStatus_t cublaslt_status_ = (call);                                                            \
+        if (cublaslt_status_ != CUBLAS_STATUS_SUCCESS)                                                       \
+            cuda_fail("cuBLASLt", cublasLtGetStatusName(cublaslt_status_),                                   \
+                      cublasLtGetStatusString(cublaslt_status_), #call, __VA_ARGS__);                        \
+    } while (0)
+
+#define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)),      \
+               "allowing %s %zu bytes of shared memory", #kernel, (size_t)(bytes))
+
+#ifdef EMULATION
+#define CUDA_START_KERNEL(kernel, grid, block, shared, stream, ...)                                          \
+    emu::launch(#kernel, kernel, grid, block, shared, stream, ##__VA_ARGS__)
+#define SHARED_MEMORY(type, name) type *const name = static_cast<type *>(emu::dynamic_shared())
+#define SHARED_ARRAY(type, name, count)                                                                      \
+    static char name##_key_;                                                                                 \
+    type *const name = static_cast<type *>(emu::static_shared(&name##_key_, #name, sizeof(type) * (count)))
+#else
+#define CUDA_START_KERNEL(kernel, grid, block, shared, stream, ...)                                          \
+    kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define SHARED_MEMORY(type, name)                                                                            \
+    extern __shared__ __align__(16) unsigned char cuda_dynamic_shared_[];                                    \
+    type *const name = reinterpret_cast<type *>(cuda_dynamic_shared_)
+#define SHARED_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
+#endif
+
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                               \
+    do {                                                                                                     \
+        const dim3 launch_grid_(grid), launch_block_(block);                                                 \
+        const size_t launch_shared_ = (shared_bytes);                                                        \
+        CUDA_START_KERNEL(kernel, launch_grid_, launch_block_, launch_shared_, stream, ##__VA_ARGS__);       \
+        launch_check(#kernel, launch_grid_, launch_block_, launch_shared_);                                  \
+    } while (0)
+
+/* Formats the operation and stops the program: LIBRARY: OPERATION: NAME (TEXT) in CALL. */
+static inline void cuda_fail_list(const char *library, const char *name, const char *text, const char *call,
+                                  const char *format, va_list args) {
+    char operation[512];
+    vsnprintf(operation, sizeof operation, format, args);
+    fail(EXIT_RUNTIME, "%s: %s: %s (%s) in %s", library, operation, name, text, call);
+}
+
+CHECK_PRINTF(5, 6)
+static inline void cuda_fail(const char *library, const char *name, const char *text, const char *call,
+                             const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    cuda_fail_list(library, name, text, call, format, args);
+    va_end(args);
+}
+
+CHECK_PRINTF(3, 4)
+static inline void cuda_check(cudaError_t status, const char *call, const char *format, ...) {
+    if (status == cudaSuccess) return;
+    va_list args;
+    va_start(args, format);
+    cuda_fail_list("CUDA", cudaGetErrorName(status), cudaGetErrorString(status), call, format, args);
+    va_end(args);
+}
+
+/* Asks for the launch error, which CUDA reports nowhere else. */
+static inline void launch_check(const char *kernel, dim3 grid, dim3 block, size_t shared) {
+    cudaError_t status = cudaGetLastError();
+    if (status != cudaSuccess)
+        cuda_fail(
+            "CUDA", cudaGetErrorName(status), cudaGetErrorString(status), "LAUNCH",
+            "launching %s with grid (%u, %u, %u), block (%u, %u, %u), %zu bytes of dynamic shared memory",
+            kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared);
+}
+
+#endif

@@ -1,0 +1,159 @@
+/*
+ * types.cuh: what the kernels of this folder share: the two storage types behind one source, packs of eight
+ * elements, sums over a row, the queue, and the list of operations.
+ *
+ * Every operation is a function template over the storage type S (float or bf16) and, where the residual
+ * stream is touched, kernels over its type R (S, or float). A file instantiates its operations once for both
+ * (INSTANTIATE below), and backend.cu puts the two sets into the two tables. Accum is float in both.
+ *
+ * Memory moves in packs: 8 consecutive elements that start at a multiple of 8 of a row, so 16 bytes of bf16 or
+ * twice 16 bytes of float. The contract makes that safe: tensors start at multiples of 256 bytes and rows are
+ * padded to 64 elements. Inside a kernel everything is float; store_pack rounds to nearest even.
+ */
+#ifndef TYPES_CUH
+#define TYPES_CUH
+
+#include "cuda.cuh"
+#include "../kernels.h"
+
+typedef __nv_bfloat16 bf16;
+
+/* The stream that a queue is, and the scratch area that its operations share, one after the other. */
+struct Queue {
+    cudaStream_t stream;
+    void *scratch; /* 256-byte aligned device memory */
+    size_t scratch_bytes;
+};
+
+/* The scratch area, after checking that it holds as many bytes; `operation` is named if it does not. */
+void *cuda_scratch(Queue *queue, size_t bytes, const char *operation);
+
+/* --------------------------------------------------------------------------------------------------------
+ * Elements and packs
+ * ------------------------------------------------------------------------------------------------------ */
+
+constexpr int PACK = 8;
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ inline int64_t row_stride(int64_t n) { return (n + 63) / 64 * 64; } /* padded() on both */
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(bf16 value) { return __bfloat162float(value); }
+
+template <typename T> __device__ __forceinline__ T from_float(float value);
+template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) { return __float2bfloat16(value); }
+
+/* The value as it will be read back from a tensor of type T. */
+template <typename T> __device__ __forceinline__ float rounded(float value) {
+    return to_float(from_float<T>(value));
+}
+
+struct alignas(16) Bf16Pack {
+    bf16 element[PACK];
+};
+
+__device__ __forceinline__ void load_pack(float (&out)[PACK], const float *in) {
+    const float4 low = *reinterpret_cast<const float4 *>(in);
+    const float4 high = *reinterpret_cast<const float4 *>(in + 4);
+    out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+    out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
+}
+
+__device__ __forceinline__ void load_pack(float (&out)[PACK], const bf16 *in) {
+    const Bf16Pack pack = *reinterpret_cast<const Bf16Pack *>(in);
+#pragma unroll
+    for (int i = 0; i < PACK; i++) out[i] = __bfloat162float(pack.element[i]);
+}
+
+__device__ __forceinline__ void store_pack(float *out, const float (&in)[PACK]) {
+    *reinterpret_cast<float4 *>(out) = make_float4(in[0], in[1], in[2], in[3]);
+    *reinterpret_cast<float4 *>(out + 4) = make_float4(in[4], in[5], in[6], in[7]);
+}
+
+__device__ __forceinline__ void store_pack(bf16 *out, const float (&in)[PACK]) {
+    Bf16Pack pack;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) pack.element[i] = __float2bfloat16(in[i]);
+    *reinterpret_cast<Bf16Pack *>(out) = pack;
+}
+
+__device__ __forceinline__ void fill_pack(float (&out)[PACK], float value) {
+#pragma unroll
+    for (int i = 0; i < PACK; i++) out[i] = value;
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Sums. The order is fixed by the number of threads, and every thread of the warp or block gets the same bits.
+ * ------------------------------------------------------------------------------------------------------ */
+
+template <typename T> __device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(ALL_LANES, value, distance);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2)
+        value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    return value;
+}
+
+/* Sums `COUNT` values at once over a block of one dimension, at the price of one exchange; all its threads
+ * call. `buffer` is shared memory for COUNT · 32 values of T. */
+template <int COUNT, typename T> __device__ __forceinline__ void block_sum(T (&value)[COUNT], T *buffer) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) value[i] = warp_sum(value[i]);
+    if (warps == 1) return;
+    __syncthreads(); /* the buffer may still be read from the call before */
+    if (lane == 0) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) buffer[i * WARP + warp] = value[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) value[i] = warp_sum(lane < warps ? buffer[i * WARP + lane] : T(0));
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * The operations of this folder, and what each file needs of scratch for the largest shapes of a run
+ * ------------------------------------------------------------------------------------------------------ */
+
+template <typename S> void embedding_forward(Queue *, const Embedding *);
+template <typename S> void embedding_backward(Queue *, const EmbeddingBackward *);
+template <typename S> void linear_forward(Queue *, const Linear *);
+template <typename S> void linear_backward_input(Queue *, const LinearBackward *);
+template <typename S> void linear_backward_weight(Queue *, const LinearBackward *);
+template <typename S> void attention_forward(Queue *, const Attention *);
+template <typename S> void attention_backward(Queue *, const AttentionBackward *);
+template <typename S> void junction_forward(Queue *, const Junction *);
+template <typename S> void junction_backward(Queue *, const JunctionBackward *);
+template <typename S> void adamw(Queue *, const AdamW *);
+void step_begin(Queue *, const StepBegin *);
+void loss_reduce(Queue *, const LossReduce *);
+void sum_squares(Queue *, const SumSquares *);
+void step_decide(Queue *, const StepDecide *);
+void cast(Queue *, const Cast *);
+
+#define INSTANTIATE(operation, Arguments)                                                                    \
+    template void operation<float>(Queue *, const Arguments *);                                              \
+    template void operation<bf16>(Queue *, const Arguments *)
+
+/* The tensor-core forward of attention_mma.cu: false where it has no kernel for the head size. */
+bool attention_forward_mma(Queue *queue, const Attention *args);
+
+size_t linear_scratch(const Limits *limits);
+size_t attention_scratch(const Limits *limits);
+size_t junction_scratch(const Limits *limits);
+size_t step_scratch(const Limits *limits);
+
+/* cuBLASLt's handle, made and taken down with the device. */
+void linear_open(void);
+void linear_close(void);
+
+#endif

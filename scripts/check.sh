@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Is everything right? Installs what the tests need, then runs `make test`; its last line is the last line here.
+#
+#     scripts/check.sh        asks before it installs anything
+#     scripts/check.sh -y     agrees to everything, as it does by itself where CI=true
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/packages.sh
+
+yes=0
+[ "${CI-}" != true ] || yes=1
+case ${1-} in
+    "") ;;
+    -y | --yes) yes=1 ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "check.sh: $1: only -y is understood" >&2; exit 2 ;;
+esac
+
+# Debian's own python3 gets its modules from apt; another one (pyenv, conda) does not see those.
+python_of_debian() {
+    local python
+    python=$(command -v python3) || return 0 # none yet: apt will bring Debian's
+    [ "$(readlink -f "$python")" = "$(readlink -f /usr/bin/python3 2>/dev/null || echo none)" ]
+}
+
+build_packages
+need header:cmocka.h libcmocka-dev "cmocka: the C tests"
+need header:boost/version.hpp libboost-dev "Boost's headers, for the CUDA emulation"
+need dpkg libboost-context-dev "Boost.Context: a CUDA thread is a fiber in the emulation"
+need cmd:g++ g++ "compiles the CUDA emulation"
+need dpkg libopenmpi-dev "MPI: the tests with several ranks"
+need cmd:mpirun openmpi-bin "MPI's launcher"
+need cmd:clang clang "the second compiler that must give no warning"
+if python_of_debian; then
+    need python:pytest python3-pytest "the Python tests"
+    need python:numpy python3-numpy "the Python tests"
+fi
+like dpkg libclang-rt-dev "clang's sanitizers"
+install_missing "$yes"
+
+has_modules() {
+    "$1" -c 'import pytest, numpy' 2>/dev/null
+}
+
+if ! has_modules python3; then
+    echo "Installing pytest and numpy for $(command -v python3) into build/venv …"
+    mkdir -p build
+    if python3 -m venv build/venv >/dev/null 2>&1 && build/venv/bin/python3 -m pip install -q pytest numpy; then
+        export PATH="$PWD/build/venv/bin:$PATH"
+    else
+        python3 -m pip install -q pytest numpy
+    fi
+    hash -r
+    has_modules python3 || { echo "check.sh: python3 cannot import pytest and numpy" >&2; exit 1; }
+fi
+
+exec make test

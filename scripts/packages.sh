@@ -1,0 +1,81 @@
+# Which Debian packages are needed, why, and which are missing? Sourced by quickstart.sh and check.sh:
+#
+#     need CHECK PACKAGE "WHY"     notes a package that must be there
+#     like CHECK PACKAGE "WHY"     the same for one that is only pleasant to have
+#     install_missing YES          says what is missing and why, asks unless YES is 1, installs with apt
+#
+# CHECK is how one sees that it is there already, wherever it came from: cmd:PROGRAM, header:FILE.h,
+# python:MODULE, or dpkg for Debian's own word.
+
+missing=() missing_why=() optional=() optional_why=()
+
+is_there() { # CHECK PACKAGE
+    case $1 in
+        cmd:*) command -v "${1#cmd:}" >/dev/null ;;
+        header:*) echo "#include <${1#header:}>" | gcc -E -x c - >/dev/null 2>&1 ;;
+        python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
+        dpkg) [ "$(dpkg-query -W -f '${db:Status-Status}' "$2" 2>/dev/null)" = installed ] ;;
+    esac
+}
+
+need() {
+    is_there "$1" "$2" || { missing+=("$2") missing_why+=("$3"); }
+}
+
+like() {
+    is_there "$1" "$2" || { optional+=("$2") optional_why+=("$3"); }
+}
+
+build_packages() { # what building and the demo need
+    need cmd:gcc gcc "the C compiler"
+    need cmd:make make "runs the build"
+    need cmd:pkg-config pkg-config "finds the libraries"
+    need header:stdio.h libc6-dev "the C library's headers"
+    need header:dnnl.h libdnnl-dev "oneDNN: matrix products on the CPU"
+    need header:sleef.h libsleef-dev "SLEEF: vector exp and tanh"
+    need header:cjson/cJSON.h libcjson-dev "cJSON: reads and writes JSON"
+    need dpkg libopenblas-openmp-dev "OpenBLAS: the second opinion on matrix products in the benchmarks"
+    need cmd:python3 python3 "makes the data and the plots"
+}
+
+explain() { # TITLE, then the names of two arrays: packages, reasons
+    local -n packages=$2 reasons=$3
+    local i
+    echo "$1"
+    for i in "${!packages[@]}"; do printf '  %-24s %s\n' "${packages[i]}" "${reasons[i]}"; done
+}
+
+install_missing() { # YES
+    local yes=$1 sudo="" answer="" package
+    if [ ${#missing[@]} -eq 0 ] && { [ ${#optional[@]} -eq 0 ] || [ "$yes" != 1 ]; }; then
+        [ ${#optional[@]} -eq 0 ] || explain "Not installed, and not needed (-y would install):" optional optional_why
+        return 0
+    fi
+    [ ${#missing[@]} -eq 0 ] || explain "Missing:" missing missing_why
+    [ ${#optional[@]} -eq 0 ] || explain "Missing, but not needed:" optional optional_why
+    if ! command -v apt-get >/dev/null; then
+        echo "There is no apt-get here: please install the equivalents of these packages by hand." >&2
+        [ ${#missing[@]} -eq 0 ]
+        return
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || { echo "Installing needs root, and there is no sudo here." >&2; return 1; }
+        sudo=sudo
+    fi
+    if [ "$yes" != 1 ]; then
+        [ -t 0 ] || { echo "Nobody to ask: give -y to install them with apt." >&2; return 2; }
+        read -r -p "Install them with apt${sudo:+ (sudo)}? [y/N] " answer
+        case $answer in
+            [yY]*) ;;
+            *) echo "Nothing was installed." >&2; return 1 ;;
+        esac
+    fi
+    $sudo apt-get update -qq || echo "apt-get update failed; going on with the lists that are there." >&2
+    local install=($sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
+    if [ ${#missing[@]} -gt 0 ]; then
+        "${install[@]}" "${missing[@]}" >/dev/null || { echo "apt-get install failed." >&2; return 1; }
+    fi
+    for package in "${optional[@]}"; do
+        "${install[@]}" "$package" >/dev/null 2>&1 || echo "(without $package: apt has none here)"
+    done
+}

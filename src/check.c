@@ -1,0 +1,49 @@
+/* check.c: see check.h. */
+#include "check.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void print_line(const char *format, va_list args) {
+    char line[2048];
+    vsnprintf(line, sizeof line, format, args);
+    /* One write per message, so that lines of several threads or ranks do not mix. */
+    fflush(stdout);
+    fprintf(stderr, "train_gpt: %s\n", line);
+}
+
+bool error_set(Error *error, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error->text, sizeof error->text, format, args);
+    va_end(args);
+    return false;
+}
+
+void fail(int exit_code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
+    va_end(args);
+    exit(exit_code);
+}
+
+void warn(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
+    va_end(args);
+}
+
+void *must_malloc(size_t bytes, const char *purpose) {
+    void *memory = malloc(bytes ? bytes : 1);
+    require(memory, "out of memory: %zu bytes for %s", bytes, purpose);
+    return memory;
+}
+
+void *must_calloc(size_t count, size_t size, const char *purpose) {
+    void *memory = calloc(count ? count : 1, size ? size : 1);
+    require(memory, "out of memory: %zu × %zu bytes for %s", count, size, purpose);
+    return memory;
+}

@@ -1,0 +1,415 @@
+/* config.c: how flags become a Config. The rows are in flags.c; config.h is the manual. */
+#include "config.h"
+#include "flags.h"
+#include "variant.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AUTO_TEXT "auto"
+
+static const Flag *find_flag(const char *name) {
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++)
+            if (strcmp(FLAG_GROUPS[g].flags[i].name, name) == 0) return &FLAG_GROUPS[g].flags[i];
+    return NULL;
+}
+
+/* Edits between two words (Levenshtein), for "did you mean". Words longer than the row are never near. */
+static int edit_distance(const char *a, const char *b) {
+    enum { LONGEST = 64 };
+    int n = (int)strlen(a), m = (int)strlen(b), row[LONGEST + 1];
+    if (n > LONGEST || m > LONGEST) return LONGEST;
+    for (int j = 0; j <= m; j++) row[j] = j;
+    for (int i = 1; i <= n; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
+            if (above + 1 < best) best = above + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = above;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+static const char *nearest_flag(const char *name) {
+    const char *best = FLAG_GROUPS[0].flags[0].name;
+    int best_distance = edit_distance(name, best);
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            int distance = edit_distance(name, FLAG_GROUPS[g].flags[i].name);
+            if (distance < best_distance) best = FLAG_GROUPS[g].flags[i].name, best_distance = distance;
+        }
+    return best;
+}
+
+/* Position of a word among words separated by '|', or −1. */
+static int choice_index(const char *choices, const char *word) {
+    size_t length = strlen(word);
+    int index = 0;
+    for (const char *at = choices;; index++) {
+        size_t span = strcspn(at, "|");
+        if (span == length && memcmp(at, word, span) == 0) return index;
+        if (at[span] == '\0') return -1;
+        at += span + 1;
+    }
+}
+
+const char *config_choice(const char *flag, int64_t value) {
+    static _Thread_local char word[32];
+    const char *at = find_flag(flag)->choices;
+    while (value-- > 0) at += strcspn(at, "|") + 1;
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(at, "|"), at);
+    return word;
+}
+
+static bool set_number(Config *config, const Flag *flag, const char *value, Error *error) {
+    void *field = (char *)config + flag->offset;
+    bool whole = flag->type == FLAG_INT;
+    if (flag->fallback && strcmp(flag->fallback, AUTO_TEXT) == 0 && strcmp(value, AUTO_TEXT) == 0) {
+        if (whole) *(int64_t *)field = AUTO_INT;
+        else *(double *)field = NAN;
+        return true;
+    }
+    char *end = NULL;
+    errno = 0;
+    /* strtod also reads spaces, hexadecimal, "nan" and "inf": a number here starts with a digit, sign or point. */
+    bool plain = value[0] && strspn(value, "0123456789+-.eE") == strlen(value);
+    double real = plain ? strtod(value, &end) : NAN;
+    if (!plain || *end || end == value || (errno == ERANGE && fabs(real) > 1))
+        return error_set(error, "--%s: '%s' is not a %s; allowed is %.15g to %.15g", flag->name, value,
+                         whole ? "whole number" : "number", flag->min, flag->max);
+    if (whole) {
+        errno = 0;
+        long long integer = strtoll(value, &end, 10);
+        if (*end || errno)
+            return error_set(error, "--%s: '%s' is not a whole number; allowed is %.15g to %.15g", flag->name,
+                             value, flag->min, flag->max);
+        real = (double)integer;
+        if (real >= flag->min && real <= flag->max) *(int64_t *)field = integer;
+    } else if (real >= flag->min && real <= flag->max) {
+        *(double *)field = real;
+    }
+    if (!(real >= flag->min && real <= flag->max))
+        return error_set(error, "--%s: %s is out of range; allowed is %.15g to %.15g", flag->name, value,
+                         flag->min, flag->max);
+    return true;
+}
+
+static bool set_flag(Config *config, const Flag *flag, const char *value, Error *error) {
+    void *field = (char *)config + flag->offset;
+    switch (flag->type) {
+    case FLAG_INT:
+    case FLAG_REAL: return set_number(config, flag, value, error);
+    case FLAG_TEXT: *(const char **)field = strdup(value); return true; /* lives as long as the program */
+    case FLAG_MODE: *(int64_t *)field = 1; return true;
+    case FLAG_CHOICE: {
+        int index = choice_index(flag->choices, value);
+        if (index < 0 || strchr(value, '|'))
+            return error_set(error, "--%s: '%s' is not one of %s", flag->name, value, flag->choices);
+        *(int64_t *)field = index;
+        return true;
+    }
+    }
+    return false;
+}
+
+bool config_set(Config *config, const char *name, const char *value, Error *error) {
+    const Flag *flag = find_flag(name);
+    if (!flag) return error_set(error, "--%s: no such flag; the nearest is --%s", name, nearest_flag(name));
+    return set_flag(config, flag, value, error);
+}
+
+void config_defaults(Config *config) {
+    *config = (Config){0};
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            Error error = {0};
+            if (flag->fallback && !set_flag(config, flag, flag->fallback, &error))
+                fail(EXIT_RUNTIME, "default of %s", error.text);
+        }
+}
+
+static void trim(const char **from, const char **to) {
+    while (*from < *to && strchr(" \t\r", **from)) ++*from;
+    while (*to > *from && strchr(" \t\r", (*to)[-1])) --*to;
+}
+
+static bool parse_line(Config *config, const char *from, const char *to, Error *error) {
+    const char *comment = memchr(from, '#', (size_t)(to - from));
+    if (comment) to = comment;
+    trim(&from, &to);
+    if (from == to) return true;
+    const char *equals = memchr(from, '=', (size_t)(to - from));
+    if (!equals) return error_set(error, "expected `name = value`, found '%.*s'", (int)(to - from), from);
+    const char *name_end = equals, *value = equals + 1;
+    trim(&from, &name_end);
+    trim(&value, &to);
+    char name_text[128], value_text[4096];
+    if (name_end - from >= (long)sizeof name_text || to - value >= (long)sizeof value_text)
+        return error_set(error, "a name or value is too long");
+    snprintf(name_text, sizeof name_text, "%.*s", (int)(name_end - from), from);
+    snprintf(value_text, sizeof value_text, "%.*s", (int)(to - value), value);
+    const Flag *flag = find_flag(name_text);
+    if (flag && flag->type == FLAG_MODE) return error_set(error, "%s belongs on the command line", name_text);
+    return config_set(config, name_text, value_text, error);
+}
+
+bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error) {
+    if (memchr(bytes, '\0', size)) return error_set(error, "not a text file: it holds a zero byte");
+    int line = 1;
+    for (const char *at = bytes, *end = bytes + size; at < end; line++) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        if (!stop) stop = end;
+        Error inner = {0};
+        if (!parse_line(config, at, stop, &inner)) return error_set(error, "line %d: %.440s", line, inner.text);
+        at = stop + 1;
+    }
+    return true;
+}
+
+static void read_config_file(Config *config, const char *path) {
+    enum { LARGEST = 1 << 20 };
+    FILE *file = fopen(path, "rb");
+    check(file, "%s: %s", path, strerror(errno));
+    char *bytes = must_malloc(LARGEST + 1, "a config file");
+    size_t size = fread(bytes, 1, LARGEST + 1, file);
+    check(!ferror(file), "%s: %s", path, strerror(errno));
+    check(size <= LARGEST, "%s: over %d bytes; that is no config file", path, LARGEST);
+    fclose(file);
+    Error error = {0};
+    check(config_parse_lines(config, bytes, size, &error), "%s: %s", path, error.text);
+    free(bytes);
+}
+
+static void apply_preset(Config *config, const char *name) {
+    char names[512] = "";
+    for (int i = 0; i < PRESET_COUNT; i++) {
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", PRESETS[i].name);
+        if (strcmp(PRESETS[i].name, name)) continue;
+        char settings[512], *state = NULL;
+        snprintf(settings, sizeof settings, "%s", PRESETS[i].settings);
+        for (char *word = strtok_r(settings, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
+            char *equals = strchr(word, '=');
+            *equals = '\0';
+            Error error = {0};
+            require(config_set(config, word, equals + 1, &error), "preset %s: %s", name, error.text);
+        }
+        return;
+    }
+    fail(EXIT_USAGE, "--preset: '%s' is not one of %s", name, names);
+}
+
+static void print_help(void) {
+    printf("train_gpt: pretrains GPT- and LLaMA-style language models.\n\n"
+           "  train_gpt --preset tiny --train-data 'DIR/x_train_*.bin' --val-data 'DIR/x_val_*.bin' --out RUN\n"
+           "  train_gpt --resume RUN --generate \"Once\"\n\n"
+           "Flags are --name value or --name=value. A --config FILE holds them as `name = value` lines.\n");
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++) {
+        printf("\n%s\n", FLAG_GROUPS[g].title);
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            const char *value = flag->type == FLAG_MODE     ? ""
+                                : flag->type == FLAG_CHOICE ? flag->choices
+                                : flag->type == FLAG_TEXT   ? "TEXT"
+                                                            : "N";
+            char left[128];
+            snprintf(left, sizeof left, "--%s %s", flag->name, value);
+            printf("  %-40s %s", left, flag->help);
+            if (flag->fallback) printf(" [%s]", flag->fallback);
+            printf("\n");
+        }
+    }
+    printf("\npresets\n");
+    for (int i = 0; i < PRESET_COUNT; i++)
+        printf("  %-12s %s\n               %s\n", PRESETS[i].name, PRESETS[i].help, PRESETS[i].settings);
+    printf("\nexit codes: 0 done, 1 the machine failed, 2 bad usage or input, 3 training diverged\n");
+}
+
+/* The value of argument i, which names a flag; *i moves past what was used. */
+static const char *argument_value(const Flag *flag, const char *inline_value, int argc, char **argv, int *i) {
+    if (flag->type == FLAG_MODE) {
+        check(!inline_value, "--%s takes no value", flag->name);
+        return "";
+    }
+    if (inline_value) return inline_value;
+    check(*i + 1 < argc, "--%s needs a value", flag->name);
+    return argv[++*i];
+}
+
+typedef struct Argument {
+    const Flag *flag;
+    const char *value;
+} Argument;
+
+/* Splits argv into flags and values; the values are not looked at yet. Returns how many. */
+static int read_arguments(int argc, char **argv, Argument *arguments) {
+    int count = 0;
+    for (int i = 1; i < argc; i++) {
+        check(strncmp(argv[i], "--", 2) == 0 && argv[i][2], "'%s' is not a flag; flags are --name value (see --help)",
+              argv[i]);
+        char name[128];
+        size_t span = strcspn(argv[i] + 2, "=");
+        snprintf(name, sizeof name, "%.*s", (int)span, argv[i] + 2);
+        const char *inline_value = argv[i][2 + span] == '=' ? argv[i] + 2 + span + 1 : NULL;
+        const Flag *flag = find_flag(name);
+        check(flag, "--%s: no such flag; the nearest is --%s (see --help)", name, nearest_flag(name));
+        arguments[count++] = (Argument){flag, argument_value(flag, inline_value, argc, argv, &i)};
+    }
+    return count;
+}
+
+static const char *given(const Argument *arguments, int count, const char *name) {
+    const char *value = NULL;
+    for (int i = 0; i < count; i++)
+        if (strcmp(arguments[i].flag->name, name) == 0) value = arguments[i].value;
+    return value;
+}
+
+#ifndef VERSION
+#define VERSION "unversioned"
+#endif
+
+const char *config_version(void) { return VERSION; }
+
+static void print_version(void) {
+    printf("train_gpt %s (%s, built with gcc %s)\n", config_version(),
+#ifdef WITH_CUDA
+           "cpu + cuda",
+#else
+           "cpu",
+#endif
+           __VERSION__);
+}
+
+const char *config_peek(int argc, char **argv, const char *name) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    const char *value = given(arguments, read_arguments(argc, argv, arguments), name);
+    free(arguments);
+    return value;
+}
+
+void config_parse(Config *config, int argc, char **argv, const char *base) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = read_arguments(argc, argv, arguments);
+    if (given(arguments, count, "help")) print_help(), exit(EXIT_DONE);
+    if (given(arguments, count, "version")) print_version(), exit(EXIT_DONE);
+    if (given(arguments, count, "list-variants")) variant_print_table(), exit(EXIT_DONE);
+
+    config_defaults(config);
+    if (base) read_config_file(config, base);
+    /* The preset of the command line wins over the file's, but both lie below every other setting of either. */
+    Config from_file = *config;
+    const char *file = given(arguments, count, "config");
+    if (file) read_config_file(&from_file, file);
+    const char *preset = given(arguments, count, "preset");
+    if (!preset) preset = from_file.preset;
+    if (preset) apply_preset(config, preset);
+    if (file) read_config_file(config, file);
+    for (int i = 0; i < count; i++) {
+        Error error = {0};
+        check(set_flag(config, arguments[i].flag, arguments[i].value, &error), "%s", error.text);
+    }
+    free(arguments);
+}
+
+/* The text of a flag's present value; the field decides how. Returns text, or NULL for "not given". */
+static const char *flag_value(const Config *config, const Flag *flag, char *text, size_t size) {
+    const void *field = (const char *)config + flag->offset;
+    switch (flag->type) {
+    case FLAG_INT:
+        if (*(const int64_t *)field == AUTO_INT) snprintf(text, size, AUTO_TEXT);
+        else snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        return text;
+    case FLAG_REAL:
+        if (isnan(*(const double *)field)) snprintf(text, size, AUTO_TEXT);
+        else snprintf(text, size, "%.17g", *(const double *)field);
+        return text;
+    case FLAG_TEXT: return *(const char *const *)field;
+    case FLAG_CHOICE: return config_choice(flag->name, *(const int64_t *)field);
+    case FLAG_MODE: return NULL;
+    }
+    return NULL;
+}
+
+/* Flags that say what to do now, not what the run is, are no part of config.ini. */
+static bool is_setting(const char *name) {
+    static const char *const DEEDS[] = {"config", "resume", "generate", "probe", "preset"};
+    for (size_t i = 0; i < sizeof DEEDS / sizeof *DEEDS; i++)
+        if (strcmp(DEEDS[i], name) == 0) return false;
+    return true;
+}
+
+void config_visit(const Config *config, ConfigVisitor *visit, void *context) {
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            char text[64];
+            const char *value = flag_value(config, flag, text, sizeof text);
+            if (!value || !is_setting(flag->name)) continue;
+            bool number = (flag->type == FLAG_INT || flag->type == FLAG_REAL) && strcmp(value, AUTO_TEXT);
+            visit(flag->name, value, number, context);
+        }
+}
+
+static void write_line(const char *name, const char *value, bool is_number, void *file) {
+    (void)is_number;
+    fprintf(file, "%s = %s\n", name, value);
+}
+
+void config_write(const Config *config, FILE *file) { config_visit(config, write_line, file); }
+
+/* ------------------------------------------------------------------------------------------------------ */
+
+static void resolve_model(Config *c) {
+    bool llama = c->arch == ARCH_LLAMA;
+    if (c->positions == POSITIONS_AUTO) c->positions = llama ? POSITIONS_ROPE : POSITIONS_LEARNED;
+    if (c->activation == ACTIVATION_FLAG_AUTO)
+        c->activation = llama ? ACTIVATION_FLAG_SWIGLU : ACTIVATION_FLAG_GELU;
+    if (c->bias == SWITCH_AUTO) c->bias = llama ? SWITCH_OFF : SWITCH_ON;
+    if (c->tie_embeddings == SWITCH_AUTO) c->tie_embeddings = llama ? SWITCH_OFF : SWITCH_ON;
+    if (c->norm == 0) c->norm = llama ? 2 : 1; /* rows of NORMS, counted from 1 */
+    if (isnan(c->norm_eps)) c->norm_eps = variant_norm(c)->eps;
+    if (isnan(c->init_std_embed)) c->init_std_embed = c->init_std;
+    if (c->n_kv_head == AUTO_INT) c->n_kv_head = c->n_head;
+    if (c->n_ffn == AUTO_INT)
+        c->n_ffn = c->activation == ACTIVATION_FLAG_SWIGLU ? padded(c->n_embd * 8 / 3) : 4 * c->n_embd;
+    if (c->vocab_size == AUTO_INT) c->vocab_size = llama ? 32000 : 50257;
+
+    check(c->n_embd % c->n_head == 0, "--n-embd %lld is not a multiple of --n-head %lld", (long long)c->n_embd,
+          (long long)c->n_head);
+    check(c->n_head % c->n_kv_head == 0, "--n-head %lld is not a multiple of --n-kv-head %lld",
+          (long long)c->n_head, (long long)c->n_kv_head);
+    c->head_size = c->n_embd / c->n_head;
+    check(c->head_size <= 256, "--n-embd %lld / --n-head %lld makes heads of %lld; 256 is the largest",
+          (long long)c->n_embd, (long long)c->n_head, (long long)c->head_size);
+    check(c->positions != POSITIONS_ROPE || c->head_size % 2 == 0,
+          "--positions rope needs an even head size; --n-embd %lld / --n-head %lld is %lld", (long long)c->n_embd,
+          (long long)c->n_head, (long long)c->head_size);
+}
+
+void config_resolve(Config *c, int ranks) {
+    resolve_model(c);
+    int64_t micro = c->batch_size * c->seq_len * ranks;
+    check(micro <= INT32_MAX, "--batch-size %lld × --seq-len %lld × %d ranks is %lld tokens; the most is %d",
+          (long long)c->batch_size, (long long)c->seq_len, ranks, (long long)micro, INT32_MAX);
+    if (c->total_batch_tokens == AUTO_INT) c->total_batch_tokens = micro;
+    check(c->total_batch_tokens % micro == 0,
+          "--total-batch-tokens %lld is not a multiple of --batch-size %lld × --seq-len %lld × %d ranks = %lld",
+          (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len, ranks,
+          (long long)micro);
+    c->micro_steps = c->total_batch_tokens / micro;
+    if (c->warmup_steps == AUTO_INT) {
+        c->warmup_steps = c->steps / 100;
+        if (c->warmup_steps > 700) c->warmup_steps = 700;
+    }
+    check(c->warmup_steps <= c->steps, "--warmup-steps %lld is more than --steps %lld", (long long)c->warmup_steps,
+          (long long)c->steps);
+    check(!c->resume || strcmp(c->resume, "auto") || c->out, "--resume auto looks into --out, which is not given");
+}

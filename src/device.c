@@ -1,0 +1,100 @@
+/* device.c: see device.h. */
+#include "device.h"
+
+#include <stddef.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+static const Kernels *const IMPLEMENTATIONS[] = {
+    &kernels_cpu_f32, /* the first of a device has its default type */
+    &kernels_cpu_f64,
+#ifdef WITH_CUDA
+    &kernels_cuda_bf16,
+    &kernels_cuda_f32,
+#endif
+};
+enum { COUNT = sizeof IMPLEMENTATIONS / sizeof *IMPLEMENTATIONS };
+
+static bool has_type(const Kernels *k, int64_t dtype) {
+    return dtype == DTYPE_FLAG_AUTO || (dtype == DTYPE_FLAG_FP32 && k->storage == DTYPE_F32) ||
+           (dtype == DTYPE_FLAG_FP64 && k->storage == DTYPE_F64) ||
+           (dtype == DTYPE_FLAG_BF16 && k->storage == DTYPE_BF16);
+}
+
+static const Kernels *find(const char *device, int64_t dtype) {
+    for (int i = 0; i < COUNT; i++)
+        if (strcmp(IMPLEMENTATIONS[i]->device, device) == 0 && has_type(IMPLEMENTATIONS[i], dtype))
+            return IMPLEMENTATIONS[i];
+    return NULL;
+}
+
+static bool is_there(const char *device) { return find(device, DTYPE_FLAG_AUTO) != NULL; }
+
+/* The first operation that the model needs and this implementation does not have, or NULL. */
+static const char *missing_operation(const Kernels *k) {
+    const struct {
+        const char *name;
+        bool there;
+    } needed[] = {
+        {"embedding_forward", k->embedding_forward},     {"embedding_backward", k->embedding_backward},
+        {"linear_forward", k->linear_forward},           {"linear_backward_input", k->linear_backward_input},
+        {"linear_backward_weight", k->linear_backward_weight},
+        {"qkv_forward", k->qkv_forward},                 {"qkv_backward", k->qkv_backward},
+        {"attention_forward", k->attention_forward},     {"attention_backward", k->attention_backward},
+        {"attention_decode", k->attention_decode},       {"activation_forward", k->activation_forward},
+        {"activation_backward", k->activation_backward}, {"junction_forward", k->junction_forward},
+        {"junction_backward", k->junction_backward},     {"cross_entropy", k->cross_entropy},
+        {"step_begin", k->step_begin},                   {"loss_reduce", k->loss_reduce},
+        {"sum_squares", k->sum_squares},                 {"step_decide", k->step_decide},
+        {"adamw", k->adamw},                             {"cast", k->cast},
+    };
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!needed[i].there) return needed[i].name;
+    return NULL;
+}
+
+static const Kernels *open_cuda(Config *config) {
+    bool must = config->device == DEVICE_CUDA;
+    if (!is_there("cuda")) {
+        check(!must, "--device cuda: this build has no CUDA backend; --device cpu runs anywhere");
+        return NULL;
+    }
+    const Kernels *k = find("cuda", config->dtype);
+    check(k || !must, "--dtype %s does not exist on --device cuda; fp32 and bf16 do",
+          config_choice("dtype", config->dtype));
+    if (!k) return NULL;
+    const char *missing = missing_operation(k);
+    check(!missing || !must, "--device cuda: %s has no %s yet; --device cpu does", k->name, missing);
+    if (missing) return NULL;
+    char text[256] = "";
+    if (k->open(0, text, sizeof text)) return k;
+    check(!must, "--device cuda: %s", text);
+    warn("no usable GPU (%s): running on the CPU", text);
+    return NULL;
+}
+
+static const Kernels *open_cpu(Config *config) {
+    const Kernels *k = find("cpu", config->dtype);
+    check(k, "--dtype %s does not exist on --device cpu; fp32 and fp64 do", config_choice("dtype", config->dtype));
+    char text[256] = "";
+    require(k->open(0, text, sizeof text), "--device cpu: %s", text);
+    return k;
+}
+
+const Kernels *device_open(Config *config) {
+#ifdef _OPENMP
+    if (config->threads) omp_set_num_threads((int)config->threads);
+    config->threads = omp_get_max_threads();
+#else
+    config->threads = 1;
+#endif
+    const Kernels *k = config->device == DEVICE_CPU ? NULL : open_cuda(config);
+    if (!k) k = open_cpu(config);
+    config->device = strcmp(k->device, "cpu") ? DEVICE_CUDA : DEVICE_CPU;
+    config->dtype = k->storage == DTYPE_BF16  ? DTYPE_FLAG_BF16
+                    : k->storage == DTYPE_F64 ? DTYPE_FLAG_FP64
+                                              : DTYPE_FLAG_FP32;
+    return k;
+}

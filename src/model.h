@@ -1,0 +1,132 @@
+/*
+ * model.h: the transformer: which operations run in which order, forward and backward.
+ *
+ * A model of L blocks has 2L sublayers (attention, MLP, attention, …) and 2L + 1 junctions around them
+ * (kernels.h): junction 0 norms the embedding, junction j ≥ 1 adds sublayer j's output to the residual stream
+ * and norms for the next one; junction 2L norms for the head.
+ *
+ *     tokens ─ embedding ─ J0 ─ attention ─ J1 ─ MLP ─ J2 ─ attention ─ … ─ MLP ─ J2L ─ head ─ loss
+ *
+ * src/variant.c says what each junction computes; nothing here knows a norm or a placement by name.
+ *
+ * Memory: everything is taken at creation, nothing in the loop. --recompute says what backward computes
+ * again: `act` the norms' outputs and the MLP's activation, `block` all of a block from the residual at its
+ * start. The kernels promise the same bits both times, so the loss does not change by a bit.
+ */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "../kernels/kernels.h"
+#include "arena.h"
+#include "config.h"
+#include "params.h"
+
+/* What junction j keeps: the stream after it, the norm's output and statistics. */
+typedef struct Site {
+    Residual *residual; /* [N, C] */
+    Storage *y;         /* [N, C] */
+    Accum *mean, *rstd; /* [N] */
+} Site;
+
+/* What block l keeps. */
+typedef struct Block {
+    Storage *qkv;     /* [N, (H + 2·Hkv)·D] after RoPE */
+    Storage *context; /* [N, H·D] attention's output */
+    Accum *lse;       /* [B, H, T] */
+    Storage *h;       /* [N, F or 2·padded(F)] before the activation; its gradient in backward */
+    Storage *act;     /* [N, F] after it */
+} Block;
+
+/* A table of buffers for one way of running: for training each site and block has its own where backward
+ * reads it; for validation and generation all rows are the first of the training table. */
+typedef struct Buffers {
+    Site *site;   /* [2L + 1] */
+    Block *block; /* [L] */
+} Buffers;
+
+/* Keys and values of past tokens, for generation: one sequence. */
+typedef struct Cache {
+    int capacity;      /* time steps */
+    uint32_t *length;  /* [1] device */
+    Storage **k, **v;  /* [L] of [1, capacity, Hkv·D] */
+} Cache;
+
+/* Bytes of each part, for --dry-run; filled by model_plan(). */
+typedef struct MemoryPlan {
+    size_t weights;     /* masters, and the copies in storage type where that differs */
+    size_t gradients, moments;
+    size_t activations; /* what forward keeps for backward */
+    size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens */
+} MemoryPlan;
+
+typedef struct Model {
+    const Kernels *k;
+    const Config *config;
+    Queue *queue;
+    Params params;
+    int B, T, L, C, H, Hkv, D, F, V;
+    int F_in, QKV;    /* widths of the MLP's and attention's input products */
+    int64_t N;        /* B·T */
+    int64_t head_chunk;
+    bool train;
+    bool residual_is_accum;
+    size_t scratch_bytes;
+
+    void *master;     /* [elements] accumulate type */
+    void *storage;    /* [elements] storage type; master itself where the types are one */
+    void *grad;       /* [elements] accumulate type; training only */
+
+    Buffers kept, passing;
+    uint32_t *tokens, *targets; /* [N] device */
+    Accum *rope;      /* [T, D/2, 2], or NULL */
+    Storage *logits;  /* [head_chunk, V] */
+    Accum *losses;    /* [N] */
+    Storage *narrow;  /* [N, C] a sublayer's raw output; gradients at norm outputs and contexts */
+    Storage *wide;    /* [N, max(F, QKV)] gradients at activations and at QKV */
+    Residual *dresidual; /* [N, C] */
+    Storage *df;      /* [N, C], or NULL where dresidual serves */
+    Cache cache;      /* capacity 0 unless model_open_cache() was called */
+    void *memory[4];  /* the allocations */
+} Model;
+
+/* What a run of this config takes, without taking it. `train` is false for evaluation and generation. */
+void model_plan(const Config *config, const Kernels *k, bool train, MemoryPlan *plan);
+
+/* Takes all memory on an opened device. Weights are zero until model_load(). Exit 1 if memory is short. */
+void model_create(Model *model, const Config *config, const Kernels *k, bool train);
+void model_destroy(Model *model);
+
+/* Sends an arena of host memory in the accumulate type [params.elements] to the device as weights. */
+void model_load(Model *model, const void *host_arena);
+
+/* Makes the storage copies follow the masters, after these were written to. */
+void model_masters_changed(Model *model);
+
+/* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). */
+void model_feed(Model *model, const uint32_t *tokens, const uint32_t *targets);
+
+/* Forward on what was fed, up to the last norm. With `keep`, everything that backward reads is kept. */
+void model_forward(Model *model, bool keep);
+
+/* Head and loss of what model_forward() left, in chunks: model->losses [N], and state->loss_sum += their sum. With
+ * `gradient` (after keep) the gradient at the last norm's output follows, scaled by state->in.loss_scale. */
+void model_head(Model *model, StepState *state, bool gradient);
+
+/* Backward of all else: parameter gradients are added to model->grad. After model_head(gradient). */
+void model_backward(Model *model);
+
+/* Logits [count, V] of the last norm's outputs of tokens first … first + count − 1, into model->logits;
+ * count ≤ head_chunk. */
+void model_logits(Model *model, int64_t first, int64_t count);
+
+/* Generation: makes room for config->seq_len time steps. */
+void model_open_cache(Model *model);
+/* Runs `count` new tokens at time step `length` against the cache, and leaves the last one's logits in
+ * model->logits [1, V]. length + count ≤ cache.capacity; count ≤ N. Waits for the queue. */
+void model_decode(Model *model, const uint32_t *tokens, int count, uint32_t length);
+
+/* Multiply-add operations × 2 of one token, forward and backward: 6 · (matrix elements that a token meets) +
+ * 6·L·H·D·T (causal attention: scores and values, half of them masked). The formula that MFU is quoted with. */
+double model_flops_per_token(const Config *config, const Params *params);
+
+#endif

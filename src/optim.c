@@ -1,0 +1,97 @@
+/* optim.c: see optim.h. */
+#include "optim.h"
+
+#include <stdlib.h>
+
+static size_t moment_bytes(const Optimizer *o) {
+    return (size_t)o->model->params.elements * dtype_size(o->model->k->accum);
+}
+
+static void lay_out(Optimizer *o, Arena *arena) {
+    o->m = arena_take(arena, moment_bytes(o));
+    o->v = arena_take(arena, moment_bytes(o));
+    o->slots = arena_take(arena, (size_t)o->model->params.count * sizeof *o->slots);
+    o->state = arena_take(arena, sizeof *o->state);
+}
+
+void optimizer_create(Optimizer *o, Model *model) {
+    const Kernels *k = model->k;
+    *o = (Optimizer){.model = model};
+    Arena counted = {0}, placed = {0};
+    lay_out(o, &counted);
+    o->memory = placed.base = arena_memory(k, counted.used, "AdamW's moments", "a smaller model takes less");
+    lay_out(o, &placed);
+    o->inputs = k->host_alloc(sizeof *o->inputs);
+    o->seen = k->host_alloc(sizeof *o->seen);
+    require(o->inputs && o->seen, "out of memory: %zu bytes for the step's state", sizeof *o->seen);
+    *o->seen = (StepState){0};
+
+    ParamSlot *slots = params_slots(&model->params, model->config);
+    k->copy(model->queue, o->slots, slots, (size_t)model->params.count * sizeof *slots, COPY_TO_DEVICE);
+    k->queue_wait(model->queue);
+    free(slots);
+}
+
+void optimizer_destroy(Optimizer *o) {
+    o->model->k->release(o->memory);
+    o->model->k->host_release(o->inputs);
+    o->model->k->host_release(o->seen);
+}
+
+void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
+    const Model *model = o->model;
+    *o->inputs = *inputs;
+    model->k->copy(model->queue, &o->state->in, o->inputs, sizeof *inputs, COPY_TO_DEVICE);
+    model->k->step_begin(model->queue, &(StepBegin){.state = o->state});
+    model->k->zero(model->queue, model->grad, moment_bytes(o));
+}
+
+void optimizer_update(Optimizer *o) {
+    const Model *model = o->model;
+    const Config *c = model->config;
+    const Kernels *k = model->k;
+    k->sum_squares(model->queue, &(SumSquares){
+        .grad = model->grad,
+        .begin = 0,
+        .end = model->params.elements,
+        .slots = o->slots,
+        .n_slots = model->params.count,
+        .state = o->state,
+    });
+    k->step_decide(model->queue, &(StepDecide){
+        .state = o->state,
+        .beta1 = c->beta1,
+        .beta2 = c->beta2,
+        .grad_clip = c->grad_clip,
+        .skip_sigma = c->skip_sigma,
+    });
+    k->adamw(model->queue, &(AdamW){
+        .master = model->master,
+        .storage = model->storage == model->master ? NULL : model->storage,
+        .grad = model->grad,
+        .m = o->m,
+        .v = o->v,
+        .begin = 0,
+        .end = model->params.elements,
+        .slots = o->slots,
+        .n_slots = model->params.count,
+        .state = o->state,
+        .beta1 = c->beta1,
+        .beta2 = c->beta2,
+        .eps = c->adam_eps,
+    });
+}
+
+const StepState *optimizer_read(Optimizer *o) {
+    const Model *model = o->model;
+    model->k->copy(model->queue, o->seen, o->state, sizeof *o->seen, COPY_TO_HOST);
+    model->k->queue_wait(model->queue);
+    return o->seen;
+}
+
+void optimizer_write(Optimizer *o, const StepState *state) {
+    const Model *model = o->model;
+    *o->seen = *state;
+    model->k->copy(model->queue, o->state, o->seen, sizeof *state, COPY_TO_DEVICE);
+    model->k->queue_wait(model->queue);
+}

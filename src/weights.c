@@ -1,0 +1,182 @@
+/* weights.c: see weights.h. */
+#include "weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static SafetensorsDtype file_type(const Model *model) {
+    return model->k->accum == DTYPE_F64 ? SAFETENSORS_F64 : SAFETENSORS_F32;
+}
+
+SafetensorsEntry *weights_entries(const Model *model, const char *prefix, int *count) {
+    FileTensor *tensors = params_file_tensors(&model->params, count);
+    SafetensorsEntry *entries = must_calloc((size_t)*count, sizeof *entries, "a file's entries");
+    for (int i = 0; i < *count; i++) {
+        size_t size = strlen(prefix) + strlen(tensors[i].name) + 1;
+        char *name = must_malloc(size, "a tensor's name");
+        snprintf(name, size, "%s%s", prefix, tensors[i].name);
+        entries[i] = (SafetensorsEntry){.name = name, .dtype = file_type(model), .n_dims = (size_t)tensors[i].dims};
+        for (int d = 0; d < tensors[i].dims; d++) entries[i].shape[d] = (uint64_t)tensors[i].shape[d];
+    }
+    free(tensors);
+    return entries;
+}
+
+void weights_entries_free(SafetensorsEntry *entries, int count) {
+    for (int i = 0; i < count; i++) free((char *)entries[i].name);
+    free(entries);
+}
+
+/* A tensor's rows in pieces of about 16 MB; a transposed one whole (those are a layer's, never the vocabulary's). */
+typedef struct Chunks {
+    const FileTensor *tensor;
+    int64_t stride, rows;           /* arena elements between rows; rows of a chunk */
+    size_t element, arena_bytes, file_bytes;
+    void *arena_rows, *file_values; /* host */
+} Chunks;
+
+static Chunks chunks_of(const FileTensor *tensor, DType type) {
+    enum { ELEMENTS = 4 << 20 };
+    Chunks c = {.tensor = tensor, .stride = params_row_stride(tensor->param), .element = dtype_size(type)};
+    c.rows = tensor->param->transposed || ELEMENTS / c.stride >= tensor->rows ? tensor->rows : ELEMENTS / c.stride;
+    if (c.rows < 1) c.rows = 1;
+    c.arena_bytes = (size_t)(c.rows * c.stride) * c.element;
+    c.file_bytes = (size_t)(c.rows * tensor->param->cols) * c.element;
+    c.arena_rows = must_calloc(1, c.arena_bytes, "rows of a tensor");
+    c.file_values = must_malloc(c.file_bytes, "rows of a tensor");
+    return c;
+}
+
+static void chunks_free(Chunks *c) {
+    free(c->arena_rows);
+    free(c->file_values);
+}
+
+static char *device_rows(const DeviceArena *arena, const Chunks *c, int64_t first) {
+    int64_t element = c->tensor->param->offset + (c->tensor->row0 + first) * c->stride;
+    return (char *)arena->base + (size_t)element * c->element;
+}
+
+static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTensor *tensor,
+                          const DeviceArena *arena, Error *error) {
+    const Model *m = arena->model;
+    Chunks c = chunks_of(tensor, m->k->accum);
+    bool good = true;
+    for (int64_t first = 0; good && first < tensor->rows; first += c.rows) {
+        int64_t rows = tensor->rows - first < c.rows ? tensor->rows - first : c.rows;
+        m->k->copy(m->queue, c.arena_rows, device_rows(arena, &c, first), (size_t)(rows * c.stride) * c.element,
+                   COPY_TO_HOST);
+        m->k->queue_wait(m->queue);
+        params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
+        good = safetensors_writer_append(writer, entry, c.file_values,
+                                         (size_t)(rows * tensor->param->cols) * c.element, error);
+    }
+    chunks_free(&c);
+    return good;
+}
+
+bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *arena, Error *error) {
+    int count;
+    FileTensor *tensors = params_file_tensors(&arena->model->params, &count);
+    bool good = true;
+    for (int i = 0; good && i < count; i++) good = append_tensor(writer, first + (size_t)i, &tensors[i], arena, error);
+    free(tensors);
+    return good;
+}
+
+bool weights_write(const char *path, const DeviceArena *arena, const SafetensorsPair *metadata,
+                   size_t n_metadata, Error *error) {
+    int count;
+    SafetensorsEntry *entries = weights_entries(arena->model, "", &count);
+    SafetensorsWriter *writer =
+        safetensors_writer_begin(path, entries, (size_t)count, metadata, n_metadata, error);
+    weights_entries_free(entries, count);
+    if (!writer) return false;
+    if (!weights_append(writer, 0, arena, error)) {
+        safetensors_writer_abort(writer);
+        return false;
+    }
+    return safetensors_writer_finish(writer, error);
+}
+
+/* "[3, 4]" */
+static const char *shape_text(char *text, size_t size, size_t dims, const uint64_t *shape) {
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (size_t d = 0; d < dims && used < size; d++)
+        used += (size_t)snprintf(text + used, size - used, "%s%llu", d ? ", " : "", (unsigned long long)shape[d]);
+    if (used < size) snprintf(text + used, size - used, "]");
+    return text;
+}
+
+static bool check_tensor(const SafetensorsFile *file, const SafetensorsEntry *want, Error *error) {
+    const SafetensorsTensor *have = safetensors_find(&file->header, want->name);
+    if (!have) return error_set(error, "%s: no tensor %s, which this model has", file->path, want->name);
+    bool same = have->n_dims == want->n_dims &&
+                memcmp(have->shape, want->shape, want->n_dims * sizeof *want->shape) == 0;
+    char a[96], b[96];
+    if (!same)
+        return error_set(error, "%s: tensor %s is %s; this model's is %s", file->path, want->name,
+                         shape_text(a, sizeof a, have->n_dims, have->shape),
+                         shape_text(b, sizeof b, want->n_dims, want->shape));
+    if (have->dtype != SAFETENSORS_F64 && have->dtype != SAFETENSORS_F32 && have->dtype != SAFETENSORS_BF16 &&
+        have->dtype != SAFETENSORS_F16)
+        return error_set(error, "%s: tensor %s holds %s; weights are F64, F32, F16 or BF16", file->path,
+                         want->name, safetensors_dtype_name(have->dtype));
+    return true;
+}
+
+static bool check_no_extra(const SafetensorsFile *file, const char *prefix, const SafetensorsEntry *entries,
+                           int count, Error *error) {
+    for (size_t i = 0; i < file->header.n_tensors; i++) {
+        const char *name = file->header.tensors[i].name;
+        if (strncmp(name, prefix, strlen(prefix))) continue;
+        bool known = false;
+        for (int j = 0; !known && j < count; j++) known = strcmp(entries[j].name, name) == 0;
+        if (!known) return error_set(error, "%s: tensor %s, which this model does not have", file->path, name);
+    }
+    return true;
+}
+
+static bool read_tensor(const SafetensorsFile *file, const char *name, const FileTensor *tensor,
+                        const DeviceArena *arena, Error *error) {
+    const Model *m = arena->model;
+    const SafetensorsTensor *from = safetensors_find(&file->header, name);
+    Chunks c = chunks_of(tensor, m->k->accum);
+    bool good = true;
+    for (int64_t first = 0; good && first < tensor->rows; first += c.rows) {
+        int64_t rows = tensor->rows - first < c.rows ? tensor->rows - first : c.rows;
+        uint64_t cols = (uint64_t)tensor->param->cols;
+        good = safetensors_read(file, from, (uint64_t)first * cols, (uint64_t)rows * cols, file_type(m),
+                                c.file_values, error);
+        if (!good) break;
+        params_unpack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
+        m->k->copy(m->queue, device_rows(arena, &c, first), c.arena_rows, (size_t)(rows * c.stride) * c.element,
+                   COPY_TO_DEVICE);
+        m->k->queue_wait(m->queue);
+    }
+    chunks_free(&c);
+    return good;
+}
+
+bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceArena *arena, Error *error) {
+    int count;
+    SafetensorsEntry *entries = weights_entries(arena->model, prefix, &count);
+    FileTensor *tensors = params_file_tensors(&arena->model->params, &count);
+    bool good = true;
+    for (int i = 0; good && i < count; i++) good = check_tensor(file, &entries[i], error);
+    good = good && check_no_extra(file, prefix, entries, count, error);
+    for (int i = 0; good && i < count; i++) good = read_tensor(file, entries[i].name, &tensors[i], arena, error);
+    weights_entries_free(entries, count);
+    free(tensors);
+    return good;
+}
+
+bool weights_load(Model *model, const char *path, Error *error) {
+    SafetensorsFile file;
+    if (!safetensors_open(&file, path, error)) return false;
+    bool good = weights_read(&file, "", &(DeviceArena){model, model->master}, error);
+    safetensors_close(&file);
+    if (good) model_masters_changed(model);
+    return good;
+}

@@ -1,0 +1,268 @@
+/*
+ * memory.cpp: the device's memory, properties and errors.
+ *
+ * Each cudaMalloc is a malloc of exactly its size, so AddressSanitizer sees an access past its end; it also sees host
+ * code touch device memory, which is poisoned for it except while device work runs. Fresh memory holds emu::POISON.
+ */
+#include "runtime.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <map>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
+#endif
+
+namespace emu {
+
+namespace {
+
+const size_t DEVICE_BYTES = (size_t)141 << 30; /* what the device says it has */
+const size_t ALIGNMENT = 256;
+
+struct Allocation {
+    size_t bytes;
+    bool device;
+};
+std::map<uintptr_t, Allocation> allocations; /* device and pinned host memory, by address */
+size_t device_used;
+cudaError_t last_error = cudaSuccess;
+
+/* The allocation that holds the address, or end(). */
+std::map<uintptr_t, Allocation>::iterator find(const void *pointer) {
+    uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+    auto next = allocations.upper_bound(address);
+    if (next == allocations.begin()) return allocations.end();
+    auto at = std::prev(next);
+    return address < at->first + at->second.bytes || (!at->second.bytes && address == at->first) ? at
+                                                                                               : allocations.end();
+}
+
+cudaError_t allocate(void **pointer, size_t bytes, bool device) {
+    if (!pointer) return raise(cudaErrorInvalidValue);
+    *pointer = nullptr;
+    if (!bytes) return cudaSuccess;
+    if (device && bytes > DEVICE_BYTES - device_used) return raise(cudaErrorMemoryAllocation);
+    void *memory = nullptr;
+    if (posix_memalign(&memory, ALIGNMENT, bytes)) return raise(cudaErrorMemoryAllocation);
+    poison_fill(memory, bytes);
+    allocations[reinterpret_cast<uintptr_t>(memory)] = {bytes, device};
+    if (device) {
+        device_used += bytes;
+        ASAN_POISON_MEMORY_REGION(memory, bytes);
+    }
+    *pointer = memory;
+    return cudaSuccess;
+}
+
+cudaError_t release(void *pointer, bool device, const char *call) {
+    if (!pointer) return cudaSuccess;
+    auto at = allocations.find(reinterpret_cast<uintptr_t>(pointer));
+    if (at == allocations.end() || at->second.device != device)
+        fault("%s: %p is not the start of an allocation of this kind (freed twice?)", call, pointer);
+    if (device) device_used -= at->second.bytes;
+    ASAN_UNPOISON_MEMORY_REGION(pointer, at->second.bytes);
+    allocations.erase(at);
+    free(pointer);
+    return cudaSuccess;
+}
+
+} // namespace
+
+cudaError_t raise(cudaError_t error) {
+    if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+    return error;
+}
+
+void require_no_error(const char *operation) {
+    if (last_error != cudaSuccess)
+        fault("%s: an earlier error was never checked: %s (%s)", operation, cudaGetErrorName(last_error),
+              cudaGetErrorString(last_error));
+}
+
+bool on_device(const void *pointer) {
+    auto at = find(pointer);
+    return at != allocations.end() && at->second.device;
+}
+
+void require_device_range(const void *pointer, size_t bytes, const char *operation) {
+    auto at = find(pointer);
+    if (at == allocations.end() || !at->second.device) fault("%s: %p is no device memory", operation, pointer);
+    size_t offset = (size_t)(reinterpret_cast<uintptr_t>(pointer) - at->first);
+    if (bytes > at->second.bytes - offset)
+        fault("%s: %zu bytes from byte %zu of a device allocation of %zu bytes", operation, bytes, offset,
+              at->second.bytes);
+}
+
+void device_visible(bool visible) {
+#if defined(__SANITIZE_ADDRESS__)
+    for (auto &[address, allocation] : allocations) {
+        if (!allocation.device) continue;
+        if (visible) ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<void *>(address), allocation.bytes);
+        else ASAN_POISON_MEMORY_REGION(reinterpret_cast<void *>(address), allocation.bytes);
+    }
+#else
+    (void)visible;
+#endif
+}
+
+} // namespace emu
+
+using namespace emu;
+
+cudaError_t cudaMalloc(void **pointer, size_t bytes) {
+    Lock lock;
+    return allocate(pointer, bytes, true);
+}
+
+cudaError_t cudaMallocHost(void **pointer, size_t bytes) {
+    Lock lock;
+    return allocate(pointer, bytes, false);
+}
+
+cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned) { return cudaMallocHost(pointer, bytes); }
+
+cudaError_t cudaFree(void *pointer) {
+    Lock lock;
+    run_everything("cudaFree");
+    return release(pointer, true, "cudaFree");
+}
+
+cudaError_t cudaFreeHost(void *pointer) {
+    Lock lock;
+    run_everything("cudaFreeHost");
+    return release(pointer, false, "cudaFreeHost");
+}
+
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
+    Lock lock;
+    *total = DEVICE_BYTES;
+    *free = DEVICE_BYTES - device_used;
+    return cudaSuccess;
+}
+
+/* ---- errors ------------------------------------------------------------------------------------------------ */
+
+cudaError_t cudaGetLastError() {
+    Lock lock;
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaPeekAtLastError() {
+    Lock lock;
+    return last_error;
+}
+
+namespace {
+const struct {
+    cudaError_t error;
+    const char *name, *text;
+} errors[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState", "the operation cannot be performed in the present state"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched",
+     "the capture was not initiated in this stream"},
+};
+} // namespace
+
+const char *cudaGetErrorName(cudaError_t error) {
+    for (const auto &row : errors)
+        if (row.error == error) return row.name;
+    return "cudaErrorUnknown";
+}
+
+const char *cudaGetErrorString(cudaError_t error) {
+    for (const auto &row : errors)
+        if (row.error == error) return row.text;
+    return "unknown error";
+}
+
+/* ---- the device ---------------------------------------------------------------------------------------------- */
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    traps_install();
+    return raise(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDevice(int *device) {
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
+    if (device) return raise(cudaErrorInvalidDevice);
+    *properties = cudaDeviceProp();
+    strcpy(properties->name, "CUDA on the host (emulation)");
+    properties->totalGlobalMem = DEVICE_BYTES;
+    properties->sharedMemPerBlock = SHARED_DEFAULT;
+    properties->sharedMemPerBlockOptin = SHARED_OPTIN;
+    properties->sharedMemPerMultiprocessor = 228 * 1024;
+    properties->reservedSharedMemPerBlock = 1024;
+    properties->regsPerBlock = properties->regsPerMultiprocessor = 65536;
+    properties->warpSize = WARP;
+    properties->maxThreadsPerBlock = MAX_THREADS;
+    properties->maxThreadsDim[0] = properties->maxThreadsDim[1] = MAX_THREADS;
+    properties->maxThreadsDim[2] = MAX_BLOCK_Z;
+    properties->maxGridSize[0] = MAX_GRID_X;
+    properties->maxGridSize[1] = properties->maxGridSize[2] = MAX_GRID_YZ;
+    properties->major = 9;
+    properties->multiProcessorCount = 132;
+    properties->maxThreadsPerMultiProcessor = 2048;
+    properties->maxBlocksPerMultiProcessor = 32;
+    properties->l2CacheSize = 50 << 20;
+    properties->memoryBusWidth = 6144;
+    properties->ECCEnabled = 1;
+    properties->concurrentKernels = 1;
+    properties->asyncEngineCount = 3;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
+    if (device) return raise(cudaErrorInvalidDevice);
+    switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock: *value = MAX_THREADS; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = SHARED_DEFAULT; break;
+    case cudaDevAttrWarpSize: *value = WARP; break;
+    case cudaDevAttrMultiProcessorCount: *value = 132; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 228 * 1024; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_OPTIN; break;
+    default: return raise(cudaErrorInvalidValue);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}

@@ -1,0 +1,443 @@
+/*
+ * stream.cpp: streams, events and graphs as lazy queues, and launches into them.
+ *
+ * Nothing runs when it is queued. A synchronisation runs what it must wait for and, with a seed, whatever else chance
+ * picks among the streams whose next operation is allowed: behind the events it waits for, and in CUDA's order with
+ * the legacy default stream. Work therefore happens as late as CUDA allows, and in any order that it allows.
+ */
+#include "runtime.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+using std::shared_ptr;
+
+/* One record of an event: done once the operation that records it has run. */
+struct Record {
+    bool done = false;
+    CUstream_st *stream = nullptr;
+    std::chrono::steady_clock::time_point when;
+};
+
+struct CUevent_st {
+    shared_ptr<Record> record; /* the latest; null before the first */
+    CUgraph_st *captured_in = nullptr;
+    bool timing = true;
+};
+
+struct Operation {
+    uint64_t number; /* in the order of queueing */
+    std::string name;
+    std::function<void()> run; /* empty for a wait */
+    shared_ptr<Record> wait;
+};
+
+struct CUgraph_st {
+    std::vector<Operation> operations;
+    CUstream_st *origin;
+    std::vector<CUstream_st *> streams;
+};
+
+struct CUgraphExec_st {
+    std::vector<Operation> operations;
+};
+
+struct CUstream_st {
+    std::deque<Operation> queue;
+    bool blocking = true; /* ordered with the legacy default stream */
+    CUgraph_st *capture = nullptr;
+};
+
+namespace emu {
+
+uint64_t seed;
+
+namespace {
+
+uint64_t random_state;
+uint64_t next_number;
+CUstream_st default_stream;
+std::vector<CUstream_st *> streams = {&default_stream};
+std::map<const void *, size_t> dynamic_limits;
+int captures;
+
+struct SeedFromEnvironment {
+    SeedFromEnvironment() {
+        const char *text = getenv("EMU_SEED");
+        set_seed(text ? strtoull(text, nullptr, 10) : 0);
+    }
+} seed_from_environment;
+
+CUstream_st *resolve(cudaStream_t stream) {
+    if (!stream) return &default_stream;
+    if (std::find(streams.begin(), streams.end(), stream) == streams.end())
+        fault("a stream that does not exist: %p", (void *)stream);
+    return stream;
+}
+
+/* Another stream whose head must run before this one's, by the rules of the legacy default stream; or null. */
+CUstream_st *held_by_default(const CUstream_st *stream) {
+    uint64_t number = stream->queue.front().number;
+    if (stream != &default_stream) {
+        bool held = stream->blocking && !default_stream.queue.empty() && default_stream.queue.front().number < number;
+        return held ? &default_stream : nullptr;
+    }
+    for (CUstream_st *other : streams)
+        if (other != stream && other->blocking && !other->queue.empty() && other->queue.front().number < number)
+            return other;
+    return nullptr;
+}
+
+/* The stream that must advance first for this one's head to run: itself if that is allowed now. */
+CUstream_st *needed(CUstream_st *stream) {
+    for (;;) {
+        if (CUstream_st *holder = held_by_default(stream)) {
+            stream = holder;
+            continue;
+        }
+        const Operation &head = stream->queue.front();
+        if (!head.wait || head.wait->done) return stream;
+        stream = head.wait->stream;
+    }
+}
+
+void step(CUstream_st *stream) {
+    Operation operation = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    if (operation.run) operation.run();
+}
+
+/* Runs until the goal is reached; `on` is a stream whose progress leads to it. */
+template <typename Goal> void run_until(Goal reached, CUstream_st *on) {
+    if (reached()) return;
+    device_visible(true);
+    while (!reached()) {
+        std::vector<CUstream_st *> allowed;
+        if (seed && random_below(2))
+            for (CUstream_st *stream : streams)
+                if (!stream->queue.empty() && needed(stream) == stream) allowed.push_back(stream);
+        step(allowed.empty() ? needed(on) : allowed[random_below((unsigned)allowed.size())]);
+    }
+    device_visible(false);
+}
+
+void run_stream(CUstream_st *stream) {
+    run_until([stream] { return stream->queue.empty(); }, stream);
+}
+
+void append(CUstream_st *stream, Operation operation) {
+    operation.number = next_number++;
+    if (stream->capture) stream->capture->operations.push_back(std::move(operation));
+    else stream->queue.push_back(std::move(operation));
+}
+
+size_t dynamic_limit(const void *function) {
+    auto limit = dynamic_limits.find(function);
+    return limit == dynamic_limits.end() ? (size_t)SHARED_DEFAULT : limit->second;
+}
+
+cudaError_t launch_error(const void *function, size_t argument_bytes, dim3 grid, dim3 block, size_t shared) {
+    if (!grid.x || !grid.y || !grid.z || grid.x > MAX_GRID_X || grid.y > MAX_GRID_YZ || grid.z > MAX_GRID_YZ)
+        return cudaErrorInvalidConfiguration;
+    if (!block.x || !block.y || !block.z || block.x > MAX_THREADS || block.y > MAX_THREADS || block.z > MAX_BLOCK_Z ||
+        (uint64_t)block.x * block.y * block.z > MAX_THREADS)
+        return cudaErrorInvalidConfiguration;
+    if (shared > dynamic_limit(function)) return cudaErrorInvalidValue;
+    return argument_bytes > MAX_ARGUMENTS ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+} // namespace
+
+std::recursive_mutex &runtime_mutex() {
+    static std::recursive_mutex mutex;
+    return mutex;
+}
+
+void set_seed(uint64_t value) {
+    seed = value;
+    random_state = value;
+}
+
+unsigned random_below(unsigned bound) {
+    if (!seed || !bound) return 0;
+    uint64_t z = random_state += 0x9e3779b97f4a7c15u; /* splitmix64 */
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (unsigned)((z ^ z >> 31) % bound);
+}
+
+void queue_work(const char *name, CUstream_st *stream, std::function<void()> work) {
+    Lock lock;
+    require_no_error(name);
+    append(resolve(stream), {0, name, std::move(work), nullptr});
+}
+
+void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block, size_t shared,
+                  CUstream_st *stream, std::function<void()> body) {
+    Lock lock;
+    traps_install();
+    require_no_error(name);
+    cudaError_t error = launch_error(function, argument_bytes, grid, block, shared);
+    if (error != cudaSuccess) {
+        (void)raise(error);
+        return;
+    }
+    size_t shared_limit = dynamic_limit(function) <= SHARED_DEFAULT ? SHARED_DEFAULT : SHARED_OPTIN;
+    queue_work(name, stream, [=, kernel = std::string(name), body = std::move(body)] {
+        run_grid({kernel.c_str(), grid, block, shared, shared_limit, &body});
+    });
+}
+
+cudaError_t set_function_attribute(const void *function, cudaFuncAttribute attribute, int value) {
+    Lock lock;
+    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || value > SHARED_OPTIN)
+        return raise(cudaErrorInvalidValue);
+    dynamic_limits[function] = (size_t)value;
+    return cudaSuccess;
+}
+
+void run_everything(const char *operation) {
+    if (captures) fault("%s while a stream is being captured", operation);
+    for (size_t i = 0; i < streams.size(); i++) run_stream(streams[i]);
+}
+
+namespace {
+
+/* What a copy's two ends must be; checked when queued, so that the caller is named. */
+cudaError_t check_copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, const char *call) {
+    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) return raise(cudaErrorInvalidMemcpyDirection);
+    bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    if (kind == cudaMemcpyDefault) to_device = on_device(to), from_device = on_device(from);
+    if (on_device(to) != to_device || on_device(from) != from_device)
+        fault("%s: kind %d, but the destination is %s memory and the source %s memory", call, (int)kind,
+              on_device(to) ? "device" : "host", on_device(from) ? "device" : "host");
+    if (to_device) require_device_range(to, bytes, call);
+    if (from_device) require_device_range(from, bytes, call);
+    return cudaSuccess;
+}
+
+} // namespace
+
+} // namespace emu
+
+using namespace emu;
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *function) {
+    Lock lock;
+    *attributes = cudaFuncAttributes();
+    attributes->maxThreadsPerBlock = MAX_THREADS;
+    attributes->numRegs = 32;
+    attributes->ptxVersion = attributes->binaryVersion = 90;
+    attributes->maxDynamicSharedSizeBytes = (int)dynamic_limit(function);
+    return cudaSuccess;
+}
+
+/* ---- copies ------------------------------------------------------------------------------------------------ */
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    Lock lock;
+    if (!bytes) return cudaSuccess;
+    cudaError_t error = check_copy(to, from, bytes, kind, "cudaMemcpyAsync");
+    if (error == cudaSuccess) queue_work("cudaMemcpyAsync", stream, [=] { memmove(to, from, bytes); });
+    return error;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    Lock lock;
+    if (captures) fault("cudaMemcpy while a stream is being captured");
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    if (error == cudaSuccess) run_stream(&default_stream);
+    return error;
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
+    Lock lock;
+    if (!bytes) return cudaSuccess;
+    require_device_range(to, bytes, "cudaMemsetAsync");
+    queue_work("cudaMemsetAsync", stream, [=] { memset(to, value, bytes); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes, nullptr); }
+
+/* ---- streams ------------------------------------------------------------------------------------------------- */
+
+cudaError_t cudaDeviceSynchronize() {
+    Lock lock;
+    run_everything("cudaDeviceSynchronize");
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceReset() { return cudaDeviceSynchronize(); }
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+    Lock lock;
+    if (!stream || flags > cudaStreamNonBlocking) return raise(cudaErrorInvalidValue);
+    *stream = new CUstream_st;
+    (*stream)->blocking = !(flags & cudaStreamNonBlocking);
+    streams.push_back(*stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    Lock lock;
+    if (!stream) return raise(cudaErrorInvalidResourceHandle);
+    resolve(stream);
+    if (stream->capture) fault("cudaStreamDestroy of a stream that is being captured");
+    run_stream(stream);
+    streams.erase(std::find(streams.begin(), streams.end(), stream));
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    Lock lock;
+    CUstream_st *target = resolve(stream);
+    if (captures) fault("cudaStreamSynchronize while a stream is being captured");
+    run_stream(target);
+    return cudaSuccess;
+}
+
+/* A query advances the stream by one operation, so that a loop of queries ends. */
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    Lock lock;
+    CUstream_st *target = resolve(stream);
+    if (target->queue.empty()) return cudaSuccess;
+    bool stepped = false;
+    run_until([&] { return target->queue.empty() || std::exchange(stepped, true); }, target);
+    return cudaErrorNotReady;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
+    queue_work("cudaLaunchHostFunc", stream, [=] { function(data); });
+    return cudaSuccess;
+}
+
+/* ---- events -------------------------------------------------------------------------------------------------- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+    *event = new CUevent_st;
+    (*event)->timing = !(flags & cudaEventDisableTiming);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    Lock lock;
+    CUstream_st *target = resolve(stream);
+    event->captured_in = target->capture;
+    auto record = std::make_shared<Record>();
+    record->stream = target;
+    event->record = record;
+    if (!target->capture)
+        append(target, {0, "cudaEventRecord",
+                        [record] { record->done = true, record->when = std::chrono::steady_clock::now(); }, nullptr});
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    Lock lock;
+    CUstream_st *target = resolve(stream);
+    if (event->captured_in) { /* the waiting stream joins the capture; replay is in the order of capture anyway */
+        if (!target->capture) {
+            target->capture = event->captured_in;
+            target->capture->streams.push_back(target);
+        }
+        return cudaSuccess;
+    }
+    if (target->capture) fault("cudaStreamWaitEvent: a captured stream waits for an event recorded outside");
+    if (event->record) append(target, {0, "cudaStreamWaitEvent", nullptr, event->record});
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    Lock lock;
+    if (captures) fault("cudaEventSynchronize while a stream is being captured");
+    if (shared_ptr<Record> record = event->record) run_until([&] { return record->done; }, record->stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    Lock lock;
+    shared_ptr<Record> record = event->record;
+    if (!record || record->done) return cudaSuccess;
+    bool stepped = false;
+    run_until([&] { return record->done || std::exchange(stepped, true); }, record->stream);
+    return cudaErrorNotReady;
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
+    Lock lock;
+    if (!start->record || !end->record || !start->timing || !end->timing)
+        return raise(cudaErrorInvalidResourceHandle);
+    if (!start->record->done || !end->record->done) return raise(cudaErrorNotReady);
+    *milliseconds = std::chrono::duration<float, std::milli>(end->record->when - start->record->when).count();
+    return cudaSuccess;
+}
+
+/* ---- graphs -------------------------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    Lock lock;
+    if (!stream) return raise(cudaErrorStreamCaptureUnsupported);
+    CUstream_st *target = resolve(stream);
+    if (target->capture) return raise(cudaErrorIllegalState);
+    target->capture = new CUgraph_st{{}, target, {target}};
+    captures++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    Lock lock;
+    CUstream_st *target = resolve(stream);
+    if (!target->capture || target->capture->origin != target) return raise(cudaErrorStreamCaptureUnmatched);
+    *graph = target->capture;
+    for (CUstream_st *member : (*graph)->streams) member->capture = nullptr;
+    captures--;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    Lock lock;
+    *status = resolve(stream)->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long) {
+    *executable = new CUgraphExec_st{graph->operations};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+    Lock lock;
+    require_no_error("cudaGraphLaunch");
+    for (const Operation &operation : executable->operations) append(resolve(stream), operation);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+    delete executable;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}

@@ -1,0 +1,220 @@
+/* test_emu_streams.cpp: queued work runs at a synchronisation and not before, in any order that events allow. */
+#include "test_emu.h"
+
+#include <string>
+
+namespace {
+
+struct Pair {
+    int first, second;
+};
+
+__global__ void store(int *out, Pair value) {
+    out[0] = value.first;
+    out[1] = value.second;
+}
+
+__global__ void append(int *log, int value) { log[atomicAdd(&log[0], 1) + 1] = value; }
+
+/* A log on the device, in which every operation leaves its number when it runs. */
+struct Log {
+    Device<int> device{std::vector<int>(32, 0)};
+    void add(int value, cudaStream_t stream) { LAUNCH(append, 1, 1, 0, stream, device.at, value); }
+    std::string read() {
+        std::vector<int> log = device.host();
+        std::string text;
+        for (int i = 0; i < log[0]; i++) text += (char)('0' + log[i + 1]);
+        return text;
+    }
+};
+
+cudaStream_t new_stream(unsigned flags = cudaStreamNonBlocking) {
+    cudaStream_t stream;
+    CUDA_CHECK(cudaStreamCreateWithFlags(&stream, flags), "test");
+    return stream;
+}
+
+void sync(cudaStream_t stream) { CUDA_CHECK(cudaStreamSynchronize(stream), "test"); }
+void drop(cudaStream_t stream) { CUDA_CHECK(cudaStreamDestroy(stream), "test"); }
+
+void arguments_are_frozen_at_the_launch(void **) {
+    Device<int> out(2);
+    Pair value = {1, 2};
+    cudaStream_t stream = new_stream();
+    LAUNCH(store, 1, 1, 0, stream, out.at, value);
+    value = {3, 4};
+    sync(stream);
+    assert_int_equal(out.host()[0], 1);
+    assert_int_equal(out.host()[1], 2);
+    drop(stream);
+}
+
+void copies_touch_host_memory_only_at_the_synchronisation(void **) {
+    int *pinned;
+    CUDA_CHECK(cudaMallocHost(&pinned, 8), "test");
+    Device<int> device(2);
+    cudaStream_t stream = new_stream();
+    pinned[0] = 1, pinned[1] = 0;
+    CUDA_CHECK(cudaMemcpyAsync(device.at, pinned, 4, cudaMemcpyHostToDevice, stream), "test");
+    CUDA_CHECK(cudaMemcpyAsync(pinned + 1, device.at, 4, cudaMemcpyDeviceToHost, stream), "test");
+    pinned[0] = 7; /* a reused buffer: the copy takes the new value */
+    assert_int_equal(pinned[1], 0);
+    sync(stream);
+    assert_int_equal(pinned[1], 7);
+    drop(stream);
+    CUDA_CHECK(cudaFreeHost(pinned), "test");
+}
+
+void a_stream_keeps_its_order(void **) {
+    for_seeds(5, [](int) {
+        Log log;
+        cudaStream_t stream = new_stream();
+        for (int i = 0; i < 8; i++) log.add(i, stream);
+        sync(stream);
+        assert_string_equal(log.read().c_str(), "01234567");
+        drop(stream);
+    });
+}
+
+void streams_without_events_run_in_several_orders(void **) {
+    bool ab = false, ba = false;
+    for_seeds(20, [&](int) {
+        Log log;
+        cudaStream_t a = new_stream(), b = new_stream();
+        log.add(0, a);
+        log.add(1, b);
+        synchronize();
+        (log.read() == "01" ? ab : ba) = true;
+        drop(a);
+        drop(b);
+    });
+    assert_true(ab && ba);
+}
+
+void a_wait_for_an_event_holds_under_every_seed(void **) {
+    for_seeds(20, [](int) {
+        Log log;
+        cudaStream_t a = new_stream(), b = new_stream();
+        cudaEvent_t event;
+        CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "test");
+        log.add(0, a);
+        log.add(1, a);
+        CUDA_CHECK(cudaEventRecord(event, a), "test");
+        CUDA_CHECK(cudaStreamWaitEvent(b, event), "test");
+        log.add(2, b);
+        CUDA_CHECK(cudaEventRecord(event, b), "test"); /* the wait above is for the first record */
+        sync(b);
+        assert_string_equal(log.read().substr(0, 3).c_str(), "012");
+        CUDA_CHECK(cudaEventDestroy(event), "test");
+        drop(a);
+        drop(b);
+    });
+}
+
+void a_synchronisation_runs_no_more_than_it_must_without_a_seed(void **) {
+    emu::set_seed(0);
+    Log log;
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t event;
+    CUDA_CHECK(cudaEventCreate(&event), "test");
+    log.add(0, a);
+    CUDA_CHECK(cudaEventRecord(event, a), "test");
+    log.add(1, a);
+    log.add(2, b);
+    CUDA_CHECK(cudaEventSynchronize(event), "test");
+    /* Reading the log is a copy in the default stream, for which these streams do not wait. */
+    assert_string_equal(log.read().c_str(), "0");
+    synchronize();
+    assert_string_equal(log.read().c_str(), "012");
+    CUDA_CHECK(cudaEventDestroy(event), "test");
+    drop(a);
+    drop(b);
+}
+
+void the_default_stream_is_ordered_with_blocking_streams(void **) {
+    for_seeds(20, [](int) {
+        Log log;
+        cudaStream_t a = new_stream(cudaStreamDefault), b = new_stream(cudaStreamDefault);
+        log.add(0, a);
+        log.add(1, 0);
+        log.add(2, b);
+        log.add(3, 0);
+        sync(b);
+        assert_string_equal(log.read().c_str(), "0123");
+        drop(a);
+        drop(b);
+    });
+}
+
+void queries_end_and_events_have_times(void **) {
+    Log log;
+    cudaStream_t stream = new_stream();
+    cudaEvent_t start, end;
+    CUDA_CHECK(cudaEventCreate(&start), "test");
+    CUDA_CHECK(cudaEventCreate(&end), "test");
+    CUDA_CHECK(cudaEventRecord(start, stream), "test");
+    log.add(0, stream);
+    CUDA_CHECK(cudaEventRecord(end, stream), "test");
+    assert_int_equal(cudaEventQuery(end), cudaErrorNotReady);
+    float milliseconds = -1;
+    assert_int_equal(cudaEventElapsedTime(&milliseconds, start, end), cudaErrorNotReady);
+    while (cudaEventQuery(end) == cudaErrorNotReady) continue;
+    while (cudaStreamQuery(stream) == cudaErrorNotReady) continue;
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start, end), "test");
+    assert_true(milliseconds >= 0);
+    CUDA_CHECK(cudaEventDestroy(start), "test");
+    CUDA_CHECK(cudaEventDestroy(end), "test");
+    drop(stream);
+}
+
+void a_graph_replays_what_was_captured(void **) {
+    for_seeds(5, [](int) {
+        Log log;
+        cudaStream_t a = new_stream(), b = new_stream();
+        cudaEvent_t fork, join;
+        CUDA_CHECK(cudaEventCreate(&fork), "test");
+        CUDA_CHECK(cudaEventCreate(&join), "test");
+        CUDA_CHECK(cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal), "test");
+        int value = 1;
+        log.add(value, a);
+        CUDA_CHECK(cudaEventRecord(fork, a), "test");
+        CUDA_CHECK(cudaStreamWaitEvent(b, fork), "test");
+        log.add(2, b);
+        CUDA_CHECK(cudaEventRecord(join, b), "test");
+        CUDA_CHECK(cudaStreamWaitEvent(a, join), "test");
+        log.add(3, a);
+        cudaGraph_t graph;
+        cudaGraphExec_t executable;
+        CUDA_CHECK(cudaStreamEndCapture(a, &graph), "test");
+        CUDA_CHECK(cudaGraphInstantiate(&executable, graph), "test");
+        CUDA_CHECK(cudaGraphDestroy(graph), "test");
+        value = 9;
+        synchronize();
+        assert_string_equal(log.read().c_str(), ""); /* capturing runs nothing */
+        CUDA_CHECK(cudaGraphLaunch(executable, b), "test");
+        log.add(4, b);
+        CUDA_CHECK(cudaGraphLaunch(executable, b), "test");
+        sync(b);
+        assert_string_equal(log.read().c_str(), "1234123");
+        CUDA_CHECK(cudaGraphExecDestroy(executable), "test");
+        CUDA_CHECK(cudaEventDestroy(fork), "test");
+        CUDA_CHECK(cudaEventDestroy(join), "test");
+        drop(a);
+        drop(b);
+    });
+}
+
+} // namespace
+
+const struct CMUnitTest stream_tests[] = {
+    cmocka_unit_test(arguments_are_frozen_at_the_launch),
+    cmocka_unit_test(copies_touch_host_memory_only_at_the_synchronisation),
+    cmocka_unit_test(a_stream_keeps_its_order),
+    cmocka_unit_test(streams_without_events_run_in_several_orders),
+    cmocka_unit_test(a_wait_for_an_event_holds_under_every_seed),
+    cmocka_unit_test(a_synchronisation_runs_no_more_than_it_must_without_a_seed),
+    cmocka_unit_test(the_default_stream_is_ordered_with_blocking_streams),
+    cmocka_unit_test(queries_end_and_events_have_times),
+    cmocka_unit_test(a_graph_replays_what_was_captured),
+};
+const size_t stream_test_count = sizeof stream_tests / sizeof stream_tests[0];

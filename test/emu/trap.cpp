@@ -1,0 +1,185 @@
+/*
+ * trap.cpp: how the emulation stops: faults with their place, signals, and arithmetic on poison.
+ *
+ * Device code runs with the processor's invalid-operation exception on. Poison is a signalling NaN, so adding,
+ * comparing or converting it raises SIGFPE; so does a genuine invalid operation (inf − inf, 0/0, a comparison with
+ * NaN), which a kernel may do. The handler therefore looks for poison among the instruction's operands: in the SSE
+ * registers and in its memory operand. Without poison it lets the instruction pass and leaves the exception off
+ * for the rest of that thread. x86-64 only, and only for code without AVX encodings (do not give -mavx or
+ * -march=native); elsewhere poison shows as NaN in the results.
+ */
+#include "emu.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+extern "C" void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
+
+namespace emu {
+
+namespace {
+
+/* "kernel K, block (x, y, z), thread (x, y, z): " or nothing on the host. */
+void place(const Thread *thread, char *text, size_t size) {
+    text[0] = 0;
+    if (!running) return;
+    const char *name = running->kernel;
+    int length = (int)strlen(name);
+    if (name[0] == '(' && name[length - 1] == ')') name++, length -= 2;
+    int used = snprintf(text, size, "kernel %.*s, block (%u, %u, %u), ", length, name, block_index.x, block_index.y,
+                        block_index.z);
+    if (used < 0 || (size_t)used >= size) return;
+    if (thread)
+        snprintf(text + used, size - (size_t)used, "thread (%u, %u, %u): ", thread->index.x, thread->index.y,
+                 thread->index.z);
+    else snprintf(text + used, size - (size_t)used, "after its threads: ");
+}
+
+[[noreturn]] void fault_list(const Thread *thread, const char *format, va_list args) {
+    char where[512], what[1024];
+    place(thread, where, sizeof where);
+    vsnprintf(what, sizeof what, format, args);
+    fflush(stdout);
+    fprintf(stderr, "emu: %s%s\n", where, what);
+    fflush(stderr);
+    _exit(EMU_EXIT);
+}
+
+void on_sanitizer_death() {
+    char where[512];
+    place(current, where, sizeof where);
+    if (where[0]) fprintf(stderr, "emu: %sthe sanitizer's report above\n", where);
+}
+
+bool is_poison(const void *memory, size_t bytes) {
+    const unsigned char *at = static_cast<const unsigned char *>(memory);
+    for (size_t i = 0; i + 4 <= bytes; i += 4) {
+        uint32_t word;
+        memcpy(&word, at + i, 4);
+        if (word == POISON || word == (uint32_t)POISON_BF16 << 16) return true;
+    }
+    return false;
+}
+
+#if defined(__x86_64__)
+
+const unsigned MXCSR_INVALID_MASK = 1u << 7;
+const unsigned MXCSR_FLAGS = 0x3f;
+
+/* The memory operand of the SSE instruction at rip, or null if it has none (or one in the code's own constants). */
+const void *memory_operand(const ucontext_t *context) {
+    static const int registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                      REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+    const greg_t *value = context->uc_mcontext.gregs;
+    const unsigned char *code = reinterpret_cast<const unsigned char *>(value[REG_RIP]);
+    while (*code == 0x66 || *code == 0xf2 || *code == 0xf3) code++;
+    unsigned rex = (*code & 0xf0) == 0x40 ? *code++ : 0;
+    if (*code++ != 0x0f) return nullptr;
+    if (*code == 0x38 || *code == 0x3a) code++;
+    code++;
+    unsigned mode = *code >> 6, rm = *code & 7;
+    code++;
+    if (mode == 3 || (mode == 0 && rm == 5)) return nullptr;
+    uint64_t address = 0;
+    bool base = true;
+    if (rm == 4) {
+        unsigned scale = *code >> 6, index = (*code >> 3 & 7) | (rex & 2) << 2;
+        rm = *code & 7;
+        code++;
+        if (index != 4) address += (uint64_t)value[registers[index]] << scale;
+        base = !(rm == 5 && mode == 0);
+        if (!base) mode = 2;
+    }
+    if (base) address += (uint64_t)value[registers[rm | (rex & 1) << 3]];
+    int32_t displacement = 0;
+    if (mode == 1) displacement = (int8_t)*code;
+    if (mode == 2) memcpy(&displacement, code, 4);
+    return reinterpret_cast<const void *>(address + (uint64_t)(int64_t)displacement);
+}
+
+void on_invalid(int, siginfo_t *info, void *data) {
+    ucontext_t *context = static_cast<ucontext_t *>(data);
+    if (info->si_code != FPE_FLTINV || !current) fault("arithmetic exception (integer division by zero?)");
+    for (const _libc_xmmreg &xmm : context->uc_mcontext.fpregs->_xmm)
+        if (is_poison(&xmm, 16)) poison_fault("float");
+    const void *operand = memory_operand(context);
+    if (operand && is_poison(operand, 4)) poison_fault("float");
+    context->uc_mcontext.fpregs->mxcsr |= MXCSR_INVALID_MASK;
+    context->uc_mcontext.fpregs->mxcsr &= ~MXCSR_FLAGS;
+}
+
+#endif
+
+void on_crash(int signal, siginfo_t *info, void *) {
+    if (signal == SIGABRT) fault("aborted (a failed assertion?)");
+    fault("%s at address %p (past an array's end, a host address, or the end of the thread's stack)",
+          signal == SIGBUS ? "bus error" : "invalid access", info->si_addr);
+}
+
+void handle(int signal, void (*handler)(int, siginfo_t *, void *)) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(signal, &action, nullptr);
+}
+
+} // namespace
+
+void fault(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fault_list(current, format, args);
+}
+
+void fault_at(const Thread *thread, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fault_list(thread, format, args);
+}
+
+void poison_fault(const char *what) { fault("reads uninitialised memory (%s poison)", what); }
+
+void poison_fill(void *memory, size_t bytes) {
+    unsigned char *at = static_cast<unsigned char *>(memory);
+    size_t head = bytes < 4 ? bytes : 4;
+    memcpy(at, &POISON, head);
+    for (size_t done = head; done < bytes; done *= 2) memcpy(at + done, at, done < bytes - done ? done : bytes - done);
+}
+
+/* Called once per kernel, not in a fiber. */
+void traps_install() {
+    static bool installed;
+    if (installed) return;
+    installed = true;
+#if defined(__x86_64__)
+    handle(SIGFPE, on_invalid);
+#endif
+    handle(SIGABRT, on_crash);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    /* The sanitizers bring their own; they call on_sanitizer_death. */
+    static char stack[64 * 1024];
+    stack_t alternate = {};
+    alternate.ss_sp = stack;
+    alternate.ss_size = sizeof stack;
+    sigaltstack(&alternate, nullptr);
+    handle(SIGSEGV, on_crash);
+    handle(SIGBUS, on_crash);
+#endif
+    if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(on_sanitizer_death);
+}
+
+void traps_on() {
+#if defined(__x86_64__)
+    unsigned state = __builtin_ia32_stmxcsr();
+    if (state & (MXCSR_INVALID_MASK | MXCSR_FLAGS))
+        __builtin_ia32_ldmxcsr(state & ~(MXCSR_INVALID_MASK | MXCSR_FLAGS));
+#endif
+}
+
+} // namespace emu

@@ -1,0 +1,394 @@
+/* ops_compare.c: are the numbers right? The modes test and grad over an operation's cases (ops_harness.h). */
+#include "ops_harness.h"
+
+#include <omp.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { POOLED_ELEMENTS = 64, MAX_DRAWS = 16, SLOW_DRAWS = 6, GRADIENT_SAMPLES = 10 };
+
+void report_failure(Report *report, const char *format, ...) {
+    char line[512];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(line, sizeof line, format, list);
+    va_end(list);
+    if (report->failures++ == 0) snprintf(report->first, sizeof report->first, "%s", line);
+    if (!report->quiet && report->failures <= 12) fprintf(stderr, "# %s\n", line);
+}
+
+/* ------------------------------------------------------------------------------------- which cases are run */
+
+/* All pairs of shape and variant, or so many along diagonals that each shape and each variant comes at least twice. */
+typedef struct Selection {
+    const Family *family;
+    bool sample;
+    uint64_t seed;
+    int next;
+} Selection;
+
+static bool select_next(Selection *s, int *shape, int *variant) {
+    int shapes = s->family->n_shapes, variants = s->family->n_variants, all = shapes * variants;
+    int larger = shapes > variants ? shapes : variants, count = s->sample && 2 * larger < all ? 2 * larger : all;
+    if (s->next >= count) return false;
+    int i = s->next++;
+    if (count == all) {
+        *shape = i / variants;
+        *variant = i % variants;
+    } else {
+        int lap = i / larger, shift = (int)(s->seed % 9973u);
+        *shape = (i + (larger == shapes ? 0 : lap * (1 + shift))) % shapes;
+        *variant = (i + (larger == shapes ? lap * (1 + shift) : 0)) % variants;
+    }
+    return true;
+}
+
+typedef bool CaseTest(const Implementation *, const Family *, int shape, int variant, uint64_t seed, Report *);
+
+/* Whether the case exists for this implementation; opens it if so. */
+static bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape, int variant,
+                     uint64_t seed, int draw) {
+    case_open(c, family, shape, variant, seed, draw);
+    if (!c->impossible && (!c->cpu_only || implementation->any_head_size)) return true;
+    case_close(c);
+    return false;
+}
+
+static void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
+                      Report *report, CaseTest *test) {
+    const Family *family;
+    for (int i = 0; (family = family_at(i)); i++) {
+        if (family->operation != operation || family->perf) continue;
+        Selection selection = {.family = family, .sample = sample || implementation->slow, .seed = seed};
+        int shape, variant;
+        while (select_next(&selection, &shape, &variant))
+            report->cases += test(implementation, family, shape, variant, seed, report);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- values */
+
+/* One output over all draws of a case. */
+typedef struct Pool {
+    double error, plain_error, squares;
+    int64_t count, worst;
+    double got, truth; /* where the error is largest */
+} Pool;
+
+static double ulp(DType type, double value) {
+    int bits = type == DTYPE_F64 ? 52 : type == DTYPE_BF16 ? 7 : 23;
+    return value > 0 ? ldexp(1, ilogb(value) - bits) : 0;
+}
+
+static double *result_of(const Image *image, const Tensor *t) {
+    double *value = malloc((size_t)(tensor_count(t) ? tensor_count(t) : 1) * sizeof *value);
+    if (!value) abort();
+    image_values(image, t, value);
+    return value;
+}
+
+static bool is_output(const Tensor *t) { return t->role == OUT || t->role == ADDED || t->role == INOUT; }
+
+static void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain, const double *truth) {
+    for (int64_t i = 0; i < tensor_count(t); i++) {
+        if (t->ignored && t->ignored[i]) continue;
+        double error = fabs(got[i] - truth[i]), plain_error = fabs(plain[i] - truth[i]);
+        if (!isfinite(truth[i])) error = plain_error = got[i] == truth[i] && plain[i] == truth[i] ? 0 : INFINITY;
+        if (isnan(error)) error = INFINITY;
+        if (error > pool->error || pool->count == 0) {
+            pool->error = error;
+            pool->worst = i;
+            pool->got = got[i];
+            pool->truth = truth[i];
+        }
+        if (!(plain_error <= pool->plain_error)) pool->plain_error = plain_error;
+        if (isfinite(truth[i])) pool->squares += truth[i] * truth[i];
+        pool->count++;
+    }
+}
+
+static void run_image(Image *image, const Implementation *implementation, const Kernels *k, const Case *c,
+                      const char *title, Report *report) {
+    char text[256];
+    image_open(image, implementation, k, c);
+    image_upload(image, false);
+    image_run(image, c->main);
+    image_download(image);
+    if (!image_intact(image, false, text, sizeof text))
+        report_failure(report, "%s %s [%s]: %s", operation_name(c->main.operation), k->name, title, text);
+}
+
+/* One draw of a case on the implementation, the plain version and the truth. */
+static void draw_values(const Implementation *implementation, Case *c, Pool *pools, Report *report) {
+    const Kernels *k = implementation->kernels;
+    const Kernels *plain_kernels = c->in_double ? &kernels_plain_f64 : implementation->plain;
+    Image got, plain, truth;
+    case_prepare(c, implementation);
+    run_image(&truth, implementation, truth_for(k, c, c->main.operation), c, c->title, report);
+    run_image(&plain, implementation, plain_kernels, c, c->title, report);
+    run_image(&got, implementation, k, c, c->title, report);
+    for (int i = 0; i < c->n_tensors; i++) {
+        const Tensor *t = &c->tensor[i];
+        if (!is_output(t) || (t->copy_of && k->storage == k->accum)) continue;
+        double *a = result_of(&got, t), *b = result_of(&plain, t), *e = result_of(&truth, t->copy_of ? t->copy_of : t);
+        pool_add(&pools[i], t, a, b, e);
+        free(a), free(b), free(e);
+    }
+    image_close(&got), image_close(&plain), image_close(&truth);
+}
+
+static int draws_of(const Implementation *implementation, const Case *c) {
+    int64_t fewest = POOLED_ELEMENTS;
+    for (int i = 0; i < c->n_tensors; i++)
+        if (is_output(&c->tensor[i]) && tensor_count(&c->tensor[i]) < fewest) fewest = tensor_count(&c->tensor[i]);
+    int64_t draws = (POOLED_ELEMENTS + fewest - 1) / (fewest ? fewest : 1);
+    int64_t most = implementation->slow ? SLOW_DRAWS : MAX_DRAWS;
+    return (int)(draws > most ? most : draws);
+}
+
+static void judge(const Implementation *implementation, const Case *c, const Tensor *t, const Pool *pool, Report *report) {
+    DType type = type_in(implementation->kernels, c, t->type);
+    double ratio = t->role == ADDED ? 3 : 2, rms = pool->count ? sqrt(pool->squares / (double)pool->count) : 0;
+    double allowed = ratio * pool->plain_error + 4 * ulp(type, rms);
+    if (allowed > 0 && pool->error / allowed > report->worst) report->worst = pool->error / allowed;
+    if (pool->error <= allowed && isfinite(pool->error)) return;
+    int64_t width = t->parts * t->cols;
+    report_failure(report,
+                   "%s %s [%s]: %s: error %.3g, allowed %.3g = %g × %.3g of the plain loop + 4 ulp of rms %.3g; "
+                   "at row %lld, column %lld: %.9g, right is %.9g",
+                   operation_name(c->main.operation), implementation->kernels->name, c->title, t->name, pool->error,
+                   allowed, ratio, pool->plain_error, rms, (long long)(pool->worst / width),
+                   (long long)(pool->worst % width), pool->got, pool->truth);
+}
+
+static bool case_values(const Implementation *implementation, const Family *family, int shape, int variant,
+                        uint64_t seed, Report *report) {
+    Pool pools[MAX_TENSORS] = {0};
+    Case c;
+    int draws = 1;
+    for (int draw = 0; draw < draws; draw++) {
+        if (!open_for(&c, implementation, family, shape, variant, seed, draw)) return false;
+        draws = draws_of(implementation, &c);
+        draw_values(implementation, &c, pools, report);
+        if (draw < draws - 1) case_close(&c);
+    }
+    for (int i = 0; i < c.n_tensors; i++)
+        if (pools[i].count) judge(implementation, &c, &c.tensor[i], &pools[i], report);
+    case_close(&c);
+    return true;
+}
+
+void test_values(const Implementation *implementation, Operation operation, uint64_t seed, Report *report) {
+    for_cases(implementation, operation, false, seed, report, case_values);
+}
+
+/* ---------------------------------------------------------------------------------------------------- bits */
+
+static void fresh_run(Image *image, const Case *c) {
+    image_upload(image, false);
+    image_run(image, c->main);
+    image_download(image);
+}
+
+/* Copies what the last run left, or compares with the copy: NULL, or the first tensor that differs. */
+static void keep(const Image *image, unsigned char **kept) {
+    for (int i = 0; i < image->c->n_tensors; i++) {
+        if (!image->block[i]) continue;
+        kept[i] = malloc(image->bytes[i] + 1);
+        if (!kept[i]) abort();
+        memcpy(kept[i], image->after[i] + IMAGE_GUARD, image->bytes[i]);
+    }
+}
+
+static const char *differs(const Image *image, unsigned char **kept) {
+    for (int i = 0; i < image->c->n_tensors; i++)
+        if (image->block[i] && memcmp(kept[i], image->after[i] + IMAGE_GUARD, image->bytes[i]) != 0)
+            return image->c->tensor[i].name;
+    return NULL;
+}
+
+/* Recompute: the same norm of the stored u, without f, gives the same bits. */
+static const char *recompute_differs(Image *image, const Case *c, unsigned char **kept) {
+    Junction again = *(const Junction *)c->main.arguments;
+    if (!again.f) return NULL;
+    for (int i = 0; i < c->n_tensors; i++) {
+        const void *memory = image->block[i] ? (char *)image->block[i] + IMAGE_GUARD : NULL;
+        bool made_again = memory && (memory == again.y || memory == again.y_residual || memory == again.norm.mean ||
+                                     memory == again.norm.rstd || memory == again.mean_square_out);
+        if (made_again) image->k->zero(image->queue, (char *)image->block[i] + IMAGE_GUARD, image->bytes[i]);
+    }
+    again.f = again.bias = NULL;
+    again.s_in = NULL;
+    again.alpha = 0;
+    again.sdd = again.inner = (Norm){0};
+    again.x = again.u;
+    again.u = NULL;
+    image_run(image, (Call){OP_junction_forward, &again});
+    image_download(image);
+    return differs(image, kept);
+}
+
+static bool case_bits(const Implementation *implementation, const Family *family, int shape, int variant,
+                      uint64_t seed, Report *report) {
+    unsigned char *kept[MAX_TENSORS] = {0};
+    const char *name = operation_name(family->operation), *implementation_name = implementation->kernels->name, *bad;
+    Case c;
+    Image image;
+    if (!open_for(&c, implementation, family, shape, variant, seed, 0)) return false;
+    case_prepare(&c, implementation);
+    image_open(&image, implementation, implementation->kernels, &c);
+    fresh_run(&image, &c);
+    keep(&image, kept);
+    fresh_run(&image, &c);
+    if ((bad = differs(&image, kept)))
+        report_failure(report, "%s %s [%s]: %s: a second run gives other bits", name, implementation_name, c.title, bad);
+    if (implementation->openmp && !family->no_bits) {
+        int threads = omp_get_max_threads();
+        for (int n = 1; n <= 3; n++) {
+            omp_set_num_threads(n);
+            fresh_run(&image, &c);
+            if ((bad = differs(&image, kept)))
+                report_failure(report, "%s %s [%s]: %s: %d threads give other bits than %d", name, implementation_name,
+                               c.title, bad, n, threads);
+        }
+        omp_set_num_threads(threads);
+    }
+    fresh_run(&image, &c);
+    if (family->operation == OP_junction_forward && (bad = recompute_differs(&image, &c, kept)))
+        report_failure(report, "%s %s [%s]: %s: the recomputing call gives other bits", name, implementation_name,
+                       c.title, bad);
+    for (int i = 0; i < c.n_tensors; i++) free(kept[i]);
+    image_close(&image);
+    case_close(&c);
+    return true;
+}
+
+void test_bits(const Implementation *implementation, Operation operation, uint64_t seed, Report *report) {
+    for_cases(implementation, operation, true, seed, report, case_bits);
+}
+
+/* ----------------------------------------------------------------------------------------------- gradients */
+
+/* Adds weight × (the objective's terms) of the forward pass with the case's present numbers. */
+static double objective(Image *image, const Case *c, double *const *base) {
+    double sum = 0;
+    image_run(image, c->prepare);
+    image_download(image);
+    for (int i = 0; i < c->n_upstream; i++) {
+        const Upstream *term = &c->upstream[i];
+        double *y = result_of(image, term->of), scale = term->scale ? term->scale->value[0] : 1, part = 0;
+        for (int64_t k = 0; k < tensor_count(term->of); k++)
+            part += (scale * y[k] - base[i][k]) * term->gradient->value[k];
+        sum += part;
+        free(y);
+    }
+    return sum;
+}
+
+/* Four-point central difference at element i. Each evaluation is taken relative to the unperturbed outputs, so that
+ * elements which do not depend on i cancel exactly. */
+static double difference(Image *image, const Case *c, double *const *base, Tensor *t, int64_t i) {
+    static const double offset[4] = {1, -1, 2, -2}, coefficient[4] = {8, -8, -1, 1};
+    double x = t->value[i], h = 1e-6 * (fabs(x) > 1 ? fabs(x) : 1), sum = 0;
+    for (int k = 0; k < 4; k++) {
+        volatile double moved = x + offset[k] * h;
+        t->value[i] = moved;
+        image_update(image, t);
+        sum += coefficient[k] * objective(image, c, base);
+    }
+    t->value[i] = x;
+    image_update(image, t);
+    return sum / (12 * h);
+}
+
+/* The gradient of one tensor against differences at sampled elements: squares of the error and of the truth. */
+typedef struct GradientError {
+    double error, truth;
+    int64_t worst;
+    double got, right;
+} GradientError;
+
+static GradientError gradient_error(Image *image, Case *c, double *const *base, const Tensor *gradient, const double *got) {
+    Tensor *of = gradient->derivative_of;
+    GradientError result = {0};
+    double largest = -1;
+    int64_t count = tensor_count(of), samples = count < GRADIENT_SAMPLES ? count : GRADIENT_SAMPLES;
+    for (int64_t s = 0; s < samples; s++) {
+        int64_t i = samples == count ? s : below(c, count);
+        double right = gradient->factor * difference(image, c, base, of, i), start = gradient->role == ADDED ? gradient->value[i] : 0;
+        double error = fabs(got[i] - start - right);
+        result.error += error * error;
+        result.truth += right * right;
+        if (error > largest || isnan(error)) {
+            largest = error;
+            result.worst = i;
+            result.got = got[i] - start;
+            result.right = right;
+        }
+    }
+    return result;
+}
+
+static bool case_gradients(const Implementation *implementation, const Family *family, int shape, int variant,
+                           uint64_t seed, Report *report) {
+    Case c;
+    Image backward, forward;
+    double *got[MAX_TENSORS] = {0}, *base[4] = {0}, all = 0;
+    GradientError errors[MAX_TENSORS] = {{0}};
+    if (!open_for(&c, implementation, family, shape, variant, seed, 0)) return false;
+    if (c.n_upstream == 0) {
+        case_close(&c);
+        return false;
+    }
+    case_prepare(&c, implementation);
+    run_image(&backward, implementation, implementation->kernels, &c, c.title, report);
+    for (int i = 0; i < c.n_tensors; i++)
+        if (c.tensor[i].derivative_of) got[i] = result_of(&backward, &c.tensor[i]);
+    image_close(&backward);
+    image_open(&forward, implementation, implementation->kernels, &c);
+    image_upload(&forward, true);
+    image_run(&forward, c.prepare);
+    image_download(&forward);
+    for (int i = 0; i < c.n_upstream; i++) {
+        base[i] = result_of(&forward, c.upstream[i].of);
+        double scale = c.upstream[i].scale ? c.upstream[i].scale->value[0] : 1;
+        for (int64_t k = 0; k < tensor_count(c.upstream[i].of); k++) base[i][k] *= scale;
+    }
+    for (int i = 0; i < c.n_tensors; i++) {
+        if (!got[i]) continue;
+        errors[i] = gradient_error(&forward, &c, base, &c.tensor[i], got[i]);
+        all += errors[i].truth;
+    }
+    for (int i = 0; i < c.n_tensors; i++) {
+        if (!got[i]) continue;
+        double norm = fmax(sqrt(errors[i].truth), 1e-6 * sqrt(all)), error = sqrt(errors[i].error);
+        if (!(error <= 1e-6 * norm))
+            report_failure(report, "%s %s [%s]: %s: %.3g off of a norm of %.3g; at element %lld: %.12g, differences give %.12g",
+                           operation_name(family->operation), implementation->kernels->name, c.title, c.tensor[i].name,
+                           error, norm, (long long)errors[i].worst, errors[i].got, errors[i].right);
+        if (norm > 0 && error / norm / 1e-6 > report->worst) report->worst = error / norm / 1e-6;
+        free(got[i]);
+    }
+    for (int i = 0; i < c.n_upstream; i++) free(base[i]);
+    image_close(&forward);
+    case_close(&c);
+    return true;
+}
+
+bool operation_has_gradients(Operation operation) {
+    const Family *family;
+    for (int i = 0; (family = family_at(i)); i++) {
+        for (int v = 0; family->operation == operation && !family->perf && v < family->n_variants; v++) {
+            Case c;
+            case_open(&c, family, 0, v, 1, 0);
+            bool has = c.n_upstream > 0;
+            case_close(&c);
+            if (has) return true;
+        }
+    }
+    return false;
+}
+
+void test_gradients(const Implementation *implementation, Operation operation, uint64_t seed, Report *report) {
+    for_cases(implementation, operation, true, seed, report, case_gradients);
+}

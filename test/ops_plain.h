@@ -1,0 +1,153 @@
+/*
+ * ops_plain.h: the number models of the plain versions.
+ *
+ * Each ops_plain*.c is the plainest loop for what kernels.h says, in natural order, and knows nothing of the
+ * kernels. It is compiled four times; arithmetic is in `real`, and a number is rounded only where the contract
+ * stores it:
+ *
+ *                storage   accum   real           serves as
+ *   PLAIN_F32    fp32      fp32    float          error scale of fp32 implementations
+ *   PLAIN_BF16   bf16      fp32    float          error scale of bf16 implementations
+ *   PLAIN_F64    fp64      fp64    double         error scale of fp64 implementations
+ *   PLAIN_LONG   fp64      fp64    long double    truth for fp64 implementations
+ *
+ * Compile with -ffp-contract=off: the error scale shall not depend on the compiler's taste.
+ */
+#ifndef OPS_PLAIN_H
+#define OPS_PLAIN_H
+
+#include "../kernels/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <tgmath.h>
+
+#if defined PLAIN_F32
+#define PLAIN(symbol) plain_f32_##symbol
+#define PLAIN_STORAGE DTYPE_F32
+#define PLAIN_ACCUM   DTYPE_F32
+typedef float real;
+typedef double wide; /* what StepState is computed in */
+#elif defined PLAIN_BF16
+#define PLAIN(symbol) plain_bf16_##symbol
+#define PLAIN_STORAGE DTYPE_BF16
+#define PLAIN_ACCUM   DTYPE_F32
+typedef float real;
+typedef double wide;
+#elif defined PLAIN_F64
+#define PLAIN(symbol) plain_f64_##symbol
+#define PLAIN_STORAGE DTYPE_F64
+#define PLAIN_ACCUM   DTYPE_F64
+typedef double real;
+typedef double wide;
+#elif defined PLAIN_LONG
+#define PLAIN(symbol) plain_long_##symbol
+#define PLAIN_STORAGE DTYPE_F64
+#define PLAIN_ACCUM   DTYPE_F64
+typedef long double real;
+typedef long double wide;
+#else
+#error "compile with one of -DPLAIN_F32, -DPLAIN_BF16, -DPLAIN_F64, -DPLAIN_LONG"
+#endif
+
+/* bf16 is the upper half of a float; to it, round to nearest, ties to even; a NaN stays one. */
+static inline float plain_from_bf16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint16_t plain_to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+static inline real plain_get(DType type, const void *p, int64_t i) {
+    switch (type) {
+    case DTYPE_F64: return (real)((const double *)p)[i];
+    case DTYPE_BF16: return plain_from_bf16(((const uint16_t *)p)[i]);
+    default: return ((const float *)p)[i];
+    }
+}
+
+static inline void plain_put(DType type, void *p, int64_t i, real value) {
+    switch (type) {
+    case DTYPE_F64: ((double *)p)[i] = (double)value; break;
+    case DTYPE_BF16: ((uint16_t *)p)[i] = plain_to_bf16((float)value); break;
+    default: ((float *)p)[i] = (float)value; break;
+    }
+}
+
+/* Element i of a Storage, Accum or Residual array. */
+static inline real get_s(const Storage *p, int64_t i) { return plain_get(PLAIN_STORAGE, p, i); }
+static inline real get_a(const Accum *p, int64_t i) { return plain_get(PLAIN_ACCUM, p, i); }
+static inline real get_r(bool accum, const Residual *p, int64_t i) {
+    return plain_get(accum ? PLAIN_ACCUM : PLAIN_STORAGE, p, i);
+}
+static inline void put_s(Storage *p, int64_t i, real value) { plain_put(PLAIN_STORAGE, p, i, value); }
+static inline void put_a(Accum *p, int64_t i, real value) { plain_put(PLAIN_ACCUM, p, i, value); }
+static inline void put_r(bool accum, Residual *p, int64_t i, real value) {
+    plain_put(accum ? PLAIN_ACCUM : PLAIN_STORAGE, p, i, value);
+}
+static inline void add_a(Accum *p, int64_t i, real value) { put_a(p, i, get_a(p, i) + value); }
+
+/* One scalar operand, 1 where it is NULL. */
+static inline real scalar_or_one(const Accum *p) { return p ? get_a(p, 0) : (real)1; }
+
+/* n zeroed numbers for a loop's own use. */
+static inline real *plain_array(int64_t n) {
+    real *p = calloc((size_t)(n > 0 ? n : 1), sizeof(real));
+    if (!p) abort();
+    return p;
+}
+
+/* rms(z): out = z/√(mean(z²)+eps); returns 1/√(…). And its backward with weight already in g: dz. */
+static inline real rms_row(int64_t n, const real *z, double eps, real *out) {
+    real sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += z[i] * z[i];
+    real rstd = 1 / sqrt(sum / (real)n + (real)eps);
+    for (int64_t i = 0; i < n; i++) out[i] = z[i] * rstd;
+    return rstd;
+}
+
+static inline void rms_row_backward(int64_t n, const real *z, real rstd, const real *g, real *dz) {
+    real dot = 0;
+    for (int64_t i = 0; i < n; i++) dot += g[i] * z[i] * rstd;
+    for (int64_t i = 0; i < n; i++) dz[i] = rstd * (g[i] - z[i] * rstd * dot / (real)n);
+}
+
+#define PLAIN_OPERATIONS(X)                                                                                       \
+    X(embedding_forward, Embedding)                                                                               \
+    X(embedding_backward, EmbeddingBackward)                                                                      \
+    X(linear_forward, Linear)                                                                                     \
+    X(linear_backward_input, LinearBackward)                                                                      \
+    X(linear_backward_weight, LinearBackward)                                                                     \
+    X(qkv_forward, Qkv)                                                                                           \
+    X(qkv_backward, QkvBackward)                                                                                  \
+    X(attention_forward, Attention)                                                                               \
+    X(attention_backward, AttentionBackward)                                                                      \
+    X(attention_decode, AttentionDecode)                                                                          \
+    X(activation_forward, Activation)                                                                             \
+    X(activation_backward, ActivationBackward)                                                                    \
+    X(junction_forward, Junction)                                                                                 \
+    X(junction_backward, JunctionBackward)                                                                        \
+    X(gpas_scales, GpasScales)                                                                                    \
+    X(product_norm, ProductNorm)                                                                                  \
+    X(bhyt_terms, BhytTerms)                                                                                      \
+    X(cross_entropy, CrossEntropy)                                                                                \
+    X(step_begin, StepBegin)                                                                                      \
+    X(loss_reduce, LossReduce)                                                                                    \
+    X(sum_squares, SumSquares)                                                                                    \
+    X(step_decide, StepDecide)                                                                                    \
+    X(adamw, AdamW)                                                                                               \
+    X(tensor_stats, TensorStats)                                                                                  \
+    X(cast, Cast)
+
+#define PLAIN_DECLARE(name, Arguments) void PLAIN(name)(Queue *, const Arguments *);
+PLAIN_OPERATIONS(PLAIN_DECLARE)
+#undef PLAIN_DECLARE
+
+#endif

@@ -1,0 +1,355 @@
+/*
+ * train_gpt: pretrains GPT- and LLaMA-style language models, on a GPU or a CPU, with the normalization of the
+ * model chosen by flags.
+ *
+ * This file is the program from top to bottom: flags → device → model → data → loop. What a step computes is in
+ * src/model.c, what a flag means in src/flags.c, what an operation does in kernels/kernels.h. It is C11, whatever
+ * its name says: nvcc compiles only kernels/cuda.
+ */
+#include "src/checkpoint.h"
+#include "src/config.h"
+#include "src/device.h"
+#include "src/eval.h"
+#include "src/generate.h"
+#include "src/loader.h"
+#include "src/log.h"
+#include "src/model.h"
+#include "src/optim.h"
+#include "src/probe.h"
+#include "src/report.h"
+#include "src/schedule.h"
+#include "src/smoke.h"
+#include "src/weights.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { NON_FINITE_MOST = 3 }; /* in a row: the run has diverged */
+
+typedef struct Run {
+    Config config;
+    const Kernels *k;
+    char resume_from[CHECKPOINT_PATH]; /* "" for a fresh start */
+    Model model;
+    Optimizer optimizer;
+    ShardSet train_set;
+    Loader *loader;
+    uint32_t *tokens, *targets; /* host, [B·T] */
+    bool validates;
+    Validator validator;
+    Log log;
+    int64_t step; /* finished updates */
+    double first_loss, last_loss;
+    char last_checkpoint[CHECKPOINT_PATH];
+    double started;
+} Run;
+
+/* ------------------------------------------------------------------------------------------------------
+ * Signals: the first asks the loop to stop after its step; a second SIGINT ends at once
+ * ---------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int number) {
+    if (stop_signal && number == SIGINT) _exit(128 + SIGINT);
+    stop_signal = number;
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * Setting up
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* Which checkpoint --resume means; its config.ini lies under the other flags. */
+static void find_checkpoint(Run *run, int argc, char **argv) {
+    const char *resume = config_peek(argc, argv, "resume"), *out = config_peek(argc, argv, "out");
+    Error error = {0};
+    if (!resume) return;
+    check(out || strcmp(resume, "auto"), "--resume auto looks into --out, which is not given");
+    if (!checkpoint_find(resume, out, run->resume_from, &error)) {
+        check(!error.text[0], "%s", error.text);
+        run->resume_from[0] = '\0'; /* auto, and nothing there yet: a fresh start */
+    }
+}
+
+static void parse_flags(Run *run, int argc, char **argv) {
+    char base[CHECKPOINT_PATH + 16];
+    find_checkpoint(run, argc, argv);
+    snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
+    config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
+    Config *c = &run->config;
+    if (c->smoke) smoke_prepare(c);
+    if (c->generate) c->batch_size = 1, c->total_batch_tokens = AUTO_INT;
+    config_resolve(c, 1);
+}
+
+static void load_weights(Run *run) {
+    const Config *c = &run->config;
+    Model *model = &run->model;
+    Error error = {0};
+    if (run->resume_from[0]) {
+        Optimizer *optimizer = model->train && !c->probe ? &run->optimizer : NULL;
+        check(checkpoint_load(run->resume_from, c, model, optimizer, &run->step, &error), "%s", error.text);
+    } else if (c->init_from) {
+        check(weights_load(model, c->init_from, &error), "--init-from %s", error.text);
+    } else {
+        size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
+        void *arena = must_calloc(1, bytes, "initial weights");
+        params_init(&model->params, c, model->k->accum, arena);
+        model_load(model, arena);
+        free(arena);
+    }
+}
+
+static void open_model(Run *run, bool train) {
+    model_create(&run->model, &run->config, run->k, train);
+    if (train) optimizer_create(&run->optimizer, &run->model);
+    load_weights(run);
+}
+
+static void open_training_data(Run *run) {
+    const Config *c = &run->config;
+    const Model *model = &run->model;
+    Error error = {0};
+    check(c->train_data, "--train-data is missing: shards to train on, as data/prepare.py writes them; "
+                         "`make demo` makes some, --smoke needs none");
+    check(shard_set_open(&run->train_set, c->train_data, &error), "--train-data: %s", error.text);
+    LoaderConfig config = {.set = &run->train_set,
+                           .B = (size_t)model->B,
+                           .T = (size_t)model->T,
+                           .micro_steps = (uint64_t)c->micro_steps,
+                           .n_ranks = 1,
+                           .seed = (uint64_t)c->seed,
+                           .first_step = (uint64_t)run->step,
+                           .vocab = (uint32_t)model->V,
+                           .shuffle = true};
+    run->loader = loader_create(&config, &error);
+    check(run->loader, "--train-data: %s", error.text);
+    size_t bytes = (size_t)model->N * sizeof(uint32_t);
+    run->tokens = run->k->host_alloc(bytes);
+    run->targets = run->k->host_alloc(bytes);
+    require(run->tokens && run->targets, "out of memory: %zu bytes for a batch", 2 * bytes);
+}
+
+static void next_batch(Run *run) {
+    Batch batch = {.tokens = run->tokens, .targets = run->targets};
+    Error error = {0};
+    check(loader_next(run->loader, &batch, &error), "--train-data: %s", error.text);
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * The loop
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void add_setting(const char *name, const char *value, bool is_number, void *object) {
+    if (is_number) cJSON_AddNumberToObject(object, name, strtod(value, NULL));
+    else cJSON_AddStringToObject(object, name, value);
+}
+
+static void log_start(Run *run) {
+    DeviceInfo info = {0};
+    run->k->describe(&info);
+    cJSON *event = cJSON_CreateObject(), *flags = cJSON_AddObjectToObject(event, "flags");
+    cJSON_AddStringToObject(event, "version", config_version());
+    cJSON_AddStringToObject(event, "kernels", run->k->name);
+    cJSON_AddStringToObject(event, "device", info.name);
+    cJSON_AddNumberToObject(event, "parameters", (double)run->model.params.true_elements);
+    config_visit(&run->config, add_setting, flags);
+    if (run->resume_from[0]) cJSON_AddStringToObject(event, "from", run->resume_from);
+    log_event(&run->log, run->resume_from[0] ? "resume" : "start", run->step, event);
+    report_run(&run->config, &run->model);
+    if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
+}
+
+static void validate(Run *run) {
+    int64_t tokens;
+    double loss = validator_run(&run->validator, &tokens);
+    log_val(&run->log, run->step, loss, tokens);
+}
+
+static void save(Run *run) {
+    char path[CHECKPOINT_PATH];
+    Error error = {0};
+    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, run->step, path, &error)) {
+        log_print(&run->log, "checkpoint failed: %s; the run goes on", error.text);
+        return;
+    }
+    memcpy(run->last_checkpoint, path, sizeof path);
+    cJSON *event = cJSON_CreateObject();
+    cJSON_AddStringToObject(event, "path", path);
+    log_event(&run->log, "checkpoint", run->step, event);
+    log_print(&run->log, "checkpoint %s", path);
+}
+
+static void print_sample(Run *run) {
+    log_print(&run->log, "sample after %lld steps:", (long long)run->step);
+    generate(&run->model, "\n", stdout);
+}
+
+/* One update from micro_steps batches. Returns what came of it. */
+static const StepState *train_step(Run *run, double lr) {
+    const Config *c = &run->config;
+    Model *model = &run->model;
+    StepInputs inputs = {.lr = lr, .step = (uint64_t)run->step};
+    inputs.loss_scale = 1 / (double)c->total_batch_tokens;
+    optimizer_begin(&run->optimizer, &inputs);
+    for (int64_t micro = 0; micro < c->micro_steps; micro++) {
+        next_batch(run);
+        model_feed(model, run->tokens, run->targets);
+        model_forward(model, true);
+        model_head(model, run->optimizer.state, true);
+        model_backward(model);
+        if (micro + 1 < c->micro_steps) run->k->queue_wait(model->queue); /* the host buffers are reused */
+    }
+    optimizer_update(&run->optimizer);
+    return optimizer_read(&run->optimizer);
+}
+
+/* A step that did not reach the weights; the third non-finite one in a row ends the run. */
+static void report_skip(Run *run, const StepState *state, double loss) {
+    static const char *const REASONS[] = {"", "non-finite loss or gradient", "loss spike", "gradient norm spike"};
+    cJSON *event = cJSON_CreateObject();
+    cJSON_AddStringToObject(event, "reason", REASONS[state->skip]);
+    log_event(&run->log, "skip", run->step, event);
+    log_print(&run->log, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)run->step,
+              REASONS[state->skip], loss, state->grad_norm);
+    if (state->skips_in_a_row < NON_FINITE_MOST) return;
+    log_event(&run->log, "diverged", run->step, NULL);
+    log_close(&run->log);
+    fail(EXIT_DIVERGED, "training diverged: %d steps in a row had a non-finite loss or gradient; last checkpoint: %s",
+         NON_FINITE_MOST, run->last_checkpoint[0] ? run->last_checkpoint : "none");
+}
+
+/* Why the run should end after this step, or NULL. */
+static const char *reason_to_stop(const Run *run) {
+    double minutes = (log_seconds() - run->started) / 60;
+    if (stop_signal) return stop_signal == SIGINT ? "SIGINT" : stop_signal == SIGTERM ? "SIGTERM" : "SIGUSR1";
+    if (run->config.max_minutes > 0 && minutes >= run->config.max_minutes) return "--max-minutes";
+    return NULL;
+}
+
+static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+static void loop(Run *run) {
+    const Config *c = &run->config;
+    const char *reason = NULL;
+    while (run->step < c->steps && !reason) {
+        double begin = log_seconds(), lr = schedule_lr(c, run->step);
+        const StepState *state = train_step(run, lr);
+        double loss = state->loss_sum / (double)c->total_batch_tokens;
+        run->step++;
+        if (run->step == 1) run->first_loss = loss;
+        run->last_loss = loss;
+        if (state->skip) report_skip(run, state, loss);
+        log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = lr,
+                                            .grad_norm = state->grad_norm, .ms = (log_seconds() - begin) * 1e3,
+                                            .tokens = c->total_batch_tokens});
+        reason = reason_to_stop(run);
+        if (run->step == c->steps || reason) break;
+        if (run->validates && due(run->step, c->val_every)) validate(run);
+        if (due(run->step, c->sample_every)) print_sample(run);
+        if (c->out && due(run->step, c->save_every)) save(run);
+    }
+    if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
+    if (run->validates && !stop_signal) validate(run);
+    if (c->out) save(run);
+    if (c->sample_every && !stop_signal) print_sample(run);
+    cJSON *event = cJSON_CreateObject();
+    cJSON_AddStringToObject(event, "reason", reason ? reason : "all steps done");
+    log_event(&run->log, "end", run->step, event);
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * Modes
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void train(Run *run) {
+    const Config *c = &run->config;
+    open_model(run, true);
+    check(!c->sample_every || generate_can(&run->model), "--sample-every prints bytes; --vocab-size %d is no byte model",
+          run->model.V);
+    open_training_data(run);
+    run->validates = c->val_data != NULL;
+    if (run->validates) validator_create(&run->validator, &run->model);
+    DeviceInfo info = {0};
+    run->k->describe(&info);
+    log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
+    if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
+    log_start(run);
+    catch_signals();
+    loop(run);
+    log_close(&run->log);
+    loader_destroy(run->loader);
+    shard_set_close(&run->train_set);
+    run->k->host_release(run->tokens);
+    run->k->host_release(run->targets);
+    if (run->validates) validator_destroy(&run->validator);
+    optimizer_destroy(&run->optimizer);
+    if (c->smoke) smoke_finish(c, run->first_loss, run->last_loss);
+}
+
+static void need_weights(const Run *run, const char *mode) {
+    check(run->resume_from[0] || run->config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
+}
+
+static void evaluate(Run *run) {
+    need_weights(run, "--eval-only");
+    check(run->config.val_data, "--eval-only needs --val-data");
+    open_model(run, false);
+    validator_create(&run->validator, &run->model);
+    int64_t tokens;
+    double loss = validator_run(&run->validator, &tokens);
+    printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
+    validator_destroy(&run->validator);
+}
+
+static void print_generated(Run *run) {
+    need_weights(run, "--generate");
+    check(run->config.vocab_size <= 256, "--generate writes bytes; --vocab-size %lld is no byte model",
+          (long long)run->config.vocab_size);
+    open_model(run, false);
+    generate(&run->model, run->config.generate, stdout);
+}
+
+static void probe(Run *run) {
+    Error error = {0};
+    open_model(run, true);
+    open_training_data(run);
+    next_batch(run);
+    require(probe_write(&run->optimizer, run->tokens, run->targets, run->config.probe, &error), "--probe: %s",
+            error.text);
+    loader_destroy(run->loader);
+    shard_set_close(&run->train_set);
+    run->k->host_release(run->tokens);
+    run->k->host_release(run->targets);
+    optimizer_destroy(&run->optimizer);
+}
+
+int main(int argc, char **argv) {
+    static Run run;
+    run.started = log_seconds();
+    parse_flags(&run, argc, argv);
+    const Config *c = &run.config;
+    run.k = device_open(&run.config);
+    if (c->dry_run) {
+        report_plan(c, run.k);
+        return EXIT_DONE;
+    }
+    if (c->probe) probe(&run);
+    else if (c->generate) print_generated(&run);
+    else if (c->eval_only) evaluate(&run);
+    else train(&run);
+    model_destroy(&run.model);
+    run.k->close();
+    return EXIT_DONE;
+}
