@@ -20,6 +20,7 @@ VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unversione
 WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE)
+comma    := ,
 LDLIBS   += -ldnnl -lopenblas -lcjson -lmvec -lm -lpthread
 ifdef SANITIZE
     CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -54,5 +55,65 @@ $(BUILD)/cpu_f32/%.o: kernels/cpu/%.c
 $(BUILD)/cpu_f64/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCPU_F64 -MMD -MP -c $< -o $@
+
+# ---------------------------------------------------------------------------------------------------- tests
+
+PLAIN    := $(foreach type,F32 BF16 F64 LONG,$(patsubst test/%.c,$(BUILD)/plain_$(type)/%.o,$(wildcard test/ops_plain*.c)))
+OPS      := $(patsubst test/%.c,$(BUILD)/test/%.o,$(filter-out test/ops_plain%,$(wildcard test/ops_*.c)) \
+              test/test_ops.c test/implementations.c)
+SINGLE   := $(filter-out test/test_ops.c,$(wildcard test/test_*.c))
+TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(SINGLE)) $(BUILD)/test_ops
+SCRIPTED := $(wildcard test/test_*.py)
+LIBRARY  := $(HOST) $(CPU)
+
+$(BUILD)/test/%.o: test/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
+# The plain loops, in four number models.
+define plain_rule
+$(BUILD)/plain_$(1)/%.o: test/%.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) -DPLAIN_$(1) -MMD -MP -c $$< -o $$@
+endef
+$(foreach type,F32 BF16 F64 LONG,$(eval $(call plain_rule,$(type))))
+
+$(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+$(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+$(BUILD)/bench%: $(BUILD)/test/bench%.o $(LIBRARY)
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# CUDA on the host: kernels/cuda compiled by g++ against test/emu/include (test/emu/README.md). No -march: traps on
+# poison read SSE code only.
+EMU       := $(BUILD)/emu
+EMU_FLAGS := -std=c++17 -O2 -g $(WARNINGS) -Wno-unknown-pragmas -fno-strict-aliasing -DEMULATION \
+             -Itest/emu/include -Ikernels/cuda
+EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all,-fsanitize=alignment -fno-sanitize-recover=alignment)
+EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_%,$(wildcard test/emu/*.cpp)))
+EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(wildcard test/emu/test_*.cpp))
+EMU_CUDA  := $(patsubst kernels/cuda/%.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
+EMU_OPS   := $(patsubst $(BUILD)/test/%,$(EMU)/%,$(OPS))
+
+$(EMU)/%.o: test/emu/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -c $< -o $@
+
+$(EMU)/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
+
+$(EMU)/%.o: test/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DWITH_EMULATION -MMD -MP -c $< -o $@
+
+$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lcmocka -lboost_context -o $@
+
+$(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

@@ -20,7 +20,7 @@ def os_failure(path, error, exit_code=EXIT_RUNTIME):
 
 
 class Progress:
-    """A line that says how far the work is, from its third second on: redrawn on a terminal, else now and then."""
+    """A line that says how far work of over two seconds is: redrawn on a terminal, else every ten."""
 
     def __init__(self, what, stream=None, quiet_seconds=2.0):
         self.what = what

@@ -1,10 +1,11 @@
 """How does text become tokens? Bytes (built in), a Hugging Face tokenizer.json, tiktoken's GPT-2.
 
-An encoder has name, vocab_size, eot (the id that ends a document, or None), needs_text (whether it wants whole
-UTF-8 characters), newline(): a line end's packed tokens, and encode(pieces): a list of byte strings → a list of
-packed tokens, one for each. To add one: write such a class, and a case in make_encoder().
+An encoder has name, vocab_size, eot (the id that ends a document, or None), needs_text (whether it wants
+whole UTF-8 characters), newline(): a line end's packed tokens, and encode(pieces): a list of byte strings →
+a list of packed tokens, one for each. To add one: write such a class, and a case in make_encoder().
 """
 import os
+import re
 
 from console import Failure
 from shards import pack_bytes, pack_ids, token_bytes_for
@@ -73,7 +74,7 @@ class TiktokenEncoder(SubwordEncoder):
         try:
             import tiktoken
         except ImportError:
-            raise Failure("--tokenizer gpt2 needs the Python package tiktoken (pip install tiktoken)") from None
+            raise Failure("--tokenizer gpt2 needs the Python package tiktoken (pip install it)") from None
         try:
             self._encoding = tiktoken.get_encoding("gpt2")
         except Exception as error:  # it fetches its tables the first time: whatever the network raises
@@ -93,9 +94,12 @@ def make_encoder(tokenizer, eot_token):
     return HuggingFaceEncoder(tokenizer, eot_token)
 
 
+CUTS = (re.compile(rb"(?<=\S)\n(?=\S)"), re.compile(rb"(?<=\S) (?=\S)"))
+
+
 class TextPieces:
-    """Re-cuts pieces of bytes at characters, and where it can in front of a single newline between words, so
-    that most tokenizers (GPT-2's surely) make of the pieces what they would make of the whole."""
+    """Re-cuts pieces of bytes in front of a single newline or space between words, so that a tokenizer that
+    splits text there anyway, as GPT-2's does, makes of the pieces what it would make of the whole."""
 
     def __init__(self, path):
         self.path, self.rest, self.offset = path, b"", 0
@@ -109,24 +113,18 @@ class TextPieces:
             ready.decode("utf-8")
         except UnicodeDecodeError as error:
             where = self.offset + error.start
-            raise Failure("%s: not UTF-8 at byte %d, which this tokenizer needs" % (self.path, where)) from None
+            message = "%s: not UTF-8 at byte %d, and this tokenizer needs UTF-8"
+            raise Failure(message % (self.path, where)) from None
         self.offset += end
         return ready
 
     @staticmethod
     def _cut_at(data):
-        end = len(data)
-        for _ in range(1000):
-            end = data.rfind(b"\n", 1, end)
-            if end < 1:
-                break
-            around = data[end - 1 : end] + data[end + 1 : end + 2]
-            if len(around) == 2 and not around[:1].isspace() and not around[1:].isspace():
-                return end
-        end = data.rfind(b"\n") + 1  # no such newline: after any, or between characters at least
-        if end > 0:
-            return end
-        end = len(data)
+        for cut in CUTS:
+            found = [match.start() for match in cut.finditer(data, max(0, len(data) - 65536))]
+            if found:
+                return found[-1]
+        end = len(data)  # nowhere: between characters, at least
         while end > 0 and len(data) - end < 4 and data[end - 1] & 0xC0 == 0x80:
             end -= 1
         return end - 1 if end > 0 and data[end - 1] >= 0xC0 else end

@@ -42,7 +42,7 @@ class GrammarError(Exception):
 
 
 class Node:
-    """A choice: option i has probability[i], writes text[i] (maybe empty), goes on to next[i] (None: done)."""
+    """A choice: option i has probability[i], writes text[i] (maybe "") and leads to next[i] (None: end)."""
 
     __slots__ = ("serial", "probability", "cumulative", "text", "next")
 
@@ -309,7 +309,7 @@ class Reader:
         return nats, newline
 
     def text_entropy_of_line(self):
-        """The entropy of a line as text, byte by byte: equals line_entropy unless the grammar is ambiguous."""
+        """A line's entropy, byte by byte; that of its choices too, if the grammar is unambiguous."""
         total, masses = 0.0, {self.line_start: 1.0}
         while masses:
             following = {}
@@ -341,7 +341,7 @@ def fresh_losses(nats, newline, n):
 
 
 def check_unambiguous(grammar, reader):
-    """Raises GrammarError if a line can be drawn in two ways, for then its choices tell more than its text."""
+    """Raises GrammarError if a line can be drawn in two ways: its choices then tell more than its text."""
     choices, _ = line_entropy_and_length(grammar)
     text = reader.text_entropy_of_line()
     if abs(choices - text) > 1e-8 * choices:

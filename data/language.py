@@ -46,7 +46,7 @@ LANGUAGE = {
 ADD_K = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-def order2_loss(train, val):
+def order2_loss(train, val, ks=ADD_K):
     """(nats per byte, k) of the best add-k count model that sees the two bytes before.
 
     Counted on the training split; k is chosen on the validation split, which can only flatter the model.
@@ -57,7 +57,7 @@ def order2_loss(train, val):
         pairs[first, second] += count
     seen = [(n, triples[t], pairs[t[:2]]) for t, n in Counter(zip(val, val[1:], val[2:])).items()]
     total = sum(n for n, _, _ in seen)
-    return min((-sum(n * math.log((t + k) / (p + 256 * k)) for n, t, p in seen) / total, k) for k in ADD_K)
+    return min((-sum(n * math.log((t + k) / (p + 256 * k)) for n, t, p in seen) / total, k) for k in ks)
 
 
 def describe(window):

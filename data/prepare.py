@@ -32,9 +32,9 @@ then:
               --val-data 'out/data/shakespeare_val_*.bin'
 
 Between two documents stands a separator: with --separator eot (the default) the tokenizer's end-of-text
-token, which for bytes is byte 0; with newline, a line end; with none, nothing. Nothing stands before the first
-document or after the last, so one text file becomes just its own bytes. --val-fraction cuts the stream at a
-token, as nanoGPT does, not at a document.
+token, which for bytes is byte 0; with newline, a line end; with none, nothing. Nothing stands before the
+first document or after the last, so one text file becomes just its own bytes. --val-fraction cuts the stream
+at a token, as nanoGPT does, not at a document.
 """
 
 BATCH_BYTES = 1 << 20  # of text, encoded at a time: enough for tokenizers that work in parallel
@@ -141,7 +141,9 @@ def default_name(path):
 
 def parse_arguments(arguments):
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("prepare.py", description=__doc__, epilog=EXAMPLES, formatter_class=layout)
+    parser = argparse.ArgumentParser(
+        "prepare.py", description=__doc__, epilog=EXAMPLES, formatter_class=layout
+    )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="text, or JSONL (*.jsonl, *.ndjson); plain, .xz or .gz")
     add("--out", metavar="DIR", default=".", help="folder to write into, made if missing (default: this one)")
@@ -155,7 +157,7 @@ def parse_arguments(arguments):
     add("--field", default="text", help="the JSONL field that holds the text (default text)")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--val-fraction", type=float, default=0.1, metavar="F",
-                       help="this share of the tokens, from the end, for validation (default 0.1; 0: none)")  # fmt: skip
+                       help="validate on this share, from the end (default 0.1; 0: none)")  # fmt: skip
     split.add_argument("--val-files", nargs="+", metavar="FILE", help="validate on these files instead")
     add("--shard-tokens", type=int, default=100_000_000, metavar="N",
         help="tokens a shard (default 100000000)")  # fmt: skip
@@ -188,7 +190,7 @@ def main(arguments):
     except KeyboardInterrupt:
         print("prepare.py: interrupted; nothing half-written was left", file=sys.stderr)
         return 1
-    print("%s: %d train and %d validation tokens in %d shards (%d documents, %d bytes of text, vocabulary %d)" % (
+    print("%s: %d train, %d validation tokens in %d shards (%d documents, %d bytes, vocabulary %d)" % (
         os.path.join(chosen.out, chosen.name), shards.train.n_tokens, shards.val.n_tokens,
         shards.train.n_shards + shards.val.n_shards, writer.n_documents, writer.text_bytes,
         encoder.vocab_size))  # fmt: skip

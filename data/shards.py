@@ -75,7 +75,7 @@ def read_shard(path):
 
 
 class ShardStream:
-    """Writes an endless stream of packed tokens into shards FOLDER/PREFIX_000000.bin, each of shard_tokens."""
+    """Writes a stream of packed tokens into FOLDER/PREFIX_000000.bin, …, each of shard_tokens."""
 
     def __init__(self, folder, prefix, token_bytes, shard_tokens):
         self.folder, self.prefix = folder, prefix
@@ -192,7 +192,7 @@ class ShardSet:
         self.train.move_tail(int(self.train.n_tokens * (1 - fraction)), self.val)
 
     def commit(self, facts):
-        """Moves the shards to their names, in the place of an earlier set of this name, and writes NAME.json."""
+        """Moves the shards to their names, in place of an earlier set of this name; writes NAME.json."""
         self.train.close()
         self.val.close()
         shards = {"train": self._names(self.train), "val": self._names(self.val)}

@@ -38,7 +38,7 @@ class Source:
         self.consumed = 0
 
     def raw_position(self):
-        return self._raw.tell() if self._raw else self.consumed
+        return self._raw.tell() if self._raw and self._raw.seekable() else self.consumed
 
     def documents(self):
         """Yields (bytes, starts_document); the pieces of a JSONL document are whole documents in UTF-8."""

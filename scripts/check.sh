@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Is everything right? Installs what the tests need, then runs `make test`; its last line is the last line here.
+# Is everything right? Installs what the tests need and runs `make test`, whose last line stays last.
 #
 #     scripts/check.sh        asks before it installs anything
 #     scripts/check.sh -y     agrees to everything, as it does by itself where CI=true
@@ -45,7 +45,8 @@ has_modules() {
 if ! has_modules python3; then
     echo "Installing pytest and numpy for $(command -v python3) into build/venv …"
     mkdir -p build
-    if python3 -m venv build/venv >/dev/null 2>&1 && build/venv/bin/python3 -m pip install -q pytest numpy; then
+    if python3 -m venv build/venv >/dev/null 2>&1 \
+        && build/venv/bin/python3 -m pip install -q pytest numpy; then
         export PATH="$PWD/build/venv/bin:$PATH"
     else
         python3 -m pip install -q pytest numpy

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does it learn? Trains `tiny` for about two minutes on two cores, on text whose entropy is known, and compares.
+# Does it learn? Trains `tiny` about two minutes on two cores, on text whose entropy is known.
 #
 # Called by `make demo`; installs nothing. Everything it makes is in build/demo/. Exit 0 only if the loss ends
 # within 10 % of the floor, while the best model that counts byte triples stays 50 % above it.
@@ -18,11 +18,12 @@ if [ ! -e $folder/language.json ] || [ data/language.py -nt $folder/language.jso
 fi
 
 rm -rf $folder/run
-./train_gpt --preset tiny --train-data "$folder/language_train_*.bin" --val-data "$folder/language_val_*.bin" \
+./train_gpt --preset tiny \
+    --train-data "$folder/language_train_*.bin" --val-data "$folder/language_val_*.bin" \
     --out $folder/run --steps "$steps" --batch-size 16 --lr 2e-3 --warmup-steps 80 --lr-final-frac 0.05 \
     --beta2 0.99 --val-every 400 --val-batches 100 --log-every 100
 
-for prompt in "where is otto?" "mira has 8 plums and 7 more:" "the cats (near this wolf"; do
+for prompt in "where is otto?" "mira has 8 plums and 7 more:" "the cats (near this wasp"; do
     echo
     echo "── The model goes on from \"$prompt\":"
     ./train_gpt --preset tiny --out $folder/run --resume auto --generate "$prompt" --max-new-tokens 160

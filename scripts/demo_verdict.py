@@ -8,7 +8,7 @@ import sys
 
 LOSS_OVER_FLOOR = 1.10  # a model may be this far above the floor
 COUNTS_OVER_FLOOR = 1.50  # and counting triples must stay this far above it, or the language was too easy
-NOISE = 0.03  # a loss so far below the floor is no luck: 200,000 tokens of validation vary by about 0.5 %
+NOISE = 0.03  # a loss so far below the floor is no luck: 200,000 tokens of validation vary by about 0.3 %
 
 
 def final_validation_loss(path):

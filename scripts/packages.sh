@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Which Debian packages are needed, why, and which are missing? Sourced by quickstart.sh and check.sh:
 #
 #     need CHECK PACKAGE "WHY"     notes a package that must be there
@@ -32,9 +33,8 @@ build_packages() { # what building and the demo need
     need cmd:pkg-config pkg-config "finds the libraries"
     need header:stdio.h libc6-dev "the C library's headers"
     need header:dnnl.h libdnnl-dev "oneDNN: matrix products on the CPU"
-    need header:sleef.h libsleef-dev "SLEEF: vector exp and tanh"
     need header:cjson/cJSON.h libcjson-dev "cJSON: reads and writes JSON"
-    need dpkg libopenblas-openmp-dev "OpenBLAS: the second opinion on matrix products in the benchmarks"
+    need dpkg libopenblas-openmp-dev "OpenBLAS: matrix products in double precision"
     need cmd:python3 python3 "makes the data and the plots"
 }
 
@@ -48,7 +48,7 @@ explain() { # TITLE, then the names of two arrays: packages, reasons
 install_missing() { # YES
     local yes=$1 sudo="" answer="" package
     if [ ${#missing[@]} -eq 0 ] && { [ ${#optional[@]} -eq 0 ] || [ "$yes" != 1 ]; }; then
-        [ ${#optional[@]} -eq 0 ] || explain "Not installed, and not needed (-y would install):" optional optional_why
+        [ ${#optional[@]} -eq 0 ] || explain "Not installed, not needed (-y installs):" optional optional_why
         return 0
     fi
     [ ${#missing[@]} -eq 0 ] || explain "Missing:" missing missing_why
@@ -59,8 +59,8 @@ install_missing() { # YES
         return
     fi
     if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || { echo "Installing needs root, and there is no sudo here." >&2; return 1; }
         sudo=sudo
+        command -v sudo >/dev/null || { echo "Installing needs root, and there is no sudo." >&2; return 1; }
     fi
     if [ "$yes" != 1 ]; then
         [ -t 0 ] || { echo "Nobody to ask: give -y to install them with apt." >&2; return 2; }
@@ -71,7 +71,8 @@ install_missing() { # YES
         esac
     fi
     $sudo apt-get update -qq || echo "apt-get update failed; going on with the lists that are there." >&2
-    local install=($sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
+    local install=(${sudo:+sudo} env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq)
+    install+=(--no-install-recommends)
     if [ ${#missing[@]} -gt 0 ]; then
         "${install[@]}" "${missing[@]}" >/dev/null || { echo "apt-get install failed." >&2; return 1; }
     fi

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 
-COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # told apart by all eyes
+# Okabe and Ito's: told apart by all eyes.
+COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 
 
 class Failure(Exception):
@@ -18,7 +19,7 @@ class Failure(Exception):
 
 
 def read_losses(path):
-    """{"train": (steps, losses), "val": …}. A step that is there twice, after a resume, counts once: the later."""
+    """{"train": (steps, losses), "val": …}. Of a step written twice, after a resume, the later counts."""
     losses = {"train": {}, "val": {}}
     try:
         with open(path) as file:
@@ -43,13 +44,14 @@ def read_losses(path):
 
 
 def smooth(values, window):
-    """The mean over the last `window` values, at each."""
-    result, total = [], 0.0
-    for i, value in enumerate(values):
-        total += value
-        if i >= window:
-            total -= values[i - window]
-        result.append(total / min(i + 1, window))
+    """At each value the mean over `window` values around it; towards the ends over fewer, never lopsided."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    result = []
+    for i in range(len(values)):
+        reach = min(window // 2, i, len(values) - 1 - i)
+        result.append((sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1))
     return result
 
 
@@ -84,12 +86,12 @@ def draw(plt, runs, labels, floor, title, out):
             axes.plot(steps, averaged, color=color, linewidth=1.6, label=prefix + "train")
             lowest, highest = min(lowest, min(losses)), max(highest, losses[0])
         steps, losses = run["val"]
+        color = color if len(runs) > 1 else COLORS[1]
         if steps:
-            axes.plot(steps, losses, color=color, linestyle="none" if len(steps) == 1 else "--", linewidth=1.2,
-                      marker="o", markersize=5, markerfacecolor="white", markeredgewidth=1.4,
-                      label=prefix + "validation")  # fmt: skip
-            axes.annotate("%.3f" % losses[-1], (steps[-1], losses[-1]), textcoords="offset points", xytext=(0, 9),
-                          ha="center", color=color, fontsize=9)  # fmt: skip
+            axes.plot(steps, losses, color=color, linestyle="--", linewidth=1.2, marker="o", markersize=5,
+                      markerfacecolor="white", markeredgewidth=1.4, label=prefix + "validation")  # fmt: skip
+            axes.annotate("%.3f" % losses[-1], (steps[-1], losses[-1]), xytext=(0, 9),
+                          textcoords="offset points", ha="center", color=color, fontsize=9)  # fmt: skip
             lowest, highest = min(lowest, min(losses)), max(highest, losses[0])
     if floor is not None:
         axes.axhline(floor, color="#555555", linewidth=1.2, linestyle=":", label="floor %.3f" % floor)
@@ -110,7 +112,8 @@ def draw(plt, runs, labels, floor, title, out):
 def log_scale(plt, axes, lowest, highest):
     """A logarithmic axis with plain numbers on it: a loss that falls tenfold would hide its end otherwise."""
     axes.set_yscale("log")
-    ticks = [t for t in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10) if lowest / 1.3 <= t <= highest * 1.2]
+    nice = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10)
+    ticks = [tick for tick in nice if lowest / 1.3 <= tick <= highest * 1.2]
     axes.yaxis.set_major_locator(plt.matplotlib.ticker.FixedLocator(ticks))
     axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(plt.matplotlib.ticker.NullLocator())
@@ -122,7 +125,7 @@ def parse_arguments(arguments):
         prog="plot.py", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
     parser.add_argument("metrics", nargs="+", metavar="METRICS", help="metrics.jsonl of a run")
-    parser.add_argument("--out", default="loss.png", metavar="FILE", help="the picture (default loss.png; .svg, .pdf)")
+    parser.add_argument("--out", default="loss.png", metavar="FILE", help="default loss.png; also .svg, .pdf")
     parser.add_argument("--floor", metavar="X", help="draw a line at this loss: a number, or a language.json")
     parser.add_argument("--labels", metavar="A,B,…", help="names of the runs (default: their folders)")
     parser.add_argument("--title", default="Training loss")
@@ -140,7 +143,8 @@ def main(arguments):
         try:
             import matplotlib
         except ImportError:
-            raise Failure("matplotlib is missing: apt install python3-matplotlib, or pip install matplotlib") from None
+            message = "matplotlib is missing: apt install python3-matplotlib, or pip install matplotlib"
+            raise Failure(message) from None
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
         import matplotlib.ticker  # noqa: F401 (used as plt.matplotlib.ticker)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian machine to a trained model: installs what is missing, builds, runs the demo (two minutes).
+# From a fresh Debian machine to a trained model: installs what is missing, builds, runs the demo.
 #
 #     scripts/quickstart.sh        asks before it installs anything
 #     scripts/quickstart.sh -y     agrees to everything

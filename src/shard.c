@@ -66,7 +66,7 @@ static int compare_paths(const void *a, const void *b) {
 /* Turns the paths into set->shards, sorted, headers not read yet. */
 static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
     glob_t found;
-    const int status = glob(pattern, GLOB_ERR | GLOB_NOSORT | GLOB_BRACE | GLOB_TILDE, NULL, &found);
+    const int status = glob(pattern, GLOB_ERR | GLOB_NOSORT | GLOB_TILDE, NULL, &found);
     if (status != 0) {
         const int reason = errno;
         globfree(&found);

@@ -48,7 +48,7 @@ typedef struct ShardSet {
     uint64_t n_tokens; /* in all shards */
 } ShardSet;
 
-/* Opens the files that match (glob(7), also {a,b} and ~), checks every header and size, and closes them
+/* Opens the files that match (glob(7), and a leading ~), checks every header and size, and closes them
    again. False if none matches, or for the first that is not a regular file, cannot be read, or is no shard;
    then *set is empty and needs no close. */
 bool shard_set_open(ShardSet *set, const char *pattern, Error *error);

@@ -146,6 +146,7 @@ void case_open(Case *c, const Family *family, int shape, int variant, uint64_t s
     c->rng = seed * 0x2545f4914f6cdd1du + (uint64_t)family->operation * 1000003 + (uint64_t)shape * 10007 +
              (uint64_t)variant * 101 + (uint64_t)draw;
     next_random(c);
+    c->measured = family->perf;
     family->declare(c, (const char *)family->shapes + (size_t)shape * family->shape_size,
                     (const char *)family->variants + (size_t)variant * family->variant_size);
     if (!c->main.arguments && !c->impossible) abort();

@@ -108,6 +108,7 @@ static LinearBackward *linear_backward(Case *c, const LinearShape *s, Tensor **x
     Tensor *y;
     const Linear *forward = linear(c, s, MADE, x, w, &y);
     *b = (LinearBackward){.N = s->N, .in = s->in, .out = s->out};
+    y->unread = true;
     upstream(c, y, matrix(c, TO(b->dy), STORAGE, IN, s->N, s->out), NULL);
     prepare(c, OP_linear_forward, forward);
     return b;
@@ -118,6 +119,7 @@ static void declare_linear_backward_input(Case *c, const void *shape, const void
     Tensor *x, *w;
     LinearBackward *b = linear_backward(c, s, &x, &w);
     (void)variant;
+    x->unread = true;
     ALSO(w, b->w);
     derivative(matrix(c, TO(b->dx), STORAGE, OUT, s->N, s->in), x, 1);
     call(c, OP_linear_backward_input, b);
@@ -128,6 +130,7 @@ static void declare_linear_backward_weight(Case *c, const void *shape, const voi
     Tensor *x, *w;
     LinearBackward *b = linear_backward(c, s, &x, &w);
     (void)variant;
+    w->unread = true;
     ALSO(x, b->x);
     derivative(weight(c, TO(b->dw), ACCUM, ADDED, s->out, s->in), w, 1);
     call(c, OP_linear_backward_weight, b);

@@ -121,11 +121,10 @@ static void run_image(Image *image, const Implementation *implementation, const 
 /* One draw of a case on the implementation, the plain version and the truth. */
 static void draw_values(const Implementation *implementation, Case *c, Pool *pools, Report *report) {
     const Kernels *k = implementation->kernels;
-    const Kernels *plain_kernels = c->in_double ? &kernels_plain_f64 : implementation->plain;
     Image got, plain, truth;
     case_prepare(c, implementation);
     run_image(&truth, implementation, truth_for(k, c, c->main.operation), c, c->title, report);
-    run_image(&plain, implementation, plain_kernels, c, c->title, report);
+    run_image(&plain, implementation, implementation->plain, c, c->title, report);
     run_image(&got, implementation, k, c, c->title, report);
     for (int i = 0; i < c->n_tensors; i++) {
         const Tensor *t = &c->tensor[i];
@@ -269,16 +268,20 @@ void test_bits(const Implementation *implementation, Operation operation, uint64
 
 /* ----------------------------------------------------------------------------------------------- gradients */
 
-/* Adds weight × (the objective's terms) of the forward pass with the case's present numbers. */
-static double objective(Image *image, const Case *c, double *const *base) {
+/* The objective of the forward pass with the case's present numbers, less what it was at first. *squares becomes the
+ * sum of squares of the terms that moved: their rounding is what limits a difference. */
+static double objective(Image *image, const Case *c, double *const *base, double *squares) {
     double sum = 0;
     image_run(image, c->prepare);
     image_download(image);
     for (int i = 0; i < c->n_upstream; i++) {
         const Upstream *term = &c->upstream[i];
         double *y = result_of(image, term->of), scale = term->scale ? term->scale->value[0] : 1, part = 0;
-        for (int64_t k = 0; k < tensor_count(term->of); k++)
+        for (int64_t k = 0; k < tensor_count(term->of); k++) {
+            double now = scale * y[k] * term->gradient->value[k];
             part += (scale * y[k] - base[i][k]) * term->gradient->value[k];
+            *squares += scale * y[k] != base[i][k] ? now * now : 0;
+        }
         sum += part;
         free(y);
     }
@@ -286,24 +289,27 @@ static double objective(Image *image, const Case *c, double *const *base) {
 }
 
 /* Four-point central difference at element i. Each evaluation is taken relative to the unperturbed outputs, so that
- * elements which do not depend on i cancel exactly. */
-static double difference(Image *image, const Case *c, double *const *base, Tensor *t, int64_t i) {
+ * elements which do not depend on i cancel exactly. *resolution: how far 4 ulp of each output that moved, added as
+ * independent errors, can put it off. */
+static double difference(Image *image, const Case *c, double *const *base, Tensor *t, int64_t i, double *resolution) {
     static const double offset[4] = {1, -1, 2, -2}, coefficient[4] = {8, -8, -1, 1};
-    double x = t->value[i], h = 1e-6 * (fabs(x) > 1 ? fabs(x) : 1), sum = 0;
+    double x = t->value[i], h = 1e-6 * (fabs(x) > 1 ? fabs(x) : 1), sum = 0, squares = 0;
     for (int k = 0; k < 4; k++) {
         volatile double moved = x + offset[k] * h;
         t->value[i] = moved;
         image_update(image, t);
-        sum += coefficient[k] * objective(image, c, base);
+        sum += coefficient[k] * objective(image, c, base, &squares);
     }
     t->value[i] = x;
     image_update(image, t);
+    *resolution = 4 * 0x1p-52 * 18 / (12 * h) * sqrt(squares / 4);
     return sum / (12 * h);
 }
 
-/* The gradient of one tensor against differences at sampled elements: squares of the error and of the truth. */
+/* The gradient of one tensor against differences at sampled elements: squares of the error, of the truth, and of what
+ * the differences resolve. */
 typedef struct GradientError {
-    double error, truth;
+    double error, truth, resolution;
     int64_t worst;
     double got, right;
 } GradientError;
@@ -315,8 +321,10 @@ static GradientError gradient_error(Image *image, Case *c, double *const *base, 
     int64_t count = tensor_count(of), samples = count < GRADIENT_SAMPLES ? count : GRADIENT_SAMPLES;
     for (int64_t s = 0; s < samples; s++) {
         int64_t i = samples == count ? s : below(c, count);
-        double right = gradient->factor * difference(image, c, base, of, i), start = gradient->role == ADDED ? gradient->value[i] : 0;
-        double error = fabs(got[i] - start - right);
+        double resolution, right = gradient->factor * difference(image, c, base, of, i, &resolution);
+        double start = gradient->role == ADDED ? gradient->value[i] : 0, error = fabs(got[i] - start - right);
+        resolution *= gradient->factor;
+        result.resolution += resolution * resolution;
         result.error += error * error;
         result.truth += right * right;
         if (error > largest || isnan(error)) {
@@ -362,17 +370,25 @@ static bool case_gradients(const Implementation *implementation, const Family *f
     for (int i = 0; i < c.n_tensors; i++) {
         if (!got[i]) continue;
         double norm = fmax(sqrt(errors[i].truth), 1e-6 * sqrt(all)), error = sqrt(errors[i].error);
-        if (!(error <= 1e-6 * norm))
-            report_failure(report, "%s %s [%s]: %s: %.3g off of a norm of %.3g; at element %lld: %.12g, differences give %.12g",
+        double allowed = 1e-6 * norm + sqrt(errors[i].resolution);
+        if (!(error <= allowed))
+            report_failure(report, "%s %s [%s]: %s: error %.3g, allowed %.3g = 1e-6 × norm %.3g + resolution; at element %lld: %.12g, differences give %.12g",
                            operation_name(family->operation), implementation->kernels->name, c.title, c.tensor[i].name,
-                           error, norm, (long long)errors[i].worst, errors[i].got, errors[i].right);
-        if (norm > 0 && error / norm / 1e-6 > report->worst) report->worst = error / norm / 1e-6;
+                           error, allowed, norm, (long long)errors[i].worst, errors[i].got, errors[i].right);
+        if (allowed > 0 && error / allowed > report->worst) report->worst = error / allowed;
         free(got[i]);
     }
     for (int i = 0; i < c.n_upstream; i++) free(base[i]);
     image_close(&forward);
     case_close(&c);
     return true;
+}
+
+bool operation_has_cases(Operation operation) {
+    const Family *family;
+    for (int i = 0; (family = family_at(i)); i++)
+        if (family->operation == operation && !family->perf) return true;
+    return false;
 }
 
 bool operation_has_gradients(Operation operation) {

@@ -29,10 +29,13 @@
 #define OPS_HARNESS_H
 
 #include "implementations.h"
-#include "ops_plain.h"
+#include "ops_list.h"
+
+#include <math.h>
+#include <stdlib.h>
 
 #define OP_NAME(name, Arguments) OP_##name,
-typedef enum Operation { PLAIN_OPERATIONS(OP_NAME) OP_COUNT } Operation;
+typedef enum Operation { OPERATIONS(OP_NAME) OP_COUNT } Operation;
 #undef OP_NAME
 
 /* FIXED_…: types that do not depend on the implementation. BYTES: a struct, as it is. */
@@ -81,7 +84,7 @@ typedef struct Case {
     bool residual_is_accum;
     bool impossible; /* this pair of shape and variant makes no sense: passed over */
     bool cpu_only;   /* a head size that only the CPU takes */
-    bool in_double;  /* computed in double by every implementation (the step's state) */
+    bool measured;   /* perf mode: prepared by the implementation itself */
     double flops;    /* perf mode; 0: report bytes only */
     Call prepare, main;
     Tensor tensor[MAX_TENSORS];
@@ -217,6 +220,7 @@ void report_failure(Report *report, const char *format, ...) __attribute__((form
 void test_values(const Implementation *implementation, Operation operation, uint64_t seed, Report *report);
 void test_bits(const Implementation *implementation, Operation operation, uint64_t seed, Report *report);
 void test_gradients(const Implementation *implementation, Operation operation, uint64_t seed, Report *report);
+bool operation_has_cases(Operation operation);
 bool operation_has_gradients(Operation operation);
 void measure(const Implementation *implementation, Operation operation, uint64_t seed);
 
@@ -224,10 +228,13 @@ void measure(const Implementation *implementation, Operation operation, uint64_t
 void test_memory(const Implementation *implementation, Report *report);
 void test_step_sequence(const Implementation *implementation, uint64_t seed, Report *report);
 
-/* The suite must fail on operations that are broken on purpose. Returns how many it let pass. */
+/* The suite must fail on operations that are broken on purpose: wrap() is cpu/f32 (BROKEN_GRADIENTS: cpu/f64) with
+ * one operation replaced. */
+typedef enum BrokenKind { BROKEN_VALUES, BROKEN_BITS, BROKEN_GRADIENTS } BrokenKind;
 typedef struct Broken {
     const char *what;
     Operation operation;
+    BrokenKind kind;
     Kernels (*wrap)(const Kernels *good);
 } Broken;
 extern const Broken broken_operations[];

@@ -22,7 +22,7 @@ enum { GUARD = IMAGE_GUARD, GUARD_BYTE = 0xff };
 
 static const char *const operation_names[] = {
 #define OP_STRING(name, Arguments) #name,
-    PLAIN_OPERATIONS(OP_STRING)
+    OPERATIONS(OP_STRING)
 #undef OP_STRING
 };
 
@@ -32,7 +32,7 @@ bool operation_present(const Kernels *k, Operation operation) {
     switch (operation) {
 #define OP_PRESENT(name, Arguments)                                                                                \
     case OP_##name: return k->name != NULL;
-        PLAIN_OPERATIONS(OP_PRESENT)
+        OPERATIONS(OP_PRESENT)
 #undef OP_PRESENT
     default: return false;
     }
@@ -42,7 +42,7 @@ void operation_run(const Kernels *k, Queue *queue, Call call_) {
     switch (call_.operation) {
 #define OP_RUN(name, Arguments)                                                                                    \
     case OP_##name: k->name(queue, (const Arguments *)call_.arguments); break;
-        PLAIN_OPERATIONS(OP_RUN)
+        OPERATIONS(OP_RUN)
 #undef OP_RUN
     default: abort();
     }
@@ -68,7 +68,7 @@ static double load(const Image *image, const Tensor *t, const unsigned char *byt
     if (t->type == U32) return ((const uint32_t *)bytes)[i];
     switch (type_in(image->k, image->c, t->type)) {
     case DTYPE_F64: return ((const double *)bytes)[i];
-    case DTYPE_BF16: return plain_from_bf16(((const uint16_t *)bytes)[i]);
+    case DTYPE_BF16: return bf16_to_float(((const uint16_t *)bytes)[i]);
     default: return ((const float *)bytes)[i];
     }
 }
@@ -80,7 +80,7 @@ static void store(const Image *image, const Tensor *t, unsigned char *bytes, int
     }
     switch (type_in(image->k, image->c, t->type)) {
     case DTYPE_F64: ((double *)bytes)[i] = value; break;
-    case DTYPE_BF16: ((uint16_t *)bytes)[i] = plain_to_bf16((float)value); break;
+    case DTYPE_BF16: ((uint16_t *)bytes)[i] = float_to_bf16((float)value); break;
     default: ((float *)bytes)[i] = (float)value; break;
     }
 }
@@ -290,8 +290,8 @@ static void round_to(const Image *image, Tensor *t) {
 }
 
 const Kernels *truth_for(const Kernels *k, const Case *c, Operation operation) {
-    bool same_model = k->storage == DTYPE_F64 || c->in_double;
-    return same_model || !operation_present(&kernels_cpu_f64, operation) ? &kernels_plain_long : &kernels_cpu_f64;
+    if (c->measured) return k;
+    return k->storage == DTYPE_F64 || !operation_present(&kernels_cpu_f64, operation) ? &kernels_plain_long : &kernels_cpu_f64;
 }
 
 void case_prepare(Case *c, const Implementation *implementation) {

@@ -92,6 +92,6 @@ const Kernels PLAIN_TABLE = {
     .event_host_wait = plain_event_host_wait,
     .event_elapsed = plain_event_elapsed,
 #define PLAIN_MEMBER(name, Arguments) .name = PLAIN(name),
-    PLAIN_OPERATIONS(PLAIN_MEMBER)
+    OPERATIONS(PLAIN_MEMBER)
 #undef PLAIN_MEMBER
 };

@@ -16,7 +16,7 @@
 #ifndef OPS_PLAIN_H
 #define OPS_PLAIN_H
 
-#include "../kernels/kernels.h"
+#include "ops_list.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,25 +50,10 @@ typedef long double wide;
 #error "compile with one of -DPLAIN_F32, -DPLAIN_BF16, -DPLAIN_F64, -DPLAIN_LONG"
 #endif
 
-/* bf16 is the upper half of a float; to it, round to nearest, ties to even; a NaN stays one. */
-static inline float plain_from_bf16(uint16_t half) {
-    uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint16_t plain_to_bf16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
 static inline real plain_get(DType type, const void *p, int64_t i) {
     switch (type) {
     case DTYPE_F64: return (real)((const double *)p)[i];
-    case DTYPE_BF16: return plain_from_bf16(((const uint16_t *)p)[i]);
+    case DTYPE_BF16: return bf16_to_float(((const uint16_t *)p)[i]);
     default: return ((const float *)p)[i];
     }
 }
@@ -76,7 +61,7 @@ static inline real plain_get(DType type, const void *p, int64_t i) {
 static inline void plain_put(DType type, void *p, int64_t i, real value) {
     switch (type) {
     case DTYPE_F64: ((double *)p)[i] = (double)value; break;
-    case DTYPE_BF16: ((uint16_t *)p)[i] = plain_to_bf16((float)value); break;
+    case DTYPE_BF16: ((uint16_t *)p)[i] = float_to_bf16((float)value); break;
     default: ((float *)p)[i] = (float)value; break;
     }
 }
@@ -119,35 +104,8 @@ static inline void rms_row_backward(int64_t n, const real *z, real rstd, const r
     for (int64_t i = 0; i < n; i++) dz[i] = rstd * (g[i] - z[i] * rstd * dot / (real)n);
 }
 
-#define PLAIN_OPERATIONS(X)                                                                                       \
-    X(embedding_forward, Embedding)                                                                               \
-    X(embedding_backward, EmbeddingBackward)                                                                      \
-    X(linear_forward, Linear)                                                                                     \
-    X(linear_backward_input, LinearBackward)                                                                      \
-    X(linear_backward_weight, LinearBackward)                                                                     \
-    X(qkv_forward, Qkv)                                                                                           \
-    X(qkv_backward, QkvBackward)                                                                                  \
-    X(attention_forward, Attention)                                                                               \
-    X(attention_backward, AttentionBackward)                                                                      \
-    X(attention_decode, AttentionDecode)                                                                          \
-    X(activation_forward, Activation)                                                                             \
-    X(activation_backward, ActivationBackward)                                                                    \
-    X(junction_forward, Junction)                                                                                 \
-    X(junction_backward, JunctionBackward)                                                                        \
-    X(gpas_scales, GpasScales)                                                                                    \
-    X(product_norm, ProductNorm)                                                                                  \
-    X(bhyt_terms, BhytTerms)                                                                                      \
-    X(cross_entropy, CrossEntropy)                                                                                \
-    X(step_begin, StepBegin)                                                                                      \
-    X(loss_reduce, LossReduce)                                                                                    \
-    X(sum_squares, SumSquares)                                                                                    \
-    X(step_decide, StepDecide)                                                                                    \
-    X(adamw, AdamW)                                                                                               \
-    X(tensor_stats, TensorStats)                                                                                  \
-    X(cast, Cast)
-
 #define PLAIN_DECLARE(name, Arguments) void PLAIN(name)(Queue *, const Arguments *);
-PLAIN_OPERATIONS(PLAIN_DECLARE)
+OPERATIONS(PLAIN_DECLARE)
 #undef PLAIN_DECLARE
 
 #endif

@@ -81,8 +81,9 @@ void PLAIN(step_decide)(Queue *queue, const StepDecide *d) {
         s->skip = SKIP_LOSS_SPIKE;
     else if (full && spikes(s->norm_window, (double)norm, d->skip_sigma))
         s->skip = SKIP_NORM_SPIKE;
-    s->skips_in_a_row = s->skip == SKIP_NON_FINITE ? s->skips_in_a_row + 1 : 0;
+    if (s->skip == SKIP_NON_FINITE) s->skips_in_a_row++; /* a spike neither counts nor ends a run of them */
     if (s->skip != SKIP_NONE) return;
+    s->skips_in_a_row = 0;
     s->loss_window[s->window_next] = (double)loss;
     s->norm_window[s->window_next] = (double)norm;
     s->window_next = (s->window_next + 1) % SKIP_WINDOW;
@@ -134,14 +135,25 @@ void PLAIN(tensor_stats)(Queue *queue, const TensorStats *t) {
     t->out[STAT_SATURATED] = saturated;
 }
 
+/* One rounding: the float's neighbours in bf16 are compared as doubles, an even one wins a tie. */
+static uint16_t double_to_bf16(double value) {
+    uint16_t nearest = float_to_bf16((float)value);
+    for (int step = -1; isfinite(value) && step <= 1; step += 2) {
+        uint16_t other = (uint16_t)(nearest + step);
+        double distance = fabs((double)bf16_to_float(nearest) - value), its = fabs((double)bf16_to_float(other) - value);
+        if (its < distance || (its == distance && other % 2 == 0)) nearest = other;
+    }
+    return nearest;
+}
+
 void PLAIN(cast)(Queue *queue, const Cast *c) {
     (void)queue;
     for (int64_t i = 0; i < c->n; i++) {
         double value = c->from == DTYPE_F64 ? ((const double *)c->src)[i]
                      : c->from == DTYPE_F32 ? ((const float *)c->src)[i]
-                                            : plain_from_bf16(((const uint16_t *)c->src)[i]);
+                                            : bf16_to_float(((const uint16_t *)c->src)[i]);
         if (c->to == DTYPE_F64) ((double *)c->dst)[i] = value;
         if (c->to == DTYPE_F32) ((float *)c->dst)[i] = (float)value;
-        if (c->to == DTYPE_BF16) ((uint16_t *)c->dst)[i] = plain_to_bf16((float)value);
+        if (c->to == DTYPE_BF16) ((uint16_t *)c->dst)[i] = double_to_bf16(value);
     }
 }

@@ -48,13 +48,14 @@ static void name_hash_is_fnv1a(void **state) {
     assert_int_equal(philox_name_hash("foobar"), 0x85944171f73967e8u);
 }
 
-/* In units of what is allowed: 4 ulp of the value (log, sqrt, sine and the product err by an ulp or so each),
-   and what the reference itself may err: its angle, below 2π, is rounded to 64 bits. */
+/* In units of what is allowed: 2.5 ulp of the value (1 of the logarithm, halved by the root, ½ of the root, 1
+   of the sine, ½ of the product), and what the reference itself may err: its angle, below 2π, is rounded to
+   64 bits. */
 static double error_share(double got, long double expected, long double radius) {
-    return (double)(fabsl(got - expected) / (4 * 0x1p-52L * fabsl(expected) + 8 * 0x1p-63L * radius));
+    return (double)(fabsl(got - expected) / (2.5L * 0x1p-52L * fabsl(expected) + 8 * 0x1p-63L * radius));
 }
 
-static void normals_agree_with_the_mathematical_library_to_4_ulp(void **state) {
+static void normals_agree_with_the_mathematical_library_to_a_few_ulp(void **state) {
     (void)state;
     const long double pi2 = 6.28318530717958647692528676655900577L;
     double worst = 0;
@@ -180,7 +181,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(generator_gives_random123s_known_answers),
         cmocka_unit_test(name_hash_is_fnv1a),
-        cmocka_unit_test(normals_agree_with_the_mathematical_library_to_4_ulp),
+        cmocka_unit_test(normals_agree_with_the_mathematical_library_to_a_few_ulp),
         cmocka_unit_test(normals_have_the_moments_of_the_normal_law),
         cmocka_unit_test(normals_and_uniforms_have_the_right_distribution),
         cmocka_unit_test(neighbours_names_and_seeds_are_uncorrelated),

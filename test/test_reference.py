@@ -24,9 +24,10 @@ assert FIXTURES, "no fixtures: test/reference/make_fixtures.py writes them"
 # this one and transformers', agree to that); 1e-9 leaves room for ill-conditioned sums and none for a
 # constant rounded to fp32.
 FP64_TOLERANCE = 1e-9
-# fp32: the reference itself, run in fp32, errs by what float32_error.txt says.  Another order of summation
-# draws the same rounding errors anew; the largest of some thousand draws does not quadruple.
-FP32_FACTOR = 4
+# fp32: the reference itself, run eight times in fp32, errs by at most what float32_error.txt says.  Other
+# orders of summation draw the same rounding errors anew; DESIGN.md allows gradients three times the plain
+# loop's error; the program has 0.7 to 1.4 times the reference's.
+FP32_FACTOR = 3
 
 SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4"}
 

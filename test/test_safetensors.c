@@ -173,6 +173,11 @@ static void length_of_the_header_is_checked_before_it_is_believed(void **state) 
     for (size_t size = 0; size < 8; size++)
         assert_false(safetensors_parse("\2\0\0\0\0\0\0\0{}", size, size, &header, &error));
     assert_false(safetensors_parse("\2\0\0\0\0\0\0\0{}", 10, 9, &header, &error));
+    /* A header that the file has, but the bytes at hand do not. */
+    unsigned char *cut = memcpy(malloc(10), "\200\0\0\0\0\0\0\0{}", 10);
+    assert_false(safetensors_parse(cut, 10, 1000, &header, &error));
+    assert_says(&error, "the file ends before");
+    free(cut);
     char *deep = malloc(2000000);
     memset(deep, '[', 2000000);
     memcpy(deep, "{\"a\":", 5);
@@ -230,10 +235,11 @@ static void header_parser_survives_100000_mutations(void **state) {
     assert_true(accepted > 1000 && accepted < 90000);
 }
 
-/* cJSON's allocations fail one after the other: an error each time, and nothing lost (under a sanitizer). */
-static long allocations_left;
+/* cJSON's allocation number `failing` fails, and only that: an error, and nothing lost (under a sanitizer).
+ */
+static long allocations, failing;
 static void *failing_malloc(size_t size) {
-    return allocations_left-- > 0 ? malloc(size) : NULL;
+    return allocations++ == failing ? NULL : malloc(size);
 }
 
 static void memory_that_runs_out_is_an_error(void **state) {
@@ -241,16 +247,16 @@ static void memory_that_runs_out_is_an_error(void **state) {
     cJSON_Hooks hooks = {failing_malloc, free};
     SafetensorsHeader header;
     Error error;
-    long needs = 0;
     cJSON_InitHooks(&hooks);
-    for (bool good = false; !good; needs++) {
-        allocations_left = needs;
+    failing = 0;
+    for (bool good = false; !good; failing++) {
+        allocations = 0;
         good = parse_text("{\"__metadata__\":{\"k\":\"v\"}," TENSOR("a", "F64", "[1]", 0, 8) "}", 8, &header,
                           &error);
         if (good) safetensors_header_free(&header);
     }
     cJSON_InitHooks(NULL);
-    assert_true(needs > 10);
+    assert_true(failing > 10);
 }
 
 int main(void) {

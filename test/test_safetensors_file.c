@@ -226,6 +226,25 @@ static void what_is_written_is_read_in_every_type(void **state) {
     assert_int_not_equal(access(in_directory("sample.partial"), F_OK), 0);
 }
 
+static void integers_beyond_32_bits_are_no_tokens(void **state) {
+    (void)state;
+    static const int64_t values[] = {0, UINT32_MAX, INT64_C(1) << 32, -1};
+    const SafetensorsEntry entry = {"t", SAFETENSORS_I64, 1, {4}};
+    SafetensorsFile file;
+    Error error;
+    uint32_t tokens[2];
+    SafetensorsWriter *writer = safetensors_writer_begin(in_directory("tokens"), &entry, 1, NULL, 0, &error);
+    assert_true(safetensors_writer_append(writer, 0, values, sizeof values, &error));
+    assert_true(safetensors_writer_finish(writer, &error));
+    must_open(&file, "tokens");
+    assert_true(safetensors_read(&file, file.header.tensors, 0, 2, SAFETENSORS_U32, tokens, &error));
+    assert_true(tokens[0] == 0 && tokens[1] == UINT32_MAX);
+    assert_false(safetensors_read(&file, file.header.tensors, 1, 2, SAFETENSORS_U32, tokens, &error));
+    assert_says(&error, "tokens: tensor 't': element 2 is 4294967296, which is no U32");
+    assert_false(safetensors_read(&file, file.header.tensors, 3, 1, SAFETENSORS_U32, tokens, &error));
+    safetensors_close(&file);
+}
+
 static void file_that_is_none_is_refused_by_name(void **state) {
     (void)state;
     SafetensorsFile file;
@@ -361,11 +380,11 @@ static void writer_refuses_what_makes_no_valid_file(void **state) {
     }
 }
 
-/* cJSON's allocations fail one after the other: an error each time, no file, and nothing lost (under a
+/* cJSON's allocation number `failing` fails, and only that: an error, no file, and nothing lost (under a
  * sanitizer). */
-static long allocations_left;
+static long allocations, failing;
 static void *failing_malloc(size_t size) {
-    return allocations_left-- > 0 ? malloc(size) : NULL;
+    return allocations++ == failing ? NULL : malloc(size);
 }
 
 static void writer_that_runs_out_of_memory_leaves_nothing(void **state) {
@@ -373,15 +392,15 @@ static void writer_that_runs_out_of_memory_leaves_nothing(void **state) {
     cJSON_Hooks hooks = {failing_malloc, free};
     SafetensorsFile file;
     Error error;
-    long needs = 0;
     cJSON_InitHooks(&hooks);
-    for (bool good = false; !good; needs++) {
-        allocations_left = needs;
+    failing = 0;
+    for (bool good = false; !good; failing++) {
+        allocations = 0;
         good = write_sample(in_directory("starved"), &error);
         if (!good) assert_int_not_equal(access(in_directory("starved"), F_OK), 0);
     }
     cJSON_InitHooks(NULL);
-    assert_true(needs > 100);
+    assert_true(failing > 100);
     must_open(&file, "starved");
     assert_true(file.header.n_tensors == N_SAMPLE && file.header.n_metadata == 2);
     safetensors_close(&file);
@@ -420,6 +439,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bf16_is_rounded_once_to_the_nearest_even),
         cmocka_unit_test(what_is_written_is_read_in_every_type),
+        cmocka_unit_test(integers_beyond_32_bits_are_no_tokens),
         cmocka_unit_test(file_that_is_none_is_refused_by_name),
         cmocka_unit_test(file_truncated_while_open_is_named_with_its_byte),
         cmocka_unit_test(files_beyond_4_GiB_are_read_and_written),

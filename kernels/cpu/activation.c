@@ -9,15 +9,9 @@
  */
 #include "norm.h"
 
-/* Beyond these z is so large that σ(2z) is 0 or 1 to the last bit that matters: h³ cannot overflow, and the
- * exponential stays where libmvec is fast. */
-#ifdef CPU_F64
-#define GELU_LIMIT 21.0
-#else
-#define GELU_LIMIT 9.9f
-#endif
 static const real GELU_TWICE_ROOT = (real)1.5957691216057307117597842397375; /* 2·√(2/π) */
 static const real GELU_CUBIC = (real)0.044715;
+static const real GELU_SQUARE_CAP = 10000;
 
 enum { BUFFERS = 1, COLUMNS = 2 };
 enum { D_ALPHA, D_BIAS };
@@ -46,24 +40,20 @@ size_t NAME(activation_scratch)(const Limits *limits) { return workspace_bytes(l
 
 /* --- Rows ------------------------------------------------------------------------------------------------ */
 
-/* A NaN passes both comparisons and stays. */
-static inline real gelu_clamped(real h) { return h < -GELU_LIMIT ? -GELU_LIMIT : h > GELU_LIMIT ? GELU_LIMIT : h; }
-
-static inline real gelu_gate(real clamped) {
-    return vm_sigmoid(GELU_TWICE_ROOT * clamped * (1 + GELU_CUBIC * clamped * clamped));
-}
+static inline real gelu_gate(real h) { return vm_sigmoid(GELU_TWICE_ROOT * h * (1 + GELU_CUBIC * h * h)); }
 
 static void gelu_row(real *y, const real *h, int F) {
 #pragma omp simd
-    for (int f = 0; f < F; f++) y[f] = h[f] * gelu_gate(gelu_clamped(h[f]));
+    for (int f = 0; f < F; f++) y[f] = h[f] * gelu_gate(h[f]);
 }
 
-/* d(h·σ(2z)) = σ + h·σ(1−σ)·2z′; dh may be h. */
+/* d(h·σ(2z)) = σ·(1 + h·(1−σ)·2z′); dh may be h. Where h² would overflow, 1−σ or σ is 0 and must not meet an
+ * infinite z′: the cap is far beyond where either of them vanishes. */
 static void gelu_row_backward(real *dh, const real *h, const real *dy, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
-        real value = gelu_clamped(h[f]), gate = gelu_gate(value);
-        real slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * value * value);
+        real value = h[f], gate = gelu_gate(value), square = value * value;
+        real slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * (square < GELU_SQUARE_CAP ? square : GELU_SQUARE_CAP));
         dh[f] = dy[f] * gate * (1 + value * (1 - gate) * slope);
     }
 }

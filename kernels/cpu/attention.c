@@ -10,12 +10,12 @@
 
 typedef struct Softmax {
     real max[TILE];    /* of the scores so far */
-    real sum[TILE];    /* Σ exp(score − max) */
-    real factor[TILE]; /* exp(old max − new max) */
+    real sum[TILE];    /* Σ exp(scale·(score − max)) */
+    real factor[TILE]; /* exp(scale·(old max − new max)) */
 } Softmax;
 
-/* scores → exp(score − max), with max and sum brought up to date: queries lane … lane+31, `keys` of the tile. */
-static void softmax_update(Softmax *restrict softmax, real *restrict scores, int lane, int keys) {
+/* scores → exp(scale·(score − max)), with max and sum brought up to date: queries lane … lane+31, `keys` of the tile. */
+static void softmax_update(Softmax *restrict softmax, real *restrict scores, real scale, int lane, int keys) {
     real max[HALF], sum[HALF] = {0};
     memcpy(max, softmax->max + lane, sizeof max);
     for (int i = 0; i < keys; i++)
@@ -27,13 +27,14 @@ static void softmax_update(Softmax *restrict softmax, real *restrict scores, int
     for (int i = 0; i < keys; i++)
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
-            real p = exp_seen(scores[i * TILE + lane + j], max[j]);
+            real score = scores[i * TILE + lane + j];
+            real p = exp_clamped(scale * (score - max[j])) * seen(score);
             scores[i * TILE + lane + j] = p;
             sum[j] += p;
         }
 #pragma omp simd
     for (int j = 0; j < HALF; j++) {
-        real factor = exp_clamped(softmax->max[lane + j] - max[j]);
+        real factor = exp_clamped(scale * (softmax->max[lane + j] - max[j]));
         softmax->sum[lane + j] = softmax->sum[lane + j] * factor + sum[j];
         softmax->factor[lane + j] = factor;
         softmax->max[lane + j] = max[j];
@@ -52,6 +53,7 @@ typedef struct Work {
     real *queries_t, *out_t; /* [width][TILE] */
     real *keys, *values;     /* [TILE][width] */
     real *scores;            /* [TILE][TILE] */
+    real scale;              /* 1/√D */
     View view;
     Softmax softmax;
 } Work;
@@ -69,13 +71,14 @@ static Work *carve(void *scratch, int D) {
     work->keys = work->out_t + tile;
     work->values = work->keys + tile;
     work->scores = work->values + tile;
+    work->scale = (real)(1 / sqrt(D));
     return work;
 }
 
 static void start(Work *work, const Head *head, int first) {
     int D = head->D, width = head_width(D), count = min_int(TILE, head->queries - first);
     NAME(view_fill)(&work->view, head->time + first, count, head->doc_start ? head->doc_start + first : NULL);
-    NAME(pack_rows)(work->keys, head->q + first * head->ld_q, head->ld_q, count, D, (real)(1 / sqrt(D)));
+    NAME(pack_rows)(work->keys, head->q + first * head->ld_q, head->ld_q, count, D);
     NAME(tile_transpose)(work->queries_t, TILE, work->keys, width, TILE, width);
     memset(work->out_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
     for (int j = 0; j < TILE; j++) work->softmax.max[j] = SCORE_HIDDEN;
@@ -85,11 +88,11 @@ static void start(Work *work, const Head *head, int first) {
 static void sweep_keys(Work *work, const Head *head, int first_key, int key_count) {
     int D = head->D, width = head_width(D);
     const View *view = &work->view;
-    NAME(pack_rows)(work->keys, head->k + first_key * head->ld_kv, head->ld_kv, key_count, D, 1);
-    NAME(pack_rows)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D, 1);
+    NAME(pack_rows)(work->keys, head->k + first_key * head->ld_kv, head->ld_kv, key_count, D);
+    NAME(pack_rows)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D);
     NAME(tile_scores)(work->scores, work->keys, work->queries_t, D, view, first_key);
     for (int lane = 0; lane < TILE; lane += HALF)
-        softmax_update(&work->softmax, work->scores, lane, keys_needed(view, first_key, lane));
+        softmax_update(&work->softmax, work->scores, work->scale, lane, keys_needed(view, first_key, lane));
     rescale(work->out_t, work->softmax.factor, width);
     int lanes = on_diagonal(view, first_key) ? HALF : TILE;
     for (int lane = 0; lane < TILE; lane += lanes)
@@ -105,7 +108,7 @@ static void finish(const Work *work, const Head *head, int first) {
     for (int j = 0; j < work->view.count; j++) {
         real *out = head->out + (first + j) * head->ld_out, sum = work->softmax.sum[j];
         for (int d = 0; d < D; d++) out[d] = work->keys[j * width + d] / sum;
-        if (head->lse) head->lse[first + j] = work->softmax.max[j] + (real)log(sum);
+        if (head->lse) head->lse[first + j] = work->scale * work->softmax.max[j] + (real)log(sum);
     }
 }
 
@@ -130,9 +133,10 @@ void NAME(attention_forward)(Queue *queue, const Attention *args) {
     attention_check("attention_forward", B, T, H, Hkv, D);
     int64_t ld = padded((int64_t)(H + 2 * Hkv) * D), ld_out = padded((int64_t)H * D);
     size_t each = NAME(attend_tile_scratch)(D);
-    char *scratch = NAME(cpu_scratch)(queue, (size_t)omp_get_max_threads() * each, "attention_forward");
+    int threads;
+    char *scratch = NAME(scratch_per_thread)(queue, each, "attention_forward", &threads);
     int64_t tiles = tiles_of(T), tasks = B * (int64_t)H * tiles;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t task = 0; task < tasks; task++) {
         int tile = (int)(tiles - 1 - task / ((int64_t)B * H)); /* the longest first */
         int h = (int)(task % H), b = (int)(task / H % B), hkv = h / (H / Hkv);

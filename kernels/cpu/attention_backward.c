@@ -16,9 +16,9 @@
 
 /* Everything about 64 queries of one head. */
 typedef struct QueryTile {
-    real *q_t, *dout_t;    /* [width][TILE]; q is scaled by 1/√D in both forms */
+    real *q_t, *dout_t;    /* [width][TILE] */
     real *q, *dout;        /* [TILE][width] */
-    real *dq_t;            /* [width][TILE] gradient at the scaled q */
+    real *dq_t;            /* [width][TILE] */
     real *lse, *delta;     /* [TILE] */
     View view;
 } QueryTile;
@@ -111,11 +111,10 @@ static void query_load(QueryTile *tile, const Slice *slice, int index) {
     int D = slice->D, width = head_width(D), first = index * TILE, count = min_int(TILE, slice->T - first);
     const real *q = slice->q + first * slice->ld, *out = slice->out + first * slice->ld_out;
     const real *dout = slice->dout + first * slice->ld_out;
-    real scale = (real)(1 / sqrt(D));
     NAME(view_fill)(&tile->view, first, count, slice->doc_start ? slice->doc_start + first : NULL);
-    NAME(pack_rows)(tile->q, q, slice->ld, count, D, scale);
+    NAME(pack_rows)(tile->q, q, slice->ld, count, D);
     NAME(tile_transpose)(tile->q_t, TILE, tile->q, width, TILE, width);
-    NAME(pack_rows)(tile->dout, dout, slice->ld_out, count, D, 1);
+    NAME(pack_rows)(tile->dout, dout, slice->ld_out, count, D);
     NAME(tile_transpose)(tile->dout_t, TILE, tile->dout, width, TILE, width);
     memset(tile->dq_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
     memset(tile->lse, 0, TILE * sizeof(real));
@@ -132,26 +131,25 @@ static void query_load(QueryTile *tile, const Slice *slice, int index) {
 /* Uses the tile's q, which is not needed any more. */
 static void query_store(const QueryTile *tile, const Slice *slice, int index) {
     int D = slice->D, width = head_width(D);
-    real scale = (real)(1 / sqrt(D));
     NAME(tile_transpose)(tile->q, width, tile->dq_t, TILE, width, TILE);
     for (int j = 0; j < tile->view.count; j++) {
         real *dq = slice->dq + (index * TILE + j) * slice->ld;
-        for (int d = 0; d < D; d++) dq[d] = scale * tile->q[j * width + d];
+        for (int d = 0; d < D; d++) dq[d] = tile->q[j * width + d];
     }
 }
 
 static void key_load(KeyTile *tile, const Slice *slice, int index) {
     tile->first = index * TILE;
     tile->count = min_int(TILE, slice->T - tile->first);
-    NAME(pack_rows)(tile->k, slice->k + tile->first * slice->ld, slice->ld, tile->count, slice->D, 1);
-    NAME(pack_rows)(tile->v, slice->v + tile->first * slice->ld, slice->ld, tile->count, slice->D, 1);
+    NAME(pack_rows)(tile->k, slice->k + tile->first * slice->ld, slice->ld, tile->count, slice->D);
+    NAME(pack_rows)(tile->v, slice->v + tile->first * slice->ld, slice->ld, tile->count, slice->D);
 }
 
 /* The sums that a key tile starts from: zero, or those of the group's heads before this one. */
 static void key_gradient_load(KeyTile *tile, const Slice *slice) {
     int count = slice->first_of_group ? 0 : tile->count;
-    NAME(pack_rows)(tile->dk, slice->dk + tile->first * slice->ld, slice->ld, count, slice->D, 1);
-    NAME(pack_rows)(tile->dv, slice->dv + tile->first * slice->ld, slice->ld, count, slice->D, 1);
+    NAME(pack_rows)(tile->dk, slice->dk + tile->first * slice->ld, slice->ld, count, slice->D);
+    NAME(pack_rows)(tile->dv, slice->dv + tile->first * slice->ld, slice->ld, count, slice->D);
 }
 
 static void key_gradient_store(const KeyTile *tile, const Slice *slice) {
@@ -171,9 +169,9 @@ static bool sees(const QueryTile *query, const KeyTile *key) {
     return key->first + TILE > query->view.start_min && key->first < query->view.time + query->view.count;
 }
 
-/* p: scores → P; ds: dP → dS; queries lane … lane+31, `keys` of the tile. */
-static void softmax_backward(real *restrict p, real *restrict ds, const QueryTile *restrict query, int lane,
-                             int keys) {
+/* p: scores → P; ds: dP → dS times the scores' scale, so that dQ = dS·K and dK = dSᵀ·Q; queries lane … lane+31, `keys` of the tile. */
+static void softmax_backward(real *restrict p, real *restrict ds, const QueryTile *restrict query, real scale,
+                             int lane, int keys) {
     real lse[HALF], delta[HALF];
     memcpy(lse, query->lse + lane, sizeof lse);
     memcpy(delta, query->delta + lane, sizeof delta);
@@ -181,9 +179,9 @@ static void softmax_backward(real *restrict p, real *restrict ds, const QueryTil
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
             int at = i * TILE + lane + j;
-            real probability = exp_seen(p[at], lse[j]);
+            real score = p[at], probability = exp_clamped(scale * score - lse[j]) * seen(score);
             p[at] = probability;
-            ds[at] = probability * (ds[at] - delta[j]);
+            ds[at] = scale * probability * (ds[at] - delta[j]);
         }
 }
 
@@ -196,7 +194,7 @@ static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
             .rows = keys_needed(view, key->first, lane), .depth = D, .lanes = lanes, .a = key->v,
             .lda = head_width(D), .b = query->dout_t + lane, .ldb = TILE, .c = key->ds + lane, .ldc = TILE});
     for (int lane = 0; lane < TILE; lane += HALF)
-        softmax_backward(key->p, key->ds, query, lane, keys_needed(view, key->first, lane));
+        softmax_backward(key->p, key->ds, query, (real)(1 / sqrt(D)), lane, keys_needed(view, key->first, lane));
 }
 
 /* to[key][d] += weights[key][query]·from[query][d]; on the diagonal keys 32 … 63 start at query 32. */
@@ -281,10 +279,11 @@ void NAME(attention_backward)(Queue *queue, const AttentionBackward *args) {
     attention_check("attention_backward", B, T, H, Hkv, D);
     if (B == 0 || T == 0) return;
     size_t each = thread_bytes(T, D);
-    char *scratch = NAME(cpu_scratch)(queue, NAME(attention_backward_scratch)(T, D), "attention_backward");
+    int threads;
+    char *scratch = NAME(scratch_per_thread)(queue, each, "attention_backward", &threads);
     int64_t owners = (int64_t)B * Hkv, tiles = tiles_of(T);
-    bool split = too_few(owners, omp_get_max_threads());
-#pragma omp parallel
+    bool split = too_few(owners, threads);
+#pragma omp parallel num_threads(threads)
     {
         Workspace work = carve(scratch + (size_t)omp_get_thread_num() * each, T, D);
         if (!split) {

@@ -66,9 +66,10 @@ void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
     append(args, ld, ld_cache);
 
     size_t each = NAME(attend_tile_scratch)(D);
-    char *scratch = NAME(cpu_scratch)(queue, (size_t)omp_get_max_threads() * each, "attention_decode");
+    int threads;
+    char *scratch = NAME(scratch_per_thread)(queue, each, "attention_decode", &threads);
     int pieces = T < FEW ? T : tiles_of(T);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t task = 0; task < (int64_t)B * H * pieces; task++) {
         int piece = (int)(task / ((int64_t)B * H)), h = (int)(task % H), b = (int)(task / H % B), hkv = h / (H / Hkv);
         int64_t cache = (int64_t)b * args->capacity * ld_cache + hkv * D;

@@ -112,14 +112,20 @@ void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, in
             transpose_block(to + j * ld_to + i, ld_to, from + i * ld_from + j, ld_from);
 }
 
-void NAME(pack_rows)(real *restrict to, const real *restrict from, int64_t ld, int count, int D, real scale) {
+void NAME(pack_rows)(real *restrict to, const real *restrict from, int64_t ld, int count, int D) {
     int width = head_width(D);
     for (int j = 0; j < count; j++, to += width, from += ld) {
-#pragma omp simd
-        for (int d = 0; d < D; d++) to[d] = scale * from[d];
+        for (int d = 0; d < D; d++) to[d] = from[d];
         for (int d = D; d < width; d++) to[d] = 0;
     }
     memset(to, 0, (size_t)(TILE - count) * (size_t)width * sizeof(real));
+}
+
+char *NAME(scratch_per_thread)(Queue *queue, size_t each, const char *operation, int *threads) {
+    int64_t room = (int64_t)(queue->scratch_bytes / each);
+    *threads = room < omp_get_max_threads() ? (int)room : omp_get_max_threads();
+    if (*threads < 1) *threads = 1;
+    return NAME(cpu_scratch)(queue, (size_t)*threads * each, operation);
 }
 
 /* --------------------------------------------------------------------------------------------------------

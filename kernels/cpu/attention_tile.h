@@ -34,10 +34,8 @@ enum { TILE = 64, HALF = TILE / 2, HEAD_MAX = 256 };
 /* exp for softmax: x ≤ 0 up to rounding. NaN passes through. */
 static inline real exp_clamped(real x) { return vm_exp(x < EXP_LOWEST ? EXP_LOWEST : x); }
 
-/* exp(score − reference), 0 where hidden: by a product, as a choice would be turned into a branch around exp. */
-static inline real exp_seen(real score, real reference) {
-    return exp_clamped(score - reference) * (real)(score <= (real)SCORE_HIDDEN ? 0 : 1);
-}
+/* 0 for a hidden score, else 1. exp is multiplied by it, as a choice would be turned into a branch around exp. */
+static inline real seen(real score) { return score <= (real)SCORE_HIDDEN ? 0 : 1; }
 
 static inline int tiles_of(int T) { return (T + TILE - 1) / TILE; }
 static inline int min_int(int a, int b) { return a < b ? a : b; }
@@ -78,8 +76,12 @@ void NAME(product_a_transposed)(const TileProduct *p);
 /* to[columns][ld_to] = from[rows][ld_from] transposed; rows, columns and both ld multiples of 16, 64-byte aligned. */
 void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, int rows, int columns);
 
-/* to[TILE][head_width(D)] = scale · `count` rows of a head; the rest is zero. */
-void NAME(pack_rows)(real *to, const real *from, int64_t ld, int count, int D, real scale);
+/* to[TILE][head_width(D)] = `count` rows of a head; the rest is zero. */
+void NAME(pack_rows)(real *to, const real *from, int64_t ld, int count, int D);
+
+/* threads: as many of OpenMP's as the queue's scratch has room for at `each` bytes; at least one. Results do not
+ * depend on it. */
+char *NAME(scratch_per_thread)(Queue *queue, size_t each, const char *operation, int *threads);
 
 /* What the queries of a tile see: query j the keys start[j] … time + j. */
 typedef struct View {
@@ -101,7 +103,7 @@ static inline int keys_needed(const View *view, int first_key, int lane) {
     return on_diagonal(view, first_key) ? lane + HALF : TILE;
 }
 
-/* scores[key][query] = K·Qᵀ, with Q scaled already, SCORE_HIDDEN where a key is hidden; keys [TILE][head_width],
+/* scores[key][query] = K·Qᵀ, not yet times 1/√D; SCORE_HIDDEN where a key is hidden. keys [TILE][head_width],
  * queries_t [head_width][TILE]. */
 void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
                        int first_key);

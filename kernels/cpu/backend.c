@@ -85,7 +85,12 @@ static size_t cpu_scratch_bytes(const Limits *limits) {
 
 /* --- Memory ---------------------------------------------------------------------------------------------- */
 
-enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20, MAP_FROM = 1 << 20 };
+enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20 };
+#ifdef __SANITIZE_ADDRESS__ /* it guards what malloc gives, to the byte */
+#define MAP_FROM SIZE_MAX
+#else
+#define MAP_FROM ((size_t)1 << 20)
+#endif
 
 /* Stands in the 256 bytes before what the caller gets. */
 typedef struct Block {
@@ -119,10 +124,7 @@ static void *large_alloc(size_t bytes) {
 
 static void *cpu_alloc(size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
-#ifndef __SANITIZE_ADDRESS__ /* which guards what malloc gives, to the byte */
-    if (bytes >= MAP_FROM) return large_alloc(bytes);
-#endif
-    return small_alloc(bytes);
+    return bytes < MAP_FROM ? small_alloc(bytes) : large_alloc(bytes);
 }
 
 static void cpu_release(void *memory) {

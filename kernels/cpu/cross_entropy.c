@@ -10,24 +10,11 @@
 
 enum { SUM_BLOCK = 1024 }; /* exponentials summed in `real` before the sum goes on in double */
 
-/* exp of less is zero for every purpose here, and libmvec is slow on what underflows. */
-#ifdef CPU_F64
-#define EXP_LIMIT (-708.0)
-#else
-#define EXP_LIMIT (-87.0f)
-#endif
-
 static real row_max(const real *logits, int V) {
     real max = logits[0];
 #pragma omp simd reduction(max : max)
     for (int v = 0; v < V; v++) max = logits[v] > max ? logits[v] : max;
     return max;
-}
-
-/* A NaN is not below the limit, and stays. */
-static inline real exp_below(real difference) {
-    real e = vm_exp(difference < EXP_LIMIT ? EXP_LIMIT : difference);
-    return difference < EXP_LIMIT ? 0 : e;
 }
 
 static double row_sum(const real *logits, real max, int V) {
@@ -36,7 +23,7 @@ static double row_sum(const real *logits, real max, int V) {
         int end = (int)least(V, (int64_t)begin + SUM_BLOCK);
         real sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int v = begin; v < end; v++) sum += exp_below(logits[v] - max);
+        for (int v = begin; v < end; v++) sum += vm_exp(logits[v] - max);
         total += (double)sum;
     }
     return total;
@@ -50,7 +37,7 @@ static double row_exponentials(real *logits, real max, int V) {
         real sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int v = begin; v < end; v++) {
-            real e = exp_below(logits[v] - max);
+            real e = vm_exp(logits[v] - max);
             logits[v] = e;
             sum += e;
         }

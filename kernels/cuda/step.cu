@@ -78,47 +78,53 @@ __global__ void sum_squares_finish(const double *__restrict__ partial, int64_t c
  * The decision
  * ------------------------------------------------------------------------------------------------------ */
 
-/* Whether value lies more than sigma standard deviations (of the population) above the window's mean. */
-__device__ bool is_spike(double value, const double *window, double sigma) {
-    double mean = 0, variance = 0;
-    for (int i = 0; i < SKIP_WINDOW; i++) mean += window[i];
-    mean /= SKIP_WINDOW;
-    for (int i = 0; i < SKIP_WINDOW; i++) variance += (window[i] - mean) * (window[i] - mean);
-    return value > mean + sigma * sqrt(variance / SKIP_WINDOW);
+/* Whether value lies more than sigma population standard deviations above the full window's mean. All is taken
+ * relative to the first entry: a window of equal values then has exactly that mean and no deviation. */
+__device__ bool is_spike(const double *window, double value, double sigma) {
+    double mean = 0, squares = 0;
+    for (int i = 0; i < SKIP_WINDOW; i++) mean += (window[i] - window[0]) / SKIP_WINDOW;
+    for (int i = 0; i < SKIP_WINDOW; i++) {
+        const double deviation = window[i] - window[0] - mean;
+        squares += deviation * deviation;
+    }
+    return value - window[0] - mean > sigma * sqrt(squares / SKIP_WINDOW);
 }
+
+__device__ SkipReason skip_reason(const StepState *state, double loss, double sigma) {
+    if (!isfinite(loss) || !isfinite(state->grad_norm)) return SKIP_NON_FINITE;
+    if (sigma <= 0 || state->window_count < SKIP_WINDOW) return SKIP_NONE;
+    if (is_spike(state->loss_window, loss, sigma)) return SKIP_LOSS_SPIKE;
+    if (is_spike(state->norm_window, state->grad_norm, sigma)) return SKIP_NORM_SPIKE;
+    return SKIP_NONE;
+}
+
+__device__ double clip_factor(double norm, double limit) { return limit > 0 && norm > limit ? limit / norm : 1; }
 
 /* One thread: two windows of 128 doubles, once a step. */
 __global__ void step_decide_kernel(StepDecide args) {
     if (threadIdx.x != 0) return;
     StepState *state = args.state;
     const double loss = state->loss_sum * state->in.loss_scale;
-    const double norm = sqrt(state->sum_squares[CLIP_ALL]);
+    state->grad_norm = sqrt(state->sum_squares[CLIP_ALL]);
+    const double clip = clip_factor(state->grad_norm, args.grad_clip);
+    state->gate_norm = sqrt(state->sum_squares[CLIP_GATES]) * clip;
+    state->clip_scale[CLIP_ALL] = clip;
+    state->clip_scale[CLIP_GATES] = clip * clip_factor(state->gate_norm, args.gate_clip);
 
-    double scale = args.grad_clip > 0 && norm > args.grad_clip ? args.grad_clip / norm : 1.0;
-    state->grad_norm = norm;
-    state->gate_norm = scale * sqrt(state->sum_squares[CLIP_GATES]);
-    state->clip_scale[CLIP_ALL] = scale;
-    if (args.gate_clip > 0 && state->gate_norm > args.gate_clip) scale *= args.gate_clip / state->gate_norm;
-    state->clip_scale[CLIP_GATES] = scale;
-
-    uint32_t skip = SKIP_NONE;
-    if (!isfinite(loss) || !isfinite(norm)) {
-        skip = SKIP_NON_FINITE;
-    } else if (args.skip_sigma > 0 && state->window_count == SKIP_WINDOW) {
-        if (is_spike(loss, state->loss_window, args.skip_sigma)) skip = SKIP_LOSS_SPIKE;
-        else if (is_spike(norm, state->norm_window, args.skip_sigma)) skip = SKIP_NORM_SPIKE;
+    state->skip = skip_reason(state, loss, args.skip_sigma);
+    if (state->skip != SKIP_NONE) {
+        /* A spike neither counts as non-finite nor ends a run of those: only an applied step does. */
+        if (state->skip == SKIP_NON_FINITE) state->skips_in_a_row++;
+        return;
     }
-    state->skip = skip;
-    state->skips_in_a_row = skip == SKIP_NON_FINITE ? state->skips_in_a_row + 1 : 0;
-    if (skip == SKIP_NONE) {
-        state->loss_window[state->window_next] = loss;
-        state->norm_window[state->window_next] = norm;
-        state->window_next = (state->window_next + 1) % SKIP_WINDOW;
-        if (state->window_count < SKIP_WINDOW) state->window_count++;
-        state->applied++;
-    }
-    state->bias_correction[0] = 1.0 - pow(args.beta1, (double)state->applied);
-    state->bias_correction[1] = 1.0 - pow(args.beta2, (double)state->applied);
+    state->skips_in_a_row = 0;
+    state->applied++;
+    state->bias_correction[0] = 1 - pow(args.beta1, (double)state->applied);
+    state->bias_correction[1] = 1 - pow(args.beta2, (double)state->applied);
+    state->loss_window[state->window_next] = loss;
+    state->norm_window[state->window_next] = state->grad_norm;
+    state->window_next = (state->window_next + 1) % SKIP_WINDOW;
+    if (state->window_count < SKIP_WINDOW) state->window_count++;
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -188,7 +194,8 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
             const float clipped = factors.clip * g[j];
             m[j] = beta1 * m[j] + rest1 * clipped;
             v[j] = beta2 * v[j] + rest2 * clipped * clipped;
-            const float update = m[j] * correct1 / (sqrtf(v[j] * correct2) + eps);
+            const float root = sqrtf(v[j] * correct2) + eps; /* 0 only with ε = 0, then padding stays zero */
+            const float update = root > 0 ? m[j] * correct1 / root : 0;
             w[j] -= factors.lr * (update + factors.decay * w[j]);
         }
         store_pack(master + i, w);

@@ -14,6 +14,7 @@
 extern "C" {
 #include <cmocka.h>
 }
+#undef fail /* check.h has a function of this name */
 
 #include "ptx.cuh"
 

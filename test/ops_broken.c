@@ -1,0 +1,278 @@
+/*
+ * ops_broken.c: operations broken on purpose, each in one way that has happened in some program; the suite must
+ * notice every one. A wrapper calls the good operation of cpu/f32 (or cpu/f64) and spoils what it was given or made.
+ */
+#include "ops_harness.h"
+
+#include <stdio.h>
+
+static const Kernels *good;
+typedef float real_; /* cpu/f32 */
+
+#define REPLACE(operation_, function)                                                                              \
+    static Kernels wrap_##function(const Kernels *k) {                                                             \
+        good = k;                                                                                                  \
+        Kernels wrapped = *k;                                                                                      \
+        wrapped.operation_ = function;                                                                             \
+        return wrapped;                                                                                            \
+    }
+
+/* ---------------------------------------------------------------------------------------------- junction */
+
+static void no_epsilon(Queue *queue, const Junction *j) {
+    Junction wrong = *j;
+    wrong.norm.eps = 0;
+    good->junction_forward(queue, &wrong);
+}
+REPLACE(junction_forward, no_epsilon)
+
+/* As a reciprocal square root of too few bits would do. */
+static void imprecise(Queue *queue, const Junction *j) {
+    good->junction_forward(queue, j);
+    for (int64_t i = 0; j->y && i < j->N * padded(j->C); i++) ((real_ *)j->y)[i] *= 1.00001f;
+}
+REPLACE(junction_forward, imprecise)
+
+static int calls;
+static void other_bits(Queue *queue, const Junction *j) {
+    good->junction_forward(queue, j);
+    if (j->y && calls++ % 2) ((real_ *)j->y)[0] += 1e-7f;
+}
+REPLACE(junction_forward, other_bits)
+
+/* Recompute (f = NULL) goes another way than the first call. */
+static void other_recompute(Queue *queue, const Junction *j) {
+    good->junction_forward(queue, j);
+    if (j->y && !j->f) ((real_ *)j->y)[0] *= 1.000001f;
+}
+REPLACE(junction_forward, other_recompute)
+
+static void dgamma_one_percent(Queue *queue, const JunctionBackward *b) {
+    real_ before[4096], *dgamma = b->norm.dgamma;
+    int C = b->forward->C;
+    for (int c = 0; dgamma && c < C; c++) before[c] = dgamma[c];
+    good->junction_backward(queue, b);
+    for (int c = 0; dgamma && c < C; c++) dgamma[c] += 0.01f * (dgamma[c] - before[c]);
+}
+REPLACE(junction_backward, dgamma_one_percent)
+
+static void overwritten_dbias(Queue *queue, const JunctionBackward *b) {
+    for (int c = 0; b->dbias && c < b->forward->C; c++) ((real_ *)b->dbias)[c] = 0;
+    good->junction_backward(queue, b);
+}
+REPLACE(junction_backward, overwritten_dbias)
+
+/* MATH.md §5: taken over u in the place of x, the gate of a post-type junction never trains. */
+static void gate_of_u(Queue *queue, const JunctionBackward *b) {
+    Junction forward = *b->forward;
+    JunctionBackward wrong = *b;
+    if (forward.post && forward.u) forward.x = forward.u;
+    wrong.forward = &forward;
+    good->junction_backward(queue, &wrong);
+}
+REPLACE(junction_backward, gate_of_u)
+
+/* The gradient that crosses a GPAS scale is multiplied by it, as a plain product's would be. In fp64. */
+static void scaled_upstream(Queue *queue, const JunctionBackward *b) {
+    good->junction_backward(queue, b);
+    double s = b->forward->s_out ? *(const double *)b->forward->s_out : 1;
+    for (int64_t i = 0; i < b->forward->N * padded(b->forward->C); i++) ((double *)b->dresidual_out)[i] *= s;
+}
+REPLACE(junction_backward, scaled_upstream)
+
+/* Normalized input without its mean taken off, in layernorm's backward: wrong by little where means are small. */
+static void wrong_mean(Queue *queue, const JunctionBackward *b) {
+    double zeros[4096] = {0};
+    Junction forward = *b->forward;
+    JunctionBackward wrong = *b;
+    if (forward.norm.kind == NORM_LAYERNORM) forward.norm.mean = zeros;
+    wrong.forward = &forward;
+    good->junction_backward(queue, &wrong);
+}
+REPLACE(junction_backward, wrong_mean)
+
+/* --------------------------------------------------------------------------------- linear, activation, embedding */
+
+static void row_not_written(Queue *queue, const Linear *l) {
+    Linear wrong = *l;
+    if (wrong.N > 1) wrong.N--;
+    good->linear_forward(queue, &wrong);
+}
+REPLACE(linear_forward, row_not_written)
+
+static void overwritten_dw(Queue *queue, const LinearBackward *l) {
+    memset(l->dw, 0, (size_t)(padded(l->out) * padded(l->in)) * sizeof(real_));
+    good->linear_backward_weight(queue, l);
+}
+REPLACE(linear_backward_weight, overwritten_dw)
+
+static void changed_input(Queue *queue, const LinearBackward *l) {
+    good->linear_backward_input(queue, l);
+    real_ *dy = (real_ *)(uintptr_t)l->dy;
+    dy[0] = -dy[0];
+}
+REPLACE(linear_backward_input, changed_input)
+
+static void dirty_padding(Queue *queue, const Activation *a) {
+    good->activation_forward(queue, a);
+    if (a->F < padded(a->F)) ((real_ *)a->y)[a->F] = 1e-30f;
+}
+REPLACE(activation_forward, dirty_padding)
+
+static void exact_gelu(Queue *queue, const Activation *a) {
+    good->activation_forward(queue, a);
+    if (a->kind != ACTIVATION_GELU || a->norm != ACTIVATION_NORM_NONE) return;
+    for (int64_t i = 0; i < a->N * padded(a->F); i++) {
+        double z = ((const real_ *)a->h)[i];
+        ((real_ *)a->y)[i] = (real_)(0.5 * z * (1 + erf(z * 0.70710678118654752)));
+    }
+}
+REPLACE(activation_forward, exact_gelu)
+
+/* A token that comes twice counts once. */
+static void lost_duplicates(Queue *queue, const EmbeddingBackward *b) {
+    const Embedding *e = b->forward;
+    int64_t ld = padded(e->C), last = (int64_t)e->B * e->T - 1;
+    good->embedding_backward(queue, b);
+    for (int64_t n = 0; n < last; n++) {
+        if (e->tokens[n] != e->tokens[last]) continue;
+        for (int c = 0; c < e->C; c++)
+            ((real_ *)b->dtoken_table)[e->tokens[n] * ld + c] -= ((const real_ *)b->dx)[n * ld + c];
+        return;
+    }
+}
+REPLACE(embedding_backward, lost_duplicates)
+
+/* ---------------------------------------------------------------------------------------------- attention */
+
+/* Token t sees t + 1 too. */
+static void mask_off_by_one(Queue *queue, const Attention *a) {
+    int64_t ld = padded((int64_t)(a->H + 2 * a->Hkv) * a->D), ld_out = padded((int64_t)a->H * a->D);
+    good->attention_forward(queue, a);
+    for (int64_t n = 0; n + 1 < (int64_t)a->B * a->T; n++) {
+        if (n % a->T == a->T - 1) continue;
+        const real_ *q = (const real_ *)a->qkv + n * ld, *k = (const real_ *)a->qkv + (n + 1) * ld + a->H * a->D;
+        real_ *out = (real_ *)a->out + n * ld_out, *lse = (real_ *)a->lse + n / a->T * a->H * a->T + n % a->T;
+        double score = 0;
+        for (int d = 0; d < a->D; d++) score += (double)q[d] * (double)k[d];
+        double p = 1 / (1 + exp((double)*lse - score / sqrt((double)a->D)));
+        for (int d = 0; d < a->D; d++) out[d] += (real_)p * (k[a->Hkv * a->D + d] - out[d]);
+    }
+}
+REPLACE(attention_forward, mask_off_by_one)
+
+static void no_documents(Queue *queue, const AttentionBackward *b) {
+    Attention forward = *b->forward;
+    forward.doc_start = NULL;
+    good->attention_backward(queue, &(AttentionBackward){.forward = &forward, .dout = b->dout, .dqkv = b->dqkv});
+}
+REPLACE(attention_backward, no_documents)
+
+static void rotated_again(Queue *queue, const QkvBackward *b) {
+    if (!b->forward->rope || b->forward->norm != QKV_NORM_NONE || b->dbias) {
+        good->qkv_backward(queue, b);
+        return;
+    }
+    Qkv forward = *b->forward;
+    forward.raw = b->dqkv;
+    forward.qkv = b->draw;
+    good->qkv_forward(queue, &forward);
+}
+REPLACE(qkv_backward, rotated_again)
+
+static void one_key_short(Queue *queue, const AttentionDecode *a) {
+    uint32_t length[64];
+    for (int b = 0; b < a->B; b++) length[b] = a->length[b] > 0 ? a->length[b] - 1 : 0;
+    AttentionDecode wrong = *a;
+    wrong.length = length;
+    good->attention_decode(queue, &wrong);
+}
+REPLACE(attention_decode, one_key_short)
+
+/* --------------------------------------------------------------------------------------------- loss and step */
+
+static void ignored_counted(Queue *queue, const CrossEntropy *e) {
+    uint32_t targets[256];
+    for (int64_t n = 0; n < e->N; n++) targets[n] = e->targets[n] == TARGET_IGNORED ? 0 : e->targets[n];
+    CrossEntropy wrong = *e;
+    wrong.targets = targets;
+    good->cross_entropy(queue, &wrong);
+}
+REPLACE(cross_entropy, ignored_counted)
+
+static void no_z_loss(Queue *queue, const CrossEntropy *e) {
+    CrossEntropy wrong = *e;
+    wrong.z_loss = 0;
+    good->cross_entropy(queue, &wrong);
+}
+REPLACE(cross_entropy, no_z_loss)
+
+static void past_the_end(Queue *queue, const LossReduce *l) {
+    good->loss_reduce(queue, l);
+    l->state->norm_window[0] = 1;
+}
+REPLACE(loss_reduce, past_the_end)
+
+static void never_skips(Queue *queue, const AdamW *a) {
+    StepState state = *a->state;
+    AdamW wrong = *a;
+    state.skip = SKIP_NONE;
+    wrong.state = &state;
+    good->adamw(queue, &wrong);
+}
+REPLACE(adamw, never_skips)
+
+static void no_bias_correction(Queue *queue, const AdamW *a) {
+    StepState state = *a->state;
+    AdamW wrong = *a;
+    state.bias_correction[0] = state.bias_correction[1] = 1;
+    wrong.state = &state;
+    good->adamw(queue, &wrong);
+}
+REPLACE(adamw, no_bias_correction)
+
+static void no_gate_group(Queue *queue, const SumSquares *s) {
+    good->sum_squares(queue, s);
+    s->state->sum_squares[CLIP_GATES] = s->state->sum_squares[CLIP_ALL];
+}
+REPLACE(sum_squares, no_gate_group)
+
+static void truncates(Queue *queue, const Cast *c) {
+    good->cast(queue, c);
+    for (int64_t i = 0; c->from == DTYPE_F32 && c->to == DTYPE_BF16 && i < c->n; i++) {
+        uint32_t bits;
+        memcpy(&bits, (const float *)c->src + i, sizeof bits);
+        ((uint16_t *)c->dst)[i] = (uint16_t)(bits >> 16);
+    }
+}
+REPLACE(cast, truncates)
+
+const Broken broken_operations[] = {
+    {"layernorm without ε", OP_junction_forward, BROKEN_VALUES, wrap_no_epsilon},
+    {"a norm 1e-5 off", OP_junction_forward, BROKEN_VALUES, wrap_imprecise},
+    {"other bits at every second call", OP_junction_forward, BROKEN_BITS, wrap_other_bits},
+    {"other bits when recomputing", OP_junction_forward, BROKEN_BITS, wrap_other_recompute},
+    {"dγ one percent off", OP_junction_backward, BROKEN_VALUES, wrap_dgamma_one_percent},
+    {"dbias overwritten, not added to", OP_junction_backward, BROKEN_VALUES, wrap_overwritten_dbias},
+    {"a post-type gate's gradient taken over u", OP_junction_backward, BROKEN_VALUES, wrap_gate_of_u},
+    {"GPAS scaling the gradient", OP_junction_backward, BROKEN_GRADIENTS, wrap_scaled_upstream},
+    {"layernorm's backward without the mean", OP_junction_backward, BROKEN_GRADIENTS, wrap_wrong_mean},
+    {"a row not written", OP_linear_forward, BROKEN_VALUES, wrap_row_not_written},
+    {"dW overwritten, not added to", OP_linear_backward_weight, BROKEN_VALUES, wrap_overwritten_dw},
+    {"an input changed", OP_linear_backward_input, BROKEN_VALUES, wrap_changed_input},
+    {"padding dirtied", OP_activation_forward, BROKEN_VALUES, wrap_dirty_padding},
+    {"the other GELU", OP_activation_forward, BROKEN_VALUES, wrap_exact_gelu},
+    {"a repeated token's gradient lost", OP_embedding_backward, BROKEN_VALUES, wrap_lost_duplicates},
+    {"a causal mask off by one", OP_attention_forward, BROKEN_VALUES, wrap_mask_off_by_one},
+    {"documents not masked in backward", OP_attention_backward, BROKEN_VALUES, wrap_no_documents},
+    {"RoPE not rotated back", OP_qkv_backward, BROKEN_VALUES, wrap_rotated_again},
+    {"a cache one time step short", OP_attention_decode, BROKEN_VALUES, wrap_one_key_short},
+    {"an ignored target counted", OP_cross_entropy, BROKEN_VALUES, wrap_ignored_counted},
+    {"z-loss left out", OP_cross_entropy, BROKEN_VALUES, wrap_no_z_loss},
+    {"a write to another member of the state", OP_loss_reduce, BROKEN_VALUES, wrap_past_the_end},
+    {"a skipped step that updates", OP_adamw, BROKEN_VALUES, wrap_never_skips},
+    {"AdamW without bias correction", OP_adamw, BROKEN_VALUES, wrap_no_bias_correction},
+    {"gates not told apart in the norm", OP_sum_squares, BROKEN_VALUES, wrap_no_gate_group},
+    {"truncation for rounding", OP_cast, BROKEN_VALUES, wrap_truncates},
+};
+const int n_broken_operations = sizeof broken_operations / sizeof broken_operations[0];
