@@ -61,21 +61,26 @@ __device__ __forceinline__ Row row_of(int64_t index, const Layout &layout) {
 
 __device__ __forceinline__ int64_t warp_index() { return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP; }
 
-/* Copies a head's row into shared memory, times a factor; the warp must meet before it reads. */
-template <typename S>
-__device__ __forceinline__ void load_head(float *shared, const S *row, int D, float factor) {
-    for (int d = threadIdx.x % WARP; d < D; d += WARP) shared[d] = factor * to_float(row[d]);
+/* Copies a head's row into shared memory; the warp must meet before it reads. */
+template <typename S> __device__ __forceinline__ void load_head(float *shared, const S *row, int D) {
+    for (int d = threadIdx.x % WARP; d < D; d += WARP) shared[d] = to_float(row[d]);
 }
 
+/* Eight sums side by side, then a tree: shorter chains of rounding, and of waiting. */
 template <typename S> __device__ __forceinline__ float dot(const float *shared, const S *row, int D) {
-    float sum = 0;
+    float sum[PACK] = {0};
     for (int d = 0; d < D; d += PACK) {
         float pack[PACK];
         load_pack(pack, row + d);
 #pragma unroll
-        for (int i = 0; i < PACK; i++) sum += shared[d + i] * pack[i];
+        for (int i = 0; i < PACK; i++) sum[i] += shared[d + i] * pack[i];
     }
-    return sum;
+#pragma unroll
+    for (int width = PACK / 2; width > 0; width /= 2)
+#pragma unroll
+        for (int i = 0; i < PACK / 2; i++)
+            if (i < width) sum[i] += sum[i + width];
+    return sum[0];
 }
 
 /* sum[i] += weight · row[dimension i of this lane] */
@@ -112,14 +117,14 @@ __global__ void __launch_bounds__(THREADS)
     const Row row = row_of(index, layout);
     const int kv_head = layout.kv_head(row.head);
     const int64_t n0 = row.n - row.t; /* the sequence's first token */
-    load_head(queries[warp], qkv + layout.q(row.n, row.head), layout.D, layout.scale);
+    load_head(queries[warp], qkv + layout.q(row.n, row.head), layout.D);
     __syncwarp();
 
     float most = -INFINITY, total = 0, sum[DIMS] = {0};
     for (int first = layout.first_key(row.n); first <= row.t; first += WARP) {
         const int key = first + lane;
         float score = -INFINITY;
-        if (key <= row.t) score = dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
+        if (key <= row.t) score = layout.scale * dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
         const float new_most = fmaxf(most, warp_max(score));
         const float probability = expf(score - new_most), correction = expf(most - new_most);
         total = total * correction + warp_sum(probability);
@@ -172,8 +177,8 @@ __global__ void __launch_bounds__(THREADS)
     const Row row = row_of(index, layout);
     const int kv_head = layout.kv_head(row.head);
     const int64_t n0 = row.n - row.t;
-    load_head(queries[warp], qkv + layout.q(row.n, row.head), layout.D, layout.scale);
-    load_head(dout_rows[warp], dout + layout.out(row.n, row.head), layout.D, 1.0f);
+    load_head(queries[warp], qkv + layout.q(row.n, row.head), layout.D);
+    load_head(dout_rows[warp], dout + layout.out(row.n, row.head), layout.D);
     __syncwarp();
 
     float dq[DIMS] = {0};
@@ -181,7 +186,7 @@ __global__ void __launch_bounds__(THREADS)
         const int key = first + lane;
         float dscore = 0;
         if (key <= row.t) {
-            const float score = dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
+            const float score = layout.scale * dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
             const float dprobability = dot(dout_rows[warp], qkv + layout.v(n0 + key, kv_head), layout.D);
             dscore = expf(score - lse[row.index]) * (dprobability - delta[row.index]) * layout.scale;
         }
@@ -209,8 +214,8 @@ __global__ void __launch_bounds__(THREADS)
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int T = layout.T, D = layout.D, key = (int)(index % T), kv_head = (int)(index / T % layout.Hkv);
     const int64_t b = index / T / layout.Hkv, n0 = b * T;
-    load_head(keys[warp], qkv + layout.k(n0 + key, kv_head), D, layout.scale);
-    load_head(values[warp], qkv + layout.v(n0 + key, kv_head), D, 1.0f);
+    load_head(keys[warp], qkv + layout.k(n0 + key, kv_head), D);
+    load_head(values[warp], qkv + layout.v(n0 + key, kv_head), D);
     __syncwarp();
 
     const int group = layout.H / layout.Hkv;
@@ -223,7 +228,7 @@ __global__ void __launch_bounds__(THREADS)
             float probability = 0, dscore = 0;
             if (sees) {
                 const int64_t at = (b * layout.H + head) * T + t;
-                const float score = dot(keys[warp], qkv + layout.q(n0 + t, head), D);
+                const float score = layout.scale * dot(keys[warp], qkv + layout.q(n0 + t, head), D);
                 const float dprobability = dot(values[warp], dout + layout.out(n0 + t, head), D);
                 probability = expf(score - lse[at]);
                 dscore = probability * (dprobability - delta[at]) * layout.scale;

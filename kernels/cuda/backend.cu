@@ -236,7 +236,8 @@ void graph_destroy(Graph *graph) {
  * ------------------------------------------------------------------------------------------------------ */
 
 size_t scratch_bytes(const Limits *limits) {
-    const size_t needs[] = {linear_scratch(limits), attention_scratch(limits), junction_scratch(limits),
+    const size_t needs[] = {embedding_scratch(limits),  linear_scratch(limits),   qkv_scratch(limits),
+                            attention_scratch(limits),  activation_scratch(limits), junction_scratch(limits),
                             step_scratch(limits)};
     size_t most = 256;
     for (size_t need : needs) most = need > most ? need : most;
@@ -287,13 +288,20 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.graph_launch = graph_launch;
     k.graph_destroy = graph_destroy;
 
+    k.embedding_forward = embedding_forward<S>;
+    k.embedding_backward = embedding_backward<S>;
     k.linear_forward = linear_forward<S>;
     k.linear_backward_input = linear_backward_input<S>;
     k.linear_backward_weight = linear_backward_weight<S>;
+    k.qkv_forward = qkv_forward<S>;
+    k.qkv_backward = qkv_backward<S>;
     k.attention_forward = attention_forward<S>;
     k.attention_backward = attention_backward<S>;
+    k.activation_forward = activation_forward<S>;
+    k.activation_backward = activation_backward<S>;
     k.junction_forward = junction_forward<S>;
     k.junction_backward = junction_backward<S>;
+    k.cross_entropy = cross_entropy<S>;
     k.step_begin = step_begin;
     k.loss_reduce = loss_reduce;
     k.sum_squares = sum_squares;

@@ -3,15 +3,15 @@
  * sublayer's output gradient, and the column sums for γ, β, the bias and the gate, in one pass over memory.
  *
  * Column sums without atomics: the rows are split over at most 512 blocks, by their number alone; each block
- * adds up its own rows in registers (a thread owns eight columns) and leaves partial sums in scratch, and a
- * small second kernel adds those in order.
+ * adds up its own rows in registers (a thread owns eight columns) and leaves partial sums in scratch, which
+ * columns.cuh adds in order.
  */
 #include "junction.cuh"
+#include "columns.cuh"
 
 namespace {
 
-constexpr int MAX_BLOCKS = 512; /* about four to each multiprocessor of an H200; never asked of the device */
-constexpr int COLUMN_SUMS = 3;  /* dgamma, dbeta, dbias */
+constexpr int COLUMN_SUMS = 3; /* dgamma, dbeta, dbias */
 
 /* Rows that a block has in flight at once, by its width: narrow blocks need two to keep enough loads under way. */
 struct Narrow {
@@ -23,19 +23,6 @@ struct Middle {
 struct Wide {
     static constexpr int THREADS = 1024, BLOCKS = 1, ROWS = 1;
 };
-
-/* How the rows are split, a function of their number. */
-struct Split {
-    int64_t rows_a_block;
-    unsigned blocks;
-};
-
-Split split_rows(int64_t N) {
-    Split split;
-    split.rows_a_block = ceil_div(ceil_div(N, MAX_BLOCKS), Narrow::ROWS) * Narrow::ROWS;
-    split.blocks = (unsigned)ceil_div(N, split.rows_a_block);
-    return split;
-}
 
 /* [COLUMN_SUMS][blocks][row_stride(C)], then [blocks] of the gate. */
 struct Partials {
@@ -132,29 +119,6 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
     }
 }
 
-/* A block of the second kernel: 8 columns of one of the sums, 16 stripes of partial rows. */
-constexpr int FINISH_COLUMNS = 8, STRIPES = 16;
-
-__global__ void __launch_bounds__(FINISH_COLUMNS *STRIPES)
-    add_partials(JunctionBackward args, int C, Partials partials, int blocks) {
-    SHARED_ARRAY(float, sums, FINISH_COLUMNS *STRIPES);
-    float *const outs[COLUMN_SUMS] = {static_cast<float *>(args.norm.dgamma), static_cast<float *>(args.norm.dbeta),
-                                      static_cast<float *>(args.dbias)};
-    float *out = outs[blockIdx.y];
-    if (!out) return;
-    const int column = blockIdx.x * FINISH_COLUMNS + threadIdx.x % FINISH_COLUMNS;
-    const int stripe = threadIdx.x / FINISH_COLUMNS;
-    float sum = 0;
-    if (column < C)
-        for (int block = stripe; block < blocks; block += STRIPES)
-            sum += partials.row(blockIdx.y, block, blocks)[column];
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (stripe != 0 || column >= C) return;
-    for (int i = 1; i < STRIPES; i++) sum += sums[i * FINISH_COLUMNS + threadIdx.x];
-    out[column] += sum;
-}
-
 /* dgate += −slope · Σ dr⊙u, by one warp. */
 __global__ void add_gate(JunctionBackward args, Partials partials, int blocks) {
     float sum = 0;
@@ -164,7 +128,7 @@ __global__ void add_gate(JunctionBackward args, Partials partials, int blocks) {
 }
 
 size_t partial_bytes(int64_t C) {
-    return (size_t)(COLUMN_SUMS * row_stride(C) + 1) * MAX_BLOCKS * sizeof(float);
+    return (size_t)(COLUMN_SUMS * row_stride(C) + 1) * MAX_CHUNKS * sizeof(float);
 }
 
 template <typename S> struct RunBackward {
@@ -172,30 +136,30 @@ template <typename S> struct RunBackward {
     const JunctionBackward *args;
 
     template <typename R, NormKind NORM, typename Width>
-    void launch(const Split &split, unsigned threads, const Partials &partials) {
-        LAUNCH((junction_backward_kernel<S, R, NORM, Width>), split.blocks, threads, 0, queue->stream, *args,
-               *args->forward, split.rows_a_block, partials);
+    void launch(const Chunks &chunks, unsigned threads, const Partials &partials) {
+        LAUNCH((junction_backward_kernel<S, R, NORM, Width>), chunks.count, threads, 0, queue->stream, *args,
+               *args->forward, chunks.rows, partials);
     }
 
     template <typename R, NormKind NORM> void operator()() {
         const Junction &forward = *args->forward;
-        const Split split = split_rows(forward.N);
+        const Chunks chunks = split_rows(forward.N, Narrow::ROWS);
         const int64_t stride = row_stride(forward.C);
         Partials partials;
         partials.columns =
             static_cast<float *>(cuda_scratch(queue, partial_bytes(forward.C), "junction_backward"));
         partials.stride = stride;
-        partials.gate = partials.columns + (int64_t)COLUMN_SUMS * split.blocks * stride;
+        partials.gate = partials.columns + (int64_t)COLUMN_SUMS * chunks.count * stride;
 
         const unsigned threads = (unsigned)(ceil_div(stride / PACK, WARP) * WARP);
-        if (threads <= Narrow::THREADS) launch<R, NORM, Narrow>(split, threads, partials);
-        else if (threads <= Middle::THREADS) launch<R, NORM, Middle>(split, threads, partials);
-        else launch<R, NORM, Wide>(split, threads, partials);
-        if (args->norm.dgamma || args->norm.dbeta || args->dbias)
-            LAUNCH(add_partials, dim3((unsigned)(stride / FINISH_COLUMNS), COLUMN_SUMS),
-                   FINISH_COLUMNS * STRIPES, 0, queue->stream, *args, forward.C, partials, (int)split.blocks);
-        if (args->dgate)
-            LAUNCH(add_gate, 1, WARP, 0, queue->stream, *args, partials, (int)split.blocks);
+        if (threads <= Narrow::THREADS) launch<R, NORM, Narrow>(chunks, threads, partials);
+        else if (threads <= Middle::THREADS) launch<R, NORM, Middle>(chunks, threads, partials);
+        else launch<R, NORM, Wide>(chunks, threads, partials);
+        Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma, args->norm.dbeta, args->dbias};
+        for (int i = 0; i < COLUMN_SUMS; i++)
+            add_columns(queue, outs[i], partials.columns + i * (int64_t)chunks.count * stride, chunks.count, stride,
+                        forward.C);
+        if (args->dgate) LAUNCH(add_gate, 1, WARP, 0, queue->stream, *args, partials, (int)chunks.count);
     }
 };
 

@@ -131,6 +131,11 @@ template <typename S> void linear_backward_input(Queue *, const LinearBackward *
 template <typename S> void linear_backward_weight(Queue *, const LinearBackward *);
 template <typename S> void attention_forward(Queue *, const Attention *);
 template <typename S> void attention_backward(Queue *, const AttentionBackward *);
+template <typename S> void qkv_forward(Queue *, const Qkv *);
+template <typename S> void qkv_backward(Queue *, const QkvBackward *);
+template <typename S> void activation_forward(Queue *, const Activation *);
+template <typename S> void activation_backward(Queue *, const ActivationBackward *);
+template <typename S> void cross_entropy(Queue *, const CrossEntropy *);
 template <typename S> void junction_forward(Queue *, const Junction *);
 template <typename S> void junction_backward(Queue *, const JunctionBackward *);
 template <typename S> void adamw(Queue *, const AdamW *);
@@ -147,7 +152,10 @@ void cast(Queue *, const Cast *);
 /* The tensor-core forward of attention_mma.cu: false where it has no kernel for the head size. */
 bool attention_forward_mma(Queue *queue, const Attention *args);
 
+size_t embedding_scratch(const Limits *limits);
 size_t linear_scratch(const Limits *limits);
+size_t qkv_scratch(const Limits *limits);
+size_t activation_scratch(const Limits *limits);
 size_t attention_scratch(const Limits *limits);
 size_t junction_scratch(const Limits *limits);
 size_t step_scratch(const Limits *limits);

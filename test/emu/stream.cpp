@@ -118,6 +118,7 @@ void step(CUstream_st *stream) {
 template <typename Goal> void run_until(Goal reached, CUstream_st *on) {
     if (reached()) return;
     device_visible(true);
+    traps_begin();
     while (!reached()) {
         std::vector<CUstream_st *> allowed;
         if (seed && random_below(2))
@@ -125,6 +126,7 @@ template <typename Goal> void run_until(Goal reached, CUstream_st *on) {
                 if (!stream->queue.empty() && needed(stream) == stream) allowed.push_back(stream);
         step(allowed.empty() ? needed(on) : allowed[random_below((unsigned)allowed.size())]);
     }
+    traps_end();
     device_visible(false);
 }
 
@@ -182,7 +184,6 @@ void queue_work(const char *name, CUstream_st *stream, std::function<void()> wor
 void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block, size_t shared,
                   CUstream_st *stream, std::function<void()> body) {
     Lock lock;
-    traps_install();
     require_no_error(name);
     cudaError_t error = launch_error(function, argument_bytes, grid, block, shared);
     if (error != cudaSuccess) {

@@ -352,6 +352,7 @@ int run_in_child(void (*break_rule)(), std::string *said) {
         dup2(ends[1], STDERR_FILENO);
         close(ends[0]);
         close(ends[1]);
+        alarm(60); /* a hang is a failure, not a wait */
         break_rule();
         _exit(0);
     }

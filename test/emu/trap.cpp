@@ -121,13 +121,22 @@ void on_crash(int signal, siginfo_t *info, void *) {
           signal == SIGBUS ? "bus error" : "invalid access", info->si_addr);
 }
 
-void handle(int signal, void (*handler)(int, siginfo_t *, void *)) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_sigaction = handler;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    sigaction(signal, &action, nullptr);
-}
+/* The handlers stand only while device work runs; the host's own come back after it. */
+const struct {
+    int signal;
+    void (*handler)(int, siginfo_t *, void *);
+} handlers[] = {
+#if defined(__x86_64__)
+    {SIGFPE, on_invalid},
+#endif
+    {SIGABRT, on_crash},
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    {SIGSEGV, on_crash}, /* the sanitizers bring their own; they call on_sanitizer_death */
+    {SIGBUS, on_crash},
+#endif
+};
+const size_t HANDLERS = sizeof handlers / sizeof handlers[0];
+struct sigaction host_handlers[HANDLERS];
 
 } // namespace
 
@@ -152,26 +161,26 @@ void poison_fill(void *memory, size_t bytes) {
     for (size_t done = head; done < bytes; done *= 2) memcpy(at + done, at, done < bytes - done ? done : bytes - done);
 }
 
-/* Called once per kernel, not in a fiber. */
-void traps_install() {
-    static bool installed;
-    if (installed) return;
-    installed = true;
-#if defined(__x86_64__)
-    handle(SIGFPE, on_invalid);
-#endif
-    handle(SIGABRT, on_crash);
+void traps_begin() {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    /* The sanitizers bring their own; they call on_sanitizer_death. */
-    static char stack[64 * 1024];
+    static char stack[64 * 1024]; /* a fiber's own may have overflowed */
     stack_t alternate = {};
     alternate.ss_sp = stack;
     alternate.ss_size = sizeof stack;
     sigaltstack(&alternate, nullptr);
-    handle(SIGSEGV, on_crash);
-    handle(SIGBUS, on_crash);
 #endif
+    for (size_t i = 0; i < HANDLERS; i++) {
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_sigaction = handlers[i].handler;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        sigaction(handlers[i].signal, &action, &host_handlers[i]);
+    }
     if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(on_sanitizer_death);
+}
+
+void traps_end() {
+    for (size_t i = 0; i < HANDLERS; i++) sigaction(handlers[i].signal, &host_handlers[i], nullptr);
 }
 
 void traps_on() {

@@ -140,7 +140,8 @@ void shared_block_end();
 void shared_end();
 size_t async_copies_pending(unsigned linear);
 void async_copies_reset(unsigned linear);
-void traps_install();
+void traps_begin(); /* around device work: signals become faults */
+void traps_end();
 void traps_on(); /* in the running fiber: arithmetic on poison is a fault */
 void device_visible(bool visible); /* AddressSanitizer: host code must not touch device memory */
 
