@@ -116,4 +116,50 @@ $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
 
+# ------------------------------------------------------------------------------------------------ what people run
+
+BINARIES  := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_ops_emu
+# Under the sanitizers: parsers, data, the operations of every implementation, and the model, not the scripts again.
+SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(BINARIES))
+ifndef SANITIZE
+build/asan/%: FORCE
+	@$(MAKE) --no-print-directory BUILD=build/asan SANITIZE=1 $@
+endif
+
+test: $(PROGRAM) $(BINARIES) test-compilers
+	@$(MAKE) --no-print-directory BUILD=build/asan SANITIZE=1 $(SANITIZED)
+	@TRAIN_GPT=./$(PROGRAM) $(PYTHON) test/run.py $(BINARIES) $(SCRIPTED) $(SANITIZED)
+
+# The other compilers, as far as they are here: no warning from any.
+test-compilers:
+	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
+	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
+	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c)) || exit 1; \
+	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
+	else echo "clang is not here: skipped"; fi
+CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
+
+demo: $(PROGRAM)
+	@scripts/demo.sh
+
+bench: $(PROGRAM) $(BUILD)/bench $(BUILD)/bench_loader
+	@$(BUILD)/bench gpt2-124m 4 256
+	@$(BUILD)/bench_loader
+	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+	@echo "make emu        build/test_emu, build/test_ops_emu: CUDA on the host"
+	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
+	@echo "make clean      removes what was built"
+
+emu: $(BUILD)/test_emu $(BUILD)/test_ops_emu
+
+clean:
+	rm -rf build train_gpt
+
+FORCE:
+.PHONY: all test test-compilers demo bench help emu clean gpu_probe FORCE
+.SECONDARY:
+
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

@@ -89,7 +89,8 @@ static void parse_flags(Run *run, int argc, char **argv) {
     config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
     Config *c = &run->config;
     if (c->smoke) smoke_prepare(c);
-    if (c->generate) c->batch_size = 1, c->total_batch_tokens = AUTO_INT;
+    if (c->generate) c->batch_size = 1;
+    if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
     config_resolve(c, 1);
 }
 
@@ -111,7 +112,32 @@ static void load_weights(Run *run) {
     }
 }
 
+/* Memory is taken lazily on a CPU: without this a run that cannot fit would be killed in its first step. */
+static void check_memory(const Run *run, bool train) {
+    MemoryPlan plan;
+    DeviceInfo info = {0};
+    model_plan(&run->config, run->k, train, &plan);
+    run->k->describe(&info);
+    double bytes = (double)plan.weights + (double)plan.gradients + (double)plan.moments + (double)plan.activations +
+                   (double)plan.workspace;
+    require(!info.memory_total || bytes <= (double)info.memory_total,
+            "out of memory: this run takes %.2f GB, %s has %.2f GB; --dry-run says what takes how much", bytes * 1e-9,
+            info.name, (double)info.memory_total * 1e-9);
+}
+
+/* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. */
+static void check_out(const Run *run) {
+    char path[CHECKPOINT_PATH];
+    Error error;
+    long long step;
+    if (!run->config.out || !checkpoint_find("auto", run->config.out, path, &error)) return;
+    check(sscanf(strrchr(path, '/'), "/step_%lld", &step) != 1 || step <= run->step,
+          "--out %s holds %s already, and this run is at step %lld: --resume auto goes on from it; else remove it, "
+          "or take another directory", run->config.out, strrchr(path, '/') + 1, (long long)run->step);
+}
+
 static void open_model(Run *run, bool train) {
+    check_memory(run, train);
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
@@ -177,23 +203,25 @@ static void validate(Run *run) {
     log_val(&run->log, run->step, loss, tokens);
 }
 
-static void save(Run *run) {
+static bool save(Run *run, Error *error) {
     char path[CHECKPOINT_PATH];
-    Error error = {0};
-    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, run->step, path, &error)) {
-        log_print(&run->log, "checkpoint failed: %s; the run goes on", error.text);
-        return;
-    }
+    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, run->step, path, error)) return false;
     memcpy(run->last_checkpoint, path, sizeof path);
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "path", path);
     log_event(&run->log, "checkpoint", run->step, event);
     log_print(&run->log, "checkpoint %s", path);
+    return true;
+}
+
+static void save_on_the_way(Run *run) {
+    Error error = {0};
+    if (!save(run, &error)) log_print(&run->log, "checkpoint failed: %s; the run goes on", error.text);
 }
 
 static void print_sample(Run *run) {
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
-    generate(&run->model, "\n", stdout);
+    generate(&run->model, "", stdout);
 }
 
 /* One update from micro_steps batches. Returns what came of it. */
@@ -258,15 +286,17 @@ static void loop(Run *run) {
         if (run->step == c->steps || reason) break;
         if (run->validates && due(run->step, c->val_every)) validate(run);
         if (due(run->step, c->sample_every)) print_sample(run);
-        if (c->out && due(run->step, c->save_every)) save(run);
+        if (c->out && due(run->step, c->save_every)) save_on_the_way(run);
     }
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
     if (run->validates && !stop_signal) validate(run);
-    if (c->out) save(run);
+    Error error = {0};
+    bool saved = !c->out || save(run, &error);
     if (c->sample_every && !stop_signal) print_sample(run);
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason", reason ? reason : "all steps done");
     log_event(&run->log, "end", run->step, event);
+    require(saved, "the last checkpoint could not be written: %s", error.text);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -276,6 +306,7 @@ static void loop(Run *run) {
 static void train(Run *run) {
     const Config *c = &run->config;
     open_model(run, true);
+    check_out(run);
     check(!c->sample_every || generate_can(&run->model), "--sample-every prints bytes; --vocab-size %d is no byte model",
           run->model.V);
     open_training_data(run);

@@ -18,6 +18,8 @@ typedef struct Arena {
 /* The next piece, 256-byte aligned; NULL while counting. */
 static inline void *arena_take(Arena *arena, size_t bytes) {
     void *piece = arena->base ? arena->base + arena->used : NULL;
+    check(bytes <= SIZE_MAX / 2 && arena->used <= SIZE_MAX / 2, "this model's buffers are beyond 2^63 bytes; "
+                                                                "--batch-size, --n-layer, --n-embd make them smaller");
     arena->used += (bytes + 255) / 256 * 256;
     return piece;
 }

@@ -5,9 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Names and values in a message come from outside: a message is one line, and moves no terminal's cursor. */
+static void make_printable(char *text) {
+    for (unsigned char *at = (unsigned char *)text; *at; at++)
+        if (*at < ' ' || *at == 0x7f) *at = '?';
+}
+
 static void print_line(const char *format, va_list args) {
     char line[2048];
     vsnprintf(line, sizeof line, format, args);
+    make_printable(line);
     /* One write per message, so that lines of several threads or ranks do not mix. */
     fflush(stdout);
     fprintf(stderr, "train_gpt: %s\n", line);
@@ -18,6 +25,7 @@ bool error_set(Error *error, const char *format, ...) {
     va_start(args, format);
     vsnprintf(error->text, sizeof error->text, format, args);
     va_end(args);
+    make_printable(error->text);
     return false;
 }
 

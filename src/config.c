@@ -68,36 +68,48 @@ const char *config_choice(const char *flag, int64_t value) {
     return word;
 }
 
+static bool refuse_number(const Flag *flag, const char *value, const char *why, Error *error) {
+    if (flag->type == FLAG_INT)
+        return error_set(error, "--%s: '%s' is %s; allowed is %.0f to %.0f", flag->name, value, why, flag->min,
+                         flag->max);
+    return error_set(error, "--%s: '%s' is %s; allowed is %.15g to %.15g", flag->name, value, why, flag->min,
+                     flag->max);
+}
+
 static bool set_number(Config *config, const Flag *flag, const char *value, Error *error) {
     void *field = (char *)config + flag->offset;
     bool whole = flag->type == FLAG_INT;
+    const char *no_number = whole ? "not a whole number" : "not a number";
     if (flag->fallback && strcmp(flag->fallback, AUTO_TEXT) == 0 && strcmp(value, AUTO_TEXT) == 0) {
         if (whole) *(int64_t *)field = AUTO_INT;
         else *(double *)field = NAN;
         return true;
     }
     char *end = NULL;
-    errno = 0;
-    /* strtod also reads spaces, hexadecimal, "nan" and "inf": a number here starts with a digit, sign or point. */
+    /* strtod also reads spaces, hexadecimal, "nan" and "inf": a number here is of these characters only. */
     bool plain = value[0] && strspn(value, "0123456789+-.eE") == strlen(value);
-    double real = plain ? strtod(value, &end) : NAN;
-    if (!plain || *end || end == value || (errno == ERANGE && fabs(real) > 1))
-        return error_set(error, "--%s: '%s' is not a %s; allowed is %.15g to %.15g", flag->name, value,
-                         whole ? "whole number" : "number", flag->min, flag->max);
-    if (whole) {
-        errno = 0;
-        long long integer = strtoll(value, &end, 10);
-        if (*end || errno)
-            return error_set(error, "--%s: '%s' is not a whole number; allowed is %.15g to %.15g", flag->name,
-                             value, flag->min, flag->max);
-        real = (double)integer;
-        if (real >= flag->min && real <= flag->max) *(int64_t *)field = integer;
-    } else if (real >= flag->min && real <= flag->max) {
+    double real = plain ? strtod(value, &end) : NAN; /* too large: infinite, out of every range */
+    if (!plain || *end) return refuse_number(flag, value, no_number, error);
+    if (!whole) {
+        if (!(real >= flag->min && real <= flag->max)) return refuse_number(flag, value, "out of range", error);
         *(double *)field = real;
+        return true;
     }
-    if (!(real >= flag->min && real <= flag->max))
-        return error_set(error, "--%s: %s is out of range; allowed is %.15g to %.15g", flag->name, value,
-                         flag->min, flag->max);
+    errno = 0;
+    long long integer = strtoll(value, &end, 10);
+    if (*end) return refuse_number(flag, value, no_number, error);
+    if (errno || !((double)integer >= flag->min && (double)integer <= flag->max))
+        return refuse_number(flag, value, "out of range", error);
+    *(int64_t *)field = integer;
+    return true;
+}
+
+static bool set_text(const char **field, const Flag *flag, const char *value, Error *error) {
+    size_t length = strlen(value);
+    if (length < flag->min) return error_set(error, "--%s: the value is empty", flag->name);
+    if (length > flag->max)
+        return error_set(error, "--%s: %zu bytes are too long; the most is %.0f", flag->name, length, flag->max);
+    *field = strcpy(must_malloc(length + 1, "a flag's value"), value); /* lives as long as the program */
     return true;
 }
 
@@ -106,7 +118,7 @@ static bool set_flag(Config *config, const Flag *flag, const char *value, Error 
     switch (flag->type) {
     case FLAG_INT:
     case FLAG_REAL: return set_number(config, flag, value, error);
-    case FLAG_TEXT: *(const char **)field = strdup(value); return true; /* lives as long as the program */
+    case FLAG_TEXT: return set_text(field, flag, value, error);
     case FLAG_MODE: *(int64_t *)field = 1; return true;
     case FLAG_CHOICE: {
         int index = choice_index(flag->choices, value);
@@ -141,24 +153,65 @@ static void trim(const char **from, const char **to) {
     while (*to > *from && strchr(" \t\r", (*to)[-1])) --*to;
 }
 
-static bool parse_line(Config *config, const char *from, const char *to, Error *error) {
+enum { VALUE_SIZE = 8192 };
+
+static int hex_digit(char c) {
+    const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
+/* "…" with \" \\ and \xHH: how config_write says what a plain value cannot. */
+static bool read_quoted(const char *from, const char *to, char value[VALUE_SIZE], Error *error) {
+    size_t length = 0;
+    const char *at = from + 1;
+    for (; at < to && *at != '"'; at++) {
+        char c = *at;
+        if (c == '\\') {
+            if (to - at < 2) break;
+            c = *++at;
+            if (c == 'x') {
+                int high = to - at > 2 ? hex_digit(at[1]) : -1, low = to - at > 2 ? hex_digit(at[2]) : -1;
+                c = (char)(high * 16 + low);
+                if (high < 0 || low < 0 || c == '\0')
+                    return error_set(error, "\\x wants two digits, 01 to ff");
+                at += 2;
+            }
+        }
+        if (length + 1 >= VALUE_SIZE) return error_set(error, "a value is too long");
+        value[length++] = c;
+    }
+    value[length] = '\0';
+    if (at >= to) return error_set(error, "a quoted value has no end");
+    at++;
+    trim(&at, &to);
+    return at == to || *at == '#' || error_set(error, "found '%.*s' after a quoted value", (int)(to - at), at);
+}
+
+static bool read_value(const char *from, const char *to, char value[VALUE_SIZE], Error *error) {
+    trim(&from, &to);
+    if (from < to && *from == '"') return read_quoted(from, to, value, error);
     const char *comment = memchr(from, '#', (size_t)(to - from));
     if (comment) to = comment;
     trim(&from, &to);
-    if (from == to) return true;
+    if (to - from >= VALUE_SIZE) return error_set(error, "a value is too long");
+    snprintf(value, VALUE_SIZE, "%.*s", (int)(to - from), from);
+    return true;
+}
+
+static bool parse_line(Config *config, const char *from, const char *to, Error *error) {
+    trim(&from, &to);
+    if (from == to || *from == '#') return true;
     const char *equals = memchr(from, '=', (size_t)(to - from));
     if (!equals) return error_set(error, "expected `name = value`, found '%.*s'", (int)(to - from), from);
-    const char *name_end = equals, *value = equals + 1;
+    const char *name_end = equals;
     trim(&from, &name_end);
-    trim(&value, &to);
-    char name_text[128], value_text[4096];
-    if (name_end - from >= (long)sizeof name_text || to - value >= (long)sizeof value_text)
-        return error_set(error, "a name or value is too long");
-    snprintf(name_text, sizeof name_text, "%.*s", (int)(name_end - from), from);
-    snprintf(value_text, sizeof value_text, "%.*s", (int)(to - value), value);
-    const Flag *flag = find_flag(name_text);
-    if (flag && flag->type == FLAG_MODE) return error_set(error, "%s belongs on the command line", name_text);
-    return config_set(config, name_text, value_text, error);
+    char name[128], value[VALUE_SIZE];
+    if (name_end - from >= (long)sizeof name) return error_set(error, "a name is too long");
+    snprintf(name, sizeof name, "%.*s", (int)(name_end - from), from);
+    const Flag *flag = find_flag(name);
+    if (flag && (flag->type == FLAG_MODE || strcmp(name, "config") == 0))
+        return error_set(error, "%s belongs on the command line", name);
+    return read_value(equals + 1, to, value, error) && config_set(config, name, value, error);
 }
 
 bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error) {
@@ -249,7 +302,7 @@ typedef struct Argument {
 } Argument;
 
 /* Splits argv into flags and values; the values are not looked at yet. Returns how many. */
-static int read_arguments(int argc, char **argv, Argument *arguments) {
+static int split_arguments(int argc, char **argv, Argument *arguments) {
     int count = 0;
     for (int i = 1; i < argc; i++) {
         check(strncmp(argv[i], "--", 2) == 0 && argv[i][2], "'%s' is not a flag; flags are --name value (see --help)",
@@ -288,9 +341,25 @@ static void print_version(void) {
            __VERSION__);
 }
 
+/* split_arguments(), and what only asks for a text is answered. */
+static int read_arguments(int argc, char **argv, Argument *arguments) {
+    int count = split_arguments(argc, argv, arguments);
+    if (given(arguments, count, "help")) print_help(), exit(EXIT_DONE);
+    if (given(arguments, count, "version")) print_version(), exit(EXIT_DONE);
+    if (given(arguments, count, "list-variants")) variant_print_table(), exit(EXIT_DONE);
+    return count;
+}
+
 const char *config_peek(int argc, char **argv, const char *name) {
     Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
-    const char *value = given(arguments, read_arguments(argc, argv, arguments), name);
+    int count = read_arguments(argc, argv, arguments);
+    const char *value = given(arguments, count, name), *file = given(arguments, count, "config");
+    if (!value && file) {
+        Config config;
+        config_defaults(&config);
+        read_config_file(&config, file);
+        value = *(const char **)((char *)&config + find_flag(name)->offset);
+    }
     free(arguments);
     return value;
 }
@@ -298,10 +367,6 @@ const char *config_peek(int argc, char **argv, const char *name) {
 void config_parse(Config *config, int argc, char **argv, const char *base) {
     Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
     int count = read_arguments(argc, argv, arguments);
-    if (given(arguments, count, "help")) print_help(), exit(EXIT_DONE);
-    if (given(arguments, count, "version")) print_version(), exit(EXIT_DONE);
-    if (given(arguments, count, "list-variants")) variant_print_table(), exit(EXIT_DONE);
-
     config_defaults(config);
     if (base) read_config_file(config, base);
     /* The preset of the command line wins over the file's, but both lie below every other setting of either. */
@@ -358,9 +423,27 @@ void config_visit(const Config *config, ConfigVisitor *visit, void *context) {
         }
 }
 
-static void write_line(const char *name, const char *value, bool is_number, void *file) {
-    (void)is_number;
-    fprintf(file, "%s = %s\n", name, value);
+/* Whether parse_line would read the bare value as something else. */
+static bool needs_quotes(const char *value) {
+    size_t length = strlen(value);
+    if (length == 0 || value[0] == '"' || strchr(" \t", value[0]) || strchr(" \t", value[length - 1])) return true;
+    for (const char *at = value; *at; at++)
+        if (*at == '#' || (unsigned char)*at < ' ') return true;
+    return false;
+}
+
+static void write_line(const char *name, const char *value, bool is_number, void *context) {
+    FILE *file = context;
+    if (is_number || !needs_quotes(value)) {
+        fprintf(file, "%s = %s\n", name, value);
+        return;
+    }
+    fprintf(file, "%s = \"", name);
+    for (const char *at = value; *at; at++) {
+        if ((unsigned char)*at < ' ') fprintf(file, "\\x%02x", (unsigned)*at);
+        else fprintf(file, *at == '"' || *at == '\\' ? "\\%c" : "%c", *at);
+    }
+    fprintf(file, "\"\n");
 }
 
 void config_write(const Config *config, FILE *file) { config_visit(config, write_line, file); }

@@ -70,14 +70,15 @@ typedef struct Config {
  * prints. The texts in it live as long as the program. */
 void config_parse(Config *config, int argc, char **argv, const char *base);
 
-/* The value of one flag of the command line, or NULL; before config_parse(), to find that checkpoint. */
+/* The value of one text flag of the command line or else its --config file, or NULL; before config_parse(), to find
+ * that checkpoint. Exits as config_parse() does. */
 const char *config_peek(int argc, char **argv, const char *name);
 
 /* Works out "auto" values for a run on so many ranks and checks that the whole fits together (exit 2). */
 void config_resolve(Config *config, int ranks);
 
 /* Parses `name = value` lines (# starts a comment) of a config file into *config: a pure function over the
- * bytes. Errors name the line. */
+ * bytes. A value with a # or blanks at its ends stands in double quotes (\" \\ \xHH inside). Errors name the line. */
 bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error);
 
 /* Every flag with its present value, as `name = value` lines that --config reads back (config.ini). Modes are left out. */

@@ -9,7 +9,9 @@
 #define REAL(flag, field, fallback, min, max, help) \
     { flag, FLAG_REAL, offsetof(Config, field), fallback, min, max, NULL, help }
 #define TEXT(flag, field, help) \
-    { flag, FLAG_TEXT, offsetof(Config, field), NULL, 0, 0, NULL, help }
+    { flag, FLAG_TEXT, offsetof(Config, field), NULL, 1, 4095, NULL, help }
+#define PROMPT(flag, field, help) \
+    { flag, FLAG_TEXT, offsetof(Config, field), NULL, 0, 1e6, NULL, help }
 #define CHOICE(flag, field, fallback, choices, help) \
     { flag, FLAG_CHOICE, offsetof(Config, field), fallback, 0, 0, choices, help }
 #define MODE(flag, field, help) \
@@ -26,7 +28,7 @@ static const Flag MODEL[] = {
     INT("n-embd", n_embd, "768", 1, 65536, "width of the residual stream"),
     INT("n-ffn", n_ffn, "auto", 1, 262144, "width of the MLP (auto: 4·n-embd; swiglu: 8/3·n-embd, up to 64s)"),
     INT("seq-len", seq_len, "1024", 1, 1048576, "tokens in a training sequence"),
-    INT("vocab-size", vocab_size, "auto", 2, 4294967294.0, "token ids; 256 for bytes (auto: gpt2 50257, llama 32000)"),
+    INT("vocab-size", vocab_size, "auto", 2, 2147483584.0, "token ids; 256 for bytes (auto: gpt2 50257, llama 32000)"),
     CHOICE("positions", positions, "auto", "auto|learned|rope", "auto: gpt2 learned, llama rope"),
     REAL("rope-base", rope_base, "10000", 1, 1e9, "base of RoPE's wavelengths"),
     CHOICE("activation", activation, "auto", "auto|gelu|swiglu", "auto: gpt2 gelu, llama swiglu"),
@@ -61,7 +63,7 @@ static const Flag TRAIN[] = {
     CHOICE("lr-schedule", lr_schedule, "cosine", "cosine|linear|wsd|constant", "shape after the warmup"),
     INT("warmup-steps", warmup_steps, "auto", 0, 1e12, "linear warmup (auto: 1 % of steps, at most 700)"),
     REAL("lr-final-frac", lr_final_frac, "0.1", 0, 1, "learning rate at the end, as a share of the peak"),
-    REAL("wsd-decay-frac", wsd_decay_frac, "0.2", 0, 1, "share of the steps over which wsd decays at the end"),
+    REAL("wsd-decay-frac", wsd_decay_frac, "0.2", 0, 1, "share of all steps over which wsd decays at the end"),
     REAL("weight-decay", weight_decay, "0.1", 0, 10, "decoupled weight decay"),
     CHOICE("decay-on", decay_on, "matrices", "matrices|no-embeddings|all", "which parameters decay"),
     REAL("beta1", beta1, "0.9", 0, 0.999999999, "AdamW"),
@@ -94,7 +96,7 @@ static const Flag MODES[] = {
     TEXT("config", config, "read flags from this file, `name = value` a line; the command line wins"),
     MODE("dry-run", dry_run, "print the parameters and the memory that the run would take, and stop"),
     MODE("eval-only", eval_only, "validate the weights of --resume or --init-from, and stop"),
-    TEXT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
+    PROMPT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
     INT("max-new-tokens", max_new_tokens, "256", 1, 1e6, "length of a sample"),
     REAL("temperature", temperature, "0.8", 0, 100, "of sampling (0: the likeliest token always)"),
     INT("top-k", top_k, "0", 0, 1e9, "sample among the k likeliest tokens (0: all)"),

@@ -19,7 +19,7 @@ typedef struct Flag {
     FlagType type;
     size_t offset;        /* of the field in Config */
     const char *fallback; /* default as text; "auto" for a number that is worked out; NULL for no text */
-    double min, max;      /* numbers */
+    double min, max;      /* of numbers; of a text's length in bytes */
     const char *choices;  /* words separated by '|' */
     const char *help;
 } Flag;

@@ -56,8 +56,7 @@ void report_plan(const Config *c, const Kernels *k) {
         {"process", PROCESS_BYTES + THREAD_BYTES * (double)c->threads, "estimate: libraries, their buffers, data"},
     };
     double total = 0;
-    printf("memory (%s, %s, recompute %s):\n", k->name, config_choice("dtype", c->dtype),
-           config_choice("recompute", c->recompute));
+    printf("memory (%s, recompute %s):\n", k->name, config_choice("recompute", c->recompute));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         printf("  %-12s %10.1f MB  %s\n", rows[i].name, rows[i].bytes * 1e-6, rows[i].help);
         total += rows[i].bytes;

@@ -33,6 +33,8 @@ double schedule_lr(const Config *config, int64_t step) {
     if (step < config->warmup_steps) return config->lr * (double)(step + 1) / (double)config->warmup_steps;
     int64_t after = config->steps - 1 - config->warmup_steps;
     double progress = after > 0 ? (double)(step - config->warmup_steps) / (double)after : 1;
-    double factor = SHAPES[config->lr_schedule](progress < 1 ? progress : 1, config->wsd_decay_frac);
+    /* The flag's share is of all steps, the shapes' of those after the warmup. */
+    double decay_frac = after > 0 ? config->wsd_decay_frac * (double)config->steps / (double)after : 1;
+    double factor = SHAPES[config->lr_schedule](progress < 1 ? progress : 1, decay_frac < 1 ? decay_frac : 1);
     return config->lr * (config->lr_final_frac + (1 - config->lr_final_frac) * factor);
 }

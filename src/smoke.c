@@ -21,6 +21,11 @@ static void write_shard(int fd, const char *path) {
     require(good, "%s: %s", path, strerror(errno));
 }
 
+static char *shard_path;
+
+/* At exit, however the run ends. */
+static void remove_shard(void) { unlink(shard_path); }
+
 void smoke_prepare(Config *config) {
     const char *directory = getenv("TMPDIR");
     size_t size = strlen(directory ? directory : "/tmp") + 32;
@@ -28,6 +33,8 @@ void smoke_prepare(Config *config) {
     snprintf(path, size, "%s/train_gpt_smoke_XXXXXX", directory ? directory : "/tmp");
     int fd = mkstemp(path);
     require(fd >= 0, "%s: %s", path, strerror(errno));
+    shard_path = path;
+    atexit(remove_shard);
     write_shard(fd, path);
     static const char *const SETTINGS[][2] = {{"n-layer", "2"},     {"n-embd", "64"},      {"n-head", "2"},
                                               {"seq-len", "64"},    {"vocab-size", "256"}, {"batch-size", "8"},
@@ -41,7 +48,6 @@ void smoke_prepare(Config *config) {
 }
 
 void smoke_finish(const Config *config, double first_loss, double last_loss) {
-    unlink(config->train_data);
     require(last_loss < 0.5 * first_loss, "smoke: the loss went from %.4f to %.4f; it must halve", first_loss,
             last_loss);
     printf("smoke: loss %.4f → %.4f in %lld steps: good\n", first_loss, last_loss, (long long)config->steps);

@@ -1,6 +1,7 @@
 /* weights.c: see weights.h. */
 #include "weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,12 @@ static char *device_rows(const DeviceArena *arena, const Chunks *c, int64_t firs
     return (char *)arena->base + (size_t)element * c->element;
 }
 
+static bool all_finite(const void *values, DType type, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(type == DTYPE_F64 ? ((const double *)values)[i] : (double)((const float *)values)[i])) return false;
+    return true;
+}
+
 static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTensor *tensor,
                           const DeviceArena *arena, Error *error) {
     const Model *m = arena->model;
@@ -69,8 +76,10 @@ static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTen
                    COPY_TO_HOST);
         m->k->queue_wait(m->queue);
         params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
-        good = safetensors_writer_append(writer, entry, c.file_values,
-                                         (size_t)(rows * tensor->param->cols) * c.element, error);
+        int64_t numbers = rows * tensor->param->cols;
+        if (arena->base != m->grad && !all_finite(c.file_values, m->k->accum, numbers))
+            good = error_set(error, "tensor %s holds a number that is not finite", tensor->name);
+        else good = safetensors_writer_append(writer, entry, c.file_values, (size_t)numbers * c.element, error);
     }
     chunks_free(&c);
     return good;

@@ -21,7 +21,8 @@ typedef struct DeviceArena {
 SafetensorsEntry *weights_entries(const Model *model, const char *prefix, int *count);
 void weights_entries_free(SafetensorsEntry *entries, int count);
 
-/* Appends every parameter of an arena to a writer whose entries from `first` on are weights_entries(). */
+/* Appends every parameter of an arena to a writer whose entries from `first` on are weights_entries(). What a run
+ * goes on from (all but gradients) must be finite: an error names the tensor that is not. */
 bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *arena, Error *error);
 
 /* Writes a file of nothing but one arena's parameters. */

@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "loader.h"
-#include "shard.h"
+#include "../src/loader.h"
+#include "../src/shard.h"
 
 enum { SHARDS = 1000, TOKENS = 32000, T = 1024, VOCAB = 50257, MAX_B = 64 };
 

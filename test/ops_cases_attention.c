@@ -196,6 +196,7 @@ static void declare_attention_decode(Case *c, const void *shape, const void *var
     Tensor *value = matrix(c, TO(a->v_cache), STORAGE, INOUT, (int64_t)s.B * capacity, kv);
     for (int64_t i = 0; i < tensor_count(k); i++) /* what lies past the new tokens must not count */
         if (i / kv % capacity >= (int64_t)length->value[i / kv / capacity]) k->value[i] = value->value[i] = 50;
+    k->exact = value->exact = true; /* a copy */
     matrix(c, TO(a->out), STORAGE, OUT, N, (int64_t)s.H * s.D);
     call(c, OP_attention_decode, a);
 }

@@ -240,6 +240,8 @@ static void declare_junction_backward(Case *c, const void *shape, const void *va
                                                 : matrix(c, TO(b->dresidual_out), RESIDUAL, OUT, s->N, s->C);
     if (v->mean_square) dmean_square = flat(c, TO(b->dmean_square_in), ACCUM, IN, 1, s->N);
     junction_derivatives(c, b, v, &t, dresidual_in, dresidual_out);
+    if (s->C == 1 && (v->norm == NORM_LAYERNORM || v->inner == NORM_LAYERNORM)) /* 1/√ε times the rounding of g − g */
+        for (int i = 0; i < c->n_tensors; i++) c->tensor[i].only_finite = true;
     bool differences = v->s_in != SCALE_ZERO && v->s_out != SCALE_ZERO && !v->extreme;
     if (differences && dy) upstream(c, t.y, dy, NULL);
     if (differences && dmean_square) upstream(c, t.mean_square_out, dmean_square, NULL);

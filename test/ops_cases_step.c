@@ -41,6 +41,7 @@ static void declare_cross_entropy(Case *c, const void *shape, const void *varian
              v->ignore == IGNORE_ALL ? " all ignored" : v->ignore ? " some ignored" : "");
     Tensor *logits = matrix(c, TO(e->logits), STORAGE, v->gradient ? INOUT : IN, s->N, s->V);
     ALSO(spread(c, logits, 0, v->size), forward->logits);
+    logits->only_finite = s->V == 1; /* the gradient is 1 − 1 */
     Tensor *targets = indices(c, TO(e->targets), s->N, s->V);
     Tensor *counts = flat(c, NULL, "counts", ACCUM, IN, 1, s->N);
     for (int64_t n = 0; n < s->N; n++) {
@@ -249,7 +250,8 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
     static const char *const names[STAT_COUNT] = {"sum_squares", "max_abs", "dot", "other_sum_squares", "saturated"};
     double zeros[STAT_COUNT] = {0};
     Tensor *out = structure(c, TO(t->out), IN, zeros, sizeof zeros);
-    for (int i = 0; i < STAT_COUNT; i++) inside(c, out, names[i], OUT, (size_t)i * sizeof(double), 1);
+    for (int i = 0; i < STAT_COUNT; i++)
+        inside(c, out, names[i], OUT, (size_t)i * sizeof(double), 1)->exact = i == STAT_SATURATED;
     call(c, OP_tensor_stats, t);
 }
 
@@ -275,7 +277,7 @@ static void declare_cast(Case *c, const void *shape, const void *variant) {
     Tensor *src = flat(c, TO(a->src), fixed[v->from], IN, 1, s->n);
     for (size_t i = 0; i < sizeof cast_values / sizeof cast_values[0] && (int64_t)i < s->n; i++)
         src->value[s->n - 1 - (int64_t)i] = cast_values[i];
-    flat(c, TO(a->dst), fixed[v->to], OUT, 1, s->n);
+    flat(c, TO(a->dst), fixed[v->to], OUT, 1, s->n)->exact = true;
     call(c, OP_cast, a);
 }
 

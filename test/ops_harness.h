@@ -52,6 +52,8 @@ struct Tensor {
     /* Rows of `parts` side by side, each `cols` elements in `part_ld`; a row is parts·part_ld, stored_rows of them. */
     int64_t rows, stored_rows, parts, cols, part_ld;
     double *value;      /* [rows·parts·cols] what it holds before the call */
+    bool exact;         /* an output that has to be right to the bit */
+    bool only_finite;   /* an output whose true value is rounding noise or 0, such as the variance of one number */
     bool *ignored;      /* or NULL: elements of an output that the contract leaves open */
     bool unread;        /* the call under test sees NaN here: the contract says that it does not read it */
     Tensor *copy_of;    /* that tensor in Storage; NULL in the arguments where Storage is Accum */
@@ -210,7 +212,8 @@ const Kernels *truth_for(const Kernels *k, const Case *c, Operation operation);
 typedef struct Report {
     int cases, failures;
     bool quiet;      /* the self-test expects failures: keep them to itself */
-    char first[512]; /* the first failure */
+    char first[512]; /* the first failure, or the first that is being looked for */
+    const char *look_for; /* the self-test: only failures with this in their text count, and one is enough */
     double worst;    /* largest error in units of what is allowed */
 } Report;
 
@@ -233,6 +236,7 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
 typedef enum BrokenKind { BROKEN_VALUES, BROKEN_BITS, BROKEN_GRADIENTS } BrokenKind;
 typedef struct Broken {
     const char *what;
+    const char *sign; /* what the suite's message has to say */
     Operation operation;
     BrokenKind kind;
     Kernels (*wrap)(const Kernels *good);

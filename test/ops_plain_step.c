@@ -135,12 +135,19 @@ void PLAIN(tensor_stats)(Queue *queue, const TensorStats *t) {
     t->out[STAT_SATURATED] = saturated;
 }
 
+/* Infinity stands where the next number would: what lies nearer to that than to the largest one overflows. */
+static double bf16_place(uint16_t half) {
+    double value = (double)bf16_to_float(half);
+    return isinf(value) ? copysign(0x1p128, value) : value;
+}
+
 /* One rounding: the float's neighbours in bf16 are compared as doubles, an even one wins a tie. */
 static uint16_t double_to_bf16(double value) {
     uint16_t nearest = float_to_bf16((float)value);
     for (int step = -1; isfinite(value) && step <= 1; step += 2) {
         uint16_t other = (uint16_t)(nearest + step);
-        double distance = fabs((double)bf16_to_float(nearest) - value), its = fabs((double)bf16_to_float(other) - value);
+        if (isnan(bf16_to_float(other))) continue;
+        double distance = fabs(bf16_place(nearest) - value), its = fabs(bf16_place(other) - value);
         if (its < distance || (its == distance && other % 2 == 0)) nearest = other;
     }
     return nearest;

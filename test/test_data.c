@@ -16,10 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "loader.h"
-#include "order.h"
-#include "philox.h"
-#include "shard.h"
+#include "../src/loader.h"
+#include "../src/order.h"
+#include "../src/philox.h"
+#include "../src/shard.h"
 
 #include <cmocka.h> /* last: it makes fail() of check.h a macro */
 

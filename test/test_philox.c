@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "philox.h"
+#include "../src/philox.h"
 
 enum { N = 1 << 20 };
 

@@ -9,8 +9,8 @@
 
 #include <cjson/cJSON.h>
 
-#include "philox.h"
-#include "safetensors.h"
+#include "../src/philox.h"
+#include "../src/safetensors.h"
 
 #include <cmocka.h> /* last: it makes fail() of check.h a macro */
 

@@ -47,14 +47,14 @@ static void gelu_row(real *y, const real *h, int F) {
     for (int f = 0; f < F; f++) y[f] = h[f] * gelu_gate(h[f]);
 }
 
-/* d(h·σ(2z)) = σ·(1 + h·(1−σ)·2z′); dh may be h. Where h² would overflow, 1−σ or σ is 0 and must not meet an
- * infinite z′: the cap is far beyond where either of them vanishes. */
+/* d(h·σ(2z)) = σ + σ(1−σ)·h·2z′; dh may be h. Far out σ(1−σ) is 0 and must not meet an infinite z′: the cap on h²
+ * is beyond where that begins, the order of the product is that of the line. */
 static void gelu_row_backward(real *dh, const real *h, const real *dy, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
         real value = h[f], gate = gelu_gate(value), square = value * value;
         real slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * (square < GELU_SQUARE_CAP ? square : GELU_SQUARE_CAP));
-        dh[f] = dy[f] * gate * (1 + value * (1 - gate) * slope);
+        dh[f] = dy[f] * (gate + gate * (1 - gate) * value * slope);
     }
 }
 

@@ -10,12 +10,12 @@
 
 typedef struct Softmax {
     real max[TILE];    /* of the scores so far */
-    real sum[TILE];    /* Σ exp(scale·(score − max)) */
-    real factor[TILE]; /* exp(scale·(old max − new max)) */
+    real sum[TILE];    /* Σ exp(score − max) */
+    real factor[TILE]; /* exp(old max − new max) */
 } Softmax;
 
-/* scores → exp(scale·(score − max)), with max and sum brought up to date: queries lane … lane+31, `keys` of the tile. */
-static void softmax_update(Softmax *restrict softmax, real *restrict scores, real scale, int lane, int keys) {
+/* scores → exp(score − max), with max and sum brought up to date: queries lane … lane+31, `keys` of the tile. */
+static void softmax_update(Softmax *restrict softmax, real *restrict scores, int lane, int keys) {
     real max[HALF], sum[HALF] = {0};
     memcpy(max, softmax->max + lane, sizeof max);
     for (int i = 0; i < keys; i++)
@@ -28,13 +28,13 @@ static void softmax_update(Softmax *restrict softmax, real *restrict scores, rea
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
             real score = scores[i * TILE + lane + j];
-            real p = exp_clamped(scale * (score - max[j])) * seen(score);
+            real p = exp_clamped(score - max[j]) * seen(score);
             scores[i * TILE + lane + j] = p;
             sum[j] += p;
         }
 #pragma omp simd
     for (int j = 0; j < HALF; j++) {
-        real factor = exp_clamped(scale * (softmax->max[lane + j] - max[j]));
+        real factor = exp_clamped(softmax->max[lane + j] - max[j]);
         softmax->sum[lane + j] = softmax->sum[lane + j] * factor + sum[j];
         softmax->factor[lane + j] = factor;
         softmax->max[lane + j] = max[j];
@@ -53,7 +53,6 @@ typedef struct Work {
     real *queries_t, *out_t; /* [width][TILE] */
     real *keys, *values;     /* [TILE][width] */
     real *scores;            /* [TILE][TILE] */
-    real scale;              /* 1/√D */
     View view;
     Softmax softmax;
 } Work;
@@ -71,7 +70,6 @@ static Work *carve(void *scratch, int D) {
     work->keys = work->out_t + tile;
     work->values = work->keys + tile;
     work->scores = work->values + tile;
-    work->scale = (real)(1 / sqrt(D));
     return work;
 }
 
@@ -92,7 +90,7 @@ static void sweep_keys(Work *work, const Head *head, int first_key, int key_coun
     NAME(pack_rows)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D);
     NAME(tile_scores)(work->scores, work->keys, work->queries_t, D, view, first_key);
     for (int lane = 0; lane < TILE; lane += HALF)
-        softmax_update(&work->softmax, work->scores, work->scale, lane, keys_needed(view, first_key, lane));
+        softmax_update(&work->softmax, work->scores, lane, keys_needed(view, first_key, lane));
     rescale(work->out_t, work->softmax.factor, width);
     int lanes = on_diagonal(view, first_key) ? HALF : TILE;
     for (int lane = 0; lane < TILE; lane += lanes)
@@ -108,7 +106,7 @@ static void finish(const Work *work, const Head *head, int first) {
     for (int j = 0; j < work->view.count; j++) {
         real *out = head->out + (first + j) * head->ld_out, sum = work->softmax.sum[j];
         for (int d = 0; d < D; d++) out[d] = work->keys[j * width + d] / sum;
-        if (head->lse) head->lse[first + j] = work->scale * work->softmax.max[j] + (real)log(sum);
+        if (head->lse) head->lse[first + j] = work->softmax.max[j] + (real)log(sum);
     }
 }
 

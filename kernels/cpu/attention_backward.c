@@ -179,7 +179,7 @@ static void softmax_backward(real *restrict p, real *restrict ds, const QueryTil
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
             int at = i * TILE + lane + j;
-            real score = p[at], probability = exp_clamped(scale * score - lse[j]) * seen(score);
+            real score = p[at], probability = exp_clamped(score - lse[j]) * seen(score);
             p[at] = probability;
             ds[at] = scale * probability * (ds[at] - delta[j]);
         }
@@ -192,7 +192,8 @@ static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
     for (int lane = 0; lane < TILE; lane += lanes)
         NAME(product)(&(TileProduct){
             .rows = keys_needed(view, key->first, lane), .depth = D, .lanes = lanes, .a = key->v,
-            .lda = head_width(D), .b = query->dout_t + lane, .ldb = TILE, .c = key->ds + lane, .ldc = TILE});
+            .lda = head_width(D), .b = query->dout_t + lane, .ldb = TILE, .c = key->ds + lane, .ldc = TILE,
+            .scale = 1});
     for (int lane = 0; lane < TILE; lane += HALF)
         softmax_backward(key->p, key->ds, query, (real)(1 / sqrt(D)), lane, keys_needed(view, key->first, lane));
 }

@@ -50,8 +50,9 @@ INLINE void product_block(const TileProduct *p, int vectors, const real *a, int 
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < vectors; v++) sum[r][v] += a[r * a_row] * lanes[v];
     }
+    real scale = p->add ? 1 : p->scale;
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < vectors; v++) *(Vector *)(c + r * p->ldc + v * LANES) = sum[r][v];
+        for (int v = 0; v < vectors; v++) *(Vector *)(c + r * p->ldc + v * LANES) = scale * sum[r][v];
 }
 
 INLINE void product_strip(const TileProduct *p, int vectors, int lane, int a_row, int a_depth) {
@@ -161,6 +162,7 @@ void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, in
     for (int lane = 0; lane < TILE; lane += lanes)
         NAME(product)(&(TileProduct){
             .rows = keys_needed(view, first_key, lane), .depth = D, .lanes = lanes, .a = keys,
-            .lda = head_width(D), .b = queries_t + lane, .ldb = TILE, .c = scores + lane, .ldc = TILE});
+            .lda = head_width(D), .b = queries_t + lane, .ldb = TILE, .c = scores + lane, .ldc = TILE,
+            .scale = (real)(1 / sqrt(D))});
     if (first_key + TILE - 1 > view->time || view->start_max > first_key) mask(scores, view, first_key);
 }

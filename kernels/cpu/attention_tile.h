@@ -67,7 +67,8 @@ typedef struct TileProduct {
     int ldb;
     real *c;       /* [rows][ldc], likewise */
     int ldc;
-    bool add;      /* C += A·B; otherwise C = A·B */
+    bool add;      /* C += A·B; otherwise C = scale·A·B */
+    real scale;
 } TileProduct;
 
 void NAME(product)(const TileProduct *p);
@@ -103,8 +104,9 @@ static inline int keys_needed(const View *view, int first_key, int lane) {
     return on_diagonal(view, first_key) ? lane + HALF : TILE;
 }
 
-/* scores[key][query] = K·Qᵀ, not yet times 1/√D; SCORE_HIDDEN where a key is hidden. keys [TILE][head_width],
- * queries_t [head_width][TILE]. */
+/* scores[key][query] = K·Qᵀ/√D, SCORE_HIDDEN where a key is hidden; keys [TILE][head_width], queries_t
+ * [head_width][TILE]. A score is rounded before lse is taken from it, in backward as in forward, so that the two
+ * cancel exactly where one key has all the weight. */
 void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
                        int first_key);
 

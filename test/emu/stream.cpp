@@ -114,20 +114,32 @@ void step(CUstream_st *stream) {
     if (operation.run) operation.run();
 }
 
-/* Runs until the goal is reached; `on` is a stream whose progress leads to it. */
-template <typename Goal> void run_until(Goal reached, CUstream_st *on) {
-    if (reached()) return;
-    device_visible(true);
-    traps_begin();
-    while (!reached()) {
-        std::vector<CUstream_st *> allowed;
-        if (seed && random_below(2))
-            for (CUstream_st *stream : streams)
-                if (!stream->queue.empty() && needed(stream) == stream) allowed.push_back(stream);
-        step(allowed.empty() ? needed(on) : allowed[random_below((unsigned)allowed.size())]);
+/* While one lives, device work runs. */
+struct DeviceTime {
+    DeviceTime() {
+        device_visible(true);
+        traps_begin();
     }
-    traps_end();
-    device_visible(false);
+    ~DeviceTime() {
+        traps_end();
+        device_visible(false);
+    }
+};
+
+/* Runs one operation: one that leads to progress in the stream, or, by chance, any that is allowed. */
+void advance(CUstream_st *stream) {
+    std::vector<CUstream_st *> allowed;
+    if (seed && random_below(2))
+        for (CUstream_st *other : streams)
+            if (!other->queue.empty() && needed(other) == other) allowed.push_back(other);
+    step(allowed.empty() ? needed(stream) : allowed[random_below((unsigned)allowed.size())]);
+}
+
+/* Runs until the goal is reached, to which progress in the stream leads. */
+template <typename Goal> void run_until(Goal reached, CUstream_st *stream) {
+    if (reached()) return;
+    DeviceTime time;
+    while (!reached()) advance(stream);
 }
 
 void run_stream(CUstream_st *stream) {
@@ -315,8 +327,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     Lock lock;
     CUstream_st *target = resolve(stream);
     if (target->queue.empty()) return cudaSuccess;
-    bool stepped = false;
-    run_until([&] { return target->queue.empty() || std::exchange(stepped, true); }, target);
+    DeviceTime time;
+    advance(target);
     return cudaErrorNotReady;
 }
 
@@ -379,8 +391,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     Lock lock;
     shared_ptr<Record> record = event->record;
     if (!record || record->done) return cudaSuccess;
-    bool stepped = false;
-    run_until([&] { return record->done || std::exchange(stepped, true); }, record->stream);
+    DeviceTime time;
+    advance(record->stream);
     return cudaErrorNotReady;
 }
 
