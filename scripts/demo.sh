@@ -23,7 +23,7 @@ rm -rf $folder/run
     --out $folder/run --steps "$steps" --batch-size 16 --lr 2e-3 --warmup-steps 80 --lr-final-frac 0.05 \
     --beta2 0.99 --val-every 400 --val-batches 100 --log-every 100
 
-for prompt in "where is otto?" "mira has 8 plums and 7 more:" "the cats (near this wasp"; do
+for prompt in "where is otto?" "mira has 3 plums and 4 more:" "the cats (near this wasp"; do
     echo
     echo "── The model goes on from \"$prompt\":"
     ./train_gpt --preset tiny --out $folder/run --resume auto --generate "$prompt" --max-new-tokens 160

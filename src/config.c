@@ -160,25 +160,26 @@ static int hex_digit(char c) {
     return at ? (int)(at - digits) : -1;
 }
 
+/* The character that stands after a backslash, or −1; *at moves to its last byte. */
+static int escaped(const char **at, const char *to) {
+    if (to - *at < 2) return -1;
+    char c = *++*at;
+    if (c != 'x') return (unsigned char)c;
+    if (to - *at < 3) return -1;
+    int high = hex_digit((*at)[1]), low = hex_digit((*at)[2]);
+    *at += 2;
+    return high < 0 || low < 0 || high + low == 0 ? -1 : high * 16 + low;
+}
+
 /* "…" with \" \\ and \xHH: how config_write says what a plain value cannot. */
 static bool read_quoted(const char *from, const char *to, char value[VALUE_SIZE], Error *error) {
     size_t length = 0;
     const char *at = from + 1;
     for (; at < to && *at != '"'; at++) {
-        char c = *at;
-        if (c == '\\') {
-            if (to - at < 2) break;
-            c = *++at;
-            if (c == 'x') {
-                int high = to - at > 2 ? hex_digit(at[1]) : -1, low = to - at > 2 ? hex_digit(at[2]) : -1;
-                c = (char)(high * 16 + low);
-                if (high < 0 || low < 0 || c == '\0')
-                    return error_set(error, "\\x wants two digits, 01 to ff");
-                at += 2;
-            }
-        }
+        int c = *at == '\\' ? escaped(&at, to) : (unsigned char)*at;
+        if (c < 0) return error_set(error, "a backslash takes one character, or x and two digits, 01 to ff");
         if (length + 1 >= VALUE_SIZE) return error_set(error, "a value is too long");
-        value[length++] = c;
+        value[length++] = (char)c;
     }
     value[length] = '\0';
     if (at >= to) return error_set(error, "a quoted value has no end");

@@ -50,7 +50,7 @@ static const Flag VARIANT[] = {
 static const Flag DATA[] = {
     TEXT("train-data", train_data, "shards to train on: a file or a quoted glob, e.g. 'data/books_train_*.bin'"),
     TEXT("val-data", val_data, "shards to validate on"),
-    INT("seed", seed, "1337", 0, 9007199254740992.0, "of the initial weights and of the order of the data"),
+    INT("seed", seed, "1337", 0, 9007199254740991.0, "of the initial weights and of the order of the data"),
 };
 
 static const Flag TRAIN[] = {

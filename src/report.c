@@ -43,6 +43,7 @@ void report_plan(const Config *c, const Kernels *k) {
     params_build(&params, c);
     describe_model(c, &params);
     describe_batch(c);
+    printf("parameters: %lld\n", (long long)params.true_elements);
     const struct {
         const char *name;
         double bytes;

@@ -4,10 +4,10 @@
  *     gpu_probe [--tiny]
  *
  * Prints one JSON object: the device; copy bandwidth; cuBLASLt's rate on random data for the products of
- * gpt2-124m and gpt2-1558m; which pairs of types and epilogues cuBLASLt accepts; the time of each kernel here,
- * as a share of the copy bandwidth measured in the same run, or as TFLOP/s. Every time is the median of 11
- * samples, after a warm-up, of enough calls to fill two milliseconds, between two events. --tiny shrinks all
- * shapes: it checks this program, and its numbers mean nothing.
+ * gpt2-124m and gpt2-1558m; which pairs of types and epilogues cuBLASLt accepts; the time of each kernel
+ * here, as a share of the copy bandwidth measured in the same run, or as TFLOP/s. Every time is the median of
+ * 11 samples, after a warm-up, of enough calls to fill two milliseconds, between two events. --tiny shrinks
+ * all shapes: it checks this program, and its numbers mean nothing.
  *
  * Exit codes: 0 done, 1 the device failed, 2 no device that can serve, or bad usage. How to build: see
  * kernels/cuda/README.md.
@@ -32,7 +32,8 @@ double copy_bandwidth = 0; /* bytes/s, read and written */
  * Memory with random numbers in it: products of zeros run faster than products of numbers.
  * ------------------------------------------------------------------------------------------------------ */
 
-template <typename T> __global__ void fill_random(T *out, int64_t rows, int64_t cols, int64_t stride, uint32_t seed) {
+template <typename T>
+__global__ void fill_random(T *out, int64_t rows, int64_t cols, int64_t stride, uint32_t seed) {
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * stride; i += step) {
         uint64_t bits = (uint64_t)i * 0x9e3779b97f4a7c15ull + seed; /* splitmix64 */
@@ -62,7 +63,8 @@ void release_all() {
 template <typename T> T *random_matrix(int64_t rows, int64_t cols) {
     static uint32_t seed = 0;
     T *memory = static_cast<T *>(take(rows * row_stride(cols) * sizeof(T)));
-    LAUNCH((fill_random<T>), tiny ? 8 : 1024, 128, 0, queue->stream, memory, rows, cols, row_stride(cols), ++seed);
+    LAUNCH((fill_random<T>), tiny ? 8 : 1024, 128, 0, queue->stream, memory, rows, cols, row_stride(cols),
+           ++seed);
     return memory;
 }
 
@@ -104,7 +106,8 @@ const char *comma(bool &first) {
 }
 
 void print_bandwidth(bool &first, const char *name, double bytes, double seconds) {
-    printf("%s\n    {\"kernel\": \"%s\", \"us\": %.2f, \"bytes\": %.0f, \"bytes_per_s\": %.4g, \"share_of_copy\": %.3f}",
+    printf("%s\n    {\"kernel\": \"%s\", \"us\": %.2f, \"bytes\": %.0f, \"bytes_per_s\": %.4g, "
+           "\"share_of_copy\": %.3f}",
            comma(first), name, seconds * 1e6, bytes, bytes / seconds, bytes / seconds / copy_bandwidth);
     fflush(stdout);
 }
@@ -129,7 +132,8 @@ void measure_copy() {
 }
 
 /* Forward with a bias, and both gradients, of one matrix. */
-void measure_linear(bool &first, const char *model, const char *matrix, int64_t N, int in, int out, bool bias) {
+void measure_linear(bool &first, const char *model, const char *matrix, int64_t N, int in, int out,
+                    bool bias) {
     Linear forward = {};
     forward.N = N, forward.in = in, forward.out = out;
     LinearBackward backward = {};
@@ -197,15 +201,72 @@ void measure_junction(bool &first, int64_t N, int C, NormKind kind, bool residua
 
     const double elements = (double)N * C;
     const double forward_bytes = elements * (2 * residual_size + 2 * sizeof(bf16));
-    const double backward_bytes = elements * (3 * residual_size + sizeof(bf16) + (backward.df ? sizeof(bf16) : 0));
+    const double backward_bytes =
+        elements * (3 * residual_size + sizeof(bf16) + (backward.df ? sizeof(bf16) : 0));
     const char *norm = kind == NORM_LAYERNORM ? "layernorm" : "rmsnorm";
     char name[128];
     snprintf(name, sizeof name, "junction_forward %s C=%d N=%lld residual %s", norm, C, (long long)N,
              residual_is_accum ? "fp32" : "bf16");
-    print_bandwidth(first, name, forward_bytes, median_seconds([&] { k->junction_forward(queue, &forward); }));
+    print_bandwidth(first, name, forward_bytes,
+                    median_seconds([&] { k->junction_forward(queue, &forward); }));
     snprintf(name, sizeof name, "junction_backward %s C=%d N=%lld residual %s", norm, C, (long long)N,
              residual_is_accum ? "fp32" : "bf16");
-    print_bandwidth(first, name, backward_bytes, median_seconds([&] { k->junction_backward(queue, &backward); }));
+    print_bandwidth(first, name, backward_bytes,
+                    median_seconds([&] { k->junction_backward(queue, &backward); }));
+    release_all();
+}
+
+void measure_activation(bool &first, int64_t N, int F, ActivationKind kind) {
+    const int parts = kind == ACTIVATION_SWIGLU ? 2 : 1;
+    const int64_t width = parts * row_stride(F);
+    Activation forward = {};
+    forward.N = N, forward.F = F, forward.kind = kind;
+    forward.h = random_matrix<bf16>(N, width);
+    forward.y = take(N * row_stride(F) * sizeof(bf16));
+    ActivationBackward backward = {};
+    backward.forward = &forward;
+    backward.dy = random_matrix<bf16>(N, F);
+    backward.dh = take(N * width * sizeof(bf16));
+    backward.dbias = take(width * sizeof(float));
+    const char *kind_name = kind == ACTIVATION_SWIGLU ? "swiglu" : "gelu";
+    const double elements = (double)N * F;
+    char name[128];
+    snprintf(name, sizeof name, "activation_forward %s F=%d N=%lld", kind_name, F, (long long)N);
+    print_bandwidth(first, name, elements * (parts + 1) * sizeof(bf16),
+                    median_seconds([&] { k->activation_forward(queue, &forward); }));
+    snprintf(name, sizeof name, "activation_backward %s F=%d N=%lld", kind_name, F, (long long)N);
+    print_bandwidth(first, name, elements * (2 * parts + 1) * sizeof(bf16),
+                    median_seconds([&] { k->activation_backward(queue, &backward); }));
+    release_all();
+}
+
+/* The embedding's gradient at the tokens of a small vocabulary (many of each) and of GPT-2's; the loss. */
+void measure_ends(bool &first, int64_t N, int C, int V) {
+    std::vector<uint32_t> ids(N);
+    for (int64_t n = 0; n < N; n++) ids[n] = (uint32_t)((uint64_t)n * 2654435761u % (uint32_t)V);
+    uint32_t *tokens = static_cast<uint32_t *>(take(N * sizeof(uint32_t)));
+    k->copy(queue, tokens, ids.data(), N * sizeof(uint32_t), COPY_TO_DEVICE);
+    k->queue_wait(queue);
+    Embedding forward = {};
+    forward.B = 1, forward.T = (int)N, forward.C = C, forward.V = V, forward.tokens = tokens;
+    EmbeddingBackward backward = {};
+    backward.forward = &forward;
+    backward.dx = random_matrix<bf16>(N, C);
+    backward.dtoken_table = take(row_stride(V) * row_stride(C) * sizeof(float));
+    StepState state = {};
+    StepState *device_state = static_cast<StepState *>(take(sizeof state));
+    const int64_t chunk = std::min<int64_t>(N, 8192);
+    CrossEntropy loss = {};
+    loss.N = chunk, loss.V = V, loss.gradient = true, loss.targets = tokens, loss.state = device_state;
+    loss.logits = random_matrix<bf16>(chunk, V);
+    loss.losses = take(chunk * sizeof(float));
+    char name[128];
+    snprintf(name, sizeof name, "embedding_backward C=%d V=%d N=%lld", C, V, (long long)N);
+    print_bandwidth(first, name, (double)N * C * sizeof(bf16),
+                    median_seconds([&] { k->embedding_backward(queue, &backward); }));
+    snprintf(name, sizeof name, "cross_entropy V=%d N=%lld", V, (long long)chunk);
+    print_bandwidth(first, name, (double)chunk * V * 2 * sizeof(bf16),
+                    median_seconds([&] { k->cross_entropy(queue, &loss); }));
     release_all();
 }
 
@@ -267,6 +328,10 @@ void measure_kernels() {
         measure_junction(first, tiny ? N : N * 768 / C, tiny ? C / 8 : C, NORM_LAYERNORM, false);
         measure_junction(first, tiny ? N : N * 768 / C, tiny ? C / 8 : C, NORM_RMSNORM, true);
     }
+    measure_activation(first, N, tiny ? 96 : 3072, ACTIVATION_GELU);
+    measure_activation(first, N, tiny ? 70 : 2048, ACTIVATION_SWIGLU);
+    measure_ends(first, N, tiny ? 64 : 768, tiny ? 17 : 256);
+    measure_ends(first, N, tiny ? 64 : 768, tiny ? 257 : 50257);
     measure_optimizer(first, tiny ? 64 * 100 : 64 * 1944000);
     const int B = tiny ? 1 : 16, T = tiny ? 80 : 1024;
     measure_attention(first, B, T, tiny ? 2 : 12, tiny ? 2 : 12, 64);
@@ -291,8 +356,8 @@ struct Epilogue {
     bool bias, aux;
 };
 
-/* D [m,n] = Aᵀ·B (+ D) by columns, as linear_forward asks for it; tried for real, since a heuristic may promise
- * what the call refuses. Returns the status that stopped it. */
+/* D [m,n] = Aᵀ·B (+ D) by columns, as linear_forward asks for it; tried for real, since a heuristic may
+ * promise what the call refuses. Returns the status that stopped it. */
 cublasStatus_t try_product(cublasLtHandle_t handle, const Types &types, const Epilogue &epilogue,
                            cudaDataType_t bias_type, float beta) {
     const int64_t n = 256;
@@ -324,12 +389,13 @@ cublasStatus_t try_product(cublasLtHandle_t handle, const Types &types, const Ep
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmulAlgoGetHeuristic(handle, operation, in, in, out, out, preference, 1, &result, &found);
+        status = cublasLtMatmulAlgoGetHeuristic(handle, operation, in, in, out, out, preference, 1, &result,
+                                                &found);
     if (status == CUBLAS_STATUS_SUCCESS && found == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
     if (status == CUBLAS_STATUS_SUCCESS) {
         const float alpha = 1;
-        status = cublasLtMatmul(handle, operation, &alpha, a, in, b, in, &beta, d, out, d, out, &result.algo, NULL, 0,
-                                queue->stream);
+        status = cublasLtMatmul(handle, operation, &alpha, a, in, b, in, &beta, d, out, d, out, &result.algo,
+                                NULL, 0, queue->stream);
         k->queue_wait(queue);
     }
     CUBLASLT_CHECK(cublasLtMatmulPreferenceDestroy(preference), "probing");
@@ -367,9 +433,9 @@ void probe_epilogues() {
                     printf("%s\n    {\"types\": \"%s\", \"epilogue\": \"%s\", \"bias\": %s, \"beta\": %d, "
                            "\"accepted\": %s, \"status\": \"%s\"}",
                            comma(first), types.name, epilogue.name,
-                           !epilogue.bias                ? "null"
+                           !epilogue.bias             ? "null"
                            : bias_type == CUDA_R_16BF ? "\"bf16\""
-                                                         : "\"fp32\"",
+                                                      : "\"fp32\"",
                            (int)beta, status == CUBLAS_STATUS_SUCCESS ? "true" : "false",
                            cublasLtGetStatusName(status));
                 }
@@ -383,8 +449,8 @@ void print_device() {
     int driver = 0, runtime = 0;
     CUDA_CHECK(cudaDriverGetVersion(&driver), "probing");
     CUDA_CHECK(cudaRuntimeGetVersion(&runtime), "probing");
-    printf("{\n  \"device\": \"%s\", \"memory_bytes\": %llu, \"multiprocessors\": %d, \"peak_bf16_flops\": %.4g,\n"
-           "  \"driver\": %d, \"runtime\": %d, \"cublaslt\": %zu, \"tiny\": %s,\n",
+    printf("{\n  \"device\": \"%s\", \"memory_bytes\": %llu, \"multiprocessors\": %d,\n"
+           "  \"peak_bf16_flops\": %.4g, \"driver\": %d, \"runtime\": %d, \"cublaslt\": %zu, \"tiny\": %s,\n",
            info.name, (unsigned long long)info.memory_total, info.units, info.peak_flops, driver, runtime,
            cublasLtGetVersion(), tiny ? "true" : "false");
 }
@@ -407,7 +473,7 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
     Limits limits = {};
-    limits.N = 65536, limits.H = 25, limits.C = 4096, limits.parameters = 64 * 1944000;
+    limits.N = 65536, limits.H = 25, limits.C = 4096, limits.F = 4096, limits.parameters = 64 * 1944000;
     queue = k->queue_create(k->scratch_bytes(&limits));
     require(queue, "gpu_probe: not enough device memory for a queue");
     start = k->event_create(), stop = k->event_create();

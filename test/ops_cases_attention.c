@@ -124,7 +124,7 @@ typedef struct AttentionVariant {
     double size; /* of q, k and v */
 } AttentionVariant;
 
-static const AttentionVariant attention_variants[] = {{.size = 1}, {.documents = true, .size = 1}, {.size = 6}};
+static const AttentionVariant attention_variants[] = {{.size = 1}, {.documents = true, .size = 1}, {.size = 3}};
 static const HeadShape attention_measured_shapes[] = {{4, 256, 12, 12, 64}, {1, 1024, 12, 4, 64}};
 static const AttentionVariant attention_measured[] = {{.size = 1}};
 

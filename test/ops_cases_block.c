@@ -12,7 +12,7 @@ typedef struct EmbeddingVariant {
 } EmbeddingVariant;
 
 static const EmbeddingShape embedding_shapes[] = {{1, 1, 1, 1}, {2, 3, 7, 3}, {1, 31, 64, 257}, {3, 7, 65, 11},
-                                                  {2, 65, 96, 31}, {1, 130, 130, 7}, {2, 96, 257, 1000}, {1, 7, 768, 64}};
+                                                  {2, 65, 96, 31}, {1, 130, 130, 7}, {2, 96, 257, 130}, {1, 7, 768, 31}};
 static const EmbeddingVariant embedding_variants[] = {{0},
                                                       {.positions = true},
                                                       {.positions = true, .position = true},
@@ -187,6 +187,7 @@ static Activation *activation(Case *c, const ActivationShape *s, const Activatio
     if (v->extreme) extreme_rows(t->h);
     t->y = matrix(c, TO(a->y), STORAGE, backward ? MADE : OUT, s->N, s->F);
     t->y->unread = backward;
+    t->y->only_finite = s->F == 1 && v->norm != ACTIVATION_NORM_NONE; /* see degenerate() of the junction */
     t->alpha = NULL;
     if (v->norm != ACTIVATION_NORM_NONE) {
         t->alpha = spread(c, parted(c, TO(a->alpha), ACCUM, IN, 1, parts, s->F), 1, 0.3);
@@ -211,6 +212,7 @@ static void declare_activation_backward(Case *c, const void *shape, const void *
     if (t.alpha) derivative(parted(c, TO(b->dalpha), ACCUM, ADDED, 1, t.h->parts, s->F), t.alpha, 1);
     if (v->bias) parted(c, TO(b->dbias), ACCUM, ADDED, 1, t.h->parts, s->F);
     derivative(dh, t.h, 1);
+    for (int i = 0; t.y->only_finite && i < c->n_tensors; i++) c->tensor[i].only_finite = true;
     if (!v->extreme) upstream(c, t.y, dy, NULL); /* differences cannot resolve a row of 1e-20 */
     prepare(c, OP_activation_forward, b->forward);
     call(c, OP_activation_backward, b);

@@ -1,7 +1,7 @@
 /* ops_cases_junction.c: cases of the residual junction and of what feeds it (how to write one: ops_harness.h). */
 #include "ops_harness.h"
 
-#include <stddef.h>
+#include <stdio.h>
 
 typedef struct RowShape {
     int64_t N;
@@ -103,11 +103,20 @@ static const JunctionVariant junction_measured[] = {
 
 /* The operands of one norm; each may be absent. */
 typedef struct NormTensors {
+    const char *name;
     Tensor *gamma, *beta, *scalar;
 } NormTensors;
 
-static NormTensors norm_operands(Case *c, Norm *norm, NormKind kind, const RowShape *s, const JunctionVariant *v, Role made) {
-    NormTensors t = {0};
+/* "norm" and "dgamma" to "norm.dgamma". */
+static const char *member(Case *c, const char *norm, const char *name) {
+    char *text = arguments(c, 32);
+    snprintf(text, 32, "%s.%s", norm, name);
+    return text;
+}
+
+static NormTensors norm_operands(Case *c, Norm *norm, const char *name, NormKind kind, const RowShape *s,
+                                 const JunctionVariant *v, Role made) {
+    NormTensors t = {.name = name};
     bool statistics = kind == NORM_LAYERNORM || kind == NORM_RMSNORM || kind == NORM_BHYT;
     *norm = (Norm){.kind = kind, .eps = kind == NORM_LAYERNORM ? 1e-5 : 1e-6, .kappa = kind == NORM_BHYT ? 3 : 0};
     if (kind == NORM_NONE) return t;
@@ -115,15 +124,15 @@ static NormTensors norm_operands(Case *c, Norm *norm, NormKind kind, const RowSh
     if (!v->no_beta && (kind == NORM_LAYERNORM || kind == NORM_DYT)) t.beta = vector(c, TO(norm->beta), ACCUM, IN, s->C);
     if (kind == NORM_DYT) t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1), 0.5);
     if (kind == NORM_BHYT) t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1), 2);
-    if (kind == NORM_LAYERNORM) flat(c, TO(norm->mean), ACCUM, made, 1, s->N);
-    if (statistics) flat(c, TO(norm->rstd), ACCUM, made, 1, s->N);
+    if (kind == NORM_LAYERNORM) flat(c, &norm->mean, member(c, name, "mean"), ACCUM, made, 1, s->N);
+    if (statistics) flat(c, &norm->rstd, member(c, name, "rstd"), ACCUM, made, 1, s->N);
     return t;
 }
 
 static void norm_gradients(Case *c, NormGradient *gradient, const NormTensors *t, double factor) {
-    if (t->gamma) derivative(vector(c, TO(gradient->dgamma), ACCUM, ADDED, t->gamma->cols), t->gamma, factor);
-    if (t->beta) derivative(vector(c, TO(gradient->dbeta), ACCUM, ADDED, t->beta->cols), t->beta, factor);
-    if (t->scalar) derivative(flat(c, TO(gradient->dscalar), ACCUM, ADDED, 1, 1), t->scalar, factor);
+    if (t->gamma) derivative(vector(c, &gradient->dgamma, member(c, t->name, "dgamma"), ACCUM, ADDED, t->gamma->cols), t->gamma, factor);
+    if (t->beta) derivative(vector(c, &gradient->dbeta, member(c, t->name, "dbeta"), ACCUM, ADDED, t->beta->cols), t->beta, factor);
+    if (t->scalar) derivative(flat(c, &gradient->dscalar, member(c, t->name, "dscalar"), ACCUM, ADDED, 1, 1), t->scalar, factor);
 }
 
 static Tensor *scale_operand(Case *c, void *field, const char *name, Scale scale) {
@@ -174,12 +183,12 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
         t->f->unread = backward && !v->sdd && v->inner == NORM_NONE;
         if (v->extreme) extreme_rows(t->f);
         if (v->bias) t->bias = vector(c, TO(j->bias), STORAGE, IN, s->C);
-        t->sdd = norm_operands(c, &j->sdd, v->sdd ? NORM_RMSNORM : NORM_NONE, s, v, made);
-        t->inner = norm_operands(c, &j->inner, v->inner, s, v, made);
+        t->sdd = norm_operands(c, &j->sdd, "sdd", v->sdd ? NORM_RMSNORM : NORM_NONE, s, v, made);
+        t->inner = norm_operands(c, &j->inner, "inner", v->inner, s, v, made);
         t->u = in_place ? ALSO(t->x, j->u) : matrix(c, TO(j->u), RESIDUAL, made, s->N, s->C);
     }
     t->s_out = scale_operand(c, TO(j->s_out), v->s_out);
-    t->norm = norm_operands(c, &j->norm, v->norm, s, v, made);
+    t->norm = norm_operands(c, &j->norm, "norm", v->norm, s, v, made);
     j->norm.output_scale = v->output_scale;
     if (v->vhat) {
         t->mean_square_in = flat(c, TO(j->mean_square_in), ACCUM, IN, 1, s->N);
@@ -194,9 +203,18 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
     return j;
 }
 
+/* The statistics of one number leave rounding noise, times up to 1/√ε, of what they normalize: nothing to compare. */
+static bool degenerate(Case *c, const RowShape *s, const JunctionVariant *v) {
+    bool statistics = v->sdd || (v->norm != NORM_NONE && v->norm != NORM_DYT) || (v->inner != NORM_NONE && v->inner != NORM_DYT);
+    bool is = s->C == 1 && statistics;
+    for (int i = 0; is && i < c->n_tensors; i++) c->tensor[i].only_finite = true;
+    return is;
+}
+
 static void declare_junction_forward(Case *c, const void *shape, const void *variant) {
     JunctionTensors unused;
     call(c, OP_junction_forward, junction(c, shape, variant, false, &unused));
+    degenerate(c, shape, variant);
 }
 
 /*
@@ -205,7 +223,7 @@ static void declare_junction_forward(Case *c, const void *shape, const void *var
  * and, for x, s_in; post: s_in for x). A gate's gradient is −slope times the derivative by its scale.
  */
 static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVariant *v, const JunctionTensors *t,
-                                 const Tensor *dresidual_in, Tensor *dresidual_out) {
+                                 Tensor *dresidual_out) {
     double s_in = t->s_in ? t->s_in->value[0] : 1, s_out = t->s_out ? t->s_out->value[0] : 1;
     Tensor *scale = v->post ? t->s_in : t->s_out;
     if (!v->frozen) {
@@ -222,8 +240,6 @@ static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVar
         derivative(flat(c, TO(b->dgate), ACCUM, ADDED, 1, 1), scale, -slope->value[0]);
     }
     if (t->mean_square_in) derivative(flat(c, TO(b->dmean_square_out), ACCUM, OUT, 1, t->x->rows), t->mean_square_in, 1);
-    if (s_in == 0 || s_out == 0 || v->extreme) return; /* no true derivative to divide, or none to resolve */
-    if (dresidual_in) upstream(c, v->post ? t->y : v->first ? t->x : t->u, dresidual_in, v->post ? NULL : t->s_out);
 }
 
 static void declare_junction_backward(Case *c, const void *shape, const void *variant) {
@@ -239,12 +255,14 @@ static void declare_junction_backward(Case *c, const void *shape, const void *va
     dresidual_out = dresidual_in && v->in_place ? ALSO(dresidual_in, b->dresidual_out)
                                                 : matrix(c, TO(b->dresidual_out), RESIDUAL, OUT, s->N, s->C);
     if (v->mean_square) dmean_square = flat(c, TO(b->dmean_square_in), ACCUM, IN, 1, s->N);
-    junction_derivatives(c, b, v, &t, dresidual_in, dresidual_out);
-    if (s->C == 1 && (v->norm == NORM_LAYERNORM || v->inner == NORM_LAYERNORM)) /* 1/√ε times the rounding of g − g */
-        for (int i = 0; i < c->n_tensors; i++) c->tensor[i].only_finite = true;
-    bool differences = v->s_in != SCALE_ZERO && v->s_out != SCALE_ZERO && !v->extreme;
-    if (differences && dy) upstream(c, t.y, dy, NULL);
-    if (differences && dmean_square) upstream(c, t.mean_square_out, dmean_square, NULL);
+    junction_derivatives(c, b, v, &t, dresidual_out);
+    /* Differences need a scale to divide by and rows that they resolve. */
+    if (!degenerate(c, s, v) && v->s_in != SCALE_ZERO && v->s_out != SCALE_ZERO && !v->extreme) {
+        Tensor *stream = v->post ? t.y : v->first ? t.x : t.u;
+        if (dy) upstream(c, t.y, dy, NULL);
+        if (dresidual_in) upstream(c, stream, dresidual_in, v->post ? NULL : t.s_out);
+        if (dmean_square) upstream(c, t.mean_square_out, dmean_square, NULL);
+    }
     prepare(c, OP_junction_forward, b->forward);
     call(c, OP_junction_backward, b);
 }

@@ -5,7 +5,16 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { POOLED_ELEMENTS = 64, MAX_DRAWS = 16, SLOW_DRAWS = 6, GRADIENT_SAMPLES = 10 };
+enum {
+    POOLED_ELEMENTS = 256, /* so many of the smallest output are wanted … */
+    MAX_DRAWS = 16,
+    SLOW_DRAWS = 4,
+    LARGE_ELEMENTS = 25000, /* cases larger than this run in one of LARGE_EVERY variants … */
+    LARGE_EVERY = 5,
+    MANY_VARIANTS = 10,     /* … where there are so many */
+    GRADIENT_SAMPLES = 8,   /* elements of a tensor that are differenced … */
+    GRADIENT_ELEMENTS = 25000 /* … in cases no larger than this */
+};
 
 void report_failure(Report *report, const char *format, ...) {
     char line[512];
@@ -46,11 +55,19 @@ static bool select_next(Selection *s, int *shape, int *variant) {
 
 typedef bool CaseTest(const Implementation *, const Family *, int shape, int variant, uint64_t seed, Report *);
 
+static int64_t case_elements(const Case *c) {
+    int64_t all = 0;
+    for (int i = 0; i < c->n_tensors; i++) all += c->tensor[i].stored_rows * c->tensor[i].parts * c->tensor[i].part_ld;
+    return all ? all : 1;
+}
+
 /* Whether the case exists for this implementation; opens it if so. */
 static bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape, int variant,
                      uint64_t seed, int draw) {
     case_open(c, family, shape, variant, seed, draw);
-    if (!c->impossible && (!c->cpu_only || implementation->any_head_size)) return true;
+    bool left_out = family->n_variants >= MANY_VARIANTS && case_elements(c) > LARGE_ELEMENTS &&
+                    (shape * 2 + variant) % LARGE_EVERY != 0;
+    if (!c->impossible && !left_out && (!c->cpu_only || implementation->any_head_size)) return true;
     case_close(c);
     return false;
 }
@@ -138,11 +155,10 @@ static void draw_values(const Implementation *implementation, Case *c, Pool *poo
 }
 
 static int draws_of(const Implementation *implementation, const Case *c) {
-    int64_t fewest = POOLED_ELEMENTS;
+    int64_t fewest = POOLED_ELEMENTS, most = implementation->slow ? SLOW_DRAWS : MAX_DRAWS;
     for (int i = 0; i < c->n_tensors; i++)
         if (is_output(&c->tensor[i]) && tensor_count(&c->tensor[i]) < fewest) fewest = tensor_count(&c->tensor[i]);
     int64_t draws = (POOLED_ELEMENTS + fewest - 1) / (fewest ? fewest : 1);
-    int64_t most = implementation->slow ? SLOW_DRAWS : MAX_DRAWS;
     return (int)(draws > most ? most : draws);
 }
 
@@ -276,9 +292,9 @@ void test_bits(const Implementation *implementation, Operation operation, uint64
 static double objective(Image *image, const Case *c, double *const *base, double *squares) {
     double sum = 0;
     image_run(image, c->prepare);
-    image_download(image);
     for (int i = 0; i < c->n_upstream; i++) {
         const Upstream *term = &c->upstream[i];
+        image_fetch(image, term->of);
         double *y = result_of(image, term->of), scale = term->scale ? term->scale->value[0] : 1, part = 0;
         for (int64_t k = 0; k < tensor_count(term->of); k++) {
             double now = scale * y[k] * term->gradient->value[k];
@@ -347,7 +363,7 @@ static bool case_gradients(const Implementation *implementation, const Family *f
     double *got[MAX_TENSORS] = {0}, *base[4] = {0}, all = 0;
     GradientError errors[MAX_TENSORS] = {{0}};
     if (!open_for(&c, implementation, family, shape, variant, seed, 0)) return false;
-    if (c.n_upstream == 0) {
+    if (c.n_upstream == 0 || case_elements(&c) > GRADIENT_ELEMENTS) {
         case_close(&c);
         return false;
     }

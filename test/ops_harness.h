@@ -196,6 +196,7 @@ void image_upload(Image *image, bool preparing); /* also points the fields of th
 void image_update(Image *image, const Tensor *t); /* one tensor's values again, without guard zones */
 void image_run(Image *image, Call call);          /* runs and waits */
 void image_download(Image *image);
+void image_fetch(Image *image, const Tensor *t); /* image_download of one tensor, without guard zones */
 void image_values(const Image *image, const Tensor *t, double *value);
 
 /* What the call did to memory that it should not have touched: false with a line in text. */

@@ -212,6 +212,12 @@ void image_download(Image *image) {
     guard(image, true);
 }
 
+void image_fetch(Image *image, const Tensor *t) {
+    int i = index_of(image->c, t);
+    image->k->copy(image->queue, image->after[i] + GUARD, (char *)image->block[i] + GUARD, image->bytes[i], COPY_TO_HOST);
+    image->k->queue_wait(image->queue);
+}
+
 void image_values(const Image *image, const Tensor *t, double *value) {
     const Tensor *owner = t->parent ? t->parent : t;
     const unsigned char *bytes = image->after[index_of(image->c, owner)] + GUARD;

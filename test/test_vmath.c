@@ -1,6 +1,6 @@
 /*
- * test_vmath: does kernels/cpu/vmath.h keep its promises on error and special values, in the vector loop and in
- * its tail, in float and in double?
+ * test_vmath: does kernels/cpu/vmath.h keep its promises on error and special values, in the vector loop and
+ * in its tail, in float and in double?
  *
  * The yardstick is the C library's long double (64 bits of mantissa on x86, at least 11 more than double). An
  * error is counted in ulp of the exact result in the tested type.
@@ -18,8 +18,8 @@
 
 /* libmvec documents at most 4 ulp. The measure itself adds under 0.01 ulp in double. */
 static const double LIBRARY_ULP = 4.01;
-/* exp brings 4 ulp, the sum and the division half an ulp each: 5 where all stand just above a power of two, twice
- * that where the result stands just below one. */
+/* exp brings 4 ulp, the sum and the division half an ulp each: 5 where all stand just above a power of two,
+ * twice that where the result stands just below one. */
 static const double SIGMOID_ULP = 10.01;
 
 enum { BLOCK = 1024 };
@@ -46,12 +46,12 @@ typedef struct Function {
     double low_f32, high_f32, low_f64, high_f64;
 } Function;
 
-#define LOOPS(function)                                                                                                \
-    __attribute__((noinline)) static void function##_loop_f32(int n, const float *x, float *y) {                       \
-        _Pragma("omp simd") for (int i = 0; i < n; i++) y[i] = vm_##function##_f32(x[i]);                              \
-    }                                                                                                                  \
-    __attribute__((noinline)) static void function##_loop_f64(int n, const double *x, double *y) {                     \
-        _Pragma("omp simd") for (int i = 0; i < n; i++) y[i] = vm_##function##_f64(x[i]);                              \
+#define LOOPS(function)                                                                                      \
+    __attribute__((noinline)) static void function##_loop_f32(int n, const float *x, float *y) {             \
+        _Pragma("omp simd") for (int i = 0; i < n; i++) y[i] = vm_##function##_f32(x[i]);                    \
+    }                                                                                                        \
+    __attribute__((noinline)) static void function##_loop_f64(int n, const double *x, double *y) {           \
+        _Pragma("omp simd") for (int i = 0; i < n; i++) y[i] = vm_##function##_f64(x[i]);                    \
     }
 LOOPS(exp)
 LOOPS(tanh)

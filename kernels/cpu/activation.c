@@ -40,11 +40,23 @@ size_t NAME(activation_scratch)(const Limits *limits) { return workspace_bytes(l
 
 /* --- Rows ------------------------------------------------------------------------------------------------ */
 
-static inline real gelu_gate(real h) { return vm_sigmoid(GELU_TWICE_ROOT * h * (1 + GELU_CUBIC * h * h)); }
+/* σ(x) and 1−σ(x). The smaller one is a quotient, the larger one its difference from 1: both keep their last bits,
+ * which the gradient's σ(1−σ) shows. */
+static inline void sigmoid_both(real x, real *sigmoid, real *rest) {
+    real e = vm_exp(-(real)fabs(x)), small = e / (1 + e), large = 1 - small;
+    *sigmoid = x < 0 ? small : large;
+    *rest = x < 0 ? large : small;
+}
+
+static inline real gelu_twice_z(real h) { return GELU_TWICE_ROOT * h * (1 + GELU_CUBIC * h * h); }
 
 static void gelu_row(real *y, const real *h, int F) {
 #pragma omp simd
-    for (int f = 0; f < F; f++) y[f] = h[f] * gelu_gate(h[f]);
+    for (int f = 0; f < F; f++) {
+        real gate, rest;
+        sigmoid_both(gelu_twice_z(h[f]), &gate, &rest);
+        y[f] = h[f] * gate;
+    }
 }
 
 /* d(h·σ(2z)) = σ + σ(1−σ)·h·2z′; dh may be h. Far out σ(1−σ) is 0 and must not meet an infinite z′: the cap on h²
@@ -52,24 +64,30 @@ static void gelu_row(real *y, const real *h, int F) {
 static void gelu_row_backward(real *dh, const real *h, const real *dy, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
-        real value = h[f], gate = gelu_gate(value), square = value * value;
+        real value = h[f], gate, rest, square = value * value;
+        sigmoid_both(gelu_twice_z(value), &gate, &rest);
         real slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * (square < GELU_SQUARE_CAP ? square : GELU_SQUARE_CAP));
-        dh[f] = dy[f] * (gate + gate * (1 - gate) * value * slope);
+        dh[f] = dy[f] * (gate + gate * rest * value * slope);
     }
 }
 
 static void swiglu_row(real *y, const real *gate, const real *up, int F) {
 #pragma omp simd
-    for (int f = 0; f < F; f++) y[f] = gate[f] * vm_sigmoid(gate[f]) * up[f];
+    for (int f = 0; f < F; f++) {
+        real s, rest;
+        sigmoid_both(gate[f], &s, &rest);
+        y[f] = gate[f] * s * up[f];
+    }
 }
 
 /* dgate and dup may be gate and up. */
 static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const real *up, const real *dy, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
-        real g = gate[f], u = up[f], s = vm_sigmoid(g);
+        real g = gate[f], u = up[f], s, rest;
+        sigmoid_both(g, &s, &rest);
         dup[f] = dy[f] * (g * s);
-        dgate[f] = dy[f] * u * (s * (1 + g * (1 - s)));
+        dgate[f] = dy[f] * u * (s + s * rest * g);
     }
 }
 

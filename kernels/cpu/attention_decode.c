@@ -1,8 +1,8 @@
 /*
  * attention_decode.c: how do new tokens attend over the cache of keys and values in generation?
  *
- * Many new tokens (a prompt) go through the tiles of attention.c. A few go one by one: a row of scores over 64
- * keys at a time, bound by reading the cache once per query head.
+ * Many new tokens (a prompt) go through the tiles of attention.c. A few go one by one: a row of scores over
+ * 64 keys at a time, bound by reading the cache once per query head.
  */
 #include "attention_tile.h"
 
@@ -30,12 +30,14 @@ static real dot(const real *restrict a, const real *restrict b, int n) {
 static void attend_one(const Head *head, int query) {
     int D = head->D, keys = head->time + query + 1;
     const real *q = head->q + query * head->ld_q;
-    real gathered[HEAD_MAX] = {0}, scores[TILE], max = SCORE_HIDDEN, sum = 0, scale = (real)(1 / sqrt(D));
+    real gathered[HEAD_MAX] = {0}, scores[TILE], max = SCORE_HIDDEN, sum = 0;
+    real scale = score_scale(D), rest = score_scale_rest(D);
     for (int first = 0; first < keys; first += TILE) {
         int count = min_int(TILE, keys - first);
         real old = max;
         for (int i = 0; i < count; i++) {
-            scores[i] = scale * dot(q, head->k + (first + i) * head->ld_kv, D);
+            real product = dot(q, head->k + (first + i) * head->ld_kv, D);
+            scores[i] = scale * product + rest * product;
             max = scores[i] > max ? scores[i] : max;
         }
 #pragma omp simd
@@ -71,14 +73,19 @@ void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
     int pieces = T < FEW ? T : tiles_of(T);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t task = 0; task < (int64_t)B * H * pieces; task++) {
-        int piece = (int)(task / ((int64_t)B * H)), h = (int)(task % H), b = (int)(task / H % B), hkv = h / (H / Hkv);
+        int piece = (int)(task / ((int64_t)B * H)), b = (int)(task / H % B), h = (int)(task % H);
+        int hkv = h / (H / Hkv);
         int64_t cache = (int64_t)b * args->capacity * ld_cache + hkv * D;
-        Head head = {
-            .D = D, .queries = T, .time = (int)args->length[b],
-            .q = (const real *)args->qkv + (int64_t)b * T * ld + h * D, .ld_q = ld,
-            .k = (const real *)args->k_cache + cache, .v = (const real *)args->v_cache + cache, .ld_kv = ld_cache,
-            .out = (real *)args->out + (int64_t)b * T * ld_out + h * D, .ld_out = ld_out,
-        };
+        Head head = {.D = D,
+                     .queries = T,
+                     .time = (int)args->length[b],
+                     .q = (const real *)args->qkv + (int64_t)b * T * ld + h * D,
+                     .ld_q = ld,
+                     .k = (const real *)args->k_cache + cache,
+                     .v = (const real *)args->v_cache + cache,
+                     .ld_kv = ld_cache,
+                     .out = (real *)args->out + (int64_t)b * T * ld_out + h * D,
+                     .ld_out = ld_out};
         if (T < FEW)
             attend_one(&head, piece);
         else

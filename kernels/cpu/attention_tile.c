@@ -35,8 +35,8 @@ INLINE void keep_in_register(Vector *vector) {
  * Products
  * ------------------------------------------------------------------------------------------------------ */
 
-INLINE void product_block(const TileProduct *p, int vectors, const real *a, int a_row, int a_depth, const real *b,
-                          real *c) {
+INLINE void product_block(const TileProduct *p, int vectors, const real *a, int a_row, int a_depth,
+                          const real *b, real *c) {
     Vector sum[ROWS][LANE_VECTORS];
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < vectors; v++)
@@ -50,9 +50,10 @@ INLINE void product_block(const TileProduct *p, int vectors, const real *a, int 
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < vectors; v++) sum[r][v] += a[r * a_row] * lanes[v];
     }
-    real scale = p->add ? 1 : p->scale;
+    real scale = p->add ? 1 : p->scale, rest = p->add ? 0 : p->scale_rest;
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < vectors; v++) *(Vector *)(c + r * p->ldc + v * LANES) = scale * sum[r][v];
+        for (int v = 0; v < vectors; v++)
+            *(Vector *)(c + r * p->ldc + v * LANES) = scale * sum[r][v] + rest * sum[r][v];
 }
 
 INLINE void product_strip(const TileProduct *p, int vectors, int lane, int a_row, int a_depth) {
@@ -71,8 +72,12 @@ INLINE void product_strips(const TileProduct *p, int a_row, int a_depth) {
     if (rest == 1) product_strip(p, 1, lane, a_row, a_depth);
 }
 
-void NAME(product)(const TileProduct *p) { product_strips(p, p->lda, 1); }
-void NAME(product_a_transposed)(const TileProduct *p) { product_strips(p, 1, p->lda); }
+void NAME(product)(const TileProduct *p) {
+    product_strips(p, p->lda, 1);
+}
+void NAME(product_a_transposed)(const TileProduct *p) {
+    product_strips(p, 1, p->lda);
+}
 
 /* --------------------------------------------------------------------------------------------------------
  * Transposition and packing
@@ -160,9 +165,17 @@ void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, in
                        int first_key) {
     int lanes = on_diagonal(view, first_key) ? HALF : TILE;
     for (int lane = 0; lane < TILE; lane += lanes)
-        NAME(product)(&(TileProduct){
-            .rows = keys_needed(view, first_key, lane), .depth = D, .lanes = lanes, .a = keys,
-            .lda = head_width(D), .b = queries_t + lane, .ldb = TILE, .c = scores + lane, .ldc = TILE,
-            .scale = (real)(1 / sqrt(D))});
+        NAME(product)
+        (&(TileProduct){.rows = keys_needed(view, first_key, lane),
+                        .depth = D,
+                        .lanes = lanes,
+                        .a = keys,
+                        .lda = head_width(D),
+                        .b = queries_t + lane,
+                        .ldb = TILE,
+                        .c = scores + lane,
+                        .ldc = TILE,
+                        .scale = score_scale(D),
+                        .scale_rest = score_scale_rest(D)});
     if (first_key + TILE - 1 > view->time || view->start_max > first_key) mask(scores, view, first_key);
 }

@@ -1,14 +1,13 @@
 /*
- * attention_tile.h: the pieces that attention forward, backward and decode are built of: tiles of 64 queries by
- * 64 keys, products of tiles, packing, masking.
+ * attention_tile.h: the pieces that attention forward, backward and decode are built of: tiles of 64 queries
+ * by 64 keys, products of tiles, packing, masking.
  *
- * Scores are kept transposed, [key][query], a query to a vector lane: maxima and sums over keys are then plain
- * vector operations, and every product has the form
- *     C[m][lane] += Σ_k A(m, k)·B[k][lane]
- * with B and C contiguous along the lanes and A broadcast, read along its rows or along its columns.
+ * Scores are kept transposed, [key][query], a query to a vector lane: maxima and sums over keys are then
+ * plain vector operations, and every product has the form C[m][lane] += Σ_k A(m, k)·B[k][lane] with B and C
+ * contiguous along the lanes and A broadcast, read along its rows or along its columns.
  *
- * Tiles are packed into scratch: a head takes `head_width` lanes, filled up with zeros, and so do missing queries
- * and keys of the last tile. So no product has a remainder in m or in the lanes.
+ * Tiles are packed into scratch: a head takes `head_width` lanes, filled up with zeros, and so do missing
+ * queries and keys of the last tile. So no product has a remainder in m or in the lanes.
  */
 #ifndef ATTENTION_TILE_H
 #define ATTENTION_TILE_H
@@ -32,25 +31,49 @@ enum { TILE = 64, HALF = TILE / 2, HEAD_MAX = 256 };
 #endif
 
 /* exp for softmax: x ≤ 0 up to rounding. NaN passes through. */
-static inline real exp_clamped(real x) { return vm_exp(x < EXP_LOWEST ? EXP_LOWEST : x); }
+static inline real exp_clamped(real x) {
+    return vm_exp(x < EXP_LOWEST ? EXP_LOWEST : x);
+}
 
-/* 0 for a hidden score, else 1. exp is multiplied by it, as a choice would be turned into a branch around exp. */
-static inline real seen(real score) { return score <= (real)SCORE_HIDDEN ? 0 : 1; }
+/* 0 for a hidden score, else 1. exp is multiplied by it, as a choice would be turned into a branch around
+ * exp. */
+static inline real seen(real score) {
+    return score <= (real)SCORE_HIDDEN ? 0 : 1;
+}
 
-static inline int tiles_of(int T) { return (T + TILE - 1) / TILE; }
-static inline int min_int(int a, int b) { return a < b ? a : b; }
-static inline int max_int(int a, int b) { return a > b ? a : b; }
+/* 1/√D to twice the precision of real, as scale + rest: a score is then as good as its sum. The rounding of
+ * 1/√D alone would be an error common to all scores, of some units in the last place of the largest. */
+static inline real score_scale(int D) {
+    return (real)(1 / sqrtl(D));
+}
+static inline real score_scale_rest(int D) {
+    return (real)(1 / sqrtl(D) - (long double)score_scale(D));
+}
+
+static inline int tiles_of(int T) {
+    return (T + TILE - 1) / TILE;
+}
+static inline int min_int(int a, int b) {
+    return a < b ? a : b;
+}
+static inline int max_int(int a, int b) {
+    return a > b ? a : b;
+}
 
 /* Lanes that a packed row of a head takes: a whole number of the widest vectors. */
-static inline int head_width(int D) { return (D + 15) / 16 * 16; }
+static inline int head_width(int D) {
+    return (D + 15) / 16 * 16;
+}
 
 /* Bytes of n reals, rounded up so that what follows is aligned as scratch is. */
-static inline size_t aligned_bytes(size_t n) { return (n * sizeof(real) + 255) / 256 * 256; }
+static inline size_t aligned_bytes(size_t n) {
+    return (n * sizeof(real) + 255) / 256 * 256;
+}
 
 static inline void attention_check(const char *operation, int B, int T, int H, int Hkv, int D) {
     check(B >= 0 && T >= 0 && Hkv >= 1 && H >= 1 && H % Hkv == 0 && D >= 1 && D <= HEAD_MAX,
-          "%s: B=%d T=%d H=%d Hkv=%d D=%d; H must be a multiple of Hkv, D 1 to %d", operation, B, T, H, Hkv, D,
-          HEAD_MAX);
+          "%s: B=%d T=%d H=%d Hkv=%d D=%d; H must be a multiple of Hkv, D 1 to %d", operation, B, T, H, Hkv,
+          D, HEAD_MAX);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -65,23 +88,24 @@ typedef struct TileProduct {
     int lda;
     const real *b; /* [depth][ldb], 64-byte aligned, ldb a multiple of 16 */
     int ldb;
-    real *c;       /* [rows][ldc], likewise */
+    real *c; /* [rows][ldc], likewise */
     int ldc;
-    bool add;      /* C += A·B; otherwise C = scale·A·B */
-    real scale;
+    bool add; /* C += A·B; otherwise C = (scale + scale_rest)·A·B */
+    real scale, scale_rest;
 } TileProduct;
 
 void NAME(product)(const TileProduct *p);
 void NAME(product_a_transposed)(const TileProduct *p);
 
-/* to[columns][ld_to] = from[rows][ld_from] transposed; rows, columns and both ld multiples of 16, 64-byte aligned. */
+/* to[columns][ld_to] = from[rows][ld_from] transposed; rows, columns and both ld multiples of 16, 64-byte
+ * aligned. */
 void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, int rows, int columns);
 
 /* to[TILE][head_width(D)] = `count` rows of a head; the rest is zero. */
 void NAME(pack_rows)(real *to, const real *from, int64_t ld, int count, int D);
 
-/* threads: as many of OpenMP's as the queue's scratch has room for at `each` bytes; at least one. Results do not
- * depend on it. */
+/* threads: as many of OpenMP's as the queue's scratch has room for at `each` bytes; at least one. Results do
+ * not depend on it. */
 char *NAME(scratch_per_thread)(Queue *queue, size_t each, const char *operation, int *threads);
 
 /* What the queries of a tile see: query j the keys start[j] … time + j. */
@@ -97,7 +121,9 @@ void NAME(view_fill)(View *view, int time, int count, const uint32_t *doc_start)
 
 /* The keys are those of the same time steps: the half tile of keys 32 … 63 and queries 0 … 31 is hidden, and
  * neither computed nor read. */
-static inline bool on_diagonal(const View *view, int first_key) { return view->time == first_key; }
+static inline bool on_diagonal(const View *view, int first_key) {
+    return view->time == first_key;
+}
 
 /* How many of the tile's keys queries `lane` … lane+31 need. */
 static inline int keys_needed(const View *view, int first_key, int lane) {
@@ -105,8 +131,8 @@ static inline int keys_needed(const View *view, int first_key, int lane) {
 }
 
 /* scores[key][query] = K·Qᵀ/√D, SCORE_HIDDEN where a key is hidden; keys [TILE][head_width], queries_t
- * [head_width][TILE]. A score is rounded before lse is taken from it, in backward as in forward, so that the two
- * cancel exactly where one key has all the weight. */
+ * [head_width][TILE]. A score is rounded before lse is taken from it, in backward as in forward, so that the
+ * two cancel exactly where one key has all the weight. */
 void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
                        int first_key);
 
@@ -117,8 +143,8 @@ void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, in
 /* One query head of one sequence. */
 typedef struct Head {
     int D;
-    int queries;               /* rows of q and out */
-    int time;                  /* time step of the first query; keys 0 … time + queries − 1 exist */
+    int queries; /* rows of q and out */
+    int time;    /* time step of the first query; keys 0 … time + queries − 1 exist */
     const real *q;
     int64_t ld_q;
     const real *k, *v;
@@ -126,7 +152,7 @@ typedef struct Head {
     const uint32_t *doc_start; /* [queries], or NULL */
     real *out;
     int64_t ld_out;
-    real *lse;                 /* [queries], or NULL */
+    real *lse; /* [queries], or NULL */
 } Head;
 
 /* Bytes of scratch that attend_tile needs. */

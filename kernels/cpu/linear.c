@@ -1,9 +1,9 @@
 /*
  * linear.c: how are the products of activations and weights computed on the CPU? (kernels.h: Linear)
  *
- * In float by oneDNN's dnnl_sgemm, in double by cblas_dgemm (OpenBLAS). Both see row-major matrices of the true
- * shape with padded leading dimensions, so padding is neither read nor written. The same shapes and number of
- * threads give the same bits.
+ * In float by oneDNN's dnnl_sgemm, in double by cblas_dgemm (OpenBLAS). Both see row-major matrices of the
+ * true shape with padded leading dimensions, so padding is neither read nor written. The same shapes and
+ * number of threads give the same bits.
  */
 #include "cpu.h"
 
@@ -52,8 +52,8 @@ static void multiply(const Product *p) {
 #else
 static void multiply(const Product *p) {
     if (p->M == 0 || p->N == 0 || p->K == 0) return;
-    dnnl_status_t status = dnnl_sgemm(p->transpose_a, p->transpose_b, p->M, p->N, p->K, 1.0f, p->a, p->lda, p->b,
-                                      p->ldb, p->beta, p->c, p->ldc);
+    dnnl_status_t status = dnnl_sgemm(p->transpose_a, p->transpose_b, p->M, p->N, p->K, 1.0f, p->a, p->lda,
+                                      p->b, p->ldb, p->beta, p->c, p->ldc);
     require(status == dnnl_success, "%s: oneDNN refuses the product of [%lld,%lld] by [%lld,%lld]: %s",
             p->operation, (long long)p->M, (long long)p->K, (long long)p->K, (long long)p->N,
             dnnl_status2str(status));
@@ -75,41 +75,53 @@ void NAME(linear_forward)(Queue *queue, const Linear *args) {
     (void)queue;
     int64_t ldx = padded(args->in), ldy = padded(args->out);
     if (args->bias) fill_rows(args->y, ldy, args->bias, args->N, args->out);
-    multiply(&(Product){
-        .operation = "linear_forward",
-        .M = args->N, .N = args->out, .K = args->in,
-        .transpose_a = 'N', .transpose_b = 'T',
-        .a = args->x, .lda = ldx,
-        .b = args->w, .ldb = ldx,
-        .c = args->y, .ldc = ldy,
-        .beta = args->bias ? 1 : 0,
-    });
+    multiply(&(Product){.operation = "linear_forward",
+                        .M = args->N,
+                        .N = args->out,
+                        .K = args->in,
+                        .transpose_a = 'N',
+                        .transpose_b = 'T',
+                        .a = args->x,
+                        .lda = ldx,
+                        .b = args->w,
+                        .ldb = ldx,
+                        .c = args->y,
+                        .ldc = ldy,
+                        .beta = args->bias ? 1 : 0});
 }
 
 void NAME(linear_backward_input)(Queue *queue, const LinearBackward *args) {
     (void)queue;
     int64_t ldx = padded(args->in), ldy = padded(args->out);
-    multiply(&(Product){
-        .operation = "linear_backward_input",
-        .M = args->N, .N = args->in, .K = args->out,
-        .transpose_a = 'N', .transpose_b = 'N',
-        .a = args->dy, .lda = ldy,
-        .b = args->w, .ldb = ldx,
-        .c = args->dx, .ldc = ldx,
-        .beta = 0,
-    });
+    multiply(&(Product){.operation = "linear_backward_input",
+                        .M = args->N,
+                        .N = args->in,
+                        .K = args->out,
+                        .transpose_a = 'N',
+                        .transpose_b = 'N',
+                        .a = args->dy,
+                        .lda = ldy,
+                        .b = args->w,
+                        .ldb = ldx,
+                        .c = args->dx,
+                        .ldc = ldx,
+                        .beta = 0});
 }
 
 void NAME(linear_backward_weight)(Queue *queue, const LinearBackward *args) {
     (void)queue;
     int64_t ldx = padded(args->in), ldy = padded(args->out);
-    multiply(&(Product){
-        .operation = "linear_backward_weight",
-        .M = args->out, .N = args->in, .K = args->N,
-        .transpose_a = 'T', .transpose_b = 'N',
-        .a = args->dy, .lda = ldy,
-        .b = args->x, .ldb = ldx,
-        .c = args->dw, .ldc = ldx,
-        .beta = 1,
-    });
+    multiply(&(Product){.operation = "linear_backward_weight",
+                        .M = args->out,
+                        .N = args->in,
+                        .K = args->N,
+                        .transpose_a = 'T',
+                        .transpose_b = 'N',
+                        .a = args->dy,
+                        .lda = ldy,
+                        .b = args->x,
+                        .ldb = ldx,
+                        .c = args->dw,
+                        .ldc = ldx,
+                        .beta = 1});
 }

@@ -6,23 +6,23 @@
  *         y[c] = vm_tanh(x[c]);
  *
  * vm_exp, vm_tanh and vm_sigmoid take and return `real`; with _f32 or _f64 behind the name, float or double.
- * The library is glibc's libmvec (link -lmvec -lm): its functions are declared here under names of our own with
- * gcc's attribute simd, so that gcc calls _ZGVeN16v_expf and its like without -ffast-math, which is the only way
- * that <math.h> offers. Where there is no libmvec (clang, another processor, another C library, an older glibc)
- * and in the tail of a vector loop the same functions are called one element at a time.
+ * The library is glibc's libmvec (link -lmvec -lm): its functions are declared here under names of our own
+ * with gcc's attribute simd, so that gcc calls _ZGVeN16v_expf and its like without -ffast-math, which is the
+ * only way that <math.h> offers. Where there is no libmvec (clang, another processor, another C library, an
+ * older glibc) and in the tail of a vector loop the same functions are called one element at a time.
  *
  * Error: libmvec documents at most 4 ulp; vm_sigmoid adds a sum and a division: at most 10. Special values
- * are those of C: exp(−∞) = 0, exp(∞) = ∞, tanh(±∞) = ±1, NaN stays NaN; vm_sigmoid(−∞) = 0, vm_sigmoid(∞) = 1
- * and never NaN or overflow between. test/test_vmath holds this header to all of it.
+ * are those of C: exp(−∞) = 0, exp(∞) = ∞, tanh(±∞) = ±1, NaN stays NaN; vm_sigmoid(−∞) = 0, vm_sigmoid(∞) =
+ * 1 and never NaN or overflow between. test/test_vmath holds this header to all of it.
  *
  * The same input may give a result that differs in the last bits between the vector loop and its tail: what
  * must be the same bits twice has to stand at the same place of a loop of the same length.
  *
- * A result that is used under a condition only (c ? vm_exp(x) : 0) makes gcc 12 move the call into a branch, and
- * the loop stays scalar: multiply by 0 or 1 instead, or use the result on both sides.
+ * A result that is used under a condition only (c ? vm_exp(x) : 0) makes gcc 12 move the call into a branch,
+ * and the loop stays scalar: multiply by 0 or 1 instead, or use the result on both sides.
  *
- * Where exp underflows or overflows (|x| > 87 in float) libmvec leaves the vector path, at some 20 ns an element:
- * a loop that expects many such values should clamp them first.
+ * Where exp underflows or overflows (|x| > 87 in float) libmvec leaves the vector path, at some 20 ns an
+ * element: a loop that expects many such values should clamp them first.
  */
 #ifndef VMATH_H
 #define VMATH_H
@@ -43,7 +43,8 @@
 #endif
 
 #ifdef VM_LIBMVEC
-#define VM_DECLARE(type, name, symbol) type name(type x) __asm__(symbol) __attribute__((simd("notinbranch"), const))
+#define VM_DECLARE(type, name, symbol)                                                                       \
+    type name(type x) __asm__(symbol) __attribute__((simd("notinbranch"), const))
 VM_DECLARE(float, vm_library_expf, "expf");
 VM_DECLARE(float, vm_library_tanhf, "tanhf");
 VM_DECLARE(double, vm_library_exp, "exp");
@@ -56,11 +57,19 @@ VM_DECLARE(double, vm_library_tanh, "tanh");
 #define vm_library_tanh  tanh
 #endif
 
-static inline float vm_exp_f32(float x) { return vm_library_expf(x); }
-static inline double vm_exp_f64(double x) { return vm_library_exp(x); }
+static inline float vm_exp_f32(float x) {
+    return vm_library_expf(x);
+}
+static inline double vm_exp_f64(double x) {
+    return vm_library_exp(x);
+}
 
-static inline float vm_tanh_f32(float x) { return vm_library_tanhf(x); }
-static inline double vm_tanh_f64(double x) { return vm_library_tanh(x); }
+static inline float vm_tanh_f32(float x) {
+    return vm_library_tanhf(x);
+}
+static inline double vm_tanh_f64(double x) {
+    return vm_library_tanh(x);
+}
 
 /* 1/(1+exp(−x)). exp(−|x|) cannot overflow, and keeps the small results of large −x to full precision. */
 static inline float vm_sigmoid_f32(float x) {

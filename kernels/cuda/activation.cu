@@ -1,9 +1,9 @@
 /*
- * activation.cu: GELU and SwiGLU, forward and backward, with the column sums for the bias gradient. SDD's norm of
- * the row is not there yet.
+ * activation.cu: GELU and SwiGLU, forward and backward, with the column sums for the bias gradient. SDD's
+ * norm of the row is not there yet.
  *
- * GELU's tanh form is h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function; σ keeps its small values to full
- * precision where 1 + tanh cancels.
+ * GELU's tanh form is h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function; σ keeps its small values to
+ * full precision where 1 + tanh cancels.
  */
 #include "columns.cuh"
 
@@ -16,24 +16,29 @@ constexpr int THREADS = 128;
 /* Beyond ±9.9, σ(2z) is 0 or 1 to the last bit that matters, and h³ cannot overflow in backward. */
 constexpr float GELU_LIMIT = 9.9f, GELU_TWICE_ROOT = 1.5957691216057308f, GELU_CUBIC = 0.044715f;
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
 
 /* A NaN passes both comparisons and stays. */
 __device__ __forceinline__ float gelu_clamped(float h) {
     return h < -GELU_LIMIT ? -GELU_LIMIT : h > GELU_LIMIT ? GELU_LIMIT : h;
 }
 
-__device__ __forceinline__ float gelu_gate(float clamped) {
-    return sigmoid(GELU_TWICE_ROOT * clamped * (1 + GELU_CUBIC * clamped * clamped));
+/* exp(−2z) of a clamped h: σ(2z) is 1/(1 + that), and 1 − σ(2z) is that·σ(2z), without cancellation. */
+__device__ __forceinline__ float gelu_exponential(float clamped) {
+    return expf(-GELU_TWICE_ROOT * clamped * (1 + GELU_CUBIC * clamped * clamped));
 }
 
-__device__ __forceinline__ float gelu(float h) { return h * gelu_gate(gelu_clamped(h)); }
+__device__ __forceinline__ float gelu(float h) {
+    return h / (1 + gelu_exponential(gelu_clamped(h)));
+}
 
 /* d(h·σ(2z))/dh = σ + h·σ(1−σ)·2z′ */
 __device__ __forceinline__ float gelu_slope(float h) {
-    const float value = gelu_clamped(h), gate = gelu_gate(value);
+    const float value = gelu_clamped(h), exponential = gelu_exponential(value), gate = 1 / (1 + exponential);
     const float slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * value * value);
-    return gate * (1 + value * (1 - gate) * slope);
+    return gate + value * slope * (exponential * gate) * gate;
 }
 
 /* One pack of a row of h: GELU's h, or SwiGLU's gate and up. Padding becomes zero because h's padding is. */
@@ -121,10 +126,12 @@ template <typename S, ActivationKind KIND> void run_backward(Queue *queue, const
     const Chunks chunks = split_rows(forward->N);
     float *partial = NULL;
     if (args->dbias)
-        partial = static_cast<float *>(cuda_scratch(queue, chunks.count * stride * sizeof(float), "activation_backward"));
-    LAUNCH((activation_backward_kernel<S, KIND>), dim3((unsigned)ceil_div(stride_y / PACK, THREADS), chunks.count),
-           THREADS, 0, queue->stream, static_cast<const S *>(forward->h), static_cast<const S *>(args->dy),
-           static_cast<S *>(args->dh), partial, forward->N, chunks.rows, stride_y);
+        partial = static_cast<float *>(
+            cuda_scratch(queue, chunks.count * stride * sizeof(float), "activation_backward"));
+    LAUNCH((activation_backward_kernel<S, KIND>),
+           dim3((unsigned)ceil_div(stride_y / PACK, THREADS), chunks.count), THREADS, 0, queue->stream,
+           static_cast<const S *>(forward->h), static_cast<const S *>(args->dy), static_cast<S *>(args->dh),
+           partial, forward->N, chunks.rows, stride_y);
     add_columns(queue, args->dbias, partial, (int)chunks.count, stride, stride);
 }
 
@@ -133,16 +140,20 @@ template <typename S, ActivationKind KIND> void run_backward(Queue *queue, const
 template <typename S> void activation_forward(Queue *queue, const Activation *args) {
     check_activation(args);
     if (args->N == 0) return;
-    if (args->kind == ACTIVATION_GELU) run_forward<S, ACTIVATION_GELU>(queue, args);
-    else run_forward<S, ACTIVATION_SWIGLU>(queue, args);
+    if (args->kind == ACTIVATION_GELU)
+        run_forward<S, ACTIVATION_GELU>(queue, args);
+    else
+        run_forward<S, ACTIVATION_SWIGLU>(queue, args);
 }
 INSTANTIATE(activation_forward, Activation);
 
 template <typename S> void activation_backward(Queue *queue, const ActivationBackward *args) {
     check_activation(args->forward);
     if (args->forward->N == 0) return;
-    if (args->forward->kind == ACTIVATION_GELU) run_backward<S, ACTIVATION_GELU>(queue, args);
-    else run_backward<S, ACTIVATION_SWIGLU>(queue, args);
+    if (args->forward->kind == ACTIVATION_GELU)
+        run_backward<S, ACTIVATION_GELU>(queue, args);
+    else
+        run_backward<S, ACTIVATION_SWIGLU>(queue, args);
 }
 INSTANTIATE(activation_backward, ActivationBackward);
 

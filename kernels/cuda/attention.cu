@@ -1,11 +1,12 @@
 /*
- * attention.cu: causal attention, forward and backward, for any head size that is a multiple of 8 up to 256: a
- * plain reference in fp32 arithmetic, a warp to each row. Only the log-sum-exp of a row is kept; backward
- * computes the probabilities again. bf16 forward goes to the tensor cores where attention_mma.cu has a kernel.
+ * attention.cu: causal attention, forward and backward, for any head size that is a multiple of 8 up to 256:
+ * a plain reference in fp32 arithmetic, a warp to each row. Only the log-sum-exp of a row is kept; backward
+ * computes the probabilities again. bf16 forward goes to the tensor cores where attention_mma.cu has a
+ * kernel.
  *
  * A warp takes keys (or, for dK and dV, queries) 32 at a time: first a lane to each of them for the dot
- * products, then the 32 results lie in shared memory and a lane owns the head's dimensions lane, lane + 32, ….
- * Nothing is shared between warps, so there is no order that could vary.
+ * products, then the 32 results lie in shared memory and a lane owns the head's dimensions lane, lane + 32,
+ * …. Nothing is shared between warps, so there is no order that could vary.
  */
 #include "types.cuh"
 
@@ -59,7 +60,9 @@ __device__ __forceinline__ Row row_of(int64_t index, const Layout &layout) {
     return row;
 }
 
-__device__ __forceinline__ int64_t warp_index() { return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP; }
+__device__ __forceinline__ int64_t warp_index() {
+    return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+}
 
 /* Copies a head's row into shared memory; the warp must meet before it reads. */
 template <typename S> __device__ __forceinline__ void load_head(float *shared, const S *row, int D) {
@@ -107,8 +110,8 @@ template <typename S> __device__ __forceinline__ void store_head(S *row, const f
 
 template <typename S>
 __global__ void __launch_bounds__(THREADS)
-    attention_forward_kernel(const S *__restrict__ qkv, S *__restrict__ out, float *__restrict__ lse, Layout layout,
-                             int64_t rows) {
+    attention_forward_kernel(const S *__restrict__ qkv, S *__restrict__ out, float *__restrict__ lse,
+                             Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, queries, WARPS);
     SHARED_ARRAY(Lanes, probabilities, WARPS);
     const int64_t index = warp_index();
@@ -124,7 +127,8 @@ __global__ void __launch_bounds__(THREADS)
     for (int first = layout.first_key(row.n); first <= row.t; first += WARP) {
         const int key = first + lane;
         float score = -INFINITY;
-        if (key <= row.t) score = layout.scale * dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
+        if (key <= row.t)
+            score = layout.scale * dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
         const float new_most = fmaxf(most, warp_max(score));
         const float probability = expf(score - new_most), correction = expf(most - new_most);
         total = total * correction + warp_sum(probability);
@@ -149,16 +153,16 @@ __global__ void __launch_bounds__(THREADS)
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename S>
-__global__ void __launch_bounds__(THREADS) attention_delta_kernel(const S *__restrict__ out,
-                                                                  const S *__restrict__ dout,
-                                                                  float *__restrict__ delta, Layout layout,
-                                                                  int64_t rows) {
+__global__ void __launch_bounds__(THREADS)
+    attention_delta_kernel(const S *__restrict__ out, const S *__restrict__ dout, float *__restrict__ delta,
+                           Layout layout, int64_t rows) {
     const int64_t index = warp_index();
     if (index >= rows) return;
     const Row row = row_of(index, layout);
     const int64_t at = layout.out(row.n, row.head);
     float sum = 0;
-    for (int d = threadIdx.x % WARP; d < layout.D; d += WARP) sum += to_float(out[at + d]) * to_float(dout[at + d]);
+    for (int d = threadIdx.x % WARP; d < layout.D; d += WARP)
+        sum += to_float(out[at + d]) * to_float(dout[at + d]);
     sum = warp_sum(sum);
     if (threadIdx.x % WARP == 0) delta[row.index] = sum;
 }
@@ -186,7 +190,8 @@ __global__ void __launch_bounds__(THREADS)
         const int key = first + lane;
         float dscore = 0;
         if (key <= row.t) {
-            const float score = layout.scale * dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
+            const float score =
+                layout.scale * dot(queries[warp], qkv + layout.k(n0 + key, kv_head), layout.D);
             const float dprobability = dot(dout_rows[warp], qkv + layout.v(n0 + key, kv_head), layout.D);
             dscore = expf(score - lse[row.index]) * (dprobability - delta[row.index]) * layout.scale;
         }
@@ -254,11 +259,13 @@ void check_attention(const Attention *args) {
     check(args->Hkv >= 1 && args->H % args->Hkv == 0,
           "attention on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
     check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
-          "attention on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold", args->B,
-          args->T, args->H);
+          "attention on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold",
+          args->B, args->T, args->H);
 }
 
-unsigned blocks_for(int64_t rows) { return (unsigned)ceil_div(rows, WARPS); }
+unsigned blocks_for(int64_t rows) {
+    return (unsigned)ceil_div(rows, WARPS);
+}
 
 } // namespace
 
@@ -289,9 +296,11 @@ template <typename S> void attention_backward(Queue *queue, const AttentionBackw
            rows);
     LAUNCH((attention_dq_kernel<S>), blocks_for(rows), THREADS, 0, queue->stream, qkv, dout, lse, delta, dqkv,
            layout, rows);
-    LAUNCH((attention_dkv_kernel<S>), blocks_for(key_rows), THREADS, 0, queue->stream, qkv, dout, lse, delta, dqkv,
-           layout, key_rows);
+    LAUNCH((attention_dkv_kernel<S>), blocks_for(key_rows), THREADS, 0, queue->stream, qkv, dout, lse, delta,
+           dqkv, layout, key_rows);
 }
 INSTANTIATE(attention_backward, AttentionBackward);
 
-size_t attention_scratch(const Limits *limits) { return (size_t)limits->N * limits->H * sizeof(float); }
+size_t attention_scratch(const Limits *limits) {
+    return (size_t)limits->N * limits->H * sizeof(float);
+}

@@ -3,14 +3,14 @@
  * head sizes 32, 48, 64, 96 and 128; others take attention.cu.
  *
  * The algorithm is FlashAttention-2's (Dao 2023): a block holds 64 or 128 queries in registers and walks over
- * the keys, 64 at a time, with an online softmax. Four warps; a warp owns TILES · 16 query rows from the first
- * product to the last store, so warps meet only to hand over key and value tiles. Those arrive by cp.async in
- * two stages: the next pair is on its way while the tensor cores use this one. Blocks of keys that no query of
- * the block may see (later ones, and those before every row's document) are never visited; masks are applied
- * only where a tile crosses an edge.
+ * the keys, 64 at a time, with an online softmax. Four warps; a warp owns TILES · 16 query rows from the
+ * first product to the last store, so warps meet only to hand over key and value tiles. Those arrive by
+ * cp.async in two stages: the next pair is on its way while the tensor cores use this one. Blocks of keys
+ * that no query of the block may see (later ones, and those before every row's document) are never visited;
+ * masks are applied only where a tile crosses an edge.
  *
- * Rows in shared memory are D + 8 elements apart: an odd number of 16-byte units, so that the eight rows of an
- * ldmatrix hit all banks once.
+ * Rows in shared memory are D + 8 elements apart: an odd number of 16-byte units, so that the eight rows of
+ * an ldmatrix hit all banks once.
  *
  * FLOPs: 4·T²·D/2 per head (half of the square is above the diagonal); bytes: q, k, v and out once. gpt2-124m
  * (H=12, D=64) at B=64, T=1024: 103 GFLOP and 0.40 GB, so floors of 0.10 ms at 990 TFLOP/s and 0.08 ms at
@@ -74,8 +74,7 @@ __device__ __forceinline__ int row_first_key(const uint32_t *doc_start, int t) {
     return doc_start ? (int)doc_start[t] : 0;
 }
 
-template <int QUERIES>
-__device__ KeyRange first_keys(const uint32_t *doc_start, int q0, int T, int *buffer) {
+template <int QUERIES> __device__ KeyRange first_keys(const uint32_t *doc_start, int q0, int T, int *buffer) {
     KeyRange range = {0, 0};
     if (!doc_start) return range;
     range.least = T, range.most = 0;
@@ -124,8 +123,8 @@ __device__ __forceinline__ void multiply_qk(float (&scores)[TILES][KEYS / 8][4],
 
 /* O [TILES · 16, D] += P·V. The accumulators of S, rounded, are already laid out as the A fragments of P. */
 template <int D, int TILES>
-__device__ __forceinline__ void multiply_pv(float (&out)[TILES][D / 8][4], const float (&p)[TILES][KEYS / 8][4],
-                                            const bf16 *values) {
+__device__ __forceinline__ void multiply_pv(float (&out)[TILES][D / 8][4],
+                                            const float (&p)[TILES][KEYS / 8][4], const bf16 *values) {
 #pragma unroll
     for (int n = 0; n < KEYS / 16; n++) {
         uint32_t a[TILES][4];
@@ -133,7 +132,8 @@ __device__ __forceinline__ void multiply_pv(float (&out)[TILES][D / 8][4], const
         for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                a[tile][i] = pack_bf16(p[tile][2 * n + i / 2][i % 2 * 2], p[tile][2 * n + i / 2][i % 2 * 2 + 1]);
+                a[tile][i] =
+                    pack_bf16(p[tile][2 * n + i / 2][i % 2 * 2], p[tile][2 * n + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
         for (int d = 0; d < D / 16; d++) {
             uint32_t v[4]; /* d…d+7 of values 0…7, of values 8…15, then d+8…d+15 likewise */
@@ -150,8 +150,8 @@ __device__ __forceinline__ void multiply_pv(float (&out)[TILES][D / 8][4], const
 
 /* The two rows of a 16-row tile that a thread holds a quarter of: g and g + 8 with g = lane / 4. */
 struct RowState {
-    int t, first_key;   /* keys first_key … t are visible */
-    float most, total;  /* of scores so far (unscaled), and this thread's part of Σ exp */
+    int t, first_key;  /* keys first_key … t are visible */
+    float most, total; /* of scores so far (unscaled), and this thread's part of Σ exp */
 };
 
 /* Online softmax: scores become probabilities, the running maximum and sum move on, and `out` follows. */
@@ -174,7 +174,7 @@ __device__ __forceinline__ void softmax_step(float (&scores)[KEYS / 8][4], float
         }
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
-        const float base = most == -INFINITY ? 0 : most * scale_log2; /* nothing visible yet: exp2(−∞ − 0) = 0 */
+        const float base = most == -INFINITY ? 0 : most * scale_log2; /* −∞: nothing visible yet */
         const float correction = exp2f(rows[r].most * scale_log2 - base);
         rows[r].most = most;
         rows[r].total *= correction;
@@ -194,8 +194,8 @@ __device__ __forceinline__ void softmax_step(float (&scores)[KEYS / 8][4], float
 
 /* Normalises a warp's 16 rows and leaves them in its own part of shared memory; writes their log-sum-exp. */
 template <int D>
-__device__ __forceinline__ void finish_rows(bf16 *staged, float *lse, float (&out)[D / 8][4], RowState (&rows)[2],
-                                            int T, float scale) {
+__device__ __forceinline__ void finish_rows(bf16 *staged, float *lse, float (&out)[D / 8][4],
+                                            RowState (&rows)[2], int T, float scale) {
     const int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     SHARED_ARRAY(int, range_buffer, 2 * WARPS);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, T = shape.T;
 
-    /* Query blocks of a head are neighbours, so that its keys and values stay in L2; the longest come first. */
+    /* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
     const int query_block = shape.query_blocks - 1 - (int)(blockIdx.x % shape.query_blocks);
     const int head = (int)(blockIdx.x / shape.query_blocks % shape.H);
     const int64_t b = blockIdx.x / shape.query_blocks / shape.H;
@@ -282,8 +282,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         float scores[TILES][KEYS / 8][4];
         multiply_qk<D, TILES>(scores, q, current);
 #pragma unroll
-        for (int i = 0; i < TILES; i++)
-            softmax_step<D>(scores[i], sum[i], rows[i], key0, masked, scale_log2);
+        for (int i = 0; i < TILES; i++) softmax_step<D>(scores[i], sum[i], rows[i], key0, masked, scale_log2);
         multiply_pv<D, TILES>(sum, scores, current + C::TILE);
         __syncthreads(); /* all warps are through with this stage before it is overwritten */
     }
@@ -317,8 +316,8 @@ template <int D, int TILES> void run(Queue *queue, const Attention *args) {
     shape.out_stride = row_stride((int64_t)args->H * D);
     shape.scale = (float)(1.0 / sqrt((double)D));
     shape.query_blocks = (int)ceil_div(args->T, C::QUERIES);
-    LAUNCH((attention_forward_mma_kernel<D, TILES>), (unsigned)shape.query_blocks * args->H * args->B, THREADS,
-           C::SHARED_BYTES, queue->stream, static_cast<const bf16 *>(args->qkv), args->doc_start,
+    LAUNCH((attention_forward_mma_kernel<D, TILES>), (unsigned)shape.query_blocks * args->H * args->B,
+           THREADS, C::SHARED_BYTES, queue->stream, static_cast<const bf16 *>(args->qkv), args->doc_start,
            static_cast<bf16 *>(args->out), static_cast<float *>(args->lse), shape);
 }
 
@@ -326,11 +325,22 @@ template <int D, int TILES> void run(Queue *queue, const Attention *args) {
 
 bool attention_forward_mma(Queue *queue, const Attention *args) {
     switch (args->D) {
-    case 32: run<32, 2>(queue, args); return true;
-    case 48: run<48, 2>(queue, args); return true;
-    case 64: run<64, 2>(queue, args); return true;
-    case 96: run<96, 1>(queue, args); return true;
-    case 128: run<128, 1>(queue, args); return true;
-    default: return false;
+    case 32:
+        run<32, 2>(queue, args);
+        return true;
+    case 48:
+        run<48, 2>(queue, args);
+        return true;
+    case 64:
+        run<64, 2>(queue, args);
+        return true;
+    case 96:
+        run<96, 1>(queue, args);
+        return true;
+    case 128:
+        run<128, 1>(queue, args);
+        return true;
+    default:
+        return false;
     }
 }

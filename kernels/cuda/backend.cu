@@ -2,8 +2,8 @@
  * backend.cu: the CUDA device behind the contract: opening it, its memory, queues, events and graphs, and the
  * two tables kernels_cuda_f32 and kernels_cuda_bf16.
  *
- * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream; the
- * functions here are called from one host thread.
+ * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
+ * the functions here are called from one host thread.
  */
 #include "types.cuh"
 
@@ -49,7 +49,7 @@ bool device_open(int index, char *text, size_t size) {
     }
     cudaDeviceProp properties;
     status = cudaGetDeviceProperties(&properties, index);
-    if (status != cudaSuccess) return no_device(text, size, "asking for the CUDA device's properties", status);
+    if (status != cudaSuccess) return no_device(text, size, "asking for the device's properties", status);
     if (properties.major < 8) {
         snprintf(text, size, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name,
                  properties.major, properties.minor);
@@ -80,10 +80,10 @@ struct Peak {
 };
 
 const Peak peaks[] = {
-    {"B200", 2250e12, 75e12},      {"H200", 989.4e12, 66.9e12},      {"H100 PCIe", 756.5e12, 51.2e12},
-    {"H100 NVL", 835.5e12, 60e12}, {"H100", 989.4e12, 66.9e12},      {"H800", 989.4e12, 66.9e12},
-    {"GH200", 989.4e12, 66.9e12},  {"A100", 312e12, 19.5e12},        {"A800", 312e12, 19.5e12},
-    {"L40S", 362e12, 91.6e12},     {"RTX 4090", 165.2e12, 82.6e12},  {"RTX 3090", 71e12, 35.6e12},
+    {"B200", 2250e12, 75e12},      {"H200", 989.4e12, 66.9e12},     {"H100 PCIe", 756.5e12, 51.2e12},
+    {"H100 NVL", 835.5e12, 60e12}, {"H100", 989.4e12, 66.9e12},     {"H800", 989.4e12, 66.9e12},
+    {"GH200", 989.4e12, 66.9e12},  {"A100", 312e12, 19.5e12},       {"A800", 312e12, 19.5e12},
+    {"L40S", 362e12, 91.6e12},     {"RTX 4090", 165.2e12, 82.6e12}, {"RTX 3090", 71e12, 35.6e12},
 };
 
 template <typename S> void device_describe(DeviceInfo *info) {
@@ -128,7 +128,9 @@ void *device_alloc(size_t bytes) {
     return memory;
 }
 
-void device_release(void *memory) { CUDA_CHECK(cudaFree(memory), "giving back device memory"); }
+void device_release(void *memory) {
+    CUDA_CHECK(cudaFree(memory), "giving back device memory");
+}
 
 void *pinned_alloc(size_t bytes) {
     if (bytes == 0) bytes = 1;
@@ -200,7 +202,9 @@ void event_wait(Queue *queue, Event *event) {
     CUDA_CHECK(cudaStreamWaitEvent(queue->stream, event->event, 0), "making a queue wait for an event");
 }
 
-void event_host_wait(Event *event) { CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event"); }
+void event_host_wait(Event *event) {
+    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event");
+}
 
 double event_elapsed(Event *from, Event *to) {
     float milliseconds = 0;
@@ -209,7 +213,8 @@ double event_elapsed(Event *from, Event *to) {
 }
 
 void capture_begin(Queue *queue) {
-    CUDA_CHECK(cudaStreamBeginCapture(queue->stream, cudaStreamCaptureModeThreadLocal), "beginning a capture");
+    CUDA_CHECK(cudaStreamBeginCapture(queue->stream, cudaStreamCaptureModeThreadLocal),
+               "beginning a capture");
 }
 
 Graph *capture_end(Queue *queue) {
@@ -236,8 +241,8 @@ void graph_destroy(Graph *graph) {
  * ------------------------------------------------------------------------------------------------------ */
 
 size_t scratch_bytes(const Limits *limits) {
-    const size_t needs[] = {embedding_scratch(limits),  linear_scratch(limits),   qkv_scratch(limits),
-                            attention_scratch(limits),  activation_scratch(limits), junction_scratch(limits),
+    const size_t needs[] = {embedding_scratch(limits), linear_scratch(limits),     qkv_scratch(limits),
+                            attention_scratch(limits), activation_scratch(limits), junction_scratch(limits),
                             step_scratch(limits)};
     size_t most = 256;
     for (size_t need : needs) most = need > most ? need : most;
@@ -247,8 +252,8 @@ size_t scratch_bytes(const Limits *limits) {
 } // namespace
 
 void *cuda_scratch(Queue *queue, size_t bytes, const char *operation) {
-    require(queue->scratch_bytes >= bytes, "%s needs %zu bytes of scratch memory; its queue has %zu", operation,
-            bytes, queue->scratch_bytes);
+    require(queue->scratch_bytes >= bytes, "%s needs %zu bytes of scratch memory; its queue has %zu",
+            operation, bytes, queue->scratch_bytes);
     return queue->scratch;
 }
 

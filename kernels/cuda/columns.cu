@@ -1,11 +1,11 @@
 /*
- * columns.cu: the second pass over column sums: partial rows become additions to a gradient, in a fixed order.
+ * columns.cu: the second pass over column sums: partial rows are added to a gradient, in a fixed order.
  */
 #include "columns.cuh"
 
 namespace {
 
-/* A block owns 8 columns (32 bytes, a memory sector) and splits the partial rows into 16 interleaved stripes. */
+/* A block owns 8 columns (32 bytes, a memory sector) and splits the partial rows into 16 stripes. */
 constexpr int COLUMNS = 8, STRIPES = 16;
 
 __global__ void __launch_bounds__(COLUMNS *STRIPES)
@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(COLUMNS *STRIPES)
 
 } // namespace
 
-void add_columns(Queue *queue, Accum *out, const float *partial, int chunks, int64_t stride, int64_t columns) {
+void add_columns(Queue *queue, Accum *out, const float *partial, int chunks, int64_t stride,
+                 int64_t columns) {
     if (!out) return;
     LAUNCH(add_columns_kernel, (unsigned)ceil_div(columns, COLUMNS), COLUMNS * STRIPES, 0, queue->stream,
            static_cast<float *>(out), partial, chunks, stride, columns);

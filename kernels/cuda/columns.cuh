@@ -1,19 +1,19 @@
 /*
  * columns.cuh: column sums over all rows of a tensor (gradients of biases, γ and β) in two passes without
- * atomics. First pass, inside the kernel that reads the tensor anyway: the rows are split into chunks by their
- * number alone, and each chunk leaves a row of partial sums. Second pass: add_columns, here.
+ * atomics. First pass, inside the kernel that reads the tensor anyway: the rows are split into chunks by
+ * their number alone, and each chunk leaves a row of partial sums. Second pass: add_columns, here.
  */
 #ifndef COLUMNS_CUH
 #define COLUMNS_CUH
 
 #include "types.cuh"
 
-/* Most chunks there can be: enough blocks to fill a GPU, few enough that partial sums stay a few per cent of the
- * tensor. Never asked of the device, so that the bits do not depend on it. */
+/* Most chunks there can be: enough blocks to fill a GPU, few enough that partial sums stay a few per cent of
+ * the tensor. Never asked of the device, so that the bits do not depend on it. */
 constexpr int MAX_CHUNKS = 512;
 
 struct Chunks {
-    int64_t rows;  /* of a chunk */
+    int64_t rows; /* of a chunk */
     unsigned count;
 };
 
@@ -25,7 +25,8 @@ static inline Chunks split_rows(int64_t N, int unit = 1, int most = MAX_CHUNKS) 
     return chunks;
 }
 
-/* out[c] += Σ partial[chunk·stride + c] over `chunks` rows of partial sums, for c < columns. NULL out: nothing. */
+/* out[c] += Σ partial[chunk·stride + c] over `chunks` rows of partial sums, for c < columns. NULL out:
+ * nothing. */
 void add_columns(Queue *queue, Accum *out, const float *partial, int chunks, int64_t stride, int64_t columns);
 
 #endif

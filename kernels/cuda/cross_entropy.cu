@@ -59,9 +59,9 @@ template <typename S> __device__ __forceinline__ Softmax thread_softmax(const S 
 }
 
 /*
- * A block a row. Bytes: the row is read for the sum, read again (from the second-level cache: a row is 100 KB)
- * and written for the gradient: 4·V a token in bf16, 2·V without a gradient. 8,192 tokens of GPT-2's vocabulary:
- * 1.6 GB, floor 0.34 ms at 4.8 TB/s on an H200. Not yet measured.
+ * A block a row. Bytes: the row is read for the sum, read again (from the second-level cache: a row is 100
+ * KB) and written for the gradient: 4·V a token in bf16, 2·V without a gradient. 8,192 tokens of GPT-2's
+ * vocabulary: 1.6 GB, floor 0.34 ms at 4.8 TB/s on an H200. Not yet measured.
  */
 template <typename S> __global__ void __launch_bounds__(THREADS) cross_entropy_kernel(CrossEntropy args) {
     SHARED_ARRAY(Softmax, buffer, THREADS / WARP);
@@ -72,7 +72,7 @@ template <typename S> __global__ void __launch_bounds__(THREADS) cross_entropy_k
     float *loss = static_cast<float *>(args.losses) + blockIdx.x;
 
     float scale = 0, factor = 0, most = 0; /* gradient = factor·exp(x − most) − scale·onehot */
-    if (!ignored) { /* the same for the whole block */
+    if (!ignored) {                        /* the same for the whole block */
         const Softmax softmax = block_merged(thread_softmax(row, V), buffer);
         const float log_sum = logf(softmax.sum);
         if (threadIdx.x == 0) *loss = log_sum + (softmax.most - to_float(row[target]));
@@ -104,7 +104,8 @@ template <typename S> __global__ void __launch_bounds__(THREADS) cross_entropy_k
 
 template <typename S> void cross_entropy(Queue *queue, const CrossEntropy *args) {
     if (args->N == 0) return;
-    check(args->N <= INT32_MAX, "cross_entropy: %lld tokens are more than a launch can hold", (long long)args->N);
+    check(args->N <= INT32_MAX, "cross_entropy: %lld tokens are more than a launch can hold",
+          (long long)args->N);
     LAUNCH((cross_entropy_kernel<S>), (unsigned)args->N, THREADS, 0, queue->stream, *args);
 }
 INSTANTIATE(cross_entropy, CrossEntropy);

@@ -10,9 +10,11 @@ constexpr int THREADS = 128;
 /* One pack of one row. Bytes: two table rows read (mostly from cache), one row written. */
 template <typename S, typename R>
 __global__ void __launch_bounds__(THREADS) embedding_forward_kernel(Embedding args, int64_t packs) {
-    const int64_t stride = row_stride(args.C), row_packs = stride / PACK, step = (int64_t)gridDim.x * blockDim.x;
+    const int64_t stride = row_stride(args.C), row_packs = stride / PACK;
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
     const float scale = args.scale ? *static_cast<const float *>(args.scale) : 1.0f;
-    const S *tokens = static_cast<const S *>(args.token_table), *positions = static_cast<const S *>(args.position_table);
+    const S *tokens = static_cast<const S *>(args.token_table);
+    const S *positions = static_cast<const S *>(args.position_table);
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += step) {
         const int64_t n = i / row_packs, column = i % row_packs * PACK;
         float x[PACK], position_row[PACK];
@@ -46,11 +48,11 @@ __device__ bool seen_before(Keys keys, int64_t n, uint32_t key) {
 }
 
 /*
- * table[key of n] += scale·Σ dx over all tokens with that key, in the order of the tokens, without atomics and
- * without sorting: a block a token; the block of a key's first token owns the key, the others leave. It looks
- * through the tokens 128 at a time, keeps a list of those that match, and adds their rows; a thread owns a pack
- * of columns. Looking costs N²/2 comparisons a table: at 65,536 tokens 2·10⁹, from cache, under a millisecond on
- * an H200 by its instruction rate. Not yet measured.
+ * table[key of n] += scale·Σ dx over all tokens with that key, in the order of the tokens, without atomics
+ * and without sorting: a block a token; the block of a key's first token owns the key, the others leave. It
+ * looks through the tokens 128 at a time, keeps a list of those that match, and adds their rows; a thread
+ * owns a pack of columns. Looking costs N²/2 comparisons a table: at 65,536 tokens 2·10⁹, from cache, under a
+ * millisecond on an H200 by its instruction rate. Not yet measured.
  */
 template <typename R>
 __global__ void __launch_bounds__(THREADS)
@@ -104,9 +106,10 @@ __global__ void __launch_bounds__(THREADS)
 
 /* partial[n] = dx[n]·token row, a warp a token; padding is zero. */
 template <typename S, typename R>
-__global__ void __launch_bounds__(THREADS)
-    scale_gradient_kernel(Embedding forward, const R *__restrict__ dx, float *__restrict__ partial, int64_t N) {
-    const int64_t n = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, stride = row_stride(forward.C);
+__global__ void __launch_bounds__(THREADS) scale_gradient_kernel(Embedding forward, const R *__restrict__ dx,
+                                                                 float *__restrict__ partial, int64_t N) {
+    const int64_t n = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    const int64_t stride = row_stride(forward.C);
     if (n >= N) return;
     const S *token = static_cast<const S *>(forward.token_table) + forward.tokens[n] * stride;
     float sum = 0;
@@ -137,8 +140,8 @@ int64_t tokens_of(const Embedding *args) {
 
 template <typename S, typename R> void run_forward(Queue *queue, const Embedding *args) {
     const int64_t packs = tokens_of(args) * (row_stride(args->C) / PACK), blocks = ceil_div(packs, THREADS);
-    LAUNCH((embedding_forward_kernel<S, R>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0, queue->stream,
-           *args, packs);
+    LAUNCH((embedding_forward_kernel<S, R>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0,
+           queue->stream, *args, packs);
 }
 
 template <typename S, typename R> void run_backward(Queue *queue, const EmbeddingBackward *args) {
@@ -155,8 +158,8 @@ template <typename S, typename R> void run_backward(Queue *queue, const Embeddin
                static_cast<const Accum *>(NULL));
     if (!args->dscale) return;
     float *partial = static_cast<float *>(cuda_scratch(queue, N * sizeof(float), "embedding_backward"));
-    LAUNCH((scale_gradient_kernel<S, R>), (unsigned)ceil_div(N, THREADS / WARP), THREADS, 0, queue->stream, *forward,
-           dx, partial, N);
+    LAUNCH((scale_gradient_kernel<S, R>), (unsigned)ceil_div(N, THREADS / WARP), THREADS, 0, queue->stream,
+           *forward, dx, partial, N);
     LAUNCH(add_scalar_kernel, 1, THREADS, 0, queue->stream, static_cast<float *>(args->dscale), partial, N);
 }
 
@@ -164,16 +167,22 @@ template <typename S, typename R> void run_backward(Queue *queue, const Embeddin
 
 template <typename S> void embedding_forward(Queue *queue, const Embedding *args) {
     if (tokens_of(args) == 0) return;
-    if (args->residual_is_accum) run_forward<S, float>(queue, args);
-    else run_forward<S, S>(queue, args);
+    if (args->residual_is_accum)
+        run_forward<S, float>(queue, args);
+    else
+        run_forward<S, S>(queue, args);
 }
 INSTANTIATE(embedding_forward, Embedding);
 
 template <typename S> void embedding_backward(Queue *queue, const EmbeddingBackward *args) {
     if (tokens_of(args->forward) == 0) return;
-    if (args->forward->residual_is_accum) run_backward<S, float>(queue, args);
-    else run_backward<S, S>(queue, args);
+    if (args->forward->residual_is_accum)
+        run_backward<S, float>(queue, args);
+    else
+        run_backward<S, S>(queue, args);
 }
 INSTANTIATE(embedding_backward, EmbeddingBackward);
 
-size_t embedding_scratch(const Limits *limits) { return (size_t)limits->N * sizeof(float); }
+size_t embedding_scratch(const Limits *limits) {
+    return (size_t)limits->N * sizeof(float);
+}

@@ -2,8 +2,8 @@
  * junction.cu: the residual junction, forward: bias, residual addition, the riding scale, the next norm and
  * its statistics, in one pass over memory. Pre-type, with layernorm, rmsnorm or no norm.
  *
- * A row stays in registers from the first load to the last store: a warp holds a row of up to 1,024 channels, a
- * block a wider one.
+ * A row stays in registers from the first load to the last store: a warp holds a row of up to 1,024 channels,
+ * a block a wider one.
  */
 #include "junction.cuh"
 
@@ -30,14 +30,16 @@ template <bool IS_WARP> __device__ __forceinline__ float row_sum(float value, fl
 
 /* u of one pack, rounded as it is stored; stores it where f is there. */
 template <typename S, typename R>
-__device__ __forceinline__ void add_residual(float (&u)[PACK], const Junction &args, int64_t at, int64_t column,
-                                             float shortcut) {
+__device__ __forceinline__ void add_residual(float (&u)[PACK], const Junction &args, int64_t at,
+                                             int64_t column, float shortcut) {
     load_pack(u, static_cast<const R *>(args.x) + at);
     if (!args.f) return;
     float f[PACK], bias[PACK];
     load_pack(f, static_cast<const S *>(args.f) + at);
-    if (args.bias) load_pack(bias, static_cast<const S *>(args.bias) + column);
-    else fill_pack(bias, 0);
+    if (args.bias)
+        load_pack(bias, static_cast<const S *>(args.bias) + column);
+    else
+        fill_pack(bias, 0);
 #pragma unroll
     for (int i = 0; i < PACK; i++) u[i] = rounded<R>(shortcut * u[i] + (f[i] + bias[i]));
     if (args.u) store_pack(static_cast<R *>(args.u) + at, u);
@@ -80,7 +82,8 @@ __global__ void __launch_bounds__(Row::THREADS) junction_forward_kernel(Junction
     float mean = 0, rstd = 1;
     if (NORM == NORM_RMSNORM || args.mean_square_out) {
         const float mean_square = row_sum<Row::IS_WARP>(sum_squares, buffer) / channels;
-        if (args.mean_square_out && thread == 0) static_cast<float *>(args.mean_square_out)[row] = mean_square;
+        if (args.mean_square_out && thread == 0)
+            static_cast<float *>(args.mean_square_out)[row] = mean_square;
         if constexpr (NORM == NORM_RMSNORM) rstd = 1.0f / sqrtf(mean_square + (float)args.norm.eps);
     }
     if constexpr (NORM == NORM_LAYERNORM) {

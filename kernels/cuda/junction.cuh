@@ -3,9 +3,10 @@
  * row arithmetic.
  *
  * A kernel is compiled for each norm (NormKind as a template argument) and each pair of storage and residual
- * type; scales, bias and optional outputs are tested at run time, since the tests are the same for all threads
- * and cost nothing beside the memory. A new norm is a case in the two kernels; SDD's and sandwich's inner norms
- * and post-type junctions will be template arguments beside the norm. What is not there yet is refused by name.
+ * type; scales, bias and optional outputs are tested at run time, since the tests are the same for all
+ * threads and cost nothing beside the memory. A new norm is a case in the two kernels; SDD's and sandwich's
+ * inner norms and post-type junctions will be template arguments beside the norm. What is not there yet is
+ * refused by name.
  */
 #ifndef JUNCTION_CUH
 #define JUNCTION_CUH
@@ -31,13 +32,19 @@ static inline void check_junction(const Junction *args) {
 template <typename S, typename Run> void dispatch_junction(const Junction *args, Run run) {
     const NormKind norm = args->norm.kind;
     if (args->residual_is_accum) {
-        if (norm == NORM_LAYERNORM) run.template operator()<float, NORM_LAYERNORM>();
-        else if (norm == NORM_RMSNORM) run.template operator()<float, NORM_RMSNORM>();
-        else run.template operator()<float, NORM_NONE>();
+        if (norm == NORM_LAYERNORM)
+            run.template operator()<float, NORM_LAYERNORM>();
+        else if (norm == NORM_RMSNORM)
+            run.template operator()<float, NORM_RMSNORM>();
+        else
+            run.template operator()<float, NORM_NONE>();
     } else {
-        if (norm == NORM_LAYERNORM) run.template operator()<S, NORM_LAYERNORM>();
-        else if (norm == NORM_RMSNORM) run.template operator()<S, NORM_RMSNORM>();
-        else run.template operator()<S, NORM_NONE>();
+        if (norm == NORM_LAYERNORM)
+            run.template operator()<S, NORM_LAYERNORM>();
+        else if (norm == NORM_RMSNORM)
+            run.template operator()<S, NORM_RMSNORM>();
+        else
+            run.template operator()<S, NORM_NONE>();
     }
 }
 
@@ -48,8 +55,10 @@ __device__ __forceinline__ float scalar_or(const Accum *scalar, float otherwise)
 /* Eight elements of a vector that may be absent. */
 __device__ __forceinline__ void load_pack_or(float (&out)[PACK], const Accum *vector, int64_t column,
                                              float otherwise) {
-    if (vector) load_pack(out, static_cast<const float *>(vector) + column);
-    else fill_pack(out, otherwise);
+    if (vector)
+        load_pack(out, static_cast<const float *>(vector) + column);
+    else
+        fill_pack(out, otherwise);
 }
 
 __device__ __forceinline__ float output_scale_of(const Norm &norm) {

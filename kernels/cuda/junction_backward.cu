@@ -13,7 +13,7 @@ namespace {
 
 constexpr int COLUMN_SUMS = 3; /* dgamma, dbeta, dbias */
 
-/* Rows that a block has in flight at once, by its width: narrow blocks need two to keep enough loads under way. */
+/* Rows that a block has in flight at once, by its width: narrow ones need two for enough loads under way. */
 struct Narrow {
     static constexpr int THREADS = 256, BLOCKS = 2, ROWS = 2; /* up to 2,048 channels */
 };
@@ -41,7 +41,8 @@ struct Partials {
  */
 template <typename S, typename R, NormKind NORM, typename Width>
 __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
-    junction_backward_kernel(JunctionBackward args, Junction forward, int64_t rows_a_block, Partials partials) {
+    junction_backward_kernel(JunctionBackward args, Junction forward, int64_t rows_a_block,
+                             Partials partials) {
     constexpr int ROWS = Width::ROWS;
     SHARED_ARRAY(float, buffer, 2 * ROWS * WARP);
     const int C = forward.C, column = threadIdx.x * PACK;
@@ -91,7 +92,8 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
             const float mean_g = NORM == NORM_LAYERNORM ? sums[2 * k] / channels : 0;
             const float mean_gx = NORM == NORM_NONE ? 0 : sums[2 * k + 1] / channels;
             const float dmean_square =
-                args.dmean_square_in ? 2 * static_cast<const float *>(args.dmean_square_in)[row] / channels : 0;
+                args.dmean_square_in ? 2 * static_cast<const float *>(args.dmean_square_in)[row] / channels
+                                     : 0;
 #pragma unroll
             for (int i = 0; i < PACK; i++) {
                 const float r = scale_out * u[k][i], x_hat = (r - mean[k]) * rstd[k];
@@ -152,13 +154,16 @@ template <typename S> struct RunBackward {
         partials.gate = partials.columns + (int64_t)COLUMN_SUMS * chunks.count * stride;
 
         const unsigned threads = (unsigned)(ceil_div(stride / PACK, WARP) * WARP);
-        if (threads <= Narrow::THREADS) launch<R, NORM, Narrow>(chunks, threads, partials);
-        else if (threads <= Middle::THREADS) launch<R, NORM, Middle>(chunks, threads, partials);
-        else launch<R, NORM, Wide>(chunks, threads, partials);
+        if (threads <= Narrow::THREADS)
+            launch<R, NORM, Narrow>(chunks, threads, partials);
+        else if (threads <= Middle::THREADS)
+            launch<R, NORM, Middle>(chunks, threads, partials);
+        else
+            launch<R, NORM, Wide>(chunks, threads, partials);
         Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma, args->norm.dbeta, args->dbias};
         for (int i = 0; i < COLUMN_SUMS; i++)
-            add_columns(queue, outs[i], partials.columns + i * (int64_t)chunks.count * stride, chunks.count, stride,
-                        forward.C);
+            add_columns(queue, outs[i], partials.columns + i * (int64_t)chunks.count * stride, chunks.count,
+                        stride, forward.C);
         if (args->dgate) LAUNCH(add_gate, 1, WARP, 0, queue->stream, *args, partials, (int)chunks.count);
     }
 };
@@ -168,11 +173,13 @@ template <typename S> struct RunBackward {
 template <typename S> void junction_backward(Queue *queue, const JunctionBackward *args) {
     check_junction(args->forward);
     check(!args->sdd.dgamma && !args->inner.dgamma && !args->inner.dbeta && !args->norm.dscalar,
-          "junction_backward on cuda: gradients of inner norms and of dyt's and bhyt's scalars are not there yet");
+          "junction_backward on cuda: gradients of sdd, inner norms, dyt and bhyt are not there yet");
     check(!args->dmean_square_out, "junction_backward on cuda: bhyt's passed-on statistic is not there yet");
     if (args->forward->N == 0) return;
     dispatch_junction<S>(args->forward, RunBackward<S>{queue, args});
 }
 INSTANTIATE(junction_backward, JunctionBackward);
 
-size_t junction_scratch(const Limits *limits) { return partial_bytes(limits->C); }
+size_t junction_scratch(const Limits *limits) {
+    return partial_bytes(limits->C);
+}

@@ -4,9 +4,9 @@
  * cuBLASLt thinks in columns. A row-major [rows, n] matrix is, read by columns, its transpose [n, rows] with
  * the same leading dimension; so
  *
- *     forward   y  = x·Wᵀ     becomes   yᵀ [out, N]  = (Wᵀ)ᵀ · xᵀ         bias runs along D's rows, as BIAS wants
+ *     forward   y  = x·Wᵀ     becomes   yᵀ [out, N]  = (Wᵀ)ᵀ · xᵀ     bias runs along D's rows
  *     input     dx = dy·W     becomes   dxᵀ [in, N]  =  Wᵀ   · dyᵀ
- *     weight    dW += dyᵀ·x   becomes   dWᵀ [in, out] += xᵀ  · (dyᵀ)ᵀ     fp32 output, beta = 1
+ *     weight    dW += dyᵀ·x   becomes   dWᵀ [in, out] += xᵀ  · (dyᵀ)ᵀ   fp32 output, beta = 1
  *
  * Sizes are passed padded: the contract keeps padding zero, so the products are the same, every dimension but
  * N is a multiple of 64, and what lands in padding is a sum of zeros. Leading dimensions are then always
@@ -14,9 +14,9 @@
  * most 63 columns: 0.1 % for a vocabulary of 50,257.)
  *
  * The algorithm is the heuristic's first for the shape; it is asked once and kept with the descriptors. Sums
- * are fp32 in every case; TF32 is used for cuda/f32 only if this file is compiled with -DALLOW_TF32. bf16 with
- * fp32 output and the BIAS epilogue with a bias of the output's type are in cublasLtMatmul's table of supported
- * types, so no fallback is needed.
+ * are fp32 in every case; TF32 is used for cuda/f32 only if this file is compiled with -DALLOW_TF32. bf16
+ * with fp32 output and the BIAS epilogue with a bias of the output's type are in cublasLtMatmul's table of
+ * supported types, so no fallback is needed.
  *
  * Floor of a product [N,in]·[in,out] on an H200: 2·N·in·out FLOP at 990 TFLOP/s in bf16 (gpt2-124m's qkv at
  * 65,536 tokens: 0.23 ms; its bytes, 0.4 GB, 0.08 ms at 4.8 TB/s). Not yet measured: test/gpu_probe.
@@ -62,7 +62,8 @@ struct Plan {
 cublasLtHandle_t handle;
 std::vector<Plan> plans; /* a run has a few dozen shapes: searched from the front */
 
-template <typename S> constexpr cudaDataType_t data_type = sizeof(S) == sizeof(bf16) ? CUDA_R_16BF : CUDA_R_32F;
+template <typename S>
+constexpr cudaDataType_t data_type = sizeof(S) == sizeof(bf16) ? CUDA_R_16BF : CUDA_R_32F;
 
 template <typename T>
 void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const T &value) {
@@ -86,8 +87,10 @@ void make_descriptors(Plan *plan) {
     }
     const int64_t a_rows = p.transpose_a ? p.k : p.m, a_cols = p.transpose_a ? p.m : p.k;
     const int64_t b_rows = p.transpose_b ? p.n : p.k, b_cols = p.transpose_b ? p.k : p.n;
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->a, p.type, a_rows, a_cols, a_rows), "describing a product");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->b, p.type, b_rows, b_cols, b_rows), "describing a product");
+    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->a, p.type, a_rows, a_cols, a_rows),
+                   "describing a product");
+    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->b, p.type, b_rows, b_cols, b_rows),
+                   "describing a product");
     CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->d, p.out_type, p.m, p.n, p.m), "describing a product");
 }
 
@@ -103,8 +106,8 @@ void choose_algorithm(Plan *plan) {
     int found = 0;
     CUBLASLT_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, plan->operation, plan->a, plan->b, plan->d, plan->d,
                                                   preference, 1, &result, &found),
-                   "choosing an algorithm for a product of %lld × %lld × %lld", (long long)p.m, (long long)p.n,
-                   (long long)p.k);
+                   "choosing an algorithm for a product of %lld × %lld × %lld", (long long)p.m,
+                   (long long)p.n, (long long)p.k);
     require(found > 0 && result.state == CUBLAS_STATUS_SUCCESS,
             "cuBLASLt has no algorithm for a product of %lld × %lld × %lld", (long long)p.m, (long long)p.n,
             (long long)p.k);
@@ -141,7 +144,9 @@ void multiply(Queue *queue, const Product &product, const void *a, const void *b
 
 } // namespace
 
-void linear_open(void) { CUBLASLT_CHECK(cublasLtCreate(&handle), "opening cuBLASLt"); }
+void linear_open(void) {
+    CUBLASLT_CHECK(cublasLtCreate(&handle), "opening cuBLASLt");
+}
 
 void linear_close(void) {
     for (Plan &plan : plans) {
@@ -183,4 +188,6 @@ template <typename S> void linear_backward_weight(Queue *queue, const LinearBack
 }
 INSTANTIATE(linear_backward_weight, LinearBackward);
 
-size_t linear_scratch(const Limits *) { return WORKSPACE_BYTES; }
+size_t linear_scratch(const Limits *) {
+    return WORKSPACE_BYTES;
+}

@@ -3,8 +3,8 @@
  * (SDD's) is not there yet.
  *
  * Half-split rotation: dimensions i and i + D/2 of a head turn together. D/2 is a multiple of 4, so a thread
- * takes a pair of quads: four dimensions of the first half and their partners. V has no partners and is copied;
- * it is cut the same way, so that one kernel serves the whole row.
+ * takes a pair of quads: four dimensions of the first half and their partners. V has no partners and is
+ * copied; it is cut the same way, so that one kernel serves the whole row.
  */
 #include "columns.cuh"
 
@@ -107,10 +107,11 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename S>
-void rotate(Queue *queue, const Rotation &r, const Storage *in, Storage *out, float *partial, const Chunks &chunks) {
+void rotate(Queue *queue, const Rotation &r, const Storage *in, Storage *out, float *partial,
+            const Chunks &chunks) {
     const int64_t threads = (int64_t)r.heads * (r.D / 2 / QUAD);
-    LAUNCH((rotate_kernel<S>), dim3((unsigned)ceil_div(threads, THREADS), chunks.count), THREADS, 0, queue->stream,
-           static_cast<const S *>(in), static_cast<S *>(out), partial, r, chunks.rows);
+    LAUNCH((rotate_kernel<S>), dim3((unsigned)ceil_div(threads, THREADS), chunks.count), THREADS, 0,
+           queue->stream, static_cast<const S *>(in), static_cast<S *>(out), partial, r, chunks.rows);
 }
 
 void check_qkv(const Qkv *args) {
@@ -136,12 +137,14 @@ template <typename S> void qkv_backward(Queue *queue, const QkvBackward *args) {
     const Chunks chunks = split_rows(r.N);
     float *partial = NULL;
     if (args->dbias)
-        partial = static_cast<float *>(cuda_scratch(queue, chunks.count * r.stride * sizeof(float), "qkv_backward"));
+        partial = static_cast<float *>(
+            cuda_scratch(queue, chunks.count * r.stride * sizeof(float), "qkv_backward"));
     rotate<S>(queue, r, args->dqkv, args->draw, partial, chunks);
     add_columns(queue, args->dbias, partial, (int)chunks.count, r.stride, (int64_t)r.heads * r.D);
 }
 INSTANTIATE(qkv_backward, QkvBackward);
 
 size_t qkv_scratch(const Limits *limits) {
-    return (size_t)MAX_CHUNKS * row_stride((int64_t)(limits->H + 2 * limits->Hkv) * limits->D) * sizeof(float);
+    return (size_t)MAX_CHUNKS * row_stride((int64_t)(limits->H + 2 * limits->Hkv) * limits->D) *
+           sizeof(float);
 }

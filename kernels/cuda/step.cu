@@ -21,7 +21,8 @@ __global__ void step_begin_kernel(StepState *state) {
     for (int group = 0; group < CLIP_GROUPS; group++) state->sum_squares[group] = 0;
 }
 
-/* One block: at 65,536 tokens it reads 256 KB, a few microseconds beside a micro-step of tens of milliseconds. */
+/* One block: at 65,536 tokens it reads 256 KB, a few microseconds beside a micro-step of tens of
+ * milliseconds. */
 __global__ void loss_reduce_kernel(const float *__restrict__ losses, int64_t n, StepState *state) {
     SHARED_ARRAY(double, buffer, WARP);
     double sum[1] = {0};
@@ -32,13 +33,13 @@ __global__ void loss_reduce_kernel(const float *__restrict__ losses, int64_t n, 
 
 /*
  * Σ grad² in two passes. First pass: one block a chunk of 65,536 elements; 512 floats a thread are squared
- * and added in fp32, then in fp64. Bytes: 4 an element, so 124M parameters 0.5 GB, floor 0.10 ms at 4.8 TB/s on an
- * H200. Not yet measured.
+ * and added in fp32, then in fp64. Bytes: 4 an element, so 124M parameters 0.5 GB, floor 0.10 ms at 4.8 TB/s
+ * on an H200. Not yet measured.
  */
 constexpr int64_t SQUARES_CHUNK = 65536;
 
-__global__ void __launch_bounds__(THREADS)
-    sum_squares_chunks(const float *__restrict__ grad, int64_t begin, int64_t end, double *__restrict__ partial) {
+__global__ void __launch_bounds__(THREADS) sum_squares_chunks(const float *__restrict__ grad, int64_t begin,
+                                                              int64_t end, double *__restrict__ partial) {
     SHARED_ARRAY(double, buffer, WARP);
     const int64_t first = begin + blockIdx.x * SQUARES_CHUNK;
     const int64_t last = min(first + SQUARES_CHUNK, end);
@@ -54,7 +55,8 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) partial[blockIdx.x] = total[0];
 }
 
-/* Second pass: one block. Gates are a handful of vectors of one padded element each, so they are read again. */
+/* Second pass: one block. Gates are a handful of vectors of one padded element each, so they are read again.
+ */
 __global__ void sum_squares_finish(const double *__restrict__ partial, int64_t chunks,
                                    const float *__restrict__ grad, int64_t begin, int64_t end,
                                    const ParamSlot *__restrict__ slots, int n_slots, StepState *state) {
@@ -78,8 +80,8 @@ __global__ void sum_squares_finish(const double *__restrict__ partial, int64_t c
  * The decision
  * ------------------------------------------------------------------------------------------------------ */
 
-/* Whether value lies more than sigma population standard deviations above the full window's mean. All is taken
- * relative to the first entry: a window of equal values then has exactly that mean and no deviation. */
+/* Whether value lies more than sigma population standard deviations above the full window's mean. All is
+ * taken relative to the first entry: a window of equal values then has exactly that mean and no deviation. */
 __device__ bool is_spike(const double *window, double value, double sigma) {
     double mean = 0, squares = 0;
     for (int i = 0; i < SKIP_WINDOW; i++) mean += (window[i] - window[0]) / SKIP_WINDOW;
@@ -98,7 +100,9 @@ __device__ SkipReason skip_reason(const StepState *state, double loss, double si
     return SKIP_NONE;
 }
 
-__device__ double clip_factor(double norm, double limit) { return limit > 0 && norm > limit ? limit / norm : 1; }
+__device__ double clip_factor(double norm, double limit) {
+    return limit > 0 && norm > limit ? limit / norm : 1;
+}
 
 /* One thread: two windows of 128 doubles, once a step. */
 __global__ void step_decide_kernel(StepDecide args) {
@@ -151,8 +155,10 @@ __device__ int find_slot(const ParamSlot *__restrict__ slots, int n_slots, int64
     int low = 0, high = n_slots - 1;
     while (low < high) {
         const int middle = low + (high - low + 1) / 2;
-        if (slots[middle].offset <= element) low = middle;
-        else high = middle - 1;
+        if (slots[middle].offset <= element)
+            low = middle;
+        else
+            high = middle - 1;
     }
     return low;
 }
@@ -212,14 +218,20 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
 template <typename To, typename From> __device__ __forceinline__ To converted(From value) {
     return from_float<To>(to_float(value));
 }
-template <> __device__ __forceinline__ double converted<double, double>(double value) { return value; }
-template <> __device__ __forceinline__ double converted<double, float>(float value) { return (double)value; }
+template <> __device__ __forceinline__ double converted<double, double>(double value) {
+    return value;
+}
+template <> __device__ __forceinline__ double converted<double, float>(float value) {
+    return (double)value;
+}
 template <> __device__ __forceinline__ double converted<double, bf16>(bf16 value) {
     return (double)to_float(value);
 }
-template <> __device__ __forceinline__ float converted<float, double>(double value) { return (float)value; }
-/* By way of a float rounded to odd (cut, and its last bit set if anything was cut off), which leaves the second
- * rounding as it would have been: no double rounding. */
+template <> __device__ __forceinline__ float converted<float, double>(double value) {
+    return (float)value;
+}
+/* By way of a float rounded to odd (cut, and its last bit set if anything was cut off), which leaves the
+ * second rounding as it would have been: no double rounding. */
 template <> __device__ __forceinline__ bf16 converted<bf16, double>(double value) {
     const float nearest = (float)value;
     uint32_t bits = __float_as_uint(nearest);
@@ -243,9 +255,12 @@ template <typename To, typename From> void cast_as(Queue *queue, const Cast *arg
 }
 
 template <typename From> void cast_from(Queue *queue, const Cast *args) {
-    if (args->to == DTYPE_F32) cast_as<float, From>(queue, args);
-    else if (args->to == DTYPE_BF16) cast_as<bf16, From>(queue, args);
-    else cast_as<double, From>(queue, args);
+    if (args->to == DTYPE_F32)
+        cast_as<float, From>(queue, args);
+    else if (args->to == DTYPE_BF16)
+        cast_as<bf16, From>(queue, args);
+    else
+        cast_as<double, From>(queue, args);
 }
 
 unsigned chunks_of(int64_t elements, int64_t chunk, const char *operation) {
@@ -262,15 +277,14 @@ void step_begin(Queue *queue, const StepBegin *args) {
 }
 
 void loss_reduce(Queue *queue, const LossReduce *args) {
-    LAUNCH(loss_reduce_kernel, 1, THREADS, 0, queue->stream, static_cast<const float *>(args->losses), args->N,
-           args->state);
+    LAUNCH(loss_reduce_kernel, 1, THREADS, 0, queue->stream, static_cast<const float *>(args->losses),
+           args->N, args->state);
 }
 
 void sum_squares(Queue *queue, const SumSquares *args) {
     if (args->begin >= args->end) return;
     const unsigned chunks = chunks_of(args->end - args->begin, SQUARES_CHUNK, "sum_squares");
-    double *partial =
-        static_cast<double *>(cuda_scratch(queue, chunks * sizeof(double), "sum_squares"));
+    double *partial = static_cast<double *>(cuda_scratch(queue, chunks * sizeof(double), "sum_squares"));
     const float *grad = static_cast<const float *>(args->grad);
     LAUNCH(sum_squares_chunks, chunks, THREADS, 0, queue->stream, grad, args->begin, args->end, partial);
     LAUNCH(sum_squares_finish, 1, THREADS, 0, queue->stream, partial, (int64_t)chunks, grad, args->begin,
@@ -290,9 +304,12 @@ INSTANTIATE(adamw, AdamW);
 
 void cast(Queue *queue, const Cast *args) {
     if (args->n <= 0) return;
-    if (args->from == DTYPE_F32) cast_from<float>(queue, args);
-    else if (args->from == DTYPE_BF16) cast_from<bf16>(queue, args);
-    else cast_from<double>(queue, args);
+    if (args->from == DTYPE_F32)
+        cast_from<float>(queue, args);
+    else if (args->from == DTYPE_BF16)
+        cast_from<bf16>(queue, args);
+    else
+        cast_from<double>(queue, args);
 }
 
 size_t step_scratch(const Limits *limits) {

@@ -6,9 +6,9 @@
  * stream is touched, kernels over its type R (S, or float). A file instantiates its operations once for both
  * (INSTANTIATE below), and backend.cu puts the two sets into the two tables. Accum is float in both.
  *
- * Memory moves in packs: 8 consecutive elements that start at a multiple of 8 of a row, so 16 bytes of bf16 or
- * twice 16 bytes of float. The contract makes that safe: tensors start at multiples of 256 bytes and rows are
- * padded to 64 elements. Inside a kernel everything is float; store_pack rounds to nearest even.
+ * Memory moves in packs: 8 consecutive elements that start at a multiple of 8 of a row, so 16 bytes of bf16
+ * or twice 16 bytes of float. The contract makes that safe: tensors start at multiples of 256 bytes and rows
+ * are padded to 64 elements. Inside a kernel everything is float; store_pack rounds to nearest even.
  */
 #ifndef TYPES_CUH
 #define TYPES_CUH
@@ -36,15 +36,27 @@ constexpr int PACK = 8;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-__host__ __device__ inline int64_t row_stride(int64_t n) { return (n + 63) / 64 * 64; } /* padded() on both */
+__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+__host__ __device__ inline int64_t row_stride(int64_t n) {
+    return (n + 63) / 64 * 64;
+} /* padded() on both */
 
-__device__ __forceinline__ float to_float(float value) { return value; }
-__device__ __forceinline__ float to_float(bf16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float to_float(float value) {
+    return value;
+}
+__device__ __forceinline__ float to_float(bf16 value) {
+    return __bfloat162float(value);
+}
 
 template <typename T> __device__ __forceinline__ T from_float(float value);
-template <> __device__ __forceinline__ float from_float<float>(float value) { return value; }
-template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) { return __float2bfloat16(value); }
+template <> __device__ __forceinline__ float from_float<float>(float value) {
+    return value;
+}
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
+    return __float2bfloat16(value);
+}
 
 /* The value as it will be read back from a tensor of type T. */
 template <typename T> __device__ __forceinline__ float rounded(float value) {
@@ -86,7 +98,8 @@ __device__ __forceinline__ void fill_pack(float (&out)[PACK], float value) {
 }
 
 /* --------------------------------------------------------------------------------------------------------
- * Sums. The order is fixed by the number of threads, and every thread of the warp or block gets the same bits.
+ * Sums. The order is fixed by the number of threads, and every thread of the warp or block gets the same
+ * bits.
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename T> __device__ __forceinline__ T warp_sum(T value) {

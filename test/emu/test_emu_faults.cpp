@@ -142,7 +142,7 @@ __global__ void some_static() {
     SHARED_ARRAY(float, first, 1000);
     first[0] = 1;
 }
-__global__ void divides(int *out, int by) { out[0] = 1 / by; }
+__global__ void divides(int *out, int by) { out[0] = 100 / by; }
 __global__ void traps() {
     if (threadIdx.x == 4) __trap();
 }
@@ -256,18 +256,18 @@ const Fault faults[] = {
     {"past device memory", [] { Fresh<float> d; RUN(device_overrun, 64, 0, d.at); }, 1,
      {"AddressSanitizer", "kernel device_overrun, block (0, 0, 0), thread (63, 0, 0): "}},
     {"device memory on the host", [] { Fresh<float> d; host_array[0] = d.at[0]; }, 1, {"AddressSanitizer"}},
-    {"a stack that is too deep", [] { Fresh<int> d; RUN(recurses, 32, 0, d.at, 1000); }, 1,
-     {"AddressSanitizer", "kernel recurses, block (0, 0, 0), thread (0, 0, 0): "}},
+    {"a division by zero", [] { Fresh<int> d; RUN(divides, 1, 0, d.at, 0); }, 1,
+     {"kernel divides, block (0, 0, 0), thread (0, 0, 0): ", "division by zero"}},
 #else
+    {"a division by zero", [] { Fresh<int> d; RUN(divides, 1, 0, d.at, 0); }, EMU,
+     {"kernel divides, block (0, 0, 0), thread (0, 0, 0): ", "division by zero"}},
     {"past a static shared array", [] { RUN(static_overrun, 32, 0); }, EMU,
      {"kernel static_overrun, block (0, 0, 0), ", "shared array row of 132 bytes: written at byte 132"}},
     {"past the dynamic shared array", [] { RUN(dynamic_overrun, 32, 128); }, EMU,
      {"kernel dynamic_overrun, block (0, 0, 0), ", "written at byte 128"}},
+#endif
     {"a stack that is too deep", [] { Fresh<int> d; RUN(recurses, 32, 0, d.at, 1000); }, EMU,
      {"kernel recurses, block (0, 0, 0), thread (0, 0, 0): ", "the thread's stack"}},
-#endif
-    {"a division by zero", [] { Fresh<int> d; RUN(divides, 1, 0, d.at, 0); }, EMU,
-     {"kernel divides, block (0, 0, 0), thread (0, 0, 0): ", "division by zero"}},
     {"a trap", [] { RUN(traps, 32, 0); }, EMU, {"kernel traps, block (0, 0, 0), thread (4, 0, 0): __trap"}},
 
     {"too much static shared memory", [] { RUN(much_static, 32, 0); }, EMU,

@@ -19,6 +19,8 @@
 #include <unistd.h>
 
 extern "C" void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
+extern "C" void __sanitizer_print_stack_trace(void) __attribute__((weak));
+extern "C" void __ubsan_on_report(void);
 
 namespace emu {
 
@@ -50,10 +52,13 @@ void place(const Thread *thread, char *text, size_t size) {
     _exit(EMU_EXIT);
 }
 
-void on_sanitizer_death() {
+/* Says once where a sanitizer's report comes from. */
+void on_sanitizer_report() {
+    static bool told;
     char where[512];
     place(current, where, sizeof where);
-    if (where[0]) fprintf(stderr, "emu: %sthe sanitizer's report above\n", where);
+    if (where[0] && !told) fprintf(stderr, "emu: %ssee the sanitizer's report\n", where);
+    told = true;
 }
 
 bool is_poison(const void *memory, size_t bytes) {
@@ -116,6 +121,7 @@ void on_invalid(int, siginfo_t *info, void *data) {
 #endif
 
 void on_crash(int signal, siginfo_t *info, void *) {
+    if (__sanitizer_print_stack_trace) __sanitizer_print_stack_trace();
     if (signal == SIGABRT) fault("aborted (a failed assertion?)");
     fault("%s at address %p (past an array's end, a host address, or the end of the thread's stack)",
           signal == SIGBUS ? "bus error" : "invalid access", info->si_addr);
@@ -130,10 +136,8 @@ const struct {
     {SIGFPE, on_invalid},
 #endif
     {SIGABRT, on_crash},
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    {SIGSEGV, on_crash}, /* the sanitizers bring their own; they call on_sanitizer_death */
+    {SIGSEGV, on_crash},
     {SIGBUS, on_crash},
-#endif
 };
 const size_t HANDLERS = sizeof handlers / sizeof handlers[0];
 struct sigaction host_handlers[HANDLERS];
@@ -162,13 +166,11 @@ void poison_fill(void *memory, size_t bytes) {
 }
 
 void traps_begin() {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    static char stack[64 * 1024]; /* a fiber's own may have overflowed */
+    static char stack[256 * 1024]; /* a fiber's own may have overflowed */
     stack_t alternate = {};
     alternate.ss_sp = stack;
     alternate.ss_size = sizeof stack;
     sigaltstack(&alternate, nullptr);
-#endif
     for (size_t i = 0; i < HANDLERS; i++) {
         struct sigaction action;
         memset(&action, 0, sizeof action);
@@ -176,7 +178,7 @@ void traps_begin() {
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigaction(handlers[i].signal, &action, &host_handlers[i]);
     }
-    if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(on_sanitizer_death);
+    if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(on_sanitizer_report);
 }
 
 void traps_end() {
@@ -192,3 +194,6 @@ void traps_on() {
 }
 
 } // namespace emu
+
+/* UndefinedBehaviorSanitizer calls this by name: beside AddressSanitizer it does not see the death callback. */
+void __ubsan_on_report(void) { emu::on_sanitizer_report(); }
