@@ -286,7 +286,8 @@ static void loop(Run *run) {
         if (run->step == c->steps || reason) break;
         if (run->validates && due(run->step, c->val_every)) validate(run);
         if (due(run->step, c->sample_every)) print_sample(run);
-        if (c->out && due(run->step, c->save_every)) save_on_the_way(run);
+        /* What gives no finite loss is not saved: --keep would drop the last good checkpoint for it. */
+        if (c->out && due(run->step, c->save_every) && !state->skips_in_a_row) save_on_the_way(run);
     }
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
     if (run->validates && !stop_signal) validate(run);

@@ -104,12 +104,16 @@ static bool set_number(Config *config, const Flag *flag, const char *value, Erro
     return true;
 }
 
-static bool set_text(const char **field, const Flag *flag, const char *value, Error *error) {
+static bool text_fits(const Flag *flag, const char *value, Error *error) {
     size_t length = strlen(value);
     if (length < flag->min) return error_set(error, "--%s: the value is empty", flag->name);
-    if (length > flag->max)
-        return error_set(error, "--%s: %zu bytes are too long; the most is %.0f", flag->name, length, flag->max);
-    *field = strcpy(must_malloc(length + 1, "a flag's value"), value); /* lives as long as the program */
+    return length <= flag->max ||
+           error_set(error, "--%s: %zu bytes are too long; the most is %.0f", flag->name, length, flag->max);
+}
+
+static bool set_text(const char **field, const Flag *flag, const char *value, Error *error) {
+    if (!text_fits(flag, value, error)) return false;
+    *field = strcpy(must_malloc(strlen(value) + 1, "a flag's value"), value); /* lives as long as the program */
     return true;
 }
 
@@ -302,7 +306,7 @@ typedef struct Argument {
     const char *value;
 } Argument;
 
-/* Splits argv into flags and values; the values are not looked at yet. Returns how many. */
+/* Splits argv into flags and values; numbers and choices are not looked at yet. Returns how many. */
 static int split_arguments(int argc, char **argv, Argument *arguments) {
     int count = 0;
     for (int i = 1; i < argc; i++) {
@@ -314,7 +318,10 @@ static int split_arguments(int argc, char **argv, Argument *arguments) {
         const char *inline_value = argv[i][2 + span] == '=' ? argv[i] + 2 + span + 1 : NULL;
         const Flag *flag = find_flag(name);
         check(flag, "--%s: no such flag; the nearest is --%s (see --help)", name, nearest_flag(name));
-        arguments[count++] = (Argument){flag, argument_value(flag, inline_value, argc, argv, &i)};
+        const char *value = argument_value(flag, inline_value, argc, argv, &i);
+        Error error = {0};
+        check(flag->type != FLAG_TEXT || text_fits(flag, value, &error), "%s", error.text);
+        arguments[count++] = (Argument){flag, value};
     }
     return count;
 }

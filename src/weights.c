@@ -118,20 +118,20 @@ static const char *shape_text(char *text, size_t size, size_t dims, const uint64
     return text;
 }
 
-static bool check_tensor(const SafetensorsFile *file, const SafetensorsEntry *want, Error *error) {
-    const SafetensorsTensor *have = safetensors_find(&file->header, want->name);
-    if (!have) return error_set(error, "%s: no tensor %s, which this model has", file->path, want->name);
-    bool same = have->n_dims == want->n_dims &&
-                memcmp(have->shape, want->shape, want->n_dims * sizeof *want->shape) == 0;
+static bool check_tensor(const TensorPlace *place, const FileTensor *want, Error *error) {
+    const SafetensorsTensor *have = place->tensor;
+    const char *path = place->file->path;
+    if (!have) return error_set(error, "%s: no tensor %s, which this model has", path, place->name);
+    uint64_t shape[2] = {(uint64_t)want->shape[0], (uint64_t)want->shape[1]};
+    size_t dims = (size_t)want->dims;
     char a[96], b[96];
-    if (!same)
-        return error_set(error, "%s: tensor %s is %s; this model's is %s", file->path, want->name,
-                         shape_text(a, sizeof a, have->n_dims, have->shape),
-                         shape_text(b, sizeof b, want->n_dims, want->shape));
+    if (have->n_dims != dims || memcmp(have->shape, shape, dims * sizeof *shape))
+        return error_set(error, "%s: tensor %s is %s; this model's is %s", path, place->name,
+                         shape_text(a, sizeof a, have->n_dims, have->shape), shape_text(b, sizeof b, dims, shape));
     if (have->dtype != SAFETENSORS_F64 && have->dtype != SAFETENSORS_F32 && have->dtype != SAFETENSORS_BF16 &&
         have->dtype != SAFETENSORS_F16)
-        return error_set(error, "%s: tensor %s holds %s; weights are F64, F32, F16 or BF16", file->path,
-                         want->name, safetensors_dtype_name(have->dtype));
+        return error_set(error, "%s: tensor %s holds %s; weights are F64, F32, F16 or BF16", path, place->name,
+                         safetensors_dtype_name(have->dtype));
     return true;
 }
 
@@ -147,16 +147,14 @@ static bool check_no_extra(const SafetensorsFile *file, const char *prefix, cons
     return true;
 }
 
-static bool read_tensor(const SafetensorsFile *file, const char *name, const FileTensor *tensor,
-                        const DeviceArena *arena, Error *error) {
+static bool read_tensor(const TensorPlace *place, const FileTensor *tensor, const DeviceArena *arena, Error *error) {
     const Model *m = arena->model;
-    const SafetensorsTensor *from = safetensors_find(&file->header, name);
     Chunks c = chunks_of(tensor, m->k->accum);
     bool good = true;
     for (int64_t first = 0; good && first < tensor->rows; first += c.rows) {
         int64_t rows = tensor->rows - first < c.rows ? tensor->rows - first : c.rows;
         uint64_t cols = (uint64_t)tensor->param->cols;
-        good = safetensors_read(file, from, (uint64_t)first * cols, (uint64_t)rows * cols, file_type(m),
+        good = safetensors_read(place->file, place->tensor, (uint64_t)first * cols, (uint64_t)rows * cols, file_type(m),
                                 c.file_values, error);
         if (!good) break;
         params_unpack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
@@ -168,16 +166,25 @@ static bool read_tensor(const SafetensorsFile *file, const char *name, const Fil
     return good;
 }
 
+bool weights_read_places(const TensorPlace *places, const DeviceArena *arena, Error *error) {
+    int count;
+    FileTensor *tensors = params_file_tensors(&arena->model->params, &count);
+    bool good = true;
+    for (int i = 0; good && i < count; i++) good = check_tensor(&places[i], &tensors[i], error);
+    for (int i = 0; good && i < count; i++) good = read_tensor(&places[i], &tensors[i], arena, error);
+    free(tensors);
+    return good;
+}
+
 bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceArena *arena, Error *error) {
     int count;
     SafetensorsEntry *entries = weights_entries(arena->model, prefix, &count);
-    FileTensor *tensors = params_file_tensors(&arena->model->params, &count);
-    bool good = true;
-    for (int i = 0; good && i < count; i++) good = check_tensor(file, &entries[i], error);
-    good = good && check_no_extra(file, prefix, entries, count, error);
-    for (int i = 0; good && i < count; i++) good = read_tensor(file, entries[i].name, &tensors[i], arena, error);
+    TensorPlace *places = must_calloc((size_t)count, sizeof *places, "a file's tensors");
+    for (int i = 0; i < count; i++)
+        places[i] = (TensorPlace){entries[i].name, file, safetensors_find(&file->header, entries[i].name)};
+    bool good = check_no_extra(file, prefix, entries, count, error) && weights_read_places(places, arena, error);
+    free(places);
     weights_entries_free(entries, count);
-    free(tensors);
     return good;
 }
 

@@ -34,7 +34,17 @@ bool weights_write(const char *path, const DeviceArena *arena, const Safetensors
  * changed. Tensors under other prefixes are let be if the prefix is not "". */
 bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceArena *arena, Error *error);
 
-/* Opens a file, reads the masters, and makes the storage copies follow. */
+/* Where the values of a file tensor stand. */
+typedef struct TensorPlace {
+    const char *name; /* under which it was looked for */
+    const SafetensorsFile *file;
+    const SafetensorsTensor *tensor; /* NULL: not there */
+} TensorPlace;
+
+/* The same from wherever they stand: places[i] belongs to params_file_tensors()[i]. */
+bool weights_read_places(const TensorPlace *places, const DeviceArena *arena, Error *error);
+
+/* Opens a file, reads the masters, and makes the storage copies follow. (--init-from: pretrained.h.) */
 bool weights_load(Model *model, const char *path, Error *error);
 
 #endif

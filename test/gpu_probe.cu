@@ -253,8 +253,8 @@ void measure_ends(bool &first, int64_t N, int C, int V) {
     backward.forward = &forward;
     backward.dx = random_matrix<bf16>(N, C);
     backward.dtoken_table = take(row_stride(V) * row_stride(C) * sizeof(float));
-    StepState state = {};
-    StepState *device_state = static_cast<StepState *>(take(sizeof state));
+    StepState *device_state =
+        static_cast<StepState *>(take(sizeof(StepState))); /* zero: so is the gradient */
     const int64_t chunk = std::min<int64_t>(N, 8192);
     CrossEntropy loss = {};
     loss.N = chunk, loss.V = V, loss.gradient = true, loss.targets = tokens, loss.state = device_state;

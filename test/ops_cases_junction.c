@@ -141,6 +141,11 @@ static Tensor *scale_operand(Case *c, void *field, const char *name, Scale scale
     return constant(t, scale == SCALE_USUAL ? 0.5 + 0.4 * uniform(c) : scale == SCALE_ZERO ? 0 : -0.7);
 }
 
+/* Rows of few numbers get a ramp: of two that nearly agree, rounding noise alone would be normalized. */
+static void ramp(Tensor *t, double step) {
+    for (int64_t i = 0; t->cols < 7 && i < tensor_count(t); i++) t->value[i] += step * (double)(i % t->cols + 1);
+}
+
 typedef struct JunctionTensors {
     Tensor *x, *s_in, *f, *bias, *s_out, *u, *mean_square_in, *vhat, *mean_square_out, *y;
     NormTensors norm, sdd, inner;
@@ -176,11 +181,13 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
     junction_title(c, s, v);
     t->x = matrix(c, TO(j->x), RESIDUAL, in_place ? INOUT : IN, s->N, s->C);
     t->x->unread = backward && !v->first && !gate;
+    ramp(t->x, 3);
     if (v->extreme) extreme_rows(t->x);
     if (!v->first) {
         t->s_in = scale_operand(c, TO(j->s_in), v->s_in);
         t->f = matrix(c, TO(j->f), STORAGE, IN, s->N, s->C);
         t->f->unread = backward && !v->sdd && v->inner == NORM_NONE;
+        ramp(t->f, 5);
         if (v->extreme) extreme_rows(t->f);
         if (v->bias) t->bias = vector(c, TO(j->bias), STORAGE, IN, s->C);
         t->sdd = norm_operands(c, &j->sdd, "sdd", v->sdd ? NORM_RMSNORM : NORM_NONE, s, v, made);

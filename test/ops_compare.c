@@ -6,12 +6,12 @@
 #include <stdio.h>
 
 enum {
-    POOLED_ELEMENTS = 256, /* so many of the smallest output are wanted … */
+    POOLED_ELEMENTS = 600, /* so many of the smallest output are wanted … */
     MAX_DRAWS = 16,
     SLOW_DRAWS = 4,
     LARGE_ELEMENTS = 25000, /* cases larger than this run in one of LARGE_EVERY variants … */
     LARGE_EVERY = 5,
-    MANY_VARIANTS = 10,     /* … where there are so many */
+    MANY_VARIANTS = 5,      /* … where there are so many */
     GRADIENT_SAMPLES = 8,   /* elements of a tensor that are differenced … */
     GRADIENT_ELEMENTS = 25000 /* … in cases no larger than this */
 };

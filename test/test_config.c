@@ -1,6 +1,7 @@
 /*
- * test_config.c: flags and config files: is every wrong value refused with one line that names it, does a written
- * config read back as the same one, and does config_resolve() let nothing through that does not fit together?
+ * test_config.c: flags and config files: is every wrong value refused with one line that names it, does a
+ * written config read back as the same one, and does config_resolve() let nothing through that does not fit
+ * together?
  */
 #include "../src/config.h"
 #include "../src/flags.h"
@@ -26,7 +27,9 @@ static void for_each_flag(FlagVisitor *visit) {
         for (int i = 0; i < FLAG_GROUPS[g].count; i++) visit(&FLAG_GROUPS[g].flags[i]);
 }
 
-static bool is_auto(const Flag *flag) { return flag->fallback && strcmp(flag->fallback, "auto") == 0; }
+static bool is_auto(const Flag *flag) {
+    return flag->fallback && strcmp(flag->fallback, "auto") == 0;
+}
 
 /* The value is refused in one line that names the flag, and the config is as it was. */
 static void assert_refused(const Flag *flag, const char *value) {
@@ -102,14 +105,17 @@ static bool parse(Config *config, const char *lines, Error *error) {
 
 static void refuse_wrong_numbers(const Flag *flag) {
     static const char *const WRONG[] = {
-        "", " ", " 1", "1 ", "nan", "NaN", "-nan", "inf", "-inf", "infinity", "1e999", "-1e999", "0x10", "0x1p3",
-        "1,5", "12abc", "--5", "+", "-", ".", "e", "1e", "1e+", "99999999999999999999999999", "1\n", "٣", "none"};
+        "",     " ",        " 1",    "1 ",     "nan",  "NaN",   "-nan", "inf",
+        "-inf", "infinity", "1e999", "-1e999", "0x10", "0x1p3", "1,5",  "12abc",
+        "--5",  "+",        "-",     ".",      "e",    "1e",    "1e+",  "99999999999999999999999999",
+        "1\n",  "٣",        "none"};
     if (flag->type != FLAG_INT && flag->type != FLAG_REAL) return;
     for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) assert_refused(flag, WRONG[i]);
     if (!is_auto(flag)) assert_refused(flag, "auto");
     char text[64];
     if (flag->type == FLAG_INT) {
-        const char *const FRACTIONS[] = {"1.5", "1.0", "1e0", "2e1", "9223372036854775808", "-9223372036854775809"};
+        const char *const FRACTIONS[] = {
+            "1.5", "1.0", "1e0", "2e1", "9223372036854775808", "-9223372036854775809"};
         for (size_t i = 0; i < sizeof FRACTIONS / sizeof *FRACTIONS; i++) assert_refused(flag, FRACTIONS[i]);
         snprintf(text, sizeof text, "%.0f", flag->min - 1);
         assert_refused(flag, text);
@@ -201,8 +207,10 @@ static void refuse_wrong_texts(const Flag *flag) {
     if (flag->type != FLAG_TEXT) return;
     memset(long_text, 'x', sizeof long_text - 1);
     assert_refused(flag, long_text);
-    if (flag->min > 0) assert_refused(flag, "");
-    else assert_taken(flag, "");
+    if (flag->min > 0)
+        assert_refused(flag, "");
+    else
+        assert_taken(flag, "");
 }
 
 static void a_text_is_neither_empty_nor_endless_but_a_prompt_may_be_empty(void **state) {
@@ -212,10 +220,11 @@ static void a_text_is_neither_empty_nor_endless_but_a_prompt_may_be_empty(void *
 
 static void an_unknown_name_is_refused_with_the_nearest_one(void **state) {
     (void)state;
-    static const char *const WRONG[][2] = {{"n-layers", "--n-layer"}, {"n_embd", "--n-embd"},
-                                           {"batchsize", "--batch-size"}, {"learning-rate", "no such flag"},
-                                           {"weight_decay", "--weight-decay"}, {"stepz", "--steps"},
-                                           {"N-HEAD", "no such flag"}, {"", "no such flag"}};
+    static const char *const WRONG[][2] = {
+        {"n-layers", "--n-layer"},          {"n_embd", "--n-embd"},
+        {"batchsize", "--batch-size"},      {"learning-rate", "no such flag"},
+        {"weight_decay", "--weight-decay"}, {"stepz", "--steps"},
+        {"N-HEAD", "no such flag"},         {"", "no such flag"}};
     for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
         Config config;
         Error error = {0};
@@ -248,8 +257,9 @@ static void a_file_may_hold_comments_blanks_carriage_returns_and_no_last_newline
     Config config;
     Error error;
     config_defaults(&config);
-    const char *lines = "# a comment = with an equals sign\n\n   \t\r\n  n-layer=3\r\nlr = 1e-3 # peak\n"
-                        "train-data\t=\tdata/x y.bin\nout = a=b\nval-data = \" # \\\"\\\\\\x0a\" # rest\nsteps = 7";
+    const char *lines =
+        "# a comment = with an equals sign\n\n   \t\r\n  n-layer=3\r\nlr = 1e-3 # peak\n"
+        "train-data\t=\tdata/x y.bin\nout = a=b\nval-data = \" # \\\"\\\\\\x0a\" # rest\nsteps = 7";
     if (!parse(&config, lines, &error)) fail_msg("%s", error.text);
     assert_int_equal(config.n_layer, 3);
     assert_true(config.lr == 1e-3);
@@ -261,11 +271,20 @@ static void a_file_may_hold_comments_blanks_carriage_returns_and_no_last_newline
 
 static void a_wrong_line_is_refused_by_its_number(void **state) {
     (void)state;
-    static const char *const WRONG[] = {
-        "n-layer", "= 3", "n-layer =", "n-layer = 3 4", "n-layer = three", "n-layers = 3", "--n-layer = 3", "lr = nan",
-        "lr = 1e999", "seed = 0x10", "out =", "out = # nothing", "smoke = 1", "help =", "dry-run = yes",
-        "config = other.ini", "out = \"", "out = \"x", "out = \"x\" y", "out = \"x\\", "out = \"\\x\"", "out = \"\\x0g\"",
-        "out = \"\\x00\"", "out = \"\"", "[model]", "\x01\x02 = 3", "n-layer = \"3", "preset: tiny"};
+    static const char *const WRONG[] = {"n-layer",         "= 3",
+                                        "n-layer =",       "n-layer = 3 4",
+                                        "n-layer = three", "n-layers = 3",
+                                        "--n-layer = 3",   "lr = nan",
+                                        "lr = 1e999",      "seed = 0x10",
+                                        "out =",           "out = # nothing",
+                                        "smoke = 1",       "help =",
+                                        "dry-run = yes",   "config = other.ini",
+                                        "out = \"",        "out = \"x",
+                                        "out = \"x\" y",   "out = \"x\\",
+                                        "out = \"\\x\"",   "out = \"\\x0g\"",
+                                        "out = \"\\x00\"", "out = \"\"",
+                                        "[model]",         "\x01\x02 = 3",
+                                        "n-layer = \"3",   "preset: tiny"};
     for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
         Config config;
         Error error;
@@ -313,8 +332,10 @@ static void random_bytes_are_taken_or_refused_with_a_reason(void **state) {
         Config config;
         Error error = {0};
         config_defaults(&config);
-        if (config_parse_lines(&config, bytes, sizeof bytes, &error)) taken++;
-        else assert_true(error.text[0] != '\0');
+        if (config_parse_lines(&config, bytes, sizeof bytes, &error))
+            taken++;
+        else
+            assert_true(error.text[0] != '\0');
     }
     assert_true(taken > 10 && taken < 19000); /* both ways were walked */
 }
@@ -324,14 +345,18 @@ static void random_bytes_are_taken_or_refused_with_a_reason(void **state) {
  * ---------------------------------------------------------------------------------------------------- */
 
 static uint64_t draws;
-static double uniform(void) { return philox_uniform(11, philox_name_hash("round trip"), draws++); }
+static double uniform(void) {
+    return philox_uniform(11, philox_name_hash("round trip"), draws++);
+}
 
 static void random_text(char *text, size_t size) {
-    static const char *const PIECES[] = {"a", " ", "#", "\"", "\\", "\n", "\t", "=", "\r", "ü", "x41", "*", "auto", "\x7f", "\x1b"};
+    static const char *const PIECES[] = {"a",  " ", "#",   "\"", "\\",   "\n",   "\t",  "=",
+                                         "\r", "ü", "x41", "*",  "auto", "\x7f", "\x1b"};
     text[0] = '\0';
     int pieces = 1 + (int)(uniform() * 8);
     for (int i = 0; i < pieces; i++)
-        strncat(text, PIECES[(size_t)(uniform() * (sizeof PIECES / sizeof *PIECES))], size - strlen(text) - 1);
+        strncat(text, PIECES[(size_t)(uniform() * (sizeof PIECES / sizeof *PIECES))],
+                size - strlen(text) - 1);
 }
 
 static Config drawn; /* what draw() fills */
@@ -342,12 +367,17 @@ static void draw(const Flag *flag) {
     int words = 1;
     switch (flag->type) {
     case FLAG_INT:
-        if (is_auto(flag) && uniform() < 0.2) snprintf(text, sizeof text, "auto");
-        else snprintf(text, sizeof text, "%.0f", flag->min + floor(uniform() * uniform() * (flag->max - flag->min)));
+        if (is_auto(flag) && uniform() < 0.2)
+            snprintf(text, sizeof text, "auto");
+        else
+            snprintf(text, sizeof text, "%.0f",
+                     flag->min + floor(uniform() * uniform() * (flag->max - flag->min)));
         break;
     case FLAG_REAL:
-        if (is_auto(flag) && uniform() < 0.2) snprintf(text, sizeof text, "auto");
-        else snprintf(text, sizeof text, "%.17g", flag->min + uniform() * uniform() * (flag->max - flag->min));
+        if (is_auto(flag) && uniform() < 0.2)
+            snprintf(text, sizeof text, "auto");
+        else
+            snprintf(text, sizeof text, "%.17g", flag->min + uniform() * uniform() * (flag->max - flag->min));
         break;
     case FLAG_CHOICE:
         for (const char *at = flag->choices; *at; at++) words += *at == '|';
@@ -357,7 +387,8 @@ static void draw(const Flag *flag) {
         if (uniform() < 0.3) return;
         random_text(text, sizeof text);
         break;
-    case FLAG_MODE: return;
+    case FLAG_MODE:
+        return;
     }
     if (!config_set(&drawn, flag->name, text, &error)) fail_msg("%s", error.text);
 }
@@ -369,8 +400,8 @@ typedef struct Seen {
 
 static void note(const char *name, const char *value, bool is_number, void *context) {
     Seen *seen = context;
-    seen->used += (size_t)snprintf(seen->text + seen->used, sizeof seen->text - seen->used, "%s\1%s\1%d\2", name, value,
-                                   is_number);
+    seen->used += (size_t)snprintf(seen->text + seen->used, sizeof seen->text - seen->used, "%s\1%s\1%d\2",
+                                   name, value, is_number);
     assert_true(seen->used < sizeof seen->text);
 }
 
@@ -410,7 +441,8 @@ static void deeds_are_no_part_of_what_is_written(void **state) {
     config_write(&config, file);
     fclose(file);
     assert_non_null(strstr(bytes, "out = here\n"));
-    const char *const DEEDS[] = {"resume", "generate", "probe", "config", "preset", "smoke", "help", "dry-run"};
+    const char *const DEEDS[] = {"resume", "generate", "probe", "config",
+                                 "preset", "smoke",    "help",  "dry-run"};
     for (size_t i = 0; i < sizeof DEEDS / sizeof *DEEDS; i++) {
         char line[64];
         snprintf(line, sizeof line, "\n%s =", DEEDS[i]);
@@ -455,14 +487,20 @@ static void what_fits_at_the_border_is_taken(void **state) {
     (void)state;
     static const char *const RIGHT[] = {
         "n-embd=1 n-head=1 n-layer=1 seq-len=1 vocab-size=2 batch-size=1 steps=1",
-        "n-embd=256 n-head=1", "n-embd=2 n-head=1 positions=rope", "steps=10 warmup-steps=10", "steps=10 warmup-steps=0",
-        "batch-size=2047 seq-len=1048576", "n-embd=65536 n-head=1024 n-layer=1000 n-ffn=262144",
-        "n-embd=64 n-head=4 n-kv-head=1", "batch-size=2 seq-len=64 total-batch-tokens=128",
+        "n-embd=256 n-head=1",
+        "n-embd=2 n-head=1 positions=rope",
+        "steps=10 warmup-steps=10",
+        "steps=10 warmup-steps=0",
+        "batch-size=2047 seq-len=1048576",
+        "n-embd=65536 n-head=1024 n-layer=1000 n-ffn=262144",
+        "n-embd=64 n-head=4 n-kv-head=1",
+        "batch-size=2 seq-len=64 total-batch-tokens=128",
         "batch-size=2 seq-len=64 total-batch-tokens=1280",
     };
     for (size_t i = 0; i < sizeof RIGHT / sizeof *RIGHT; i++) {
         Outcome outcome = resolve_apart(RIGHT[i]);
-        if (outcome.code != EXIT_DONE || outcome.text[0]) fail_msg("%s: exit %d, %s", RIGHT[i], outcome.code, outcome.text);
+        if (outcome.code != EXIT_DONE || outcome.text[0])
+            fail_msg("%s: exit %d, %s", RIGHT[i], outcome.code, outcome.text);
     }
 }
 
@@ -481,7 +519,8 @@ static void auto_follows_the_architecture(void **state) {
     assert_int_equal(config.head_size, 32);
     assert_true(config.norm_eps == 1e-5 && config.init_std_embed == 0.01);
     assert_int_equal(config.warmup_steps, 2);
-    configure(&config, "arch=llama n-embd=768 n-head=12 n-kv-head=4 steps=100000 batch-size=2 seq-len=8 total-batch-tokens=96");
+    configure(&config, "arch=llama n-embd=768 n-head=12 n-kv-head=4 steps=100000 batch-size=2 seq-len=8 "
+                       "total-batch-tokens=96");
     config_resolve(&config, 1);
     assert_int_equal(config.positions, POSITIONS_ROPE);
     assert_int_equal(config.activation, ACTIVATION_FLAG_SWIGLU);
@@ -516,7 +555,8 @@ static void the_table_of_flags_is_sound(void **state) {
         for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
             const Flag *flag = &FLAG_GROUPS[g].flags[i];
             assert_true(flag->offset % 8 == 0 && flag->offset < sizeof(Config));
-            assert_true(flag->help && *flag->help && strspn(flag->name, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(flag->name));
+            assert_true(flag->help && *flag->help &&
+                        strspn(flag->name, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(flag->name));
             for (int h = 0; h <= g; h++)
                 for (int j = 0; j < (h == g ? i : FLAG_GROUPS[h].count); j++) {
                     assert_string_not_equal(FLAG_GROUPS[h].flags[j].name, flag->name);

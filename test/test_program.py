@@ -298,7 +298,15 @@ def test_a_model_beyond_any_machine_is_counted_right_or_refused():
 
 
 def test_a_run_that_cannot_fit_into_memory_fails_at_once(data):
-    assert "memory" in run("--n-embd", 16384, "--n-head", 64, "--n-layer", 500, *data, code=1).err
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    layers = 2 * memory // (12 * 4096 ** 2 * 16) + 1  # fp32 weights, gradients and two moments of twice the memory
+
+    def limit():  # were it to start after all, the machine would not suffer; a sanitizer needs the addresses itself
+        if b"__asan_init" not in file_bytes(PROGRAM):
+            resource.setrlimit(resource.RLIMIT_AS, (memory // 3, memory // 3))
+
+    error = run("--n-embd", 4096, "--n-head", 32, "--n-layer", min(layers, 1000), *data, code=1, preexec_fn=limit).err
+    assert re.search(r"out of memory: this run takes [\d.]+ GB, .* has [\d.]+ GB", error) or layers > 1000
 
 
 # --------------------------------------------------------------------------------------------------------- data
@@ -705,12 +713,10 @@ def test_weights_that_are_no_numbers_end_with_3_and_no_checkpoint(value, trained
     tensors["transformer.h.0.attn.c_attn.weight"][3, :] = value
     write_tensors(path, tensors)
     done = run(*SMALL, *data, "--init-from", path, "--out", out, "--steps", 50, "--save-every", 1, code=3)
-    assert "3 steps in a row" in done.err and "last checkpoint: " in done.err
+    assert "3 steps in a row" in done.err
     events = metrics(out, "event")
-    assert sum(event["event"] == "skip" for event in events) == 3
-    for step in checkpoints(out):  # skipped steps left finite weights as they were
-        saved = read_tensors(os.path.join(out, step, MODEL))
-        assert all((saved[name] == tensors[name]).all() for name in saved) and math.isfinite(value)
+    assert [event["event"] for event in events] == ["start", "skip", "skip", "skip", "diverged"]
+    assert checkpoints(out) == [] and done.err.endswith("last checkpoint: none\n")
 
 
 # -------------------------------------------------------------------------------------------------------- modes

@@ -27,7 +27,8 @@ static void warmup_is_a_line_that_moves_at_once_and_ends_at_the_peak(void **stat
     (void)state;
     for (int64_t shape = SCHEDULE_COSINE; shape <= SCHEDULE_CONSTANT; shape++) {
         Config config = settings(shape, 1000, 40);
-        for (int64_t step = 0; step < 40; step++) assert_near(schedule_lr(&config, step), 0.5 * (double)(step + 1) / 40);
+        for (int64_t step = 0; step < 40; step++)
+            assert_near(schedule_lr(&config, step), 0.5 * (double)(step + 1) / 40);
         assert_near(schedule_lr(&config, 40), 0.5);
     }
 }
@@ -50,7 +51,8 @@ static void wsd_holds_and_decays_over_its_share_of_all_steps(void **state) {
     for (int64_t step = 300; step <= 400; step++) {
         double into = ((double)step - (400 - 100.25)) / 100.25;
         double want = 0.5 * (0.2 + 0.8 * (1 - sqrt(into)));
-        /* The root of a difference of larger numbers: rounding of progress, 1e-16, over √into of at least 0.05. */
+        /* The root of a difference of larger numbers: rounding of progress, 1e-16, over √into of at least
+         * 0.05. */
         assert_true(fabs(schedule_lr(&config, step) - want) < 1e-13);
     }
     assert_true(fabs(schedule_lr(&config, 400) - 0.1) < 1e-13);
@@ -84,7 +86,8 @@ static void after_warmup_it_never_rises_and_stays_between_final_and_peak(void **
                     double before = INFINITY;
                     for (int64_t step = warmup; step < steps + 5; step++) {
                         double lr = schedule_lr(&config, step);
-                        assert_true(lr >= 0.5 * FRACTIONS[f] * (1 - 1e-15) && lr <= 0.5 * (1 + 1e-15) && lr <= before);
+                        assert_true(lr >= 0.5 * FRACTIONS[f] * (1 - 1e-15) && lr <= 0.5 * (1 + 1e-15) &&
+                                    lr <= before);
                         before = lr;
                     }
                 }

@@ -107,7 +107,7 @@ static void plain_row_backward(const Activation *a, const Shape *s, real *dh, co
 static void norm_rstd(const Activation *a, const Shape *s, const real *h, real *rstd) {
     double joint = 0;
     for (int i = 0; i < s->parts; i++) {
-        double sum = (double)row_sum_squares(h + i * s->part, 1, s->F);
+        double sum = row_sum_squares(h + i * s->part, s->F);
         joint += sum;
         if (s->statistics > 1) rstd[i] = rstd_of(sum / s->F, a->eps);
     }
@@ -117,21 +117,21 @@ static void norm_rstd(const Activation *a, const Shape *s, const real *h, real *
 static void norm_row(const Activation *a, const Shape *s, const real *h, const real *rstd, real *out) {
     const real *alpha = a->alpha;
     for (int i = 0; i < s->parts; i++)
-        rms_apply(h + i * s->part, 1, rstd[i % s->statistics], alpha + i * s->part, out + i * s->part, s->F);
+        rms_apply(h + i * s->part, rstd[i % s->statistics], alpha + i * s->part, out + i * s->part, s->F);
 }
 
 /* dh from the gradient at the normed row; dh may be h. */
 static void norm_row_backward(const Activation *a, const Shape *s, const real *h, const real *rstd,
                               const real *upstream, real *dh, real *dalpha) {
-    real dot[2] = {0, 0};
+    double dot[2] = {0, 0};
     for (int i = 0; i < s->parts; i++)
-        dot[i % s->statistics] += rms_dot(h + i * s->part, 1, rstd[i % s->statistics],
+        dot[i % s->statistics] += rms_dot(h + i * s->part, rstd[i % s->statistics],
                                           (const real *)a->alpha + i * s->part, upstream + i * s->part, s->F);
     int64_t width = (int64_t)s->F * (s->parts / s->statistics);
     for (int i = 0; i < s->parts; i++) {
         int64_t at = i * s->part;
-        rms_backward(h + at, 1, rstd[i % s->statistics], (const real *)a->alpha + at, upstream + at,
-                     dot[i % s->statistics] / width, dh + at, dalpha + at, s->F);
+        rms_backward(h + at, rstd[i % s->statistics], (const real *)a->alpha + at, upstream + at,
+                     (real)(dot[i % s->statistics] / width), dh + at, dalpha + at, s->F);
     }
 }
 

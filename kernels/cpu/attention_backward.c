@@ -14,8 +14,8 @@
  *   - split: threads own tiles of keys, then tiles of queries, and P and dS are computed twice: 7 products.
  * Split is taken where there are too few (sequence, key-value head) to keep the threads busy.
  *
- * B=4, H=12, D=64 in float on one Zen 4 core, counting the visible half of 5 products: 0.67 of the rate of
- * dnnl_sgemm at T=256, 0.86 at T=1024.
+ * B=4, H=12, D=64 in float on one Zen 4 core, counting the visible half of 5 products: 0.6 to 0.7 of the rate
+ * of dnnl_sgemm at T=256, 0.86 at T=1024.
  */
 #include "attention_tile.h"
 
@@ -207,18 +207,17 @@ static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
     const View *view = &query->view;
     NAME(tile_scores)(key->p, key->k, query->q_t, D, view, key->first);
     int lanes = on_diagonal(view, key->first) ? HALF : TILE;
-    for (int lane = 0; lane < TILE; lane += lanes)
-        NAME(product)
-        (&(TileProduct){.rows = keys_needed(view, key->first, lane),
-                        .depth = D,
-                        .lanes = lanes,
-                        .a = key->v,
-                        .lda = head_width(D),
-                        .b = query->dout_t + lane,
-                        .ldb = TILE,
-                        .c = key->ds + lane,
-                        .ldc = TILE,
-                        .scale = 1});
+    for (int lane = 0; lane < TILE; lane += lanes) NAME(product)
+    (&(TileProduct){.rows = keys_needed(view, key->first, lane),
+                    .depth = D,
+                    .lanes = lanes,
+                    .a = key->v,
+                    .lda = head_width(D),
+                    .b = query->dout_t + lane,
+                    .ldb = TILE,
+                    .c = key->ds + lane,
+                    .ldc = TILE,
+                    .scale = 1});
     for (int lane = 0; lane < TILE; lane += HALF)
         softmax_backward(key->p, key->ds, query, score_scale(D), lane, keys_needed(view, key->first, lane));
 }
@@ -227,18 +226,17 @@ static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
 static void add_key_gradient(real *to, const real *weights, const real *from, const View *view, int first_key,
                              int D) {
     int width = head_width(D), rows = on_diagonal(view, first_key) ? HALF : TILE;
-    for (int row = 0; row < TILE; row += rows)
-        NAME(product)
-        (&(TileProduct){.rows = rows,
-                        .depth = view->count - row,
-                        .lanes = width,
-                        .a = weights + row * TILE + row,
-                        .lda = TILE,
-                        .b = from + row * width,
-                        .ldb = width,
-                        .c = to + row * width,
-                        .ldc = width,
-                        .add = true});
+    for (int row = 0; row < TILE; row += rows) NAME(product)
+    (&(TileProduct){.rows = rows,
+                    .depth = view->count - row,
+                    .lanes = width,
+                    .a = weights + row * TILE + row,
+                    .lda = TILE,
+                    .b = from + row * width,
+                    .ldb = width,
+                    .c = to + row * width,
+                    .ldc = width,
+                    .add = true});
 }
 
 static void pair_add_key_gradient(KeyTile *key, const QueryTile *query, int D) {
@@ -248,18 +246,17 @@ static void pair_add_key_gradient(KeyTile *key, const QueryTile *query, int D) {
 
 static void pair_add_query_gradient(const KeyTile *key, QueryTile *query, int D) {
     int width = head_width(D), lanes = on_diagonal(&query->view, key->first) ? HALF : TILE;
-    for (int lane = 0; lane < TILE; lane += lanes)
-        NAME(product_a_transposed)
-        (&(TileProduct){.rows = width,
-                        .depth = min_int(key->count, keys_needed(&query->view, key->first, lane)),
-                        .lanes = lanes,
-                        .a = key->k,
-                        .lda = width,
-                        .b = key->ds + lane,
-                        .ldb = TILE,
-                        .c = query->dq_t + lane,
-                        .ldc = TILE,
-                        .add = true});
+    for (int lane = 0; lane < TILE; lane += lanes) NAME(product_a_transposed)
+    (&(TileProduct){.rows = width,
+                    .depth = min_int(key->count, keys_needed(&query->view, key->first, lane)),
+                    .lanes = lanes,
+                    .a = key->k,
+                    .lda = width,
+                    .b = key->ds + lane,
+                    .ldb = TILE,
+                    .c = query->dq_t + lane,
+                    .ldc = TILE,
+                    .add = true});
 }
 
 /* --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@
 /* Columns and scalars that backward sums, one row of each a piece. */
 enum { D_GAMMA, D_BETA, D_BIAS, D_INNER_GAMMA, D_INNER_BETA, D_SDD_GAMMA, D_SDD_BETA, COLUMNS };
 enum { D_SCALAR, D_INNER_SCALAR, D_SDD_SCALAR, D_GATE, SCALARS };
-enum { VECTORS = 7, BUFFERS = 4 };
+enum { VECTORS = 7, BUFFERS = 5 };
+enum { BUFFER_DR, BUFFER_INPUT, BUFFER_DF, BUFFER_Z, BUFFER_R };
 
 typedef struct Workspace {
     real *vectors;   /* VECTORS rows: prepared γ and β of three norms, and a row of zeros */
@@ -80,6 +81,15 @@ static void row_combine(real *out, real a, const real *x, const real *b, const r
     for (int i = 0; i < C; i++) out[i] = a * x[i] + (b[i] + c[i]);
 }
 
+/* r = s_out·u, written out unless it is u: the compiler must not fuse the product into r−μ, whose small differences
+ * want the r that μ is the mean of. */
+static const real *row_scaled(const Context *c, const real *u, real *buffer) {
+    if (c->s_out == 1) return u;
+#pragma omp simd
+    for (int i = 0; i < c->C; i++) buffer[i] = c->s_out * u[i];
+    return buffer;
+}
+
 /* --- Forward --------------------------------------------------------------------------------------------- */
 
 static void forward_row(const Context *c, int64_t n, real *buffer) {
@@ -90,8 +100,8 @@ static void forward_row(const Context *c, int64_t n, real *buffer) {
         const real *f = (const real *)j->f + at, *bias = c->bias;
         if (has_inner(j)) {
             row_combine(buffer, 1, f, bias, c->zeros, c->C);
-            if (c->sdd.kind != NORM_NONE) norm_forward(&c->sdd, n, buffer, 1, buffer, false);
-            if (c->inner.kind != NORM_NONE) norm_forward(&c->inner, n, buffer, 1, buffer, false);
+            if (c->sdd.kind != NORM_NONE) norm_forward(&c->sdd, n, buffer, buffer, false);
+            if (c->inner.kind != NORM_NONE) norm_forward(&c->inner, n, buffer, buffer, false);
             f = buffer;
             bias = c->zeros;
         }
@@ -102,7 +112,8 @@ static void forward_row(const Context *c, int64_t n, real *buffer) {
 
     real *y = j->y ? (real *)j->y + at : j->y_residual ? (real *)j->y_residual + at : NULL;
     real *mean_square_out = j->mean_square_out;
-    real mean_square = norm_forward(&c->norm, n, u, c->s_out, y, mean_square_out);
+    const real *r = row_scaled(c, u, buffer);
+    real mean_square = norm_forward(&c->norm, n, r, y, mean_square_out);
     if (mean_square_out) mean_square_out[n] = mean_square;
     if (j->y && j->y_residual) memcpy((real *)j->y_residual + at, y, (size_t)c->C * sizeof(real));
 }
@@ -128,10 +139,10 @@ typedef struct Piece {
     real *buffer[BUFFERS];
 } Piece;
 
-/* du = dr + shortcut + k·u */
-static void row_finish(real *du, const real *dr, const real *shortcut, real k, const real *u, int C) {
+/* du = dr + shortcut + k·r */
+static void row_finish(real *du, const real *dr, const real *shortcut, real k, const real *r, int C) {
 #pragma omp simd
-    for (int i = 0; i < C; i++) du[i] = dr[i] + shortcut[i] + k * u[i];
+    for (int i = 0; i < C; i++) du[i] = dr[i] + shortcut[i] + k * r[i];
 }
 
 static real row_dot(const real *a, const real *b, int C) {
@@ -146,27 +157,27 @@ static const real *branch_backward(const Context *c, int64_t n, const real *du, 
     const Junction *j = c->j;
     if (!has_inner(j)) return du;
 
-    real *input = piece->buffer[1], *df = piece->buffer[2];
+    real *input = piece->buffer[BUFFER_INPUT], *df = piece->buffer[BUFFER_DF];
     row_combine(input, 1, (const real *)j->f + n * c->ld, c->bias, c->zeros, c->C);
     if (c->inner.kind != NORM_NONE) {
         const real *z = input;
         if (c->sdd.kind != NORM_NONE) {
-            norm_apply(&c->sdd, norm_kept(&c->sdd, n), input, 1, piece->buffer[3]);
-            z = piece->buffer[3];
+            norm_apply(&c->sdd, norm_kept(&c->sdd, n), input, piece->buffer[BUFFER_Z]);
+            z = piece->buffer[BUFFER_Z];
         }
-        norm_backward(&c->inner, n, z, 1, du, df, &piece->inner);
+        norm_backward(&c->inner, n, z, du, df, &piece->inner);
         du = df;
     }
-    if (c->sdd.kind != NORM_NONE) norm_backward(&c->sdd, n, input, 1, du, df, &piece->sdd);
+    if (c->sdd.kind != NORM_NONE) norm_backward(&c->sdd, n, input, du, df, &piece->sdd);
     return df;
 }
 
-/* The gradient at r through the norm, in buffer[0]; zeros where nothing arrives at y. */
-static const real *norm_path(const Context *c, const JunctionBackward *b, int64_t n, const real *u, Piece *piece) {
+/* The gradient at r through the norm, ; zeros where nothing arrives at y. */
+static const real *norm_path(const Context *c, const JunctionBackward *b, int64_t n, const real *r, Piece *piece) {
     int64_t at = n * c->ld;
     const real *dy = b->dy ? (const real *)b->dy + at : NULL;
     const real *dresidual = b->dresidual_in ? (const real *)b->dresidual_in + at : NULL;
-    real *dr = piece->buffer[0], *dmean_square_out = b->dmean_square_out;
+    real *dr = piece->buffer[BUFFER_DR], *dmean_square_out = b->dmean_square_out;
     if (c->j->post && dresidual) {
         row_combine(dr, 1, dresidual, dy ? dy : c->zeros, c->zeros, c->C);
         dy = dr;
@@ -175,7 +186,7 @@ static const real *norm_path(const Context *c, const JunctionBackward *b, int64_
         if (dmean_square_out) dmean_square_out[n] = 0;
         return c->zeros;
     }
-    real dmean_square = norm_backward(&c->norm, n, u, c->s_out, dy, dr, &piece->norm);
+    real dmean_square = norm_backward(&c->norm, n, r, dy, dr, &piece->norm);
     if (dmean_square_out) dmean_square_out[n] = dmean_square;
     return dr;
 }
@@ -185,16 +196,15 @@ static void backward_row(const Context *c, const JunctionBackward *b, int64_t n,
     int C = c->C;
     int64_t at = n * c->ld;
     const real *u = (const real *)(j->f ? j->u : j->x) + at;
-    const real *dr = norm_path(c, b, n, u, piece);
+    const real *r = row_scaled(c, u, piece->buffer[BUFFER_R]), *dr = norm_path(c, b, n, r, piece);
 
-    /* d(mean r²)/dr = 2r/C = 2·s_out·u/C */
     const real *dmean_square_in = b->dmean_square_in;
-    real k = dmean_square_in ? 2 * dmean_square_in[n] * c->s_out / C : 0;
+    real k = dmean_square_in ? 2 * dmean_square_in[n] / C : 0; /* d(mean r²)/dr = 2r/C */
     const real *shortcut = b->dresidual_in && !j->post ? (const real *)b->dresidual_in + at : c->zeros;
     real *dresidual_out = (real *)b->dresidual_out + at;
     real alpha = j->alpha == 0 ? 1 : (real)j->alpha;
-    real *du = alpha == 1 ? dresidual_out : piece->buffer[0];
-    row_finish(du, dr, shortcut, k, u, C);
+    real *du = alpha == 1 ? dresidual_out : piece->buffer[BUFFER_DR];
+    row_finish(du, dr, shortcut, k, r, C);
 
     if (b->dgate) piece->dgate += (double)row_dot(du, j->post ? (const real *)j->x + at : u, C);
     if (alpha != 1) {

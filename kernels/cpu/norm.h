@@ -1,7 +1,7 @@
 /*
  * norm.h: what does one row of a norm compute, forward and backward? (MATH.md §1, kernels.h: Norm)
  *
- * A row is r = s·u: u as stored, s the scale that rides on it. To add a norm: a case in norm_statistics where it
+ * To add a norm: a case in norm_statistics where it
  * needs a statistic, one in norm_apply, one in norm_backward. Each case is one or two plain loops over a row that
  * lies in the first-level cache, so further passes over it are nearly free; memory is passed over once.
  */
@@ -62,37 +62,35 @@ static inline RowNorm norm_prepare(const Norm *norm, int C, real *vectors, int64
 
 /* --- Rows of RMSNorm: also SDD's norms inside qkv and activation ------------------------------------------- */
 
-static inline real row_sum_squares(const real *u, real s, int64_t n) {
-    real sum = 0;
+static inline double row_sum_squares(const real *r, int64_t n) {
+    double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < n; c++) sum += (s * u[c]) * (s * u[c]);
+    for (int64_t c = 0; c < n; c++) sum += (double)r[c] * (double)r[c];
     return sum;
 }
 
 static inline real rstd_of(double mean_square, double eps) { return (real)(1 / sqrt(mean_square + eps)); }
 
 /* y = γ ⊙ r·rstd */
-static inline void rms_apply(const real *u, real s, real rstd, const real *gamma, real *y, int64_t n) {
-    real a = s * rstd;
+static inline void rms_apply(const real *r, real rstd, const real *gamma, real *y, int64_t n) {
 #pragma omp simd
-    for (int64_t c = 0; c < n; c++) y[c] = gamma[c] * (u[c] * a);
+    for (int64_t c = 0; c < n; c++) y[c] = gamma[c] * (r[c] * rstd);
 }
 
 /* Σ g⊙γ⊙x̂ with x̂ = r·rstd; over the true width it is C times what rms_backward wants. */
-static inline real rms_dot(const real *u, real s, real rstd, const real *gamma, const real *g, int64_t n) {
-    real a = s * rstd, sum = 0;
+static inline double rms_dot(const real *r, real rstd, const real *gamma, const real *g, int64_t n) {
+    double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < n; c++) sum += (gamma[c] * g[c]) * (u[c] * a);
+    for (int64_t c = 0; c < n; c++) sum += (double)(gamma[c] * g[c]) * (double)(r[c] * rstd);
     return sum;
 }
 
 /* dr = rstd·(γ⊙g − x̂·mean_dot), dγ += g⊙x̂; dr may be g. */
-static inline void rms_backward(const real *u, real s, real rstd, const real *gamma, const real *g, real mean_dot,
-                                real *dr, real *dgamma, int64_t n) {
-    real a = s * rstd;
+static inline void rms_backward(const real *r, real rstd, const real *gamma, const real *g, real mean_dot, real *dr,
+                                real *dgamma, int64_t n) {
 #pragma omp simd
     for (int64_t c = 0; c < n; c++) {
-        real normal = u[c] * a, upstream = g[c];
+        real normal = r[c] * rstd, upstream = g[c];
         dgamma[c] += upstream * normal;
         dr[c] = rstd * (gamma[c] * upstream - normal * mean_dot);
     }
@@ -102,31 +100,31 @@ static inline void rms_backward(const real *u, real s, real rstd, const real *ga
 
 /* Corrected two-pass: the second pass also sums the deviations, and takes what the first mean missed out of both
  * (Chan, Golub, LeVeque 1983, eq. 1.7). A constant row comes out as exactly its constant and variance 0. */
-static inline RowStatistics layernorm_statistics(const real *u, real s, int C, double eps) {
-    real sum = 0;
+static inline RowStatistics layernorm_statistics(const real *r, int C, double eps) {
+    double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int c = 0; c < C; c++) sum += s * u[c];
-    real mean = sum / C;
+    for (int c = 0; c < C; c++) sum += (double)r[c];
+    double mean = sum / C;
 
-    real deviation = 0, squares = 0;
+    double deviation = 0, squares = 0;
 #pragma omp simd reduction(+ : deviation, squares)
     for (int c = 0; c < C; c++) {
-        real d = s * u[c] - mean;
+        double d = (double)r[c] - mean;
         deviation += d;
         squares += d * d;
     }
-    double correction = (double)deviation / C;
-    double variance = (double)squares / C - correction * correction;
+    double correction = deviation / C;
+    double variance = squares / C - correction * correction;
     return (RowStatistics){.mean = (real)(mean + correction), .rstd = rstd_of(variance > 0 ? variance : 0, eps)};
 }
 
 /* Takes the row's statistics; *mean_square is set where the norm has it in hand: true is returned then. */
-static inline bool norm_statistics(const RowNorm *n, int64_t row, const real *u, real s, RowStatistics *out,
-                                   real *mean_square) {
+static inline bool norm_statistics(const RowNorm *n, int64_t row, const real *r, RowStatistics *out,
+                                   double *mean_square) {
     *out = (RowStatistics){0, 1};
     switch (n->kind) {
     case NORM_LAYERNORM:
-        *out = layernorm_statistics(u, s, n->C, n->eps);
+        *out = layernorm_statistics(r, n->C, n->eps);
         return false;
     case NORM_BHYT:
         if (n->mean_square) {
@@ -135,7 +133,7 @@ static inline bool norm_statistics(const RowNorm *n, int64_t row, const real *u,
         }
         /* fall through */
     case NORM_RMSNORM:
-        *mean_square = row_sum_squares(u, s, n->C) / n->C;
+        *mean_square = row_sum_squares(r, n->C) / n->C;
         out->rstd = rstd_of(*mean_square, n->eps);
         return true;
     default:
@@ -143,48 +141,46 @@ static inline bool norm_statistics(const RowNorm *n, int64_t row, const real *u,
     }
 }
 
-static inline void tanh_apply(const real *u, real a, const real *gamma, const real *beta, real *y, int C) {
+static inline void tanh_apply(const real *r, real a, const real *gamma, const real *beta, real *y, int C) {
 #pragma omp simd
-    for (int c = 0; c < C; c++) y[c] = gamma[c] * vm_tanh(a * u[c]) + beta[c];
+    for (int c = 0; c < C; c++) y[c] = gamma[c] * vm_tanh(a * r[c]) + beta[c];
 }
 
-/* y = norm(s·u); y may be u. */
-static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const real *u, real s, real *y) {
+/* y = norm(r); y may be r. */
+static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const real *r, real *y) {
     const real *gamma = n->gamma, *beta = n->beta;
     real mean = statistics.mean, rstd = statistics.rstd;
     int C = n->C;
     switch (n->kind) {
     case NORM_LAYERNORM:
 #pragma omp simd
-        for (int c = 0; c < C; c++) y[c] = gamma[c] * ((s * u[c] - mean) * rstd) + beta[c];
+        for (int c = 0; c < C; c++) y[c] = gamma[c] * ((r[c] - mean) * rstd) + beta[c];
         break;
     case NORM_RMSNORM:
-        rms_apply(u, s, rstd, gamma, y, C);
+        rms_apply(r, rstd, gamma, y, C);
         break;
     case NORM_DYT:
-        tanh_apply(u, n->slope * s, gamma, beta, y, C);
+        tanh_apply(r, n->slope, gamma, beta, y, C);
         break;
     case NORM_BHYT:
-        tanh_apply(u, n->slope * rstd * s, gamma, beta, y, C);
+        tanh_apply(r, n->slope * rstd, gamma, beta, y, C);
         break;
-    default: {
-        real a = n->output_scale * s;
+    default:
 #pragma omp simd
-        for (int c = 0; c < C; c++) y[c] = a * u[c];
-    }
+        for (int c = 0; c < C; c++) y[c] = n->output_scale * r[c];
     }
 }
 
 /* Statistics, kept for backward where there is room for them, and y. Returns mean(r²) if `want` asks for it. */
-static inline real norm_forward(const RowNorm *n, int64_t row, const real *u, real s, real *y, bool want) {
+static inline real norm_forward(const RowNorm *n, int64_t row, const real *r, real *y, bool want) {
     RowStatistics statistics;
-    real mean_square = 0;
-    bool known = norm_statistics(n, row, u, s, &statistics, &mean_square);
+    double mean_square = 0;
+    bool known = norm_statistics(n, row, r, &statistics, &mean_square);
     if (n->mean) n->mean[row] = statistics.mean;
     if (n->rstd) n->rstd[row] = statistics.rstd;
-    if (want && !known) mean_square = row_sum_squares(u, s, n->C) / n->C;
-    if (y) norm_apply(n, statistics, u, s, y);
-    return mean_square;
+    if (want && !known) mean_square = row_sum_squares(r, n->C) / n->C;
+    if (y) norm_apply(n, statistics, r, y);
+    return (real)mean_square;
 }
 
 /* The statistics that forward kept. */
@@ -195,42 +191,41 @@ static inline RowStatistics norm_kept(const RowNorm *n, int64_t row) {
 
 /* --- Backward -------------------------------------------------------------------------------------------- */
 
-static inline void layernorm_backward(const RowNorm *n, RowStatistics statistics, const real *u, real s,
-                                      const real *g, real *dr, RowNormGradient *out) {
+static inline void layernorm_backward(const RowNorm *n, RowStatistics statistics, const real *r, const real *g,
+                                      real *dr, RowNormGradient *out) {
     const real *gamma = n->gamma;
-    real mean = statistics.mean, rstd = statistics.rstd, sum = 0, dot = 0;
+    real mean = statistics.mean, rstd = statistics.rstd;
+    double sum = 0, dot = 0;
     int C = n->C;
 #pragma omp simd reduction(+ : sum, dot)
     for (int c = 0; c < C; c++) {
         real scaled = gamma[c] * g[c];
-        sum += scaled;
-        dot += scaled * ((s * u[c] - mean) * rstd);
+        sum += (double)scaled;
+        dot += (double)scaled * (double)((r[c] - mean) * rstd);
     }
-    sum /= C;
-    dot /= C;
+    real mean_scaled = (real)(sum / C), mean_dot = (real)(dot / C);
 
     real *dgamma = out->dgamma, *dbeta = out->dbeta;
 #pragma omp simd
     for (int c = 0; c < C; c++) {
-        real normal = (s * u[c] - mean) * rstd, upstream = g[c];
+        real normal = (r[c] - mean) * rstd, upstream = g[c];
         dgamma[c] += upstream * normal;
         dbeta[c] += upstream;
-        dr[c] = rstd * (gamma[c] * upstream - sum - normal * dot);
+        dr[c] = rstd * (gamma[c] * upstream - mean_scaled - normal * mean_dot);
     }
 }
 
 /* y = γ⊙tanh(a·r) + β: dr = a·h with h = g⊙γ⊙(1−t²), and Σ h⊙r is returned. */
-static inline real tanh_backward(const RowNorm *n, real a, const real *u, real s, const real *g, real *dr,
+static inline double tanh_backward(const RowNorm *n, real a, const real *r, const real *g, real *dr,
                                  RowNormGradient *out) {
     const real *gamma = n->gamma;
     real *dgamma = out->dgamma, *dbeta = out->dbeta;
-    real dot = 0;
+    double dot = 0;
 #pragma omp simd reduction(+ : dot)
     for (int c = 0; c < n->C; c++) {
-        real r = s * u[c], upstream = g[c];
-        real t = vm_tanh(a * r);
+        real upstream = g[c], t = vm_tanh(a * r[c]);
         real h = gamma[c] * upstream * ((1 - t) * (1 + t));
-        dot += h * r;
+        dot += (double)h * (double)r[c];
         dgamma[c] += upstream * t;
         dbeta[c] += upstream;
         dr[c] = a * h;
@@ -240,31 +235,31 @@ static inline real tanh_backward(const RowNorm *n, real a, const real *u, real s
 
 /* dr = norm'(g), the parameters' gradients added to *out; dr may be g. Returns the gradient at the mean square
  * that was given (BHYT with v̂), else 0. */
-static inline real norm_backward(const RowNorm *n, int64_t row, const real *u, real s, const real *g, real *dr,
+static inline real norm_backward(const RowNorm *n, int64_t row, const real *r, const real *g, real *dr,
                                  RowNormGradient *out) {
     RowStatistics statistics = norm_kept(n, row);
     real rstd = statistics.rstd;
     int C = n->C;
     switch (n->kind) {
     case NORM_LAYERNORM:
-        layernorm_backward(n, statistics, u, s, g, dr, out);
+        layernorm_backward(n, statistics, r, g, dr, out);
         return 0;
     case NORM_RMSNORM: {
-        real mean_dot = rms_dot(u, s, rstd, n->gamma, g, C) / C;
-        rms_backward(u, s, rstd, n->gamma, g, mean_dot, dr, out->dgamma, C);
+        real mean_dot = (real)(rms_dot(r, rstd, n->gamma, g, C) / C);
+        rms_backward(r, rstd, n->gamma, g, mean_dot, dr, out->dgamma, C);
         return 0;
     }
     case NORM_DYT:
-        out->dscalar += tanh_backward(n, n->slope, u, s, g, dr, out);
+        out->dscalar += tanh_backward(n, n->slope, r, g, dr, out);
         return 0;
     case NORM_BHYT: {
-        real dot = tanh_backward(n, n->slope * rstd, u, s, g, dr, out);
-        out->dscalar += (double)dot * rstd * n->slope_unit;
+        double dot = tanh_backward(n, n->slope * rstd, r, g, dr, out);
+        out->dscalar += dot * rstd * n->slope_unit;
         double cubed = (double)rstd * rstd * rstd * n->slope * dot; /* −2·dv̂ */
         if (n->mean_square) return (real)(-0.5 * cubed * n->vhat[0]);
-        real k = (real)(cubed / C) * s;
+        real k = (real)(cubed / C);
 #pragma omp simd
-        for (int c = 0; c < C; c++) dr[c] -= k * u[c];
+        for (int c = 0; c < C; c++) dr[c] -= k * r[c];
         return 0;
     }
     default:

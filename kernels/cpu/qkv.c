@@ -85,8 +85,8 @@ static void forward_row(const Qkv *q, int64_t n, int64_t width, int64_t ld) {
         Segment s = segment_of(q, i);
         real rstd = 1; /* of what is copied */
         if (s.alpha) {
-            rstd = rstd_of(row_sum_squares(raw + s.begin, 1, s.width) / s.width, q->eps);
-            rms_apply(raw + s.begin, 1, rstd, s.alpha, out + s.begin, s.width);
+            rstd = rstd_of(row_sum_squares(raw + s.begin, s.width) / s.width, q->eps);
+            rms_apply(raw + s.begin, rstd, s.alpha, out + s.begin, s.width);
         }
         ((real *)q->rstd)[n * segments + i] = rstd;
     }
@@ -113,8 +113,8 @@ static void backward_row(const QkvBackward *b, int64_t n, int64_t width, int64_t
         if (!s.alpha) continue;
         const real *raw = (const real *)q->raw + n * ld + s.begin;
         real rstd = ((const real *)q->rstd)[n * segments + i], *d = draw + s.begin;
-        real mean_dot = rms_dot(raw, 1, rstd, s.alpha, d, s.width) / s.width;
-        rms_backward(raw, 1, rstd, s.alpha, d, mean_dot, d, sums + D_ALPHA * ld + s.sums, s.width);
+        real mean_dot = (real)(rms_dot(raw, rstd, s.alpha, d, s.width) / s.width);
+        rms_backward(raw, rstd, s.alpha, d, mean_dot, d, sums + D_ALPHA * ld + s.sums, s.width);
     }
     if (b->dbias) row_add(sums + D_BIAS * ld, draw, width);
 }

@@ -87,14 +87,14 @@ void NAME(product_norm)(Queue *queue, const ProductNorm *args) {
         NAME(linear_backward_input)(&rest, &(LinearBackward){.N = rows, .in = (int)C, .out = (int)width,
                                                              .dy = folded, .w = w_v, .dx = product});
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < rows; i++) squares[i] = (double)row_sum_squares(product + i * ld, 1, C);
+        for (int64_t i = 0; i < rows; i++) squares[i] = row_sum_squares(product + i * ld, C);
         for (int64_t i = 0; i < rows; i++) total += squares[i];
     }
     *(real *)args->out = (real)(total / ((double)args->T * C));
 }
 
 /* mean(v²), or 1 where there is no v. */
-static double mean_square_of(const real *v, int C) { return v ? (double)row_sum_squares(v, 1, C) / C : 1; }
+static double mean_square_of(const real *v, int C) { return v ? row_sum_squares(v, C) / C : 1; }
 
 void NAME(bhyt_terms)(Queue *queue, const BhytTerms *args) {
     (void)queue;

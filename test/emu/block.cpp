@@ -1,10 +1,10 @@
 /*
  * block.cpp: how the threads of a block run: one fiber each, switched only at barriers and exchanges.
  *
- * Blocks run one after another in a seeded order. Within a block the next fiber is chosen among the ready ones:
- * either warp by warp, each as far as it can go (so that a missing __syncthreads shows), or at random, drawn
- * for each block. With seed 0 everything is in natural order. Fibers persist: a fiber is a loop that runs one
- * thread of one block per round. Stacks have a guard page below.
+ * Blocks run one after another in a seeded order. Within a block the next fiber is chosen among the ready
+ * ones: either warp by warp, each as far as it can go (so that a missing __syncthreads shows), or at random,
+ * drawn for each block. With seed 0 everything is in natural order. Fibers persist: a fiber is a loop that
+ * runs one thread of one block per round. Stacks have a guard page below.
  */
 #include "emu.h"
 
@@ -19,10 +19,10 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
-#define START_SWITCH(save, bottom, size) __sanitizer_start_switch_fiber(save, bottom, size)
+#define START_SWITCH(save, bottom, size)  __sanitizer_start_switch_fiber(save, bottom, size)
 #define FINISH_SWITCH(save, bottom, size) __sanitizer_finish_switch_fiber(save, bottom, size)
 #else
-#define START_SWITCH(save, bottom, size) ((void)(save), (void)(bottom), (void)(size))
+#define START_SWITCH(save, bottom, size)  ((void)(save), (void)(bottom), (void)(size))
 #define FINISH_SWITCH(save, bottom, size) ((void)(save), (void)(bottom), (void)(size))
 #endif
 
@@ -114,7 +114,8 @@ Fiber *pick() {
     return &fibers[block.slot_warp[slot] * WARP + lane];
 }
 
-/* The first thing in a fiber after it was switched to: the one that jumped here can be resumed from where it is. */
+/* The first thing in a fiber after it was switched to: the one that jumped here can be resumed from where it
+ * is. */
 inline void arrived(transfer_t transfer) {
     Fiber *from = static_cast<Fiber *>(transfer.data);
     from->context = transfer.fctx;
@@ -134,7 +135,9 @@ void switch_to(Fiber *to) {
 
 [[noreturn]] void divergence();
 
-void leave(Fiber *next) { switch_to(next ? next : (divergence(), nullptr)); }
+void leave(Fiber *next) {
+    switch_to(next ? next : (divergence(), nullptr));
+}
 
 void thread_exit(Fiber &self) {
     Warp &warp = block.warp[self.warp];
@@ -143,8 +146,8 @@ void thread_exit(Fiber &self) {
     self.state = State::EXITED;
     warp.exited |= 1u << self.lane;
     if (block.arrived)
-        fault("divergent __syncthreads: this thread exits while thread %u waits at %s:%d", block.first_arrived,
-              block.barrier_site.file, block.barrier_site.line);
+        fault("divergent __syncthreads: this thread exits while thread %u waits at %s:%d",
+              block.first_arrived, block.barrier_site.file, block.barrier_site.line);
     for (unsigned waiting = warp.waiting; waiting; waiting &= waiting - 1) {
         const Fiber &other = fibers[self.warp * WARP + (unsigned)__builtin_ctz(waiting)];
         if (other.mask >> self.lane & 1)
@@ -174,13 +177,15 @@ void create_fiber(Fiber &fiber) {
     fiber.stack = static_cast<char *>(memory) + page;
     fiber.bottom = fiber.stack;
     fiber.stack_bytes = STACK_BYTES;
-    /* Tops at different offsets in a page, or all fibers' frames would fight for the same sets of the cache. */
+    /* Tops at different offsets in a page, or all fibers' frames would fight for the same sets of the cache.
+     */
     size_t colour = (size_t)(&fiber - fibers) * 5 % 32 * 128, usable = STACK_BYTES - colour;
     fiber.context = make_fcontext(static_cast<char *>(fiber.stack) + usable, usable, fiber_main);
 }
 
 void describe(const Fiber &fiber, char *text, size_t size) {
-    if (fiber.state == State::EXITED) snprintf(text, size, "thread %u has exited", fiber.linear);
+    if (fiber.state == State::EXITED)
+        snprintf(text, size, "thread %u has exited", fiber.linear);
     else if (fiber.state == State::COLLECTIVE)
         snprintf(text, size, "thread %u waits in %s with mask 0x%08x at %s:%d", fiber.linear, fiber.operation,
                  fiber.mask, fiber.site.file, fiber.site.line);
@@ -193,7 +198,8 @@ void describe(const Fiber &fiber, char *text, size_t size) {
 void divergence() {
     const Fiber *waiting = nullptr, *other = nullptr;
     for (unsigned i = 0; i < block.threads; i++)
-        if (fibers[i].state != State::EXITED && (!waiting || waiting->state == State::COLLECTIVE)) waiting = &fibers[i];
+        if (fibers[i].state != State::EXITED && (!waiting || waiting->state == State::COLLECTIVE))
+            waiting = &fibers[i];
     for (unsigned i = 0; i < block.threads && !other; i++) {
         const Fiber &f = fibers[i];
         if (waiting->state == State::BARRIER ? f.state != State::BARRIER
@@ -208,7 +214,9 @@ void divergence() {
     fault_at(waiting, "divergent %s: %s, but %s", waiting->operation, here, there);
 }
 
-bool same_site(Site a, Site b) { return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file)); }
+bool same_site(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file));
+}
 
 void begin_block(const Grid &grid) {
     memset(&block, 0, sizeof block);
@@ -239,7 +247,9 @@ void begin_block(const Grid &grid) {
     }
 }
 
-uint64_t common_divisor(uint64_t a, uint64_t b) { return b ? common_divisor(b, a % b) : a; }
+uint64_t common_divisor(uint64_t a, uint64_t b) {
+    return b ? common_divisor(b, a % b) : a;
+}
 
 } // namespace
 
@@ -247,7 +257,8 @@ void run_grid(const Grid &grid) {
     running = &grid;
     block_size = grid.block;
     grid_size = grid.grid;
-    /* The seeded order of blocks: i → (first + i·step) mod count with a step that shares no divisor with it. */
+    /* The seeded order of blocks: i → (first + i·step) mod count with a step that shares no divisor with it.
+     */
     uint64_t count = (uint64_t)grid.grid.x * grid.grid.y * grid.grid.z, first = 0, step = 1;
     if (seed && count > 1) {
         first = random_below((unsigned)std::min<uint64_t>(count, 0xffffffffu));
@@ -299,7 +310,9 @@ int block_barrier(Vote vote, int value, Site site) {
         return block.vote_result;
     }
     block.arrived = 0;
-    block.vote_result = vote == Vote::OR ? block.vote_or : vote == Vote::AND ? block.vote_and : block.vote_count;
+    block.vote_result = vote == Vote::OR    ? block.vote_or
+                        : vote == Vote::AND ? block.vote_and
+                                            : block.vote_count;
     for (unsigned i = 0; i < block.threads; i++)
         if (i != self.linear) make_ready(fibers[i]);
     /* Let another thread be the first behind the barrier. */
@@ -315,7 +328,8 @@ void warp_collective(const char *operation, unsigned mask, void *payload, Comple
     Warp &warp = block.warp[self.warp];
     unsigned bit = 1u << self.lane;
     if (!(mask & bit))
-        fault("%s at %s:%d: mask 0x%08x leaves out the calling lane %u", operation, site.file, site.line, mask, self.lane);
+        fault("%s at %s:%d: mask 0x%08x leaves out the calling lane %u", operation, site.file, site.line,
+              mask, self.lane);
     if (mask & (~warp.present | warp.exited))
         fault("%s at %s:%d: mask 0x%08x names lane %d, which %s", operation, site.file, site.line, mask,
               __builtin_ctz(mask & (~warp.present | warp.exited)),
@@ -337,8 +351,9 @@ void warp_collective(const char *operation, unsigned mask, void *payload, Comple
         unsigned lane = (unsigned)__builtin_ctz(rest);
         const Fiber &other = lanes[lane];
         if (other.mask != mask || other.complete != complete || !same_site(other.site, site)) {
-            fault("%s at %s:%d with mask 0x%08x: lane %u is in %s at %s:%d with mask 0x%08x", operation, site.file,
-                  site.line, mask, lane, other.operation, other.site.file, other.site.line, other.mask);
+            fault("%s at %s:%d with mask 0x%08x: lane %u is in %s at %s:%d with mask 0x%08x", operation,
+                  site.file, site.line, mask, lane, other.operation, other.site.file, other.site.line,
+                  other.mask);
         }
         payloads[lane] = other.payload;
     }

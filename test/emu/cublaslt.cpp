@@ -1,8 +1,8 @@
 /*
  * cublaslt.cpp: the emulated cuBLASLt: what it accepts (include/cublasLt.h lists it), and the product itself.
  *
- * Operands become fp32 once; every element of D is an fp32 sum over k in order, alpha and beta are applied in fp32 and
- * the result is rounded once, when it is stored.
+ * Operands become fp32 once; every element of D is an fp32 sum over k in order, alpha and beta are applied in
+ * fp32 and the result is rounded once, when it is stored.
  */
 #include "cublasLt.h"
 #include "cuda_bf16.h"
@@ -53,21 +53,31 @@ cublasStatus_t refuse(cublasStatus_t status, const char *why) {
     reason = why;
     return status;
 }
-cublasStatus_t unsupported(const char *why) { return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why); }
-cublasStatus_t invalid(const char *why) { return refuse(CUBLAS_STATUS_INVALID_VALUE, why); }
+cublasStatus_t unsupported(const char *why) {
+    return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);
+}
+cublasStatus_t invalid(const char *why) {
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, why);
+}
 
-size_t type_bytes(uint32_t type) { return type == CUDA_R_16BF ? 2 : 4; }
-bool has_bias(const Desc &desc) { return desc.epilogue & CUBLASLT_EPILOGUE_BIAS; }
+size_t type_bytes(uint32_t type) {
+    return type == CUDA_R_16BF ? 2 : 4;
+}
+bool has_bias(const Desc &desc) {
+    return desc.epilogue & CUBLASLT_EPILOGUE_BIAS;
+}
 bool same_layout(const Layout &x, const Layout &y) {
     return x.type == y.type && x.order == y.order && x.rows == y.rows && x.cols == y.cols && x.ld == y.ld &&
            x.batches == y.batches && x.batch_stride == y.batch_stride;
 }
 
-cublasStatus_t check_types(const Desc &desc, const Layout &a, const Layout &b, const Layout &c, const Layout &d) {
+cublasStatus_t check_types(const Desc &desc, const Layout &a, const Layout &b, const Layout &c,
+                           const Layout &d) {
     if (desc.compute != CUBLAS_COMPUTE_32F && desc.compute != CUBLAS_COMPUTE_32F_PEDANTIC)
         return unsupported("the emulation computes in CUBLAS_COMPUTE_32F only");
     if (desc.scale != CUDA_R_32F) return unsupported("CUBLAS_COMPUTE_32F takes alpha and beta in CUDA_R_32F");
-    if (desc.pointer_mode != CUBLASLT_POINTER_MODE_HOST) return unsupported("alpha and beta must be on the host");
+    if (desc.pointer_mode != CUBLASLT_POINTER_MODE_HOST)
+        return unsupported("alpha and beta must be on the host");
     if (a.type != b.type) return unsupported("A and B differ in type");
     if (c.type != d.type) return unsupported("C and D differ in type");
     bool bf16_in = a.type == CUDA_R_16BF, f32_in = a.type == CUDA_R_32F;
@@ -77,7 +87,8 @@ cublasStatus_t check_types(const Desc &desc, const Layout &a, const Layout &b, c
     switch (desc.epilogue) {
     case CUBLASLT_EPILOGUE_DEFAULT:
     case CUBLASLT_EPILOGUE_RELU:
-    case CUBLASLT_EPILOGUE_GELU: break;
+    case CUBLASLT_EPILOGUE_GELU:
+        break;
     case CUBLASLT_EPILOGUE_BIAS:
     case CUBLASLT_EPILOGUE_RELU_BIAS:
     case CUBLASLT_EPILOGUE_GELU_BIAS:
@@ -87,7 +98,8 @@ cublasStatus_t check_types(const Desc &desc, const Layout &a, const Layout &b, c
             return unsupported("the bias must have D's type");
         if (desc.bias_batch_stride) return unsupported("the emulation has one bias for all batches");
         break;
-    default: return unsupported("the emulation has no epilogue with an auxiliary matrix or a bias gradient");
+    default:
+        return unsupported("the emulation has no epilogue with an auxiliary matrix or a bias gradient");
     }
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -100,13 +112,14 @@ cublasStatus_t check_layout(const Layout &x) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t check_problem(const Desc &desc, const Layout &a, const Layout &b, const Layout &c, const Layout &d) {
+cublasStatus_t check_problem(const Desc &desc, const Layout &a, const Layout &b, const Layout &c,
+                             const Layout &d) {
     cublasStatus_t status = check_types(desc, a, b, c, d);
     for (const Layout *layout : {&a, &b, &c, &d})
         if (status == CUBLAS_STATUS_SUCCESS) status = check_layout(*layout);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    if (desc.op_a < CUBLAS_OP_N || desc.op_a > CUBLAS_OP_T || desc.op_b < CUBLAS_OP_N || desc.op_b > CUBLAS_OP_T ||
-        desc.op_c != CUBLAS_OP_N)
+    if (desc.op_a < CUBLAS_OP_N || desc.op_a > CUBLAS_OP_T || desc.op_b < CUBLAS_OP_N ||
+        desc.op_b > CUBLAS_OP_T || desc.op_c != CUBLAS_OP_N)
         return unsupported("A and B are taken plain or transposed, C plain");
     if (!same_layout(c, d)) return unsupported("C and D must have the same layout");
     if (a.batches != d.batches || b.batches != d.batches) return invalid("batch counts differ");
@@ -119,7 +132,8 @@ cublasStatus_t check_problem(const Desc &desc, const Layout &a, const Layout &b,
 
 /* What an algorithm is bound to: FNV-1a over everything but pointers. */
 uint64_t fingerprint(const Desc &desc, const Layout &a, const Layout &b, const Layout &c, const Layout &d) {
-    std::vector<uint64_t> words = {(uint64_t)desc.compute, (uint64_t)desc.op_a, (uint64_t)desc.op_b, desc.epilogue};
+    std::vector<uint64_t> words = {(uint64_t)desc.compute, (uint64_t)desc.op_a, (uint64_t)desc.op_b,
+                                   desc.epilogue};
     for (const Layout *x : {&a, &b, &c, &d})
         words.insert(words.end(), {x->type, x->rows, x->cols, (uint64_t)x->ld, (uint64_t)x->batches,
                                    (uint64_t)x->batch_stride});
@@ -129,7 +143,8 @@ uint64_t fingerprint(const Desc &desc, const Layout &a, const Layout &b, const L
 }
 
 /* A whole matrix of the batch as fp32, packed by columns, transposed if asked; a fault on poison. */
-std::vector<float> read_matrix(const char *name, const void *base, const Layout &layout, int64_t batch, bool transpose) {
+std::vector<float> read_matrix(const char *name, const void *base, const Layout &layout, int64_t batch,
+                               bool transpose) {
     std::vector<float> out(layout.rows * layout.cols);
     for (uint64_t col = 0; col < layout.cols; col++)
         for (uint64_t row = 0; row < layout.rows; row++) {
@@ -162,7 +177,7 @@ std::vector<float> read_matrix(const char *name, const void *base, const Layout 
 
 /* out [m, n] += a [m, k] · b [k, n] for columns of k from..to, all packed by columns. */
 VECTORISED void accumulate(float *out, const float *a, const float *b, size_t m, size_t n, size_t k,
-                                                size_t from, size_t to) {
+                           size_t from, size_t to) {
     const size_t tile = 256; /* rows at a time: the tile of a stays in cache across columns of out */
     for (size_t row = 0; row < m; row += tile) {
         size_t rows = std::min(tile, m - row);
@@ -199,7 +214,8 @@ void multiply_batch(const Problem &p, int64_t batch) {
     std::vector<float> b = read_matrix("B", p.B, p.b, batch, p.desc.op_b == CUBLAS_OP_T);
     std::vector<float> c, bias, sum(m * n, 0.0f), piece;
     if (p.beta != 0.0f) c = read_matrix("C", p.C, p.d, batch, false);
-    if (has_bias(p.desc)) bias = read_matrix("bias", p.desc.bias, {p.d.type, 0, m, 1, (int64_t)m, 1, 0}, 0, false);
+    if (has_bias(p.desc))
+        bias = read_matrix("bias", p.desc.bias, {p.d.type, 0, m, 1, (int64_t)m, 1, 0}, 0, false);
     for (int i = 0; i < p.pieces; i++) {
         piece.assign(m * n, 0.0f);
         accumulate(piece.data(), a.data(), b.data(), m, n, k, k * (size_t)i / (size_t)p.pieces,
@@ -213,8 +229,10 @@ void multiply_batch(const Problem &p, int64_t batch) {
             if (!bias.empty()) x += bias[row];
             x = activate(p.desc.epilogue, x);
             size_t at = (size_t)(batch * p.d.batch_stride) + col * (size_t)p.d.ld + row;
-            if (p.d.type == CUDA_R_16BF) static_cast<uint16_t *>(p.D)[at] = float_to_bf16(x);
-            else static_cast<float *>(p.D)[at] = x;
+            if (p.d.type == CUDA_R_16BF)
+                static_cast<uint16_t *>(p.D)[at] = float_to_bf16(x);
+            else
+                static_cast<float *>(p.D)[at] = x;
         }
 }
 
@@ -238,7 +256,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int requested,
                                               cublasLtMatmulHeuristicResult_t results[], int *found) {
     *found = 0;
-    if (!handle || !desc || !a || !b || !c || !d || !preference || requested < 1) return invalid("a missing argument");
+    if (!handle || !desc || !a || !b || !c || !d || !preference || requested < 1)
+        return invalid("a missing argument");
     cublasStatus_t status = check_problem(*desc, *a, *b, *c, *d);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     for (int i = 0; i < std::min(requested, ALGORITHMS); i++) {
@@ -249,27 +268,31 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
             alignments |= (uint64_t)std::min(preference->alignment[operand], 256u) << 16 * operand;
         cublasLtMatmulHeuristicResult_t &result = results[(*found)++];
         result = cublasLtMatmulHeuristicResult_t();
-        result.algo = {{ALGORITHM_MAGIC, (uint64_t)i, fingerprint(*desc, *a, *b, *c, *d), alignments, workspace}};
+        result.algo = {
+            {ALGORITHM_MAGIC, (uint64_t)i, fingerprint(*desc, *a, *b, *c, *d), alignments, workspace}};
         result.workspaceSize = workspace;
         result.wavesCount = 1.0f;
     }
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *A,
-                              cublasLtMatrixLayout_t a, const void *B, cublasLtMatrixLayout_t b, const void *beta,
-                              const void *C, cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
+                              const void *A, cublasLtMatrixLayout_t a, const void *B,
+                              cublasLtMatrixLayout_t b, const void *beta, const void *C,
+                              cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes,
                               cudaStream_t stream) {
     if (!handle || !desc || !alpha || !beta || !A || !a || !B || !b || !C || !c || !D || !d)
         return invalid("a missing argument");
     cublasStatus_t status = check_problem(*desc, *a, *b, *c, *d);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    cublasLtMatmulAlgo_t chosen = {{ALGORITHM_MAGIC, 0, fingerprint(*desc, *a, *b, *c, *d), 0x0100010001000100u, 0}};
+    cublasLtMatmulAlgo_t chosen = {
+        {ALGORITHM_MAGIC, 0, fingerprint(*desc, *a, *b, *c, *d), 0x0100010001000100u, 0}};
     if (algo) {
         if (algo->data[0] != ALGORITHM_MAGIC || algo->data[1] >= (uint64_t)ALGORITHMS)
             return invalid("an algorithm that no heuristic gave");
-        if (algo->data[2] != chosen.data[2]) return invalid("an algorithm that was found for another problem");
+        if (algo->data[2] != chosen.data[2])
+            return invalid("an algorithm that was found for another problem");
         chosen = *algo;
     }
     const void *operands[4] = {A, B, C, D};
@@ -277,7 +300,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         if (!aligned(operands[i], chosen.data[3] >> 16 * i & 0xffff))
             return invalid("an operand is less aligned than the preference promised (256 bytes unless set)");
     size_t needed = chosen.data[4];
-    if (needed && (!workspace || workspace_bytes < needed)) return invalid("a workspace below what the algorithm needs");
+    if (needed && (!workspace || workspace_bytes < needed))
+        return invalid("a workspace below what the algorithm needs");
     if (workspace && !aligned(workspace, 256)) return invalid("the workspace is not 256-byte aligned");
 
     Lock lock;
@@ -296,7 +320,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     require_matrix("B", B, *b);
     require_matrix("D", D, *d);
     if (p.beta != 0.0f) require_matrix("C", C, *c);
-    if (has_bias(*desc)) require_device_range(desc->bias, d->rows * type_bytes(d->type), "cublasLtMatmul, bias");
+    if (has_bias(*desc))
+        require_device_range(desc->bias, d->rows * type_bytes(d->type), "cublasLtMatmul, bias");
     if (needed) require_device_range(workspace, needed, "cublasLtMatmul, workspace");
     queue_work("cublasLtMatmul", stream, [=] {
         if (needed) poison_fill(workspace, needed);
@@ -305,7 +330,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     return CUBLAS_STATUS_SUCCESS;
 }
 
-/* ---- descriptors --------------------------------------------------------------------------------------------- */
+/* ---- descriptors ------------------------------------------------------------------------------------- */
 
 namespace {
 /* Stores an attribute whose size must be the member's. */
@@ -326,7 +351,9 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
-size_t cublasLtGetVersion(void) { return 130000; }
+size_t cublasLtGetVersion(void) {
+    return 130000;
+}
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
                                         cudaDataType_t scale) {
@@ -339,20 +366,32 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
-                                              const void *value, size_t bytes) {
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
+                                              cublasLtMatmulDescAttributes_t attribute, const void *value,
+                                              size_t bytes) {
     switch (attribute) {
-    case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE: return store(desc->compute, value, bytes);
-    case CUBLASLT_MATMUL_DESC_SCALE_TYPE: return store(desc->scale, value, bytes);
-    case CUBLASLT_MATMUL_DESC_POINTER_MODE: return store(desc->pointer_mode, value, bytes);
-    case CUBLASLT_MATMUL_DESC_TRANSA: return store(desc->op_a, value, bytes);
-    case CUBLASLT_MATMUL_DESC_TRANSB: return store(desc->op_b, value, bytes);
-    case CUBLASLT_MATMUL_DESC_TRANSC: return store(desc->op_c, value, bytes);
-    case CUBLASLT_MATMUL_DESC_EPILOGUE: return store(desc->epilogue, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return store(desc->bias, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE: return store(desc->bias_batch_stride, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return store(desc->bias_type, value, bytes);
-    default: return unsupported("a product's attribute that the emulation does not know");
+    case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE:
+        return store(desc->compute, value, bytes);
+    case CUBLASLT_MATMUL_DESC_SCALE_TYPE:
+        return store(desc->scale, value, bytes);
+    case CUBLASLT_MATMUL_DESC_POINTER_MODE:
+        return store(desc->pointer_mode, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+        return store(desc->op_a, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+        return store(desc->op_b, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSC:
+        return store(desc->op_c, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE:
+        return store(desc->epilogue, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+        return store(desc->bias, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE:
+        return store(desc->bias_batch_stride, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+        return store(desc->bias_type, value, bytes);
+    default:
+        return unsupported("a product's attribute that the emulation does not know");
     }
 }
 
@@ -371,14 +410,22 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
                                                 cublasLtMatrixLayoutAttribute_t attribute, const void *value,
                                                 size_t bytes) {
     switch (attribute) {
-    case CUBLASLT_MATRIX_LAYOUT_TYPE: return store(layout->type, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_ORDER: return store(layout->order, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_ROWS: return store(layout->rows, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_COLS: return store(layout->cols, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_LD: return store(layout->ld, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return store(layout->batches, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return store(layout->batch_stride, value, bytes);
-    default: return unsupported("a matrix's attribute that the emulation does not know");
+    case CUBLASLT_MATRIX_LAYOUT_TYPE:
+        return store(layout->type, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_ORDER:
+        return store(layout->order, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_ROWS:
+        return store(layout->rows, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_COLS:
+        return store(layout->cols, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_LD:
+        return store(layout->ld, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
+        return store(layout->batches, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+        return store(layout->batch_stride, value, bytes);
+    default:
+        return unsupported("a matrix's attribute that the emulation does not know");
     }
 }
 
@@ -396,21 +443,31 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     cublasLtMatmulPreferenceAttributes_t attribute,
                                                     const void *value, size_t bytes) {
     switch (attribute) {
-    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return store(preference->max_workspace, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return store(preference->alignment[0], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return store(preference->alignment[1], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return store(preference->alignment[2], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return store(preference->alignment[3], value, bytes);
-    default: return unsupported("a preference that the emulation does not know");
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+        return store(preference->max_workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+        return store(preference->alignment[0], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+        return store(preference->alignment[1], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+        return store(preference->alignment[2], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+        return store(preference->alignment[3], value, bytes);
+    default:
+        return unsupported("a preference that the emulation does not know");
     }
 }
 
 const char *cublasLtGetStatusName(cublasStatus_t status) {
     switch (status) {
-    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
-    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
-    default: return "CUBLAS_STATUS_UNKNOWN";
+    case CUBLAS_STATUS_SUCCESS:
+        return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+        return "CUBLAS_STATUS_NOT_SUPPORTED";
+    case CUBLAS_STATUS_INVALID_VALUE:
+        return "CUBLAS_STATUS_INVALID_VALUE";
+    default:
+        return "CUBLAS_STATUS_UNKNOWN";
     }
 }
 

@@ -1,8 +1,9 @@
 /*
  * memory.cpp: the device's memory, properties and errors.
  *
- * Each cudaMalloc is a malloc of exactly its size, so AddressSanitizer sees an access past its end; it also sees host
- * code touch device memory, which is poisoned for it except while device work runs. Fresh memory holds emu::POISON.
+ * Each cudaMalloc is a malloc of exactly its size, so AddressSanitizer sees an access past its end; it also
+ * sees host code touch device memory, which is poisoned for it except while device work runs. Fresh memory
+ * holds emu::POISON.
  */
 #include "runtime.h"
 
@@ -13,7 +14,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
-#define ASAN_POISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
+#define ASAN_POISON_MEMORY_REGION(memory, bytes)   ((void)(memory), (void)(bytes))
 #define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
 #endif
 
@@ -38,8 +39,9 @@ std::map<uintptr_t, Allocation>::iterator find(const void *pointer) {
     auto next = allocations.upper_bound(address);
     if (next == allocations.begin()) return allocations.end();
     auto at = std::prev(next);
-    return address < at->first + at->second.bytes || (!at->second.bytes && address == at->first) ? at
-                                                                                               : allocations.end();
+    return address < at->first + at->second.bytes || (!at->second.bytes && address == at->first)
+               ? at
+               : allocations.end();
 }
 
 cudaError_t allocate(void **pointer, size_t bytes, bool device) {
@@ -91,19 +93,60 @@ bool on_device(const void *pointer) {
 
 void require_device_range(const void *pointer, size_t bytes, const char *operation) {
     auto at = find(pointer);
-    if (at == allocations.end() || !at->second.device) fault("%s: %p is no device memory", operation, pointer);
+    if (at == allocations.end() || !at->second.device)
+        fault("%s: %p is no device memory", operation, pointer);
     size_t offset = (size_t)(reinterpret_cast<uintptr_t>(pointer) - at->first);
     if (bytes > at->second.bytes - offset)
         fault("%s: %zu bytes from byte %zu of a device allocation of %zu bytes", operation, bytes, offset,
               at->second.bytes);
 }
 
+namespace {
+
+/* In an allocation or just behind its last byte. */
+bool reachable(const void *pointer) {
+    return find(pointer) != allocations.end() ||
+           find(static_cast<const char *>(pointer) - 1) != allocations.end();
+}
+
+/* What the host keeps at the address, as far as AddressSanitizer knows; null for nothing. */
+const char *host_region(const void *pointer) {
+#if defined(__SANITIZE_ADDRESS__)
+    char name[128];
+    void *start = nullptr;
+    size_t bytes = 0;
+    const char *kind = __asan_locate_address(const_cast<void *>(pointer), name, sizeof name, &start, &bytes);
+    for (const char *host : {"heap", "stack", "global"})
+        if (!strcmp(kind, host) && start) return kind;
+#else
+    (void)pointer;
+#endif
+    return nullptr;
+}
+
+} // namespace
+
+void check_argument(const char *kernel, size_t index, const void *argument, size_t bytes, bool is_pointer) {
+    Lock lock;
+    for (size_t offset = 0; offset + sizeof(void *) <= bytes; offset += sizeof(void *)) {
+        const void *word;
+        memcpy(&word, static_cast<const char *>(argument) + offset, sizeof word);
+        if (!word || reachable(word)) continue;
+        const char *region = host_region(word);
+        if (is_pointer || region)
+            fault("%s: argument %zu, byte %zu: %p points to %s%s", kernel, index + 1, offset, word,
+                  region ? "the host's " : "no live device memory", region ? region : "");
+    }
+}
+
 void device_visible(bool visible) {
 #if defined(__SANITIZE_ADDRESS__)
     for (auto &[address, allocation] : allocations) {
         if (!allocation.device) continue;
-        if (visible) ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<void *>(address), allocation.bytes);
-        else ASAN_POISON_MEMORY_REGION(reinterpret_cast<void *>(address), allocation.bytes);
+        if (visible)
+            ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<void *>(address), allocation.bytes);
+        else
+            ASAN_POISON_MEMORY_REGION(reinterpret_cast<void *>(address), allocation.bytes);
     }
 #else
     (void)visible;
@@ -124,7 +167,9 @@ cudaError_t cudaMallocHost(void **pointer, size_t bytes) {
     return allocate(pointer, bytes, false);
 }
 
-cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned) { return cudaMallocHost(pointer, bytes); }
+cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned) {
+    return cudaMallocHost(pointer, bytes);
+}
 
 cudaError_t cudaFree(void *pointer) {
     Lock lock;
@@ -145,7 +190,7 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
     return cudaSuccess;
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------------------ */
 
 cudaError_t cudaGetLastError() {
     Lock lock;
@@ -171,7 +216,8 @@ const struct {
     {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
-    {cudaErrorIllegalState, "cudaErrorIllegalState", "the operation cannot be performed in the present state"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState",
+     "the operation cannot be performed in the present state"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
@@ -195,7 +241,7 @@ const char *cudaGetErrorString(cudaError_t error) {
     return "unknown error";
 }
 
-/* ---- the device ---------------------------------------------------------------------------------------------- */
+/* ---- the device -------------------------------------------------------------------------------------- */
 
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = 1;
@@ -242,16 +288,35 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
     if (device) return raise(cudaErrorInvalidDevice);
     switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock: *value = MAX_THREADS; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = SHARED_DEFAULT; break;
-    case cudaDevAttrWarpSize: *value = WARP; break;
-    case cudaDevAttrMultiProcessorCount: *value = 132; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 228 * 1024; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_OPTIN; break;
-    default: return raise(cudaErrorInvalidValue);
+    case cudaDevAttrMaxThreadsPerBlock:
+        *value = MAX_THREADS;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = SHARED_DEFAULT;
+        break;
+    case cudaDevAttrWarpSize:
+        *value = WARP;
+        break;
+    case cudaDevAttrMultiProcessorCount:
+        *value = 132;
+        break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+        *value = 2048;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = 9;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = 0;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = 228 * 1024;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = SHARED_OPTIN;
+        break;
+    default:
+        return raise(cudaErrorInvalidValue);
     }
     return cudaSuccess;
 }

@@ -1,4 +1,5 @@
-/* runtime.h: what the emulated runtime's files share: one lock around each call, pointers, errors, the queues. */
+/* runtime.h: what the emulated runtime's files share: one lock around each call, pointers, errors, the
+ * queues. */
 #ifndef EMU_RUNTIME_H
 #define EMU_RUNTIME_H
 

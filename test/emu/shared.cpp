@@ -1,8 +1,9 @@
 /*
  * shared.cpp: a block's shared memory, the tensor-core twins that read it, and asynchronous copies into it.
  *
- * Each array is an allocation of its own between two guard bands: AddressSanitizer reports a touch of a band as it
- * happens; without it the bands' contents are compared when the block ends. Every block starts with poison.
+ * Each array is an allocation of its own between two guard bands: AddressSanitizer reports a touch of a band
+ * as it happens; without it the bands' contents are compared when the block ends. Every block starts with
+ * poison.
  */
 #include "emu.h"
 
@@ -13,7 +14,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
-#define ASAN_POISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
+#define ASAN_POISON_MEMORY_REGION(memory, bytes)   ((void)(memory), (void)(bytes))
 #define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
 #endif
 
@@ -49,7 +50,8 @@ ThreadCopies thread_copies[MAX_THREADS];
 
 Array allocate(const void *key, const char *name, size_t bytes) {
     void *start = nullptr;
-    if (posix_memalign(&start, 128, FRONT + bytes + BACK)) fault("no memory for %zu bytes of shared memory", bytes);
+    if (posix_memalign(&start, 128, FRONT + bytes + BACK))
+        fault("no memory for %zu bytes of shared memory", bytes);
     char *memory = static_cast<char *>(start) + FRONT;
     memset(start, BAND, FRONT);
     memset(memory + bytes, BAND, BACK);
@@ -65,17 +67,22 @@ void check_bands(const Array &array) {
             fault("shared array %s: written %zu bytes before its start", array.name, FRONT - i);
     for (size_t i = 0; i < BACK; i++)
         if ((unsigned char)array.memory[array.bytes + i] != BAND)
-            fault("shared array %s of %zu bytes: written at byte %zu", array.name, array.bytes, array.bytes + i);
+            fault("shared array %s of %zu bytes: written at byte %zu", array.name, array.bytes,
+                  array.bytes + i);
 }
 
 void apply(const AsyncCopy &copy) {
-    if (copy.global) memcpy(copy.shared, copy.global, copy.bytes);
-    else memset(copy.shared, 0, copy.bytes);
+    if (copy.global)
+        memcpy(copy.shared, copy.global, copy.bytes);
+    else
+        memset(copy.shared, 0, copy.bytes);
 }
 
 } // namespace
 
-void shared_begin(const Grid &grid) { arrays.push_back(allocate(nullptr, "dynamic", grid.dynamic_shared)); }
+void shared_begin(const Grid &grid) {
+    arrays.push_back(allocate(nullptr, "dynamic", grid.dynamic_shared));
+}
 
 void shared_block_begin() {
     for (Array &array : arrays) poison_fill(array.memory, array.bytes);
@@ -111,8 +118,9 @@ void *static_shared(const void *key, const char *name, size_t bytes) {
         statics += arrays[i].bytes;
     }
     if (statics > SHARED_DEFAULT || total > running->shared_limit)
-        fault("shared array %s: %zu static and %zu dynamic bytes of shared memory exceed the limit of %zu", name, statics,
-              running->dynamic_shared, statics > SHARED_DEFAULT ? (size_t)SHARED_DEFAULT : running->shared_limit);
+        fault("shared array %s: %zu static and %zu dynamic bytes of shared memory exceed the limit of %zu",
+              name, statics, running->dynamic_shared,
+              statics > SHARED_DEFAULT ? (size_t)SHARED_DEFAULT : running->shared_limit);
     arrays.push_back(allocate(key, name, bytes));
     return arrays.back().memory;
 }
@@ -133,7 +141,7 @@ void require_aligned(const void *pointer, size_t alignment, const char *operatio
         fault("%s: misaligned address %p, which is no multiple of %zu", operation, pointer, alignment);
 }
 
-/* ---- cp.async ---------------------------------------------------------------------------------------------- */
+/* ---- cp.async ---------------------------------------------------------------------------------------- */
 
 void async_copy_start(void *shared, const void *global, size_t bytes, bool copy) {
     if (!current) fault("cp.async outside a kernel");
@@ -143,11 +151,13 @@ void async_copy_start(void *shared, const void *global, size_t bytes, bool copy)
     if (copy) require_device_range(global, bytes, "cp.async from global");
     poison_fill(shared, bytes);
     ThreadCopies &mine = thread_copies[current->linear];
-    mine.copies.push_back(
-        {static_cast<char *>(shared), copy ? static_cast<const char *>(global) : nullptr, bytes, mine.groups});
+    mine.copies.push_back({static_cast<char *>(shared), copy ? static_cast<const char *>(global) : nullptr,
+                           bytes, mine.groups});
 }
 
-void async_copy_commit() { thread_copies[current->linear].groups++; }
+void async_copy_commit() {
+    thread_copies[current->linear].groups++;
+}
 
 void async_copy_wait(int pending) {
     ThreadCopies &mine = thread_copies[current->linear];
@@ -168,7 +178,7 @@ void async_copies_reset(unsigned linear) {
     thread_copies[linear].groups = 0;
 }
 
-/* ---- ldmatrix and mma -------------------------------------------------------------------------------------- */
+/* ---- ldmatrix and mma -------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -182,9 +192,10 @@ template <int matrices, bool transpose> void load_complete(void *const *payloads
     for (int i = 0; i < matrices * 8; i++) memcpy(rows[i], static_cast<LoadLane *>(payloads[i])->row, 16);
     for (int lane = 0; lane < WARP; lane++)
         for (int m = 0; m < matrices; m++) {
-            uint16_t low = transpose ? rows[m * 8 + lane % 4 * 2][lane / 4] : rows[m * 8 + lane / 4][lane % 4 * 2];
-            uint16_t high =
-                transpose ? rows[m * 8 + lane % 4 * 2 + 1][lane / 4] : rows[m * 8 + lane / 4][lane % 4 * 2 + 1];
+            uint16_t low =
+                transpose ? rows[m * 8 + lane % 4 * 2][lane / 4] : rows[m * 8 + lane / 4][lane % 4 * 2];
+            uint16_t high = transpose ? rows[m * 8 + lane % 4 * 2 + 1][lane / 4]
+                                      : rows[m * 8 + lane / 4][lane % 4 * 2 + 1];
             static_cast<LoadLane *>(payloads[lane])->registers[m] = (uint32_t)high << 16 | low;
         }
 }

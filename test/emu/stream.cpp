@@ -1,9 +1,10 @@
 /*
  * stream.cpp: streams, events and graphs as lazy queues, and launches into them.
  *
- * Nothing runs when it is queued. A synchronisation runs what it must wait for and, with a seed, whatever else chance
- * picks among the streams whose next operation is allowed: behind the events it waits for, and in CUDA's order with
- * the legacy default stream. Work therefore happens as late as CUDA allows, and in any order that it allows.
+ * Nothing runs when it is queued. A synchronisation runs what it must wait for and, with a seed, whatever
+ * else chance picks among the streams whose next operation is allowed: behind the events it waits for, and in
+ * CUDA's order with the legacy default stream. Work therefore happens as late as CUDA allows, and in any
+ * order that it allows.
  */
 #include "runtime.h"
 
@@ -82,15 +83,18 @@ CUstream_st *resolve(cudaStream_t stream) {
     return stream;
 }
 
-/* Another stream whose head must run before this one's, by the rules of the legacy default stream; or null. */
+/* Another stream whose head must run before this one's, by the rules of the legacy default stream; or null.
+ */
 CUstream_st *held_by_default(const CUstream_st *stream) {
     uint64_t number = stream->queue.front().number;
     if (stream != &default_stream) {
-        bool held = stream->blocking && !default_stream.queue.empty() && default_stream.queue.front().number < number;
+        bool held =
+            stream->blocking && !default_stream.queue.empty() && default_stream.queue.front().number < number;
         return held ? &default_stream : nullptr;
     }
     for (CUstream_st *other : streams)
-        if (other != stream && other->blocking && !other->queue.empty() && other->queue.front().number < number)
+        if (other != stream && other->blocking && !other->queue.empty() &&
+            other->queue.front().number < number)
             return other;
     return nullptr;
 }
@@ -148,8 +152,10 @@ void run_stream(CUstream_st *stream) {
 
 void append(CUstream_st *stream, Operation operation) {
     operation.number = next_number++;
-    if (stream->capture) stream->capture->operations.push_back(std::move(operation));
-    else stream->queue.push_back(std::move(operation));
+    if (stream->capture)
+        stream->capture->operations.push_back(std::move(operation));
+    else
+        stream->queue.push_back(std::move(operation));
 }
 
 size_t dynamic_limit(const void *function) {
@@ -160,8 +166,8 @@ size_t dynamic_limit(const void *function) {
 cudaError_t launch_error(const void *function, size_t argument_bytes, dim3 grid, dim3 block, size_t shared) {
     if (!grid.x || !grid.y || !grid.z || grid.x > MAX_GRID_X || grid.y > MAX_GRID_YZ || grid.z > MAX_GRID_YZ)
         return cudaErrorInvalidConfiguration;
-    if (!block.x || !block.y || !block.z || block.x > MAX_THREADS || block.y > MAX_THREADS || block.z > MAX_BLOCK_Z ||
-        (uint64_t)block.x * block.y * block.z > MAX_THREADS)
+    if (!block.x || !block.y || !block.z || block.x > MAX_THREADS || block.y > MAX_THREADS ||
+        block.z > MAX_BLOCK_Z || (uint64_t)block.x * block.y * block.z > MAX_THREADS)
         return cudaErrorInvalidConfiguration;
     if (shared > dynamic_limit(function)) return cudaErrorInvalidValue;
     return argument_bytes > MAX_ARGUMENTS ? cudaErrorInvalidValue : cudaSuccess;
@@ -193,8 +199,8 @@ void queue_work(const char *name, CUstream_st *stream, std::function<void()> wor
     append(resolve(stream), {0, name, std::move(work), nullptr});
 }
 
-void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block, size_t shared,
-                  CUstream_st *stream, std::function<void()> body) {
+void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block,
+                  size_t shared, CUstream_st *stream, std::function<void()> body) {
     Lock lock;
     require_no_error(name);
     cudaError_t error = launch_error(function, argument_bytes, grid, block, shared);
@@ -226,7 +232,8 @@ namespace {
 
 /* What a copy's two ends must be; checked when queued, so that the caller is named. */
 cudaError_t check_copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, const char *call) {
-    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) return raise(cudaErrorInvalidMemcpyDirection);
+    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault)
+        return raise(cudaErrorInvalidMemcpyDirection);
     bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
     if (kind == cudaMemcpyDefault) to_device = on_device(to), from_device = on_device(from);
@@ -254,9 +261,10 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *fu
     return cudaSuccess;
 }
 
-/* ---- copies ------------------------------------------------------------------------------------------------ */
+/* ---- copies ------------------------------------------------------------------------------------------ */
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
     Lock lock;
     if (!bytes) return cudaSuccess;
     cudaError_t error = check_copy(to, from, bytes, kind, "cudaMemcpyAsync");
@@ -280,9 +288,11 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
     return cudaSuccess;
 }
 
-cudaError_t cudaMemset(void *to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes, nullptr); }
+cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+    return cudaMemsetAsync(to, value, bytes, nullptr);
+}
 
-/* ---- streams ------------------------------------------------------------------------------------------------- */
+/* ---- streams ----------------------------------------------------------------------------------------- */
 
 cudaError_t cudaDeviceSynchronize() {
     Lock lock;
@@ -290,7 +300,9 @@ cudaError_t cudaDeviceSynchronize() {
     return cudaSuccess;
 }
 
-cudaError_t cudaDeviceReset() { return cudaDeviceSynchronize(); }
+cudaError_t cudaDeviceReset() {
+    return cudaDeviceSynchronize();
+}
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     Lock lock;
@@ -301,7 +313,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+    return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     Lock lock;
@@ -337,7 +351,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     return cudaSuccess;
 }
 
-/* ---- events -------------------------------------------------------------------------------------------------- */
+/* ---- events ------------------------------------------------------------------------------------------ */
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     *event = new CUevent_st;
@@ -345,7 +359,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     return cudaSuccess;
 }
 
-cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
+cudaError_t cudaEventCreate(cudaEvent_t *event) {
+    return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     delete event;
@@ -360,15 +376,17 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     record->stream = target;
     event->record = record;
     if (!target->capture)
-        append(target, {0, "cudaEventRecord",
-                        [record] { record->done = true, record->when = std::chrono::steady_clock::now(); }, nullptr});
+        append(target,
+               {0, "cudaEventRecord",
+                [record] { record->done = true, record->when = std::chrono::steady_clock::now(); }, nullptr});
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     Lock lock;
     CUstream_st *target = resolve(stream);
-    if (event->captured_in) { /* the waiting stream joins the capture; replay is in the order of capture anyway */
+    if (event->captured_in) { /* the waiting stream joins the capture; replay is in the order of capture
+                                 anyway */
         if (!target->capture) {
             target->capture = event->captured_in;
             target->capture->streams.push_back(target);
@@ -405,7 +423,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
     return cudaSuccess;
 }
 
-/* ---- graphs -------------------------------------------------------------------------------------------------- */
+/* ---- graphs ------------------------------------------------------------------------------------------ */
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     Lock lock;

@@ -6,7 +6,7 @@
 
 namespace {
 
-/* ---- indices, barriers --------------------------------------------------------------------------------------- */
+/* ---- indices, barriers ------------------------------------------------------------------------------- */
 
 __global__ void count_visits(unsigned *visits) {
     unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
@@ -84,7 +84,7 @@ void block_votes_reach_every_thread(void **) {
     });
 }
 
-/* ---- exchanges within a warp ----------------------------------------------------------------------------------- */
+/* ---- exchanges within a warp ------------------------------------------------------------------------- */
 
 __global__ void shuffles(int *out, int argument, int width) {
     int lane = (int)threadIdx.x, *mine = out + lane * 4;
@@ -155,10 +155,11 @@ void warp_votes_and_reductions(void **) {
     }
 }
 
-/* ---- tensor-core twins ------------------------------------------------------------------------------------------- */
+/* ---- tensor-core twins ------------------------------------------------------------------------------- */
 
 /* C = A·B for one 16×16 and one 16×8 tile, with B as rows of n (trans) or of k (plain), by x4 or x2 loads. */
-template <bool transposed, bool x4> __global__ void mma_tile(float *c, const __nv_bfloat16 *a, const __nv_bfloat16 *b) {
+template <bool transposed, bool x4>
+__global__ void mma_tile(float *c, const __nv_bfloat16 *a, const __nv_bfloat16 *b) {
     SHARED_MEMORY(__nv_bfloat16, shared);
     __nv_bfloat16 *a_tile = shared, *b_tile = shared + 256;
     const unsigned lane = threadIdx.x;
@@ -169,13 +170,18 @@ template <bool transposed, bool x4> __global__ void mma_tile(float *c, const __n
     uint32_t af[4], bf[2], wide[4];
     ldmatrix_x4(af, &a_tile[lane % 16 * 16 + lane / 16 * 8]);
     /* B: 16 rows of 8 when stored by k, 8 rows of 16 when stored by n. */
-    const __nv_bfloat16 *row = transposed ? &b_tile[lane % 16 * 8] : &b_tile[lane % 8 * 16 + lane / 8 % 2 * 8];
+    const __nv_bfloat16 *row =
+        transposed ? &b_tile[lane % 16 * 8] : &b_tile[lane % 8 * 16 + lane / 8 % 2 * 8];
     if (x4) {
-        if (transposed) ldmatrix_x4_trans(wide, row);
-        else ldmatrix_x4(wide, row);
+        if (transposed)
+            ldmatrix_x4_trans(wide, row);
+        else
+            ldmatrix_x4(wide, row);
         bf[0] = wide[0], bf[1] = wide[1];
-    } else if (transposed) ldmatrix_x2_trans(bf, row);
-    else ldmatrix_x2(bf, row);
+    } else if (transposed)
+        ldmatrix_x2_trans(bf, row);
+    else
+        ldmatrix_x2(bf, row);
     float sum[4] = {1, 1, 1, 1};
     mma_m16n8k16_bf16(sum, af, bf, sum);
     const unsigned g = lane / 4, t = lane % 4 * 2;
@@ -228,12 +234,14 @@ void ldmatrix_fills_the_documented_registers(void **) {
     for (unsigned lane = 0; lane < 32; lane++)
         for (unsigned matrix = 0; matrix < 4; matrix++) {
             unsigned base = matrix * 64, row = lane / 4, col = lane % 4 * 2;
-            assert_int_equal(got[lane * 8 + matrix], (base + row * 8 + col) | (base + row * 8 + col + 1) << 16);
-            assert_int_equal(got[lane * 8 + 4 + matrix], (base + col * 8 + row) | (base + (col + 1) * 8 + row) << 16);
+            assert_int_equal(got[lane * 8 + matrix], (base + row * 8 + col) | (base + row * 8 + col + 1)
+                                                                                  << 16);
+            assert_int_equal(got[lane * 8 + 4 + matrix], (base + col * 8 + row) | (base + (col + 1) * 8 + row)
+                                                                                      << 16);
         }
 }
 
-/* ---- cp.async ---------------------------------------------------------------------------------------------------- */
+/* ---- cp.async ---------------------------------------------------------------------------------------- */
 
 /* Three groups in flight; after each wait, out gets the first word of every group's place as it is then. */
 __global__ void pipeline(uint32_t *out, const uint32_t *in) {
@@ -258,7 +266,7 @@ void asynchronous_copies_arrive_at_their_wait_and_not_before(void **) {
     for (int i = 0; i < 9; i++) assert_int_equal(got[i], want[i]);
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------ */
 
 __global__ void read_shared(uint32_t *out) {
     SHARED_ARRAY(uint32_t, fixed, 8);
@@ -319,9 +327,26 @@ void integer_atomics(void **) {
     });
 }
 
-/* ---- numbers ------------------------------------------------------------------------------------------------------- */
+/* ---- what must not compile --------------------------------------------------------------------------- */
 
-float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+template <typename T, typename = void> struct can_add : std::false_type {};
+template <typename T>
+struct can_add<T, std::void_t<decltype(std::declval<T>() + std::declval<T>())>> : std::true_type {};
+template <typename T, typename = void> struct can_add_atomically : std::false_type {};
+template <typename T>
+struct can_add_atomically<T, std::void_t<decltype(atomicAdd((T *)nullptr, T()))>> : std::true_type {};
+
+static_assert(can_add<float>::value && !can_add<__nv_bfloat16>::value, "bf16 arithmetic compiles");
+static_assert(can_add_atomically<int>::value && !can_add_atomically<float>::value, "float atomics compile");
+#ifdef __shared__
+#error "plain __shared__ compiles"
+#endif
+
+/* ---- numbers ----------------------------------------------------------------------------------------- */
+
+float from_bits(uint32_t bits) {
+    return __uint_as_float(bits);
+}
 
 /* Between any two neighbouring bf16: just below the middle, the middle, just above. */
 void bf16_rounds_to_nearest_even(void **) {
@@ -329,10 +354,14 @@ void bf16_rounds_to_nearest_even(void **) {
         for (uint32_t bits = 0; bits < 0x7f80; bits++) {
             uint32_t base = sign << 31 | bits << 16, even = bits & 1 ? bits + 1 : bits;
             assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base))), sign << 15 | bits);
-            assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base | 0x7fff))), sign << 15 | bits);
-            assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base | 0x8000))), sign << 15 | even);
-            assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base | 0x8001))), sign << 15 | (bits + 1));
-            assert_true(__bfloat162float(__ushort_as_bfloat16((unsigned short)(sign << 15 | bits))) == from_bits(base));
+            assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base | 0x7fff))),
+                             sign << 15 | bits);
+            assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base | 0x8000))),
+                             sign << 15 | even);
+            assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(from_bits(base | 0x8001))),
+                             sign << 15 | (bits + 1));
+            assert_true(__bfloat162float(__ushort_as_bfloat16((unsigned short)(sign << 15 | bits))) ==
+                        from_bits(base));
         }
     assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(NAN)), 0x7fff);
     assert_int_equal(__bfloat16_as_ushort(__float2bfloat16(-INFINITY)), 0xff80);

@@ -1,5 +1,6 @@
-/* test_emu.h: what the emulation's tests share. test_emu.cpp: it computes what a GPU would. test_emu_streams.cpp:
-   work is late and in any allowed order. test_emu_cublaslt.cpp: products. test_emu_faults.cpp: every promised fault. */
+/* test_emu.h: what the emulation's tests share. test_emu.cpp: it computes what a GPU would.
+   test_emu_streams.cpp: work is late and in any allowed order. test_emu_cublaslt.cpp: products.
+   test_emu_faults*.cpp: every promised fault. */
 #ifndef TEST_EMU_H
 #define TEST_EMU_H
 
@@ -38,7 +39,9 @@ template <typename T> struct Device {
     }
 };
 
-static inline void synchronize() { CUDA_CHECK(cudaDeviceSynchronize(), "test"); }
+static inline void synchronize() {
+    CUDA_CHECK(cudaDeviceSynchronize(), "test");
+}
 
 /* Runs the rest of a test under each seed; 0 last, so that it is what remains. */
 template <typename Test> void for_seeds(int count, Test test) {
@@ -47,6 +50,30 @@ template <typename Test> void for_seeds(int count, Test test) {
         test(seed);
     }
 }
+
+/* A breach of one rule, in a process of its own: how that must end, and what stderr must have said. */
+struct Fault {
+    const char *name;
+    void (*break_rule)();
+    int exit_code;
+    std::vector<const char *> said;
+};
+
+const int EMU = emu::EMU_EXIT;
+
+template <typename T> struct Fresh : Device<T> {
+    Fresh() : Device<T>(64) {}
+};
+
+/* Two blocks, waited for. */
+#define RUN(kernel, block, shared, ...)                                                                      \
+    do {                                                                                                     \
+        LAUNCH(kernel, 2, block, shared, 0, ##__VA_ARGS__);                                                  \
+        synchronize();                                                                                       \
+    } while (0)
+
+extern const Fault thread_faults[];
+extern const size_t thread_fault_count;
 
 extern const struct CMUnitTest stream_tests[], cublaslt_tests[], fault_tests[];
 extern const size_t stream_test_count, cublaslt_test_count, fault_test_count;

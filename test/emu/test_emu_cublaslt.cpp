@@ -36,7 +36,8 @@ struct Case {
         layout(&d, out, m, n);
         CUBLASLT_CHECK(cublasLtMatmulPreferenceCreate(&preference), "test");
         uint64_t workspace = 1 << 20;
-        CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+        CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute(preference,
+                                                            CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                             &workspace, sizeof workspace),
                        "test");
     }
@@ -46,25 +47,28 @@ struct Case {
     void layout(cublasLtMatrixLayout_t *made, cudaDataType type, uint64_t rows, uint64_t cols) {
         CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(made, type, rows, cols, (int64_t)rows + 3), "test");
         int64_t stride = (int64_t)((rows + 3) * cols);
-        CUBLASLT_CHECK(cublasLtMatrixLayoutSetAttribute(*made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batches, 4),
-                       "test");
         CUBLASLT_CHECK(
-            cublasLtMatrixLayoutSetAttribute(*made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, 8), "test");
+            cublasLtMatrixLayoutSetAttribute(*made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batches, 4), "test");
+        CUBLASLT_CHECK(
+            cublasLtMatrixLayoutSetAttribute(*made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, 8),
+            "test");
     }
     void use_bias(const void *pointer) {
         set(CUBLASLT_MATMUL_DESC_EPILOGUE, (uint32_t)CUBLASLT_EPILOGUE_BIAS);
         set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, pointer);
     }
     cublasStatus_t ask(int requested = 8) {
-        return cublasLtMatmulAlgoGetHeuristic(handle(), desc, a, b, d, d, preference, requested, results, &found);
+        return cublasLtMatmulAlgoGetHeuristic(handle(), desc, a, b, d, d, preference, requested, results,
+                                              &found);
     }
     cublasStatus_t run(const void *A, const void *B, void *D, int algorithm, void *workspace) {
-        return cublasLtMatmul(handle(), desc, &alpha, A, a, B, b, &beta, D, d, D, d, &results[algorithm].algo, workspace,
-                              results[algorithm].workspaceSize, nullptr);
+        return cublasLtMatmul(handle(), desc, &alpha, A, a, B, b, &beta, D, d, D, d, &results[algorithm].algo,
+                              workspace, results[algorithm].workspaceSize, nullptr);
     }
     void close() {
         CUBLASLT_CHECK(cublasLtMatmulDescDestroy(desc), "test");
-        for (cublasLtMatrixLayout_t made : {a, b, d}) CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(made), "test");
+        for (cublasLtMatrixLayout_t made : {a, b, d})
+            CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(made), "test");
         CUBLASLT_CHECK(cublasLtMatmulPreferenceDestroy(preference), "test");
     }
 };
@@ -79,7 +83,8 @@ template <typename In, typename Out> void check_product(Case c) {
     c.open();
     uint64_t lda = (c.ta ? c.k : c.m) + 3, ldb = (c.tb ? c.n : c.k) + 3, ldd = c.m + 3;
     uint64_t stride_a = lda * (c.ta ? c.m : c.k), stride_b = ldb * (c.tb ? c.k : c.n), stride_d = ldd * c.n;
-    std::vector<In> a = integers<In>(stride_a * (uint64_t)c.batches, 1), b = integers<In>(stride_b * (uint64_t)c.batches, 2);
+    std::vector<In> a = integers<In>(stride_a * (uint64_t)c.batches, 1),
+                    b = integers<In>(stride_b * (uint64_t)c.batches, 2);
     std::vector<Out> d = integers<Out>(stride_d * (uint64_t)c.batches, 3), bias = integers<Out>(c.m, 4);
     Device<In> da(a), db(b);
     Device<Out> dbias(bias);
@@ -134,7 +139,8 @@ template <typename Change> void expect_refusal(cublasStatus_t status, const char
 void undocumented_problems_are_refused_with_a_reason(void **) {
     const cublasStatus_t NO = CUBLAS_STATUS_NOT_SUPPORTED, BAD = CUBLAS_STATUS_INVALID_VALUE;
     auto retype = [](cublasLtMatrixLayout_t layout, uint32_t type) {
-        CUBLASLT_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_TYPE, &type, 4), "test");
+        CUBLASLT_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_TYPE, &type, 4),
+                       "test");
     };
     Device<float> vector(std::vector<float>(16, 0));
     char *misaligned = reinterpret_cast<char *>(vector.at) + 4;
@@ -147,7 +153,8 @@ void undocumented_problems_are_refused_with_a_reason(void **) {
     });
     expect_refusal(BAD, "bias pointer", [](Case &c) { c.use_bias(nullptr); });
     expect_refusal(BAD, "16-byte aligned", [&](Case &c) { c.use_bias(misaligned); });
-    for (uint32_t epilogue : {CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_BGRADB})
+    for (uint32_t epilogue :
+         {CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_BGRADB})
         expect_refusal(NO, "epilogue", [=](Case &c) { c.set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue); });
     expect_refusal(NO, "CUBLAS_COMPUTE_32F",
                    [](Case &c) { c.set(CUBLASLT_MATMUL_DESC_COMPUTE_TYPE, (int32_t)CUBLAS_COMPUTE_16F); });
@@ -157,7 +164,8 @@ void undocumented_problems_are_refused_with_a_reason(void **) {
     });
     expect_refusal(NO, "column order", [](Case &c) {
         int32_t order = CUBLASLT_ORDER_ROW;
-        CUBLASLT_CHECK(cublasLtMatrixLayoutSetAttribute(c.a, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, 4), "test");
+        CUBLASLT_CHECK(cublasLtMatrixLayoutSetAttribute(c.a, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, 4),
+                       "test");
     });
 }
 
@@ -169,11 +177,14 @@ void broken_promises_are_refused_at_the_product(void **) {
     assert_int_equal(c.ask(), CUBLAS_STATUS_SUCCESS);
     assert_int_equal(other.ask(), CUBLAS_STATUS_SUCCESS);
     Device<float> x(std::vector<float>(512, 1)), d(512), workspace(1 << 18);
-    assert_int_equal(c.run(x.at + 1, x.at, d.at, 0, nullptr), CUBLAS_STATUS_INVALID_VALUE); /* alignment promised: 256 */
-    assert_int_equal(c.run(x.at, x.at, d.at, 1, nullptr), CUBLAS_STATUS_INVALID_VALUE);     /* workspace missing */
+    assert_int_equal(c.run(x.at + 1, x.at, d.at, 0, nullptr),
+                     CUBLAS_STATUS_INVALID_VALUE); /* alignment promised: 256 */
+    assert_int_equal(c.run(x.at, x.at, d.at, 1, nullptr),
+                     CUBLAS_STATUS_INVALID_VALUE); /* workspace missing */
     assert_int_equal(c.run(x.at, x.at, d.at, 1, workspace.at + 1), CUBLAS_STATUS_INVALID_VALUE);
     c.results[0] = other.results[0];
-    assert_int_equal(c.run(x.at, x.at, d.at, 0, nullptr), CUBLAS_STATUS_INVALID_VALUE); /* another problem's algorithm */
+    assert_int_equal(c.run(x.at, x.at, d.at, 0, nullptr),
+                     CUBLAS_STATUS_INVALID_VALUE); /* another problem's algorithm */
     c.close();
     other.close();
 }

@@ -1,4 +1,5 @@
-/* test_emu_streams.cpp: queued work runs at a synchronisation and not before, in any order that events allow. */
+/* test_emu_streams.cpp: queued work runs at a synchronisation and not before, in any order that events allow.
+ */
 #include "test_emu.h"
 
 #include <string>
@@ -14,7 +15,9 @@ __global__ void store(int *out, Pair value) {
     out[1] = value.second;
 }
 
-__global__ void append(int *log, int value) { log[atomicAdd(&log[0], 1) + 1] = value; }
+__global__ void append(int *log, int value) {
+    log[atomicAdd(&log[0], 1) + 1] = value;
+}
 
 /* A log on the device, in which every operation leaves its number when it runs. */
 struct Log {
@@ -34,8 +37,12 @@ cudaStream_t new_stream(unsigned flags = cudaStreamNonBlocking) {
     return stream;
 }
 
-void sync(cudaStream_t stream) { CUDA_CHECK(cudaStreamSynchronize(stream), "test"); }
-void drop(cudaStream_t stream) { CUDA_CHECK(cudaStreamDestroy(stream), "test"); }
+void sync(cudaStream_t stream) {
+    CUDA_CHECK(cudaStreamSynchronize(stream), "test");
+}
+void drop(cudaStream_t stream) {
+    CUDA_CHECK(cudaStreamDestroy(stream), "test");
+}
 
 void arguments_are_frozen_at_the_launch(void **) {
     Device<int> out(2);

@@ -1,12 +1,12 @@
 /*
  * trap.cpp: how the emulation stops: faults with their place, signals, and arithmetic on poison.
  *
- * Device code runs with the processor's invalid-operation exception on. Poison is a signalling NaN, so adding,
- * comparing or converting it raises SIGFPE; so does a genuine invalid operation (inf − inf, 0/0, a comparison with
- * NaN), which a kernel may do. The handler therefore looks for poison among the instruction's operands: in the SSE
- * registers and in its memory operand. Without poison it lets the instruction pass and leaves the exception off
- * for the rest of that thread. x86-64 only, and only for code without AVX encodings (do not give -mavx or
- * -march=native); elsewhere poison shows as NaN in the results.
+ * Device code runs with the processor's invalid-operation exception on. Poison is a signalling NaN, so
+ * adding, comparing or converting it raises SIGFPE; so does a genuine invalid operation (inf − inf, 0/0, a
+ * comparison with NaN), which a kernel may do. The handler therefore looks for poison among the instruction's
+ * operands: in the SSE registers and in its memory operand. Without poison it lets the instruction pass and
+ * leaves the exception off for the rest of that thread. x86-64 only, and only for code without AVX encodings
+ * (do not give -mavx or -march=native); elsewhere poison shows as NaN in the results.
  */
 #include "emu.h"
 
@@ -33,13 +33,14 @@ void place(const Thread *thread, char *text, size_t size) {
     const char *name = running->kernel;
     int length = (int)strlen(name);
     if (name[0] == '(' && name[length - 1] == ')') name++, length -= 2;
-    int used = snprintf(text, size, "kernel %.*s, block (%u, %u, %u), ", length, name, block_index.x, block_index.y,
-                        block_index.z);
+    int used = snprintf(text, size, "kernel %.*s, block (%u, %u, %u), ", length, name, block_index.x,
+                        block_index.y, block_index.z);
     if (used < 0 || (size_t)used >= size) return;
     if (thread)
         snprintf(text + used, size - (size_t)used, "thread (%u, %u, %u): ", thread->index.x, thread->index.y,
                  thread->index.z);
-    else snprintf(text + used, size - (size_t)used, "after its threads: ");
+    else
+        snprintf(text + used, size - (size_t)used, "after its threads: ");
 }
 
 [[noreturn]] void fault_list(const Thread *thread, const char *format, va_list args) {
@@ -76,7 +77,8 @@ bool is_poison(const void *memory, size_t bytes) {
 const unsigned MXCSR_INVALID_MASK = 1u << 7;
 const unsigned MXCSR_FLAGS = 0x3f;
 
-/* The memory operand of the SSE instruction at rip, or null if it has none (or one in the code's own constants). */
+/* The memory operand of the SSE instruction at rip, or null if it has none (or one in the code's own
+ * constants). */
 const void *memory_operand(const ucontext_t *context) {
     static const int registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                       REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
@@ -156,13 +158,20 @@ void fault_at(const Thread *thread, const char *format, ...) {
     fault_list(thread, format, args);
 }
 
-void poison_fault(const char *what) { fault("reads uninitialised memory (%s poison)", what); }
+void poison_fault(const char *what) {
+    fault("reads uninitialised memory (%s poison)", what);
+}
 
 void poison_fill(void *memory, size_t bytes) {
     unsigned char *at = static_cast<unsigned char *>(memory);
     size_t head = bytes < 4 ? bytes : 4;
     memcpy(at, &POISON, head);
-    for (size_t done = head; done < bytes; done *= 2) memcpy(at + done, at, done < bytes - done ? done : bytes - done);
+    /* By doubling, up to a piece that stays in the cache. */
+    for (size_t done = head, piece; done < bytes; done += piece) {
+        piece = done < 32768 ? done : 32768;
+        if (piece > bytes - done) piece = bytes - done;
+        memcpy(at + done, at, piece);
+    }
 }
 
 void traps_begin() {
@@ -195,5 +204,8 @@ void traps_on() {
 
 } // namespace emu
 
-/* UndefinedBehaviorSanitizer calls this by name: beside AddressSanitizer it does not see the death callback. */
-void __ubsan_on_report(void) { emu::on_sanitizer_report(); }
+/* UndefinedBehaviorSanitizer calls this by name: beside AddressSanitizer it does not see the death callback.
+ */
+void __ubsan_on_report(void) {
+    emu::on_sanitizer_report();
+}

@@ -3,15 +3,16 @@
  *
  *     D [m, n] = alpha · op(A) [m, k] · op(B) [k, n] + beta · C [m, n] (+ bias [m] to every column)
  *
- * by columns, as cuBLASLt has it. Names and values are NVIDIA's. What is not in NVIDIA's table of supported types for
- * cublasLtMatmul, or is there but not here, is refused with CUBLAS_STATUS_NOT_SUPPORTED (INVALID_VALUE for arguments
- * that contradict each other), and cublasLtGetStatusString then says which rule was broken:
- *   compute 32F (or 32F_PEDANTIC), scale 32F; A, B → C, D: bf16 → bf16, bf16 → fp32, fp32 → fp32;
- *   epilogue DEFAULT, BIAS, RELU, RELU_BIAS, GELU, GELU_BIAS; the bias has D's type, 16-byte aligned, set before
- *   the heuristic is asked; column order; op N or T; alpha and beta on the host; D's and C's layouts equal;
- *   pointers aligned as the preference promised (256 bytes unless set otherwise); workspace 256-byte aligned.
- * An algorithm serves only the problem that it was found for. Its workspace is overwritten with poison when the
- * product runs. Algorithm i sums k in i + 1 pieces, so that algorithms differ in their last bits.
+ * by columns, as cuBLASLt has it. Names and values are NVIDIA's. What is not in NVIDIA's table of supported
+ * types for cublasLtMatmul, or is there but not here, is refused with CUBLAS_STATUS_NOT_SUPPORTED
+ * (INVALID_VALUE for arguments that contradict each other), and cublasLtGetStatusString then says which rule
+ * was broken: compute 32F (or 32F_PEDANTIC), scale 32F; A, B → C, D: bf16 → bf16, bf16 → fp32, fp32 → fp32;
+ *   epilogue DEFAULT, BIAS, RELU, RELU_BIAS, GELU, GELU_BIAS; the bias has D's type, 16-byte aligned, set
+ * before the heuristic is asked; column order; op N or T; alpha and beta on the host; D's and C's layouts
+ * equal; pointers aligned as the preference promised (256 bytes unless set otherwise); workspace 256-byte
+ * aligned. An algorithm serves only the problem that it was found for. Its workspace is overwritten with
+ * poison when the product runs. Algorithm i sums k in i + 1 pieces, so that algorithms differ in their last
+ * bits.
  */
 #ifndef EMU_CUBLASLT_H
 #define EMU_CUBLASLT_H
@@ -137,19 +138,20 @@ size_t cublasLtGetVersion(void);
                                                               const void *value, size_t bytes);
 [[nodiscard]] cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference);
 [[nodiscard]] cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference);
-[[nodiscard]] cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
-                                                                  cublasLtMatmulPreferenceAttributes_t attribute,
-                                                                  const void *value, size_t bytes);
+[[nodiscard]] cublasStatus_t
+cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                     cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
+                                     size_t bytes);
 [[nodiscard]] cublasStatus_t
 cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
                                cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                cublasLtMatmulPreference_t preference, int requested,
                                cublasLtMatmulHeuristicResult_t results[], int *found);
-[[nodiscard]] cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
-                                            const void *A, cublasLtMatrixLayout_t a, const void *B,
-                                            cublasLtMatrixLayout_t b, const void *beta, const void *C,
-                                            cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
-                                            const cublasLtMatmulAlgo_t *algo, void *workspace,
-                                            size_t workspace_bytes, cudaStream_t stream);
+[[nodiscard]] cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                            const void *alpha, const void *A, cublasLtMatrixLayout_t a,
+                                            const void *B, cublasLtMatrixLayout_t b, const void *beta,
+                                            const void *C, cublasLtMatrixLayout_t c, void *D,
+                                            cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
+                                            void *workspace, size_t workspace_bytes, cudaStream_t stream);
 
 #endif

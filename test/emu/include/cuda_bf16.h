@@ -1,6 +1,6 @@
 /*
- * cuda_bf16.h: __nv_bfloat16 and its conversions. Arithmetic on bf16 is deleted on purpose: a kernel computes in
- * float and says where it rounds. Converting a value that nobody wrote (emu::POISON) is a fault.
+ * cuda_bf16.h: __nv_bfloat16 and its conversions. Arithmetic on bf16 is deleted on purpose: a kernel computes
+ * in float and says where it rounds. Converting a value that nobody wrote (emu::POISON) is a fault.
  */
 #ifndef EMU_CUDA_BF16_H
 #define EMU_CUDA_BF16_H
@@ -65,8 +65,8 @@ struct alignas(4) __nv_bfloat162 {
 };
 typedef __nv_bfloat162 nv_bfloat162;
 
-#define EMU_NO_BF16(op)                                                                                                \
-    __nv_bfloat16 operator op(__nv_bfloat16, __nv_bfloat16) = delete;                                                  \
+#define EMU_NO_BF16(op)                                                                                      \
+    __nv_bfloat16 operator op(__nv_bfloat16, __nv_bfloat16) = delete;                                        \
     __nv_bfloat162 operator op(__nv_bfloat162, __nv_bfloat162) = delete;
 EMU_NO_BF16(+)
 EMU_NO_BF16(-)
@@ -74,26 +74,56 @@ EMU_NO_BF16(*)
 EMU_NO_BF16(/)
 #undef EMU_NO_BF16
 
-static inline __nv_bfloat16 __float2bfloat16(float v) { return __nv_bfloat16(v); }
-static inline __nv_bfloat16 __float2bfloat16_rn(float v) { return __nv_bfloat16(v); }
-static inline __nv_bfloat16 __double2bfloat16(double v) { return __nv_bfloat16(v); }
-static inline float __bfloat162float(__nv_bfloat16 v) { return emu::bf16_to_float(v.__x); }
-static inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short v) { return __nv_bfloat16(__nv_bfloat16_raw{v}); }
-static inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 v) { return v.__x; }
-static inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) { return {low, high}; }
-static inline __nv_bfloat162 make_bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) { return {low, high}; }
-static inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 v) { return {v, v}; }
+static inline __nv_bfloat16 __float2bfloat16(float v) {
+    return __nv_bfloat16(v);
+}
+static inline __nv_bfloat16 __float2bfloat16_rn(float v) {
+    return __nv_bfloat16(v);
+}
+static inline __nv_bfloat16 __double2bfloat16(double v) {
+    return __nv_bfloat16(v);
+}
+static inline float __bfloat162float(__nv_bfloat16 v) {
+    return emu::bf16_to_float(v.__x);
+}
+static inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short v) {
+    return __nv_bfloat16(__nv_bfloat16_raw{v});
+}
+static inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 v) {
+    return v.__x;
+}
+static inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) {
+    return {low, high};
+}
+static inline __nv_bfloat162 make_bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) {
+    return {low, high};
+}
+static inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 v) {
+    return {v, v};
+}
 static inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
     return {__nv_bfloat16(low), __nv_bfloat16(high)};
 }
-static inline __nv_bfloat162 __float22bfloat162_rn(float2 v) { return __floats2bfloat162_rn(v.x, v.y); }
-static inline __nv_bfloat162 __float2bfloat162_rn(float v) { return __floats2bfloat162_rn(v, v); }
+static inline __nv_bfloat162 __float22bfloat162_rn(float2 v) {
+    return __floats2bfloat162_rn(v.x, v.y);
+}
+static inline __nv_bfloat162 __float2bfloat162_rn(float v) {
+    return __floats2bfloat162_rn(v, v);
+}
 static inline float2 __bfloat1622float2(__nv_bfloat162 v) {
     return {__bfloat162float(v.x), __bfloat162float(v.y)};
 }
-static inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 v) { return v.x; }
-static inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 v) { return v.y; }
-static inline float __low2float(__nv_bfloat162 v) { return __bfloat162float(v.x); }
-static inline float __high2float(__nv_bfloat162 v) { return __bfloat162float(v.y); }
+static inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 v) {
+    return v.x;
+}
+static inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 v) {
+    return v.y;
+}
+static inline float __low2float(__nv_bfloat162 v) {
+    return __bfloat162float(v.x);
+}
+static inline float __high2float(__nv_bfloat162 v) {
+    return __bfloat162float(v.y);
+}
 
 #endif

@@ -2,8 +2,8 @@
  * cuda_runtime.h: the part of the CUDA runtime that this project uses, on the host.
  *
  * Same names, types and meaning as NVIDIA's header (CUDA 13), plus what NVIDIA leaves undefined made a fault
- * (emu.h). A result that is not used does not compile with -Werror, but for cudaGetLastError. Not thread-safe beyond one lock
- * around each call. Device code's built-ins are in emu_device.h.
+ * (emu.h). A result that is not used does not compile with -Werror, but for cudaGetLastError. Not thread-safe
+ * beyond one lock around each call. Device code's built-ins are in emu_device.h.
  */
 #ifndef EMU_CUDA_RUNTIME_H
 #define EMU_CUDA_RUNTIME_H
@@ -71,13 +71,13 @@ enum cudaStreamCaptureStatus {
     cudaStreamCaptureStatusInvalidated = 2
 };
 
-#define cudaStreamDefault 0x00
-#define cudaStreamNonBlocking 0x01
-#define cudaEventDefault 0x00
-#define cudaEventBlockingSync 0x01
+#define cudaStreamDefault      0x00
+#define cudaStreamNonBlocking  0x01
+#define cudaEventDefault       0x00
+#define cudaEventBlockingSync  0x01
 #define cudaEventDisableTiming 0x02
-#define cudaHostAllocDefault 0x00
-#define cudaHostAllocPortable 0x01
+#define cudaHostAllocDefault   0x00
+#define cudaHostAllocPortable  0x01
 #define cudaDeviceScheduleAuto 0x00
 
 struct cudaDeviceProp {
@@ -122,7 +122,8 @@ struct cudaFuncAttributes {
 [[nodiscard]] cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags);
 [[nodiscard]] cudaError_t cudaFreeHost(void *pointer);
 [[nodiscard]] cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind);
-[[nodiscard]] cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = 0);
+[[nodiscard]] cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                                          cudaStream_t stream = 0);
 [[nodiscard]] cudaError_t cudaMemset(void *to, int value, size_t bytes);
 [[nodiscard]] cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream = 0);
 
@@ -146,7 +147,8 @@ struct cudaFuncAttributes {
 [[nodiscard]] cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 [[nodiscard]] cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
 [[nodiscard]] cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status);
-[[nodiscard]] cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags = 0);
+[[nodiscard]] cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                               unsigned long long flags = 0);
 [[nodiscard]] cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 [[nodiscard]] cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 [[nodiscard]] cudaError_t cudaGraphDestroy(cudaGraph_t graph);
@@ -157,7 +159,8 @@ cudaError_t raise(cudaError_t error); /* makes it the last error */
 } // namespace emu
 
 template <typename Kernel>
-[[nodiscard]] static inline cudaError_t cudaFuncSetAttribute(Kernel *kernel, cudaFuncAttribute attribute, int value) {
+[[nodiscard]] static inline cudaError_t cudaFuncSetAttribute(Kernel *kernel, cudaFuncAttribute attribute,
+                                                             int value) {
     return emu::set_function_attribute(reinterpret_cast<const void *>(kernel), attribute, value);
 }
 template <typename T> [[nodiscard]] static inline cudaError_t cudaMalloc(T **pointer, size_t bytes) {

@@ -1,5 +1,6 @@
 /*
- * emu.h: what the emulated CUDA headers (cuda_runtime.h, cuda_bf16.h, cublasLt.h, emu_ptx.h) ask of the engine.
+ * emu.h: what the emulated CUDA headers (cuda_runtime.h, cuda_bf16.h, cublasLt.h, emu_ptx.h) ask of the
+ * engine.
  *
  * Kernels and host code never include this; they include the CUDA headers of this folder. The engine:
  *   block.cpp      a block's threads as fibers: barriers, exchanges within a warp, divergence
@@ -9,8 +10,8 @@
  *   stream.cpp     streams, events, graphs as lazy queues; launches
  *   cublaslt.cpp   the matrix product
  *
- * Every breach of CUDA's rules ends the process: one line "emu: kernel K, block (x, y, z), thread (x, y, z): …"
- * to stderr (without kernel and thread where host code is at fault) and exit code EMU_EXIT.
+ * Every breach of CUDA's rules ends the process: one line "emu: kernel K, block (x, y, z), thread (x, y, z):
+ * …" to stderr (without kernel and thread where host code is at fault) and exit code EMU_EXIT.
  */
 #ifndef EMU_H
 #define EMU_H
@@ -19,6 +20,7 @@
 #include <stdint.h>
 #include <functional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "vector_types.h"
@@ -41,7 +43,7 @@ enum {
     MAX_ARGUMENTS = 32764
 };
 
-/* ---- where device code is --------------------------------------------------------------------------------- */
+/* ---- where device code is -------------------------------------------------------------------------- */
 
 /* A CUDA thread as device code sees it; null outside kernels. */
 struct Thread {
@@ -62,12 +64,14 @@ struct Site {
 /* Prints where and what, and ends the process with EMU_EXIT. Callable from anywhere. */
 [[noreturn]] void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same, naming another thread than the running one. */
-[[noreturn]] void fault_at(const Thread *thread, const char *format, ...) __attribute__((format(printf, 2, 3)));
+[[noreturn]] void fault_at(const Thread *thread, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
-/* ---- barriers and exchanges ------------------------------------------------------------------------------- */
+/* ---- barriers and exchanges ------------------------------------------------------------------------ */
 
 enum class Vote { NONE, OR, AND, COUNT };
-/* __syncthreads and its voting forms: waits for the whole block at the same line; returns the vote's result. */
+/* __syncthreads and its voting forms: waits for the whole block at the same line; returns the vote's result.
+ */
 int block_barrier(Vote vote, int value, Site site);
 
 /* Waits until every lane of mask calls with the same operation, mask and line; then the last to arrive calls
@@ -77,7 +81,7 @@ void warp_collective(const char *operation, unsigned mask, void *payload, Comple
 /* Like fault(), for a complete() function: names lane's thread of the running warp. */
 [[noreturn]] void fault_lane(unsigned lane, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- memory ------------------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------------ */
 
 /* Fresh memory holds this: as float and as bf16 a signalling NaN that no arithmetic produces. */
 const uint32_t POISON = 0x7fa07fa0u;
@@ -87,7 +91,8 @@ void poison_fill(void *memory, size_t bytes);
 
 void *dynamic_shared();
 void *static_shared(const void *key, const char *name, size_t bytes);
-/* The pointer's offset in the block's shared memory; a fault if [pointer, pointer + bytes) is not all in it. */
+/* The pointer's offset in the block's shared memory; a fault if [pointer, pointer + bytes) is not all in it.
+ */
 uint32_t shared_offset(const void *pointer, size_t bytes, const char *operation);
 /* A fault unless the range lies in one live device allocation. */
 void require_device_range(const void *pointer, size_t bytes, const char *operation);
@@ -98,32 +103,49 @@ void async_copy_start(void *shared, const void *global, size_t bytes, bool copy)
 void async_copy_commit();
 void async_copy_wait(int pending);
 
-/* ---- launches and streams ---------------------------------------------------------------------------------- */
+/* ---- launches and streams ---------------------------------------------------------------------------- */
 
-/* Checks the configuration (a launch error that cudaGetLastError reports, if it is wrong), then queues the kernel.
-   body runs one thread of it. */
-void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block, size_t shared,
-                  CUstream_st *stream, std::function<void()> body);
+/* Checks the configuration (a launch error that cudaGetLastError reports, if it is wrong), then queues the
+   kernel. body runs one thread of it. */
+void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block,
+                  size_t shared, CUstream_st *stream, std::function<void()> body);
 /* Queues any other device work under a name. */
 void queue_work(const char *name, CUstream_st *stream, std::function<void()> work);
 
-/* The arguments are converted to the parameters' types and copied now; every thread gets its own copy of them. */
-template <typename... Parameters, typename... Arguments>
-void launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, CUstream_st *stream,
-            Arguments &&...arguments) {
-    static_assert(sizeof...(Parameters) == sizeof...(Arguments), "a launch needs as many arguments as the kernel");
-    std::tuple<Parameters...> frozen(std::forward<Arguments>(arguments)...);
-    queue_kernel(name, reinterpret_cast<const void *>(kernel), (sizeof(Parameters) + ... + 0), grid, block, shared, stream,
-                 [kernel, frozen] { std::apply(kernel, frozen); });
+/* A fault if an argument leads to memory that a kernel cannot reach: a pointer that is neither null nor in
+   (or just behind) a live allocation of device or pinned memory; and, where AddressSanitizer can tell, a
+   pointer to the host's heap, stack or globals inside a struct. */
+void check_argument(const char *kernel, size_t index, const void *argument, size_t bytes, bool is_pointer);
+
+template <typename Tuple, size_t... index>
+void check_arguments([[maybe_unused]] const char *kernel, [[maybe_unused]] const Tuple &arguments,
+                     std::index_sequence<index...>) {
+    (check_argument(kernel, index, &std::get<index>(arguments), sizeof(std::get<index>(arguments)),
+                    std::is_pointer<std::tuple_element_t<index, Tuple>>::value),
+     ...);
 }
 
-/* Seed of every order that CUDA leaves open. EMU_SEED of the environment at the start; 0 is the natural order. */
+/* The arguments are converted to the parameters' types and copied now; every thread gets its own copy of
+ * them. */
+template <typename... Parameters, typename... Arguments>
+void launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+            CUstream_st *stream, Arguments &&...arguments) {
+    static_assert(sizeof...(Parameters) == sizeof...(Arguments),
+                  "a launch needs as many arguments as the kernel");
+    std::tuple<Parameters...> frozen(std::forward<Arguments>(arguments)...);
+    check_arguments(name, frozen, std::index_sequence_for<Parameters...>());
+    queue_kernel(name, reinterpret_cast<const void *>(kernel), (sizeof(Parameters) + ... + 0), grid, block,
+                 shared, stream, [kernel, frozen] { std::apply(kernel, frozen); });
+}
+
+/* Seed of every order that CUDA leaves open. EMU_SEED of the environment at the start; 0 is the natural
+ * order. */
 void set_seed(uint64_t seed);
 /* A number below bound from the seeded generator; 0 if the seed is 0. */
 unsigned random_below(unsigned bound);
 extern uint64_t seed;
 
-/* ---- between the engine's files ---------------------------------------------------------------------------- */
+/* ---- between the engine's files ---------------------------------------------------------------------- */
 
 struct Grid {
     const char *kernel;
@@ -142,7 +164,7 @@ size_t async_copies_pending(unsigned linear);
 void async_copies_reset(unsigned linear);
 void traps_begin(); /* around device work: signals become faults */
 void traps_end();
-void traps_on(); /* in the running fiber: arithmetic on poison is a fault */
+void traps_on();                   /* in the running fiber: arithmetic on poison is a fault */
 void device_visible(bool visible); /* AddressSanitizer: host code must not touch device memory */
 
 } // namespace emu

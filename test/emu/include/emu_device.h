@@ -1,7 +1,7 @@
 /*
- * emu_device.h: what CUDA C++ gives device code without an include: qualifiers, threadIdx, barriers, shuffles,
- * votes, atomics, intrinsics. Left out on purpose, so that using it does not compile: __shared__ (see cuda.cuh),
- * atomics on floating point (their order is not fixed), __activemask.
+ * emu_device.h: what CUDA C++ gives device code without an include: qualifiers, threadIdx, barriers,
+ * shuffles, votes, atomics, intrinsics. Left out on purpose, so that using it does not compile: __shared__
+ * (see cuda.cuh), atomics on floating point (their order is not fixed), __activemask.
  */
 #ifndef EMU_DEVICE_H
 #define EMU_DEVICE_H
@@ -18,19 +18,21 @@
 #define __host__
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __align__(n) __attribute__((aligned(n)))
+#define __align__(n)    __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 #define __grid_constant__
 
 #define threadIdx (::emu::current->index)
-#define blockIdx (::emu::block_index)
-#define blockDim (::emu::block_size)
-#define gridDim (::emu::grid_size)
+#define blockIdx  (::emu::block_index)
+#define blockDim  (::emu::block_size)
+#define gridDim   (::emu::grid_size)
 static const int warpSize = 32;
 
-/* ---- barriers ---------------------------------------------------------------------------------------------- */
+/* ---- barriers ---------------------------------------------------------------------------------------- */
 
-static inline void __syncthreads(EMU_SITE) { emu::block_barrier(emu::Vote::NONE, 0, {file, line}); }
+static inline void __syncthreads(EMU_SITE) {
+    emu::block_barrier(emu::Vote::NONE, 0, {file, line});
+}
 static inline int __syncthreads_or(int value, EMU_SITE) {
     return emu::block_barrier(emu::Vote::OR, value, {file, line});
 }
@@ -46,9 +48,11 @@ static inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_SITE) {
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 static inline void __threadfence_system() {}
-[[noreturn]] static inline void __trap() { emu::fault("__trap()"); }
+[[noreturn]] static inline void __trap() {
+    emu::fault("__trap()");
+}
 
-/* ---- shuffles ---------------------------------------------------------------------------------------------- */
+/* ---- shuffles ---------------------------------------------------------------------------------------- */
 
 namespace emu {
 
@@ -78,7 +82,8 @@ template <Shuffle kind> void shuffle_complete(void *const *payloads, unsigned ma
         if (self->width < 1 || self->width > WARP || (self->width & (self->width - 1)))
             fault_lane(lane, "shuffle with width %d; it must be a power of two up to 32", self->width);
         unsigned source = shuffle_source<kind>(lane, self->argument, self->width);
-        if (!(mask >> source & 1)) fault_lane(lane, "shuffle reads lane %u, which mask 0x%08x leaves out", source, mask);
+        if (!(mask >> source & 1))
+            fault_lane(lane, "shuffle reads lane %u, which mask 0x%08x leaves out", source, mask);
         self->result = static_cast<ShuffleLane *>(payloads[source])->bits;
     }
 }
@@ -112,13 +117,11 @@ static inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 3
     return emu::shuffle<emu::Shuffle::XOR>("__shfl_xor_sync", mask, value, lanes, width, {file, line});
 }
 
-/* ---- votes and reductions ---------------------------------------------------------------------------------- */
+/* ---- votes and reductions ---------------------------------------------------------------------------- */
 
 namespace emu {
 enum class Reduce { ADD, MIN, MAX, AND, OR, XOR, BALLOT };
-template <typename T> struct ReduceLane {
-    T value, result;
-};
+template <typename T> struct ReduceLane { T value, result; };
 template <Reduce kind, typename T> T reduce_two(T a, T b) {
     return kind == Reduce::ADD   ? (T)(a + b)
            : kind == Reduce::MIN ? (b < a ? b : a)
@@ -156,9 +159,9 @@ static inline int __any_sync(unsigned mask, int predicate, EMU_SITE) {
 static inline int __all_sync(unsigned mask, int predicate, EMU_SITE) {
     return emu::reduce<emu::Reduce::AND>("__all_sync", mask, (int)(predicate != 0), {file, line});
 }
-#define EMU_REDUCE(name, kind, type)                                                                                   \
-    static inline type name(unsigned mask, type value, EMU_SITE) {                                                     \
-        return emu::reduce<emu::Reduce::kind>(#name, mask, value, {file, line});                                       \
+#define EMU_REDUCE(name, kind, type)                                                                         \
+    static inline type name(unsigned mask, type value, EMU_SITE) {                                           \
+        return emu::reduce<emu::Reduce::kind>(#name, mask, value, {file, line});                             \
     }
 EMU_REDUCE(__reduce_add_sync, ADD, unsigned)
 EMU_REDUCE(__reduce_add_sync, ADD, int)
@@ -171,14 +174,14 @@ EMU_REDUCE(__reduce_or_sync, OR, unsigned)
 EMU_REDUCE(__reduce_xor_sync, XOR, unsigned)
 #undef EMU_REDUCE
 
-/* ---- atomics: on integers; each is one step, since a fiber yields only at barriers ---------------------------- */
+/* ---- atomics: on integers; each is one step, since a fiber yields only at barriers ------------------- */
 
-#define EMU_ATOMIC(name, expression)                                                                                   \
-    template <typename T> static inline T name(T *address, std::common_type_t<T> value) {                              \
-        static_assert(std::is_integral<T>::value, "atomics on floating point have no fixed order");                    \
-        T old = *address;                                                                                              \
-        *address = (T)(expression);                                                                                    \
-        return old;                                                                                                    \
+#define EMU_ATOMIC(name, expression)                                                                         \
+    template <typename T, typename = std::enable_if_t<std::is_integral<T>::value>>                           \
+    static inline T name(T *address, std::common_type_t<T> value) {                                          \
+        T old = *address;                                                                                    \
+        *address = (T)(expression);                                                                          \
+        return old;                                                                                          \
     }
 EMU_ATOMIC(atomicAdd, old + value)
 EMU_ATOMIC(atomicSub, old - value)
@@ -190,18 +193,19 @@ EMU_ATOMIC(atomicOr, old | value)
 EMU_ATOMIC(atomicXor, old ^ value)
 EMU_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef EMU_ATOMIC
-template <typename T>
+template <typename T, typename = std::enable_if_t<std::is_integral<T>::value>>
 static inline T atomicCAS(T *address, std::common_type_t<T> compare, std::common_type_t<T> value) {
-    static_assert(std::is_integral<T>::value, "atomics on floating point have no fixed order");
     T old = *address;
     if (old == compare) *address = value;
     return old;
 }
 
-/* ---- loads and stores with a cache hint ------------------------------------------------------------------------ */
+/* ---- loads and stores with a cache hint -------------------------------------------------------------- */
 
-#define EMU_LOAD(name)                                                                                                 \
-    template <typename T> static inline T name(const T *address) { return *address; }
+#define EMU_LOAD(name)                                                                                       \
+    template <typename T> static inline T name(const T *address) {                                           \
+        return *address;                                                                                     \
+    }
 EMU_LOAD(__ldg)
 EMU_LOAD(__ldca)
 EMU_LOAD(__ldcg)
@@ -209,8 +213,10 @@ EMU_LOAD(__ldcs)
 EMU_LOAD(__ldlu)
 EMU_LOAD(__ldcv)
 #undef EMU_LOAD
-#define EMU_STORE(name)                                                                                                \
-    template <typename T> static inline void name(T *address, std::common_type_t<T> value) { *address = value; }
+#define EMU_STORE(name)                                                                                      \
+    template <typename T> static inline void name(T *address, std::common_type_t<T> value) {                 \
+        *address = value;                                                                                    \
+    }
 EMU_STORE(__stwb)
 EMU_STORE(__stcg)
 EMU_STORE(__stcs)

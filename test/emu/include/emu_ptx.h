@@ -1,9 +1,9 @@
 /*
  * emu_ptx.h: the twins of kernels/cuda/ptx.cuh, which is their manual.
  *
- * ldmatrix and mma are exchanges among the warp's fibers; a lane that is missing, elsewhere, or gives an address
- * outside shared memory or off alignment is a fault. cp.async poisons its destination at once and copies only at
- * the wait that covers its group: a read before that finds poison.
+ * ldmatrix and mma are exchanges among the warp's fibers; a lane that is missing, elsewhere, or gives an
+ * address outside shared memory or off alignment is a fault. cp.async poisons its destination at once and
+ * copies only at the wait that covers its group: a read before that finds poison.
  */
 #ifndef EMU_PTX_H
 #define EMU_PTX_H
@@ -15,7 +15,9 @@ void ldmatrix(uint32_t *registers, const void *shared_row, int matrices, bool tr
 void mma_m16n8k16(float *d, const uint32_t *a, const uint32_t *b, const float *c, Site site);
 } // namespace emu
 
-static inline uint32_t shared_address(const void *shared) { return emu::shared_offset(shared, 1, "shared_address"); }
+static inline uint32_t shared_address(const void *shared) {
+    return emu::shared_offset(shared, 1, "shared_address");
+}
 
 static inline void ldmatrix_x4(uint32_t (&r)[4], const void *shared_row, EMU_SITE) {
     emu::ldmatrix(r, shared_row, 4, false, {file, line});
@@ -36,7 +38,11 @@ static inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], cons
 static inline void cp_async_16(void *shared, const void *global, bool copy = true) {
     emu::async_copy_start(shared, global, 16, copy);
 }
-static inline void cp_async_commit() { emu::async_copy_commit(); }
-template <int pending> static inline void cp_async_wait() { emu::async_copy_wait(pending); }
+static inline void cp_async_commit() {
+    emu::async_copy_commit();
+}
+template <int pending> static inline void cp_async_wait() {
+    emu::async_copy_wait(pending);
+}
 
 #endif

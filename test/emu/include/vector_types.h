@@ -2,23 +2,31 @@
 #ifndef EMU_VECTOR_TYPES_H
 #define EMU_VECTOR_TYPES_H
 
-#define EMU_VECTOR(base, name, align1, align2, align4)                                                                 \
-    struct alignas(align1) name##1 {                                                                                   \
-        base x;                                                                                                        \
-    };                                                                                                                 \
-    struct alignas(align2) name##2 {                                                                                   \
-        base x, y;                                                                                                     \
-    };                                                                                                                 \
-    struct alignas(align1) name##3 {                                                                                   \
-        base x, y, z;                                                                                                  \
-    };                                                                                                                 \
-    struct alignas(align4) name##4 {                                                                                   \
-        base x, y, z, w;                                                                                               \
-    };                                                                                                                 \
-    static inline name##1 make_##name##1(base x) { return {x}; }                                                       \
-    static inline name##2 make_##name##2(base x, base y) { return {x, y}; }                                            \
-    static inline name##3 make_##name##3(base x, base y, base z) { return {x, y, z}; }                                 \
-    static inline name##4 make_##name##4(base x, base y, base z, base w) { return {x, y, z, w}; }
+#define EMU_VECTOR(base, name, align1, align2, align4)                                                       \
+    struct alignas(align1) name##1 {                                                                         \
+        base x;                                                                                              \
+    };                                                                                                       \
+    struct alignas(align2) name##2 {                                                                         \
+        base x, y;                                                                                           \
+    };                                                                                                       \
+    struct alignas(align1) name##3 {                                                                         \
+        base x, y, z;                                                                                        \
+    };                                                                                                       \
+    struct alignas(align4) name##4 {                                                                         \
+        base x, y, z, w;                                                                                     \
+    };                                                                                                       \
+    static inline name##1 make_##name##1(base x) {                                                           \
+        return {x};                                                                                          \
+    }                                                                                                        \
+    static inline name##2 make_##name##2(base x, base y) {                                                   \
+        return {x, y};                                                                                       \
+    }                                                                                                        \
+    static inline name##3 make_##name##3(base x, base y, base z) {                                           \
+        return {x, y, z};                                                                                    \
+    }                                                                                                        \
+    static inline name##4 make_##name##4(base x, base y, base z, base w) {                                   \
+        return {x, y, z, w};                                                                                 \
+    }
 
 EMU_VECTOR(signed char, char, 1, 2, 4)
 EMU_VECTOR(unsigned char, uchar, 1, 2, 4)

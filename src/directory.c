@@ -1,0 +1,91 @@
+/* directory.c: see directory.h. */
+#define _GNU_SOURCE
+#include "directory.h"
+#include "file.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+bool path_join(char path[PATH_SIZE], const char *directory, const char *name, Error *error) {
+    int n = snprintf(path, PATH_SIZE, "%s/%s", directory, name);
+    return (n > 0 && n < PATH_SIZE) || error_set(error, "%.200s…: the path is too long", directory);
+}
+
+bool name_is_plain(const char *name) {
+    size_t length = strlen(name);
+    return length > 0 && length < NAME_SIZE && name[0] != '.' &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == length;
+}
+
+int inner_file_open(const char *path, uint64_t *size, Error *error) {
+    struct stat status;
+    if (lstat(path, &status) == 0 && S_ISLNK(status.st_mode)) {
+        error_set(error, "%s: a symbolic link; no link inside a directory is followed", path);
+        errno = ELOOP;
+        return -1;
+    }
+    return file_open(path, size, error);
+}
+
+char *inner_file_read(const char *path, size_t most, size_t *size, Error *error) {
+    uint64_t file_size;
+    int fd = inner_file_open(path, &file_size, error);
+    if (fd < 0) return NULL;
+    char *bytes = NULL;
+    if (file_size > most) {
+        error_set(error, "%s: %llu bytes, more than such a file can have", path, (unsigned long long)file_size);
+        errno = EFBIG;
+    } else {
+        *size = (size_t)file_size;
+        bytes = must_calloc(*size + 1, 1, path);
+        ssize_t n = file_read(fd, bytes, *size, 0);
+        if (n != (ssize_t)*size) {
+            error_set(error, "%s: cannot read: %s", path, n < 0 ? strerror(errno) : "it became shorter");
+            free(bytes);
+            bytes = NULL;
+            errno = EIO;
+        }
+    }
+    const int reason = errno;
+    close(fd);
+    errno = reason;
+    return bytes;
+}
+
+static bool sync_descriptor(int fd) {
+    int status;
+    while ((status = fsync(fd)) != 0 && errno == EINTR) continue;
+    return status == 0;
+}
+
+bool durable_write(const char *path, const void *bytes, size_t size, Error *error) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0) return error_set(error, "%s: cannot create: %s", path, strerror(errno));
+    bool good = file_write(fd, bytes, size, 0);
+    if (!good) error_set(error, "%s: cannot write: %s", path, strerror(errno));
+    if (good && !sync_descriptor(fd)) good = error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
+    if (close(fd) && good) good = error_set(error, "%s: cannot close: %s", path, strerror(errno));
+    return good;
+}
+
+bool directory_sync(const char *path, Error *error) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return error_set(error, "%s: cannot open: %s", path, strerror(errno));
+    bool good = sync_descriptor(fd) || error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
+    close(fd);
+    return good;
+}
+
+void directory_remove(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+    if (!entries) {
+        if (fd >= 0) close(fd);
+        return;
+    }
+    for (struct dirent *entry; (entry = readdir(entries));)
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..")) unlinkat(fd, entry->d_name, 0);
+    closedir(entries);
+    rmdir(path);
+}
