@@ -141,6 +141,7 @@ static void open_model(Run *run, bool train) {
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
+    model_refresh(&run->model);
 }
 
 static void open_training_data(Run *run) {
@@ -230,6 +231,7 @@ static const StepState *train_step(Run *run, double lr) {
     Model *model = &run->model;
     StepInputs inputs = {.lr = lr, .step = (uint64_t)run->step};
     inputs.loss_scale = 1 / (double)c->total_batch_tokens;
+    if (c->bhyt_refresh > 0 && run->step % c->bhyt_refresh == 0) model_refresh(model);
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
         next_batch(run);

@@ -466,7 +466,7 @@ static void resolve_model(Config *c) {
     if (c->bias == SWITCH_AUTO) c->bias = llama ? SWITCH_OFF : SWITCH_ON;
     if (c->tie_embeddings == SWITCH_AUTO) c->tie_embeddings = llama ? SWITCH_OFF : SWITCH_ON;
     if (c->norm == 0) c->norm = llama ? 2 : 1; /* rows of NORMS, counted from 1 */
-    if (isnan(c->norm_eps)) c->norm_eps = variant_norm(c)->eps;
+    variant_resolve(c);
     if (isnan(c->init_std_embed)) c->init_std_embed = c->init_std;
     if (c->n_kv_head == AUTO_INT) c->n_kv_head = c->n_head;
     if (c->n_ffn == AUTO_INT)

@@ -21,6 +21,9 @@ enum { ARCH_GPT2, ARCH_LLAMA };
 enum { POSITIONS_AUTO, POSITIONS_LEARNED, POSITIONS_ROPE };
 enum { ACTIVATION_FLAG_AUTO, ACTIVATION_FLAG_GELU, ACTIVATION_FLAG_SWIGLU };
 enum { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF };
+enum { FLAG_OFF, FLAG_ON };
+enum { GPAS_OFF, GPAS_LAYER, GPAS_SUBLAYER };
+enum { SDD_OFF, SDD_PAPER, SDD_RELEASED };
 enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_WSD, SCHEDULE_CONSTANT };
 enum { DECAY_ON_MATRICES, DECAY_ON_NO_EMBEDDINGS, DECAY_ON_ALL };
 enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
@@ -40,6 +43,15 @@ typedef struct Config {
     /* variant */
     int64_t norm, placement; /* rows of the tables in src/variant.c */
     double norm_eps;
+    int64_t final_norm, embed_norm, embed_scale;
+    int64_t mix_post_layers, lns_init, deepnorm_init;
+    int64_t gpas, gpas_act;
+    double gpas_init, gpas_clip;
+    int64_t sdd;
+    double sdd_eps, sdd_init_scale;
+    double dyt_alpha_attn, dyt_alpha_other;
+    double bhyt_lambda_attn, bhyt_lambda_mlp, bhyt_lambda_final;
+    int64_t bhyt_gamma_var, bhyt_refresh;
     /* data */
     const char *train_data, *val_data;
     int64_t seed;

@@ -19,7 +19,7 @@ static double element(const void *row, DType type, int64_t i) {
 
 void fetch_rows(const Model *model, const void *tensor, DType type, int64_t first, int64_t rows, int width,
                 double *out) {
-    size_t row_bytes = (size_t)padded(width) * dtype_size(type);
+    size_t row_bytes = (size_t)width * dtype_size(type);
     void *row = must_malloc(row_bytes, "a row of a tensor");
     for (int64_t r = 0; r < rows; r++) {
         model->k->copy(model->queue, row, fetch_row_address(tensor, type, width, first + r), row_bytes, COPY_TO_HOST);

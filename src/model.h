@@ -12,6 +12,8 @@
  * Memory: everything is taken at creation, nothing in the loop. --recompute says what backward computes
  * again: `act` the norms' outputs and the MLP's activation, `block` all of a block from the residual at its
  * start. The kernels promise the same bits both times, so the loss does not change by a bit.
+ *
+ * GPAS never writes a scaled residual: the scale rides on the stored stream, and each reader applies it.
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -20,28 +22,39 @@
 #include "arena.h"
 #include "config.h"
 #include "params.h"
+#include "variant.h"
 
-/* What junction j keeps: the stream after it, the norm's output and statistics. */
+/* What one stage of a junction reads and keeps (variant.h: JunctionPlan). */
 typedef struct Site {
-    Residual *residual; /* [N, C] */
-    Storage *y;         /* [N, C] */
-    Accum *mean, *rstd; /* [N] */
+    Residual *u;        /* [N, C] what it stores; its x itself where it adds nothing */
+    Residual *stream;   /* [N, C] the residual that later ones read: u, or the norm's output (post-type) */
+    Storage *y;         /* [N, C] the norm's output */
+    Residual *y_residual; /* [N, C] the same in the residual's type (post-type); NULL where y serves */
+    Storage *f;         /* [N, C] the sublayer's raw output; NULL where the shared `narrow` serves */
+    Accum *mean, *rstd, *inner_mean, *inner_rstd, *sdd_rstd; /* [N] */
+    Accum *mean_square; /* [N] bhyt */
 } Site;
 
 /* What block l keeps. */
 typedef struct Block {
-    Storage *qkv;     /* [N, (H + 2·Hkv)·D] after RoPE */
-    Storage *context; /* [N, H·D] attention's output */
-    Accum *lse;       /* [B, H, T] */
-    Storage *h;       /* [N, F or 2·padded(F)] before the activation; its gradient in backward */
-    Storage *act;     /* [N, F] after it */
+    Storage *raw;       /* [N, (H + 2·Hkv)·D] the product, where SDD norms it; else qkv itself */
+    Storage *qkv;       /* same shape, after norms and RoPE */
+    Accum *qkv_rstd;
+    Storage *context;   /* [N, H·D] attention's output */
+    Storage *normed;    /* the same after SDD's norm, or context itself */
+    Accum *context_rstd;
+    Accum *lse;         /* [B, H, T] */
+    Storage *h;         /* [N, F or 2·padded(F)] before the activation; its gradient in backward */
+    Accum *h_rstd;
+    Storage *act;       /* [N, F] after it */
 } Block;
 
-/* A table of buffers for one way of running: for training each site and block has its own where backward
- * reads it; for validation and generation all rows are the first of the training table. */
+/* A table of buffers for one way of running: for training each stage and block has its own where backward
+ * reads it; validation and generation go through a few of the same. */
 typedef struct Buffers {
-    Site *site;   /* [2L + 1] */
-    Block *block; /* [L] */
+    Residual *embedded; /* [N, C] */
+    Site *site;         /* [2·(2L + 1)], as JunctionPlan */
+    Block *block;       /* [L] */
 } Buffers;
 
 /* Keys and values of past tokens, for generation: one sequence. */
@@ -71,6 +84,8 @@ typedef struct Model {
     bool train;
     bool residual_is_accum;
     size_t scratch_bytes;
+    JunctionPlan *plan; /* [2·(2L + 1)] */
+    int gates;          /* in the whole model */
 
     void *master;     /* [elements] accumulate type */
     void *storage;    /* [elements] storage type; master itself where the types are one */
@@ -81,10 +96,16 @@ typedef struct Model {
     Accum *rope;      /* [T, D/2, 2], or NULL */
     Storage *logits;  /* [head_chunk, V] */
     Accum *losses;    /* [N] */
+    Storage *head_rows; /* [N, C] what the last pass left for the head */
     Storage *narrow;  /* [N, C] a sublayer's raw output; gradients at norm outputs and contexts */
     Storage *wide;    /* [N, max(F, QKV)] gradients at activations and at QKV */
     Residual *dresidual; /* [N, C] */
     Storage *df;      /* [N, C], or NULL where dresidual serves */
+    Storage *dcontext; /* [N, H·D] with SDD's norm on the context */
+    Accum *dmean_square; /* [N] bhyt */
+    Accum *gate_scale, *gate_slope; /* [gates] */
+    Accum *bhyt_c;    /* [L]; and its v̂ terms [L, 2] */
+    Accum *vhat;
     Cache cache;      /* capacity 0 unless model_open_cache() was called */
     void *memory[4];  /* the allocations */
 } Model;
@@ -105,6 +126,10 @@ void model_masters_changed(Model *model);
 /* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). */
 void model_feed(Model *model, const uint32_t *tokens, const uint32_t *targets);
 
+/* BHyT: computes ‖W_O·W_V‖²_F/(T·C) of every layer from the present weights; nothing for other norms. To be called
+ * when weights were loaded, and every --bhyt-refresh steps. */
+void model_refresh(Model *model);
+
 /* Forward on what was fed, up to the last norm. With `keep`, everything that backward reads is kept. */
 void model_forward(Model *model, bool keep);
 
@@ -114,6 +139,10 @@ void model_head(Model *model, StepState *state, bool gradient);
 
 /* Backward of all else: parameter gradients are added to model->grad. After model_head(gradient). */
 void model_backward(Model *model);
+
+/* The stream after block l (0: what enters the first one), as stored: [N, C] in the residual's type, after
+ * model_forward(keep); *scale is set to the GPAS scale [1] that rides on it, or NULL. */
+const Residual *model_stream(const Model *model, int l, const Accum **scale);
 
 /* Logits [count, V] of the last norm's outputs of tokens first … first + count − 1, into model->logits;
  * count ≤ head_chunk. */

@@ -28,34 +28,105 @@ static void lay_out_weights(Model *m, Arena *weights, Arena *gradients) {
 
 static DType residual_type(const Model *m) { return m->residual_is_accum ? m->k->accum : m->k->storage; }
 
-/* Row i has a buffer of its own if `own`, else that of row i − period. */
-#define OWN_OR_SHARED(table, i, period, own, member, bytes) \
-    ((table)[i].member = (own) || (i) < (period) ? arena_take(arena, bytes) : (table)[(i) - (period)].member)
+/* A buffer that stages or blocks share where each need not have its own: taken once, in either pass. */
+typedef struct Shared {
+    bool taken;
+    void *buffer;
+} Shared;
 
-/* A run that is never differentiated needs one of everything: model_create() makes `passing` of row 0. */
+static void *own_or_shared(Arena *arena, bool own, Shared *shared, size_t bytes) {
+    if (own) return arena_take(arena, bytes);
+    if (!shared->taken) *shared = (Shared){true, arena_take(arena, bytes)};
+    return shared->buffer;
+}
+
+/* What outlives forward, by --recompute: `blocks` only the stream at the blocks' borders, `inner` the products
+ * and the stream inside, `outputs` also what is cheap to compute again. */
+typedef struct Keep {
+    bool blocks, inner, outputs;
+} Keep;
+
+static Keep what_to_keep(const Model *m) {
+    int64_t recompute = m->config->recompute;
+    return (Keep){.blocks = m->train,
+                  .inner = m->train && recompute != RECOMPUTE_BLOCK,
+                  .outputs = m->train && recompute == RECOMPUTE_NONE};
+}
+
+/* Buffers that the stages of odd and of even junctions share: those of a block's two sublayers live together. */
+typedef struct SharedStage {
+    Shared u, y, second_y, y_residual, f, mean, rstd, inner_mean, inner_rstd, sdd_rstd, mean_square;
+} SharedStage;
+
+static void lay_out_stage(Model *m, Arena *arena, int i, Residual *x, SharedStage *shared) {
+    const JunctionPlan *plan = &m->plan[i];
+    Site *site = &m->kept.site[i];
+    Keep keep = what_to_keep(m);
+    bool border = i / 2 % 2 == 0, stream_own = keep.inner || (keep.blocks && border);
+    size_t wide = rows_bytes(m->N, m->C, m->k->storage), column = (size_t)m->N * dtype_size(m->k->accum);
+    size_t residual = rows_bytes(m->N, m->C, residual_type(m));
+
+    site->u = plan->sublayer < 0 ? x : own_or_shared(arena, stream_own, &shared->u, residual);
+    /* Post-type: y is the stream, and a gate's backward reads the one before. */
+    bool y_own = keep.outputs || (keep.blocks && plan->post);
+    site->y = own_or_shared(arena, y_own, i % 2 ? &shared->second_y : &shared->y, wide);
+    if (plan->post && residual_type(m) != m->k->storage)
+        site->y_residual = own_or_shared(arena, keep.blocks, &shared->y_residual, residual);
+    site->stream = !plan->post ? site->u : site->y_residual ? site->y_residual : site->y;
+    bool inner = plan->inner.kind != NORM_NONE, sdd = plan->sdd != PARAM_COUNT;
+    if (inner || sdd) site->f = own_or_shared(arena, stream_own, &shared->f, wide);
+    site->mean = own_or_shared(arena, keep.blocks, &shared->mean, column);
+    site->rstd = own_or_shared(arena, keep.blocks, &shared->rstd, column);
+    if (inner) site->inner_mean = own_or_shared(arena, keep.blocks, &shared->inner_mean, column);
+    if (inner) site->inner_rstd = own_or_shared(arena, keep.blocks, &shared->inner_rstd, column);
+    if (sdd) site->sdd_rstd = own_or_shared(arena, keep.blocks, &shared->sdd_rstd, column);
+    if (plan->gives_mean_square) site->mean_square = own_or_shared(arena, keep.blocks, &shared->mean_square, column);
+}
+
+static void lay_out_stages(Model *m, Arena *arena) {
+    SharedStage shared[2] = {0};
+    m->kept.embedded = arena_take(arena, rows_bytes(m->N, m->C, residual_type(m)));
+    Residual *stream = m->kept.embedded;
+    for (int i = 0; i < 2 * (2 * m->L + 1); i++) {
+        if (!m->plan[i].there) continue;
+        lay_out_stage(m, arena, i, stream, &shared[i / 2 % 2]);
+        stream = m->kept.site[i].stream;
+    }
+}
+
+static void lay_out_block(Model *m, Arena *arena, int l, Shared *shared) {
+    const Config *c = m->config;
+    Block *block = &m->kept.block[l];
+    Keep keep = what_to_keep(m);
+    DType storage = m->k->storage;
+    size_t column = (size_t)m->N * dtype_size(m->k->accum), qkv = rows_bytes(m->N, m->QKV, storage);
+    size_t context = rows_bytes(m->N, m->H * m->D, storage);
+    block->qkv = own_or_shared(arena, keep.inner, &shared[0], qkv);
+    block->raw = c->sdd == SDD_OFF ? block->qkv : own_or_shared(arena, keep.inner, &shared[1], qkv);
+    block->context = own_or_shared(arena, keep.inner, &shared[2], context);
+    block->normed = c->sdd == SDD_RELEASED ? own_or_shared(arena, keep.inner, &shared[3], context) : block->context;
+    block->lse = own_or_shared(arena, keep.inner, &shared[4], column * (size_t)m->H);
+    block->h = own_or_shared(arena, keep.inner, &shared[5], rows_bytes(m->N, m->F_in, storage));
+    block->act = own_or_shared(arena, keep.outputs, &shared[6], rows_bytes(m->N, m->F, storage));
+    if (c->sdd == SDD_OFF) return;
+    block->qkv_rstd = own_or_shared(arena, keep.inner, &shared[7], column * (size_t)(m->H + 2 * m->Hkv + 1));
+    block->context_rstd = own_or_shared(arena, keep.inner, &shared[8], column);
+    block->h_rstd = own_or_shared(arena, keep.inner, &shared[9], 2 * column);
+}
+
 static void lay_out_kept(Model *m, Arena *arena) {
-    bool keep = m->train;
-    bool keep_act = keep && m->config->recompute == RECOMPUTE_NONE;
-    bool keep_inner = keep && m->config->recompute != RECOMPUTE_BLOCK;
-    int period = keep ? 2 : 1; /* a block's two norms' outputs are read together in its backward */
-    size_t accum = dtype_size(m->k->accum);
-    Site *site = m->kept.site;
-    for (int j = 0; j <= 2 * m->L; j++) {
-        /* Block recomputation keeps the stream at the blocks' borders, even j. */
-        bool own = keep_inner || (keep && j % 2 == 0);
-        OWN_OR_SHARED(site, j, period, own, residual, rows_bytes(m->N, m->C, residual_type(m)));
-        OWN_OR_SHARED(site, j, period, keep_act, y, rows_bytes(m->N, m->C, m->k->storage));
-        OWN_OR_SHARED(site, j, period, keep, mean, (size_t)m->N * accum);
-        OWN_OR_SHARED(site, j, period, keep, rstd, (size_t)m->N * accum);
+    Shared shared[10] = {0};
+    lay_out_stages(m, arena);
+    for (int l = 0; l < m->L; l++) lay_out_block(m, arena, l, shared);
+}
+
+/* Whether a sublayer's output has another gradient than the stream (JunctionBackward.df). */
+static bool needs_df(const Model *m) {
+    for (int i = 0; i < 2 * (2 * m->L + 1); i++) {
+        const JunctionPlan *plan = &m->plan[i];
+        if (plan->there && (plan->alpha != 1 || plan->inner.kind != NORM_NONE || plan->sdd != PARAM_COUNT)) return true;
     }
-    Block *block = m->kept.block;
-    for (int l = 0; l < m->L; l++) {
-        OWN_OR_SHARED(block, l, 1, keep_inner, qkv, rows_bytes(m->N, m->QKV, m->k->storage));
-        OWN_OR_SHARED(block, l, 1, keep_inner, context, rows_bytes(m->N, m->H * m->D, m->k->storage));
-        OWN_OR_SHARED(block, l, 1, keep_inner, lse, (size_t)m->N * (size_t)m->H * accum);
-        OWN_OR_SHARED(block, l, 1, keep_inner, h, rows_bytes(m->N, m->F_in, m->k->storage));
-        OWN_OR_SHARED(block, l, 1, keep_act, act, rows_bytes(m->N, m->F, m->k->storage));
-    }
+    return residual_type(m) != m->k->storage;
 }
 
 static void lay_out_workspace(Model *m, Arena *arena) {
@@ -67,10 +138,17 @@ static void lay_out_workspace(Model *m, Arena *arena) {
     m->narrow = arena_take(arena, rows_bytes(m->N, m->C, storage));
     if (m->config->positions == POSITIONS_ROPE)
         m->rope = arena_take(arena, (size_t)m->T * (size_t)m->D * dtype_size(m->k->accum));
+    size_t scalars = (size_t)(m->gates + m->L) * dtype_size(m->k->accum);
+    m->gate_scale = arena_take(arena, scalars);
+    m->gate_slope = arena_take(arena, scalars);
+    m->bhyt_c = arena_take(arena, scalars);
+    m->vhat = arena_take(arena, 2 * scalars);
     if (!m->train) return;
+    m->dmean_square = arena_take(arena, (size_t)m->N * dtype_size(m->k->accum));
+    if (m->config->sdd == SDD_RELEASED) m->dcontext = arena_take(arena, rows_bytes(m->N, m->H * m->D, storage));
     m->wide = arena_take(arena, rows_bytes(m->N, m->F > m->QKV ? m->F : m->QKV, storage));
     m->dresidual = arena_take(arena, rows_bytes(m->N, m->C, residual_type(m)));
-    if (residual_type(m) != storage) m->df = arena_take(arena, rows_bytes(m->N, m->C, storage));
+    if (needs_df(m)) m->df = arena_take(arena, rows_bytes(m->N, m->C, storage));
 }
 
 static void lay_out(Model *m, Arena arena[ARENAS]) {
@@ -118,11 +196,15 @@ static void set_shapes(Model *m, const Config *config, const Kernels *k, bool tr
     m->head_chunk = m->N < chunk ? m->N : chunk;
     m->residual_is_accum = config->residual_dtype == RESIDUAL_FP32 && k->storage != k->accum;
     m->scratch_bytes = model_scratch(m);
-    m->kept.site = must_calloc((size_t)(2 * m->L + 1), sizeof(Site), "the model");
+    m->gates = m->L * variant_gates_per_layer(config);
+    m->plan = must_calloc(2 * (size_t)(2 * m->L + 1), sizeof *m->plan, "the model");
+    variant_plan(config, m->plan);
+    m->kept.site = must_calloc(2 * (size_t)(2 * m->L + 1), sizeof(Site), "the model");
     m->kept.block = must_calloc((size_t)m->L, sizeof(Block), "the model");
 }
 
 static void free_host(Model *m) {
+    free(m->plan);
     free(m->kept.site);
     free(m->kept.block);
     free(m->passing.site);
@@ -165,13 +247,24 @@ static void fill_rope(Model *m) {
     free(table);
 }
 
-/* Validation and generation go through one set of buffers: row 0's, with the head reading site 2L's y. */
+/* Validation and generation go through the buffers of junctions 1 and 2 in turn: post-type ones read the stream
+ * before while they write their own. A second stage's output has a place of its own. */
 static void make_passing(Model *m) {
-    m->passing.site = must_calloc((size_t)(2 * m->L + 1), sizeof(Site), "the model");
+    int stages = 2 * (2 * m->L + 1);
+    m->passing.site = must_calloc((size_t)stages, sizeof(Site), "the model");
     m->passing.block = must_calloc((size_t)m->L, sizeof(Block), "the model");
-    for (int j = 0; j <= 2 * m->L; j++) {
-        m->passing.site[j] = m->kept.site[0];
-        m->passing.site[j].y = m->kept.site[2 * m->L].y;
+    m->passing.embedded = m->kept.embedded;
+    Residual *stream = m->passing.embedded;
+    for (int i = 0; i < stages; i++) {
+        if (!m->plan[i].there) continue;
+        Site *site = &m->passing.site[i];
+        const Site *from = i < 2 ? &m->kept.site[i] : &m->kept.site[i / 2 % 2 ? 2 : 4];
+        *site = *from;
+        if (i % 2) site->y = m->kept.site[i].y;
+        site->u = m->plan[i].sublayer < 0 ? stream : from->u;
+        site->mean_square = m->kept.site[m->plan[1].there ? 1 : 0].mean_square;
+        site->stream = !m->plan[i].post ? site->u : site->y_residual ? site->y_residual : site->y;
+        stream = site->stream;
     }
     for (int l = 0; l < m->L; l++) m->passing.block[l] = m->kept.block[0];
 }

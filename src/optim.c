@@ -63,6 +63,7 @@ void optimizer_update(Optimizer *o) {
         .beta1 = c->beta1,
         .beta2 = c->beta2,
         .grad_clip = c->grad_clip,
+        .gate_clip = c->gpas_clip,
         .skip_sigma = c->skip_sigma,
     });
     k->adamw(model->queue, &(AdamW){

@@ -18,33 +18,14 @@
 
 #include "../kernels/kernels.h"
 #include "config.h"
-
-typedef enum ParamId {
-    PARAM_TOKENS,      /* [V, C] */
-    PARAM_POSITIONS,   /* [T, C] */
-    PARAM_NORM1_GAMMA, /* [C] before attention; per layer, as all down to … */
-    PARAM_NORM1_BETA,
-    PARAM_QKV,         /* [(H + 2·Hkv)·D, C] */
-    PARAM_QKV_BIAS,
-    PARAM_ATTN_OUT,    /* [C, H·D] */
-    PARAM_ATTN_OUT_BIAS,
-    PARAM_NORM2_GAMMA, /* [C] before the MLP */
-    PARAM_NORM2_BETA,
-    PARAM_MLP_IN,      /* [F, C], or [2·padded(F), C] for SwiGLU */
-    PARAM_MLP_IN_BIAS,
-    PARAM_MLP_OUT,     /* [C, F] */
-    PARAM_MLP_OUT_BIAS, /* … here */
-    PARAM_FINAL_GAMMA, /* [C] before the head */
-    PARAM_FINAL_BETA,
-    PARAM_HEAD,        /* [V, C] where not tied */
-    PARAM_COUNT
-} ParamId;
+#include "param_ids.h"
 
 typedef enum ParamKind {
     PARAM_MATRIX,    /* read in the storage type */
     PARAM_EMBEDDING, /* a matrix whose rows are looked up */
     PARAM_BIAS,      /* a vector read in the storage type */
     PARAM_VECTOR,    /* a vector or scalar read in the accumulate type */
+    PARAM_FREE,      /* the same, but it never decays: gates and λ */
 } ParamKind;
 
 enum { PIECES_MOST = 3, PARAM_NAME_SIZE = 96 };
@@ -54,6 +35,7 @@ typedef struct ParamPiece {
     char name[PARAM_NAME_SIZE]; /* in files; "" where the file keeps this piece inside the first one */
     int row0, rows;             /* the parameter's rows [row0, row0 + rows) */
     double init_std, init_mean;
+    double init_cut;            /* normals beyond so many standard deviations are drawn again; 0: none are */
 } ParamPiece;
 
 typedef struct Param {
@@ -98,6 +80,7 @@ typedef struct FileTensor {
     int64_t shape[2];
     const Param *param;
     int row0, rows; /* of the parameter, pieces without a name included */
+    int split, gap; /* from row `split` on, the arena's rows lie `gap` further on (SwiGLU's padding) */
 } FileTensor;
 
 /* All tensors of a checkpoint of this model; *count is set. Caller frees. */
@@ -107,8 +90,8 @@ FileTensor *params_file_tensors(const Params *params, int *count);
 int64_t params_row_stride(const Param *param);
 
 /* Copies rows [first, first + rows) of a file tensor between rows of an arena in host memory (padded, starting
- * at row `first`) and the file's layout (true shape, row-major), both in the accumulate type. Of a transposed
- * tensor all rows at once. */
+ * at row `first`) and the file's layout (true shape, row-major), both in the accumulate type. Of a tensor that is
+ * transposed or has a gap all rows at once. */
 void params_pack(const FileTensor *tensor, DType type, int64_t rows, const void *arena_rows, void *file_values);
 void params_unpack(const FileTensor *tensor, DType type, int64_t rows, void *arena_rows, const void *file_values);
 

@@ -77,12 +77,27 @@ static bool append_logits(Probe *p, Error *error) {
     return good;
 }
 
-static bool append_residuals(Probe *p, Error *error) {
-    const Model *m = p->model;
+/* The stream as its readers see it: GPAS's scale rides on what is stored. */
+static bool append_stream(Probe *p, int l, Error *error) {
+    Model *m = p->model;
     DType type = m->residual_is_accum ? m->k->accum : m->k->storage;
+    const Accum *riding;
+    const Residual *stream = model_stream(m, l, &riding);
+    double scale = 1, *row = must_malloc((size_t)m->C * sizeof *row, "the probe");
+    if (riding) fetch_rows(m, riding, m->k->accum, 0, 1, 1, &scale);
     bool good = true;
-    for (int i = 0; good && i <= m->L; i++)
-        good = append_rows(p, RESIDUALS + (size_t)i, m->kept.site[2 * i].residual, type, m->N, m->C, error);
+    for (int64_t r = 0; good && r < m->N; r++) {
+        fetch_rows(m, stream, type, r, 1, m->C, row);
+        for (int c = 0; c < m->C; c++) row[c] *= scale;
+        good = append(p, RESIDUALS + (size_t)l, row, (size_t)m->C, error);
+    }
+    free(row);
+    return good;
+}
+
+static bool append_residuals(Probe *p, Error *error) {
+    bool good = true;
+    for (int l = 0; good && l <= p->model->L; l++) good = append_stream(p, l, error);
     return good;
 }
 

@@ -1,16 +1,26 @@
 /* variant.c: see variant.h. */
 #include "variant.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 const NormRow NORMS[] = {
-    {"layernorm", NORM_LAYERNORM, 1e-5, true, "γ ⊙ (x−μ)/√(var+ε) + β", "arXiv 1607.06450"},
-    {"rmsnorm", NORM_RMSNORM, 1e-6, false, "γ ⊙ x/√(mean(x²)+ε)", "arXiv 1910.07467"},
+    {"layernorm", NORM_LAYERNORM, false, 1e-5, "γ ⊙ (x−μ)/√(var+ε) + β", "arXiv 1607.06450"},
+    {"rmsnorm", NORM_RMSNORM, false, 1e-6, "γ ⊙ x/√(mean(x²)+ε)", "arXiv 1910.07467"},
+    {"dyt", NORM_DYT, false, 1e-6, "γ ⊙ tanh(α·x) + β", "arXiv 2503.10622"},
+    {"bhyt-exact", NORM_BHYT, false, 1e-6, "γ ⊙ tanh(λ·x/(κ·√(mean(x²)+ε)))", "arXiv 2601.09719"},
+    {"bhyt", NORM_BHYT, true, 1e-6, "the same, a block's second mean(x²) approximated", "arXiv 2601.09719"},
 };
 const int NORM_COUNT = sizeof NORMS / sizeof *NORMS;
 
 const PlacementRow PLACEMENTS[] = {
-    {"pre", false, true, "x ← x + F(N(x)), final norm before the head", "arXiv 2002.04745"},
+    {"pre", PLACE_PRE, false, false, false, true, "x ← x + F(N(x))", "arXiv 2002.04745"},
+    {"post", PLACE_POST, false, false, false, false, "x ← N(x + F(x))", "arXiv 1706.03762"},
+    {"sandwich", PLACE_PRE, true, false, false, true, "x ← x + N₂(F(N₁(x)))", "arXiv 2502.02732"},
+    {"deepnorm", PLACE_POST, false, true, false, false, "x ← N(α·x + F(x)), α = (2L)^¼", "arXiv 2203.00555"},
+    {"mix", PLACE_MIX, false, false, false, true, "post in the first layers, pre above", "arXiv 2412.13795"},
+    {"lns", PLACE_PRE, false, false, true, true, "pre, norm outputs times 1/√layer", "arXiv 2502.05795"},
 };
 const int PLACEMENT_COUNT = sizeof PLACEMENTS / sizeof *PLACEMENTS;
 
@@ -19,16 +29,139 @@ const NormRow *variant_norm(const Config *config) { return &NORMS[config->norm -
 
 const PlacementRow *variant_placement(const Config *config) { return &PLACEMENTS[config->placement]; }
 
-void variant_describe(const Config *config, char *text, size_t size) {
-    snprintf(text, size, "%s %s", variant_placement(config)->name, variant_norm(config)->name);
+bool variant_has_beta(const Config *config) {
+    NormKind kind = variant_norm(config)->kind;
+    return kind == NORM_LAYERNORM || (kind == NORM_DYT && config->arch == ARCH_GPT2);
+}
+
+bool variant_is_post(const Config *config, int layer) {
+    PlacementType type = variant_placement(config)->type;
+    return type == PLACE_POST || (type == PLACE_MIX && layer < config->mix_post_layers);
+}
+
+NormKind variant_final_kind(const Config *config) {
+    if (config->final_norm != SWITCH_ON) return NORM_NONE;
+    NormKind kind = variant_norm(config)->kind;
+    return kind == NORM_BHYT && config->bhyt_lambda_final <= 0 ? NORM_RMSNORM : kind;
+}
+
+int variant_gates_per_layer(const Config *config) {
+    return config->gpas == GPAS_SUBLAYER ? 2 : config->gpas == GPAS_LAYER ? 1 : 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------ */
+
+static NormPlan norm_plan(const Config *c, NormKind kind, ParamId family, int layer) {
+    bool scaled = variant_placement(c)->by_depth && c->lns_init == FLAG_OFF && layer >= 0;
+    return (NormPlan){.kind = kind, .family = family, .layer = layer, .eps = c->norm_eps,
+                      .output_scale = scaled ? 1 / sqrt(layer + 1.0) : 1};
+}
+
+/* N of sublayer i (0: attention of layer 0, 1: its MLP, …). */
+static NormPlan sublayer_norm(const Config *c, int i) {
+    return norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_NORM2 : PARAM_NORM1, i / 2);
+}
+
+/* The norm that feeds sublayer i from a stream that no norm of its own has passed; NONE before a post block. */
+static NormPlan feeding_norm(const Config *c, int i) {
+    if (i == 2 * c->n_layer) return norm_plan(c, variant_final_kind(c), PARAM_FINAL, -1);
+    return variant_is_post(c, i / 2) ? (NormPlan){0} : sublayer_norm(c, i);
+}
+
+static int gate_of(const Config *c, int sublayer) {
+    int per_layer = variant_gates_per_layer(c);
+    return per_layer ? sublayer / 2 * per_layer + (per_layer == 2 ? sublayer % 2 : 0) : -1;
+}
+
+/* What sublayer i's output meets. */
+static JunctionPlan after_sublayer(const Config *c, int i) {
+    const PlacementRow *row = variant_placement(c);
+    bool post = variant_is_post(c, i / 2), first_pre = i == 0 || variant_is_post(c, (i - 1) / 2);
+    JunctionPlan plan = {
+        .there = true,
+        .post = post,
+        .sublayer = i,
+        .alpha = row->deep ? pow(2.0 * (double)c->n_layer, 0.25) : 1,
+        .norm = post ? sublayer_norm(c, i) : feeding_norm(c, i + 1),
+        .sdd = c->sdd == SDD_OFF ? PARAM_COUNT : i % 2 ? PARAM_SDD_MLP_OUT : PARAM_SDD_ATTN_OUT,
+        .gate = gate_of(c, i),
+        .gate_in = post || first_pre ? -1 : gate_of(c, i - 1),
+    };
+    if (row->inner)
+        plan.inner = norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_INNER2 : PARAM_INNER1, i / 2);
+    return plan;
+}
+
+static JunctionPlan norm_alone(NormPlan norm) {
+    return (JunctionPlan){.there = true, .sublayer = -1, .alpha = 1, .norm = norm, .sdd = PARAM_COUNT, .gate = -1,
+                          .gate_in = -1};
+}
+
+static void plan_bhyt(const Config *c, JunctionPlan *plans) {
+    if (!variant_norm(c)->approximates) return;
+    for (int i = 0; i < 2 * (2 * (int)c->n_layer + 1); i++) {
+        plans[i].gives_mean_square = plans[i].there && plans[i].norm.family == PARAM_NORM1;
+        plans[i].takes_mean_square = plans[i].there && plans[i].norm.family == PARAM_NORM2;
+    }
+}
+
+void variant_plan(const Config *c, JunctionPlan *plans) {
+    int last = 2 * (int)c->n_layer;
+    for (int j = 0; j <= last; j++) {
+        JunctionPlan *main = &plans[2 * j], *second = main + 1;
+        *second = (JunctionPlan){0};
+        if (j > 0) *main = after_sublayer(c, j - 1);
+        else if (c->embed_norm) *main = norm_alone(norm_plan(c, variant_norm(c)->kind, PARAM_EMBED_NORM, -1));
+        else *main = norm_alone(feeding_norm(c, 0));
+        if (j == 0) main->post = c->embed_norm;
+        NormPlan feeding = feeding_norm(c, j);
+        if (main->post && feeding.kind != NORM_NONE) *second = norm_alone(feeding);
+    }
+    plan_bhyt(c, plans);
+}
+
+/* ------------------------------------------------------------------------------------------------------ */
+
+void variant_resolve(Config *c) {
+    const PlacementRow *row = variant_placement(c);
+    if (isnan(c->norm_eps)) c->norm_eps = variant_norm(c)->eps;
+    if (c->final_norm == SWITCH_AUTO) c->final_norm = row->final_norm ? SWITCH_ON : SWITCH_OFF;
+    if (c->mix_post_layers == AUTO_INT) c->mix_post_layers = c->n_layer / 4;
+    if (isnan(c->sdd_eps)) c->sdd_eps = c->sdd == SDD_RELEASED ? 1e-5 : 1e-6;
+    if (c->sdd == SDD_RELEASED && strcmp(row->name, "post") == 0) c->embed_norm = FLAG_ON; /* MATH.md §4 */
+    check(c->mix_post_layers <= c->n_layer, "--mix-post-layers %lld is more than --n-layer %lld",
+          (long long)c->mix_post_layers, (long long)c->n_layer);
+    check(!variant_norm(c)->approximates || (row->type == PLACE_PRE && !row->inner),
+          "--norm bhyt approximates within a pre-norm block: --placement must be pre or lns, not %s "
+          "(--norm bhyt-exact goes with all)", row->name);
+    bool starts_here = !c->init_from && !c->resume;
+    check(!c->gpas || !starts_here || strcmp(config_choice("gpas-act", c->gpas_act), "relu") || c->gpas_init != 0,
+          "--gpas-act relu has derivative 0 at 0, so gates that start there never move; give --gpas-init another value");
+}
+
+void variant_describe(const Config *c, char *text, size_t size) {
+    int n = snprintf(text, size, "%s %s", variant_placement(c)->name, variant_norm(c)->name);
+    if (c->gpas && (size_t)n < size) {
+        n += snprintf(text + n, size - (size_t)n, " gpas-%s", config_choice("gpas", c->gpas));
+        if ((size_t)n < size) n += snprintf(text + n, size - (size_t)n, "-%s", config_choice("gpas-act", c->gpas_act));
+    }
+    if (c->sdd && (size_t)n < size) snprintf(text + n, size - (size_t)n, " sdd-%s", config_choice("sdd", c->sdd));
 }
 
 void variant_print_table(void) {
     printf("--norm\n");
     for (int i = 0; i < NORM_COUNT; i++)
-        printf("  %-12s %-28s eps %g; %s\n", NORMS[i].name, NORMS[i].formula, NORMS[i].eps, NORMS[i].source);
+        printf("  %-12s %-50s %s\n", NORMS[i].name, NORMS[i].formula, NORMS[i].source);
     printf("--placement\n");
     for (int i = 0; i < PLACEMENT_COUNT; i++)
-        printf("  %-12s %s; %s\n", PLACEMENTS[i].name, PLACEMENTS[i].formula, PLACEMENTS[i].source);
-    printf("Every norm goes with every placement.\n");
+        printf("  %-12s %-50s %s\n", PLACEMENTS[i].name, PLACEMENTS[i].formula, PLACEMENTS[i].source);
+    printf("--gpas\n"
+           "  layer        y = (1 − act(g))·x forward, gradient unchanged; a gate a layer   arXiv 2506.22049\n"
+           "  sublayer     the same, a gate a sublayer\n"
+           "--sdd\n"
+           "  paper        Wx becomes α ⊙ rms(Wx) in every linear layer of a block          arXiv 2502.15499\n"
+           "  released     the sites of the authors' code: q and k per head, context, gate and up as one row\n"
+           "Every norm goes with every placement, gpas and sdd, but:\n"
+           "  --norm bhyt with --placement post, sandwich, deepnorm or mix: its estimate is of a pre-norm block\n"
+           "  --gpas-act relu with --gpas-init 0: such gates never move\n");
 }

@@ -40,9 +40,9 @@ typedef struct Chunks {
 static Chunks chunks_of(const FileTensor *tensor, DType type) {
     enum { ELEMENTS = 4 << 20 };
     Chunks c = {.tensor = tensor, .stride = params_row_stride(tensor->param), .element = dtype_size(type)};
-    c.rows = tensor->param->transposed || ELEMENTS / c.stride >= tensor->rows ? tensor->rows : ELEMENTS / c.stride;
+    c.rows = tensor->param->transposed || tensor->gap || ELEMENTS / c.stride >= tensor->rows ? tensor->rows : ELEMENTS / c.stride;
     if (c.rows < 1) c.rows = 1;
-    c.arena_bytes = (size_t)(c.rows * c.stride) * c.element;
+    c.arena_bytes = (size_t)((c.rows + tensor->gap) * c.stride) * c.element;
     c.file_bytes = (size_t)(c.rows * tensor->param->cols) * c.element;
     c.arena_rows = must_calloc(1, c.arena_bytes, "rows of a tensor");
     c.file_values = must_malloc(c.file_bytes, "rows of a tensor");
@@ -65,6 +65,10 @@ static bool all_finite(const void *values, DType type, int64_t count) {
     return true;
 }
 
+static size_t arena_bytes(const Chunks *c, int64_t rows) {
+    return (size_t)((rows + c->tensor->gap) * c->stride) * c->element;
+}
+
 static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTensor *tensor,
                           const DeviceArena *arena, Error *error) {
     const Model *m = arena->model;
@@ -72,8 +76,7 @@ static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTen
     bool good = true;
     for (int64_t first = 0; good && first < tensor->rows; first += c.rows) {
         int64_t rows = tensor->rows - first < c.rows ? tensor->rows - first : c.rows;
-        m->k->copy(m->queue, c.arena_rows, device_rows(arena, &c, first), (size_t)(rows * c.stride) * c.element,
-                   COPY_TO_HOST);
+        m->k->copy(m->queue, c.arena_rows, device_rows(arena, &c, first), arena_bytes(&c, rows), COPY_TO_HOST);
         m->k->queue_wait(m->queue);
         params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
         int64_t numbers = rows * tensor->param->cols;
@@ -158,8 +161,7 @@ static bool read_tensor(const TensorPlace *place, const FileTensor *tensor, cons
                                 c.file_values, error);
         if (!good) break;
         params_unpack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
-        m->k->copy(m->queue, device_rows(arena, &c, first), c.arena_rows, (size_t)(rows * c.stride) * c.element,
-                   COPY_TO_DEVICE);
+        m->k->copy(m->queue, device_rows(arena, &c, first), c.arena_rows, arena_bytes(&c, rows), COPY_TO_DEVICE);
         m->k->queue_wait(m->queue);
     }
     chunks_free(&c);

@@ -61,17 +61,17 @@ static void gemms(Bench *b) {
     Model *m = &b->model;
     b->gemm_flops = 0;
     for (int l = 0; l < m->L; l++) {
-        const Site *site = &m->kept.site[2 * l];
+        const Site *site = &m->kept.site[4 * l];
         const Block *block = &m->kept.block[l];
         gemms_of(b, PARAM_QKV, l, m->N, m->C, m->QKV, site[0].y, block->qkv, m->narrow);
         gemms_of(b, PARAM_ATTN_OUT, l, m->N, m->H * m->D, m->C, block->context, m->narrow, block->context);
-        gemms_of(b, PARAM_MLP_IN, l, m->N, m->C, m->F_in, site[1].y, block->h, m->narrow);
+        gemms_of(b, PARAM_MLP_IN, l, m->N, m->C, m->F_in, site[2].y, block->h, m->narrow);
         gemms_of(b, PARAM_MLP_OUT, l, m->N, m->F, m->C, block->act, m->narrow, m->wide);
     }
     ParamId head = params_find(&m->params, PARAM_HEAD, -1) ? PARAM_HEAD : PARAM_TOKENS;
     for (int64_t first = 0; first < m->N; first += m->head_chunk) {
         int64_t count = m->N - first < m->head_chunk ? m->N - first : m->head_chunk;
-        gemms_of(b, head, -1, count, m->C, m->V, m->kept.site[2 * m->L].y, m->logits, m->narrow);
+        gemms_of(b, head, -1, count, m->C, m->V, m->kept.site[4 * m->L].y, m->logits, m->narrow);
     }
     m->k->queue_wait(m->queue);
 }

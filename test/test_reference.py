@@ -14,7 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = pathlib.Path(os.environ.get("TRAIN_GPT", ROOT / "train_gpt")).resolve()
-FOLDERS = ["fixtures"]
+FOLDERS = ["fixtures", "fixtures_variants"]
 FIXTURES = sorted(
     path.parent for folder in FOLDERS for path in (ROOT / "test/reference" / folder).glob("*/flags.txt")
 )

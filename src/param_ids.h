@@ -1,0 +1,40 @@
+/*
+ * param_ids.h: the parameters that a model may have. Rows, names and initial values: params.c.
+ */
+#ifndef PARAM_IDS_H
+#define PARAM_IDS_H
+
+/* A norm's three, in this order everywhere: γ [C], β [C], the scalar of DyT (α) or BHyT (λ) [1]. */
+#define NORM_PARAMS(family) family, family##_BETA, family##_SCALAR
+
+typedef enum ParamId {
+    PARAM_TOKENS,               /* [V, C] */
+    PARAM_POSITIONS,            /* [T, C] */
+    PARAM_EMBED_SCALE,          /* [1] */
+    NORM_PARAMS(PARAM_EMBED_NORM),
+    NORM_PARAMS(PARAM_NORM1),   /* attention's; per layer, as all down to … */
+    PARAM_QKV,                  /* [(H + 2·Hkv)·D, C] */
+    PARAM_QKV_BIAS,
+    PARAM_SDD_Q,                /* α: [H·D], or [D] per head */
+    PARAM_SDD_K,
+    PARAM_SDD_V,
+    PARAM_SDD_CONTEXT,          /* [H·D] */
+    PARAM_ATTN_OUT,             /* [C, H·D] */
+    PARAM_ATTN_OUT_BIAS,
+    PARAM_SDD_ATTN_OUT,         /* [C] */
+    NORM_PARAMS(PARAM_INNER1),  /* sandwich's, on attention's output */
+    NORM_PARAMS(PARAM_NORM2),   /* the MLP's */
+    PARAM_MLP_IN,               /* [F, C], or [2·padded(F), C] for SwiGLU */
+    PARAM_MLP_IN_BIAS,
+    PARAM_SDD_MLP_IN,           /* as a row of the MLP's input product */
+    PARAM_MLP_OUT,              /* [C, F] */
+    PARAM_MLP_OUT_BIAS,
+    PARAM_SDD_MLP_OUT,          /* [C] */
+    NORM_PARAMS(PARAM_INNER2),  /* sandwich's, on the MLP's output */
+    PARAM_GATE,                 /* [1] or [2] GPAS; … here */
+    NORM_PARAMS(PARAM_FINAL),   /* before the head */
+    PARAM_HEAD,                 /* [V, C] where not tied */
+    PARAM_COUNT
+} ParamId;
+
+#endif
