@@ -15,11 +15,11 @@
 #include "src/log.h"
 #include "src/model.h"
 #include "src/optim.h"
+#include "src/pretrained.h"
 #include "src/probe.h"
 #include "src/report.h"
 #include "src/schedule.h"
 #include "src/smoke.h"
-#include "src/weights.h"
 
 #include <math.h>
 #include <signal.h>
@@ -41,7 +41,8 @@ typedef struct Run {
     bool validates;
     Validator validator;
     Log log;
-    int64_t step; /* finished updates */
+    int64_t step;       /* finished updates */
+    Progress resumed;   /* what the checkpoint said */
     double first_loss, last_loss;
     char last_checkpoint[CHECKPOINT_PATH];
     double started;
@@ -51,10 +52,10 @@ typedef struct Run {
  * Signals: the first asks the loop to stop after its step; a second SIGINT ends at once
  * ---------------------------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t stop_signal;
+static volatile sig_atomic_t stop_signal, interrupted;
 
 static void on_signal(int number) {
-    if (stop_signal && number == SIGINT) _exit(128 + SIGINT);
+    if (number == SIGINT && interrupted++) _exit(128 + SIGINT);
     stop_signal = number;
 }
 
@@ -64,6 +65,9 @@ static void catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    /* A reader of our output that has gone, or a file at its limit, is an error to be told, not the run's end. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -100,9 +104,10 @@ static void load_weights(Run *run) {
     Error error = {0};
     if (run->resume_from[0]) {
         Optimizer *optimizer = model->train && !c->probe ? &run->optimizer : NULL;
-        check(checkpoint_load(run->resume_from, c, model, optimizer, &run->step, &error), "%s", error.text);
+        check(checkpoint_load(run->resume_from, c, model, optimizer, &run->resumed, &error), "%s", error.text);
+        run->step = run->resumed.step;
     } else if (c->init_from) {
-        check(weights_load(model, c->init_from, &error), "--init-from %s", error.text);
+        check(pretrained_load(model, c->init_from, &error), "--init-from %s", error.text);
     } else {
         size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
         void *arena = must_calloc(1, bytes, "initial weights");
@@ -127,13 +132,10 @@ static void check_memory(const Run *run, bool train) {
 
 /* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. */
 static void check_out(const Run *run) {
-    char path[CHECKPOINT_PATH];
-    Error error;
-    long long step;
-    if (!run->config.out || !checkpoint_find("auto", run->config.out, path, &error)) return;
-    check(sscanf(strrchr(path, '/'), "/step_%lld", &step) != 1 || step <= run->step,
-          "--out %s holds %s already, and this run is at step %lld: --resume auto goes on from it; else remove it, "
-          "or take another directory", run->config.out, strrchr(path, '/') + 1, (long long)run->step);
+    int64_t step = run->config.out ? checkpoint_newest_step(run->config.out) : -1;
+    check(step <= run->step,
+          "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else remove "
+          "it, or take another directory", run->config.out, (long long)step, (long long)run->step);
 }
 
 static void open_model(Run *run, bool train) {
@@ -168,10 +170,24 @@ static void open_training_data(Run *run) {
     require(run->tokens && run->targets, "out of memory: %zu bytes for a batch", 2 * bytes);
 }
 
-static void next_batch(Run *run) {
-    Batch batch = {.tokens = run->tokens, .targets = run->targets};
-    Error error = {0};
-    check(loader_next(run->loader, &batch, &error), "--train-data: %s", error.text);
+static Progress progress(const Run *run) {
+    const Config *c = &run->config;
+    return (Progress){.step = run->step,
+                      .windows = run->step * c->micro_steps * c->batch_size,
+                      .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader)};
+}
+
+/* The step alone says where the data go on: other data, or other batches, are another order. */
+static void compare_data(const Run *run) {
+    Progress now = progress(run), then = run->resumed;
+    if (!run->resume_from[0] || (now.windows == then.windows && now.epoch_windows == then.epoch_windows)) return;
+    warn("%s had used %lld windows of data with %lld in an epoch; this run goes on at window %lld with %lld in an epoch",
+         run->resume_from, (long long)then.windows, (long long)then.epoch_windows, (long long)now.windows,
+         (long long)now.epoch_windows);
+}
+
+static bool next_batch(Run *run, Error *error) {
+    return loader_next(run->loader, &(Batch){.tokens = run->tokens, .targets = run->targets}, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -206,7 +222,8 @@ static void validate(Run *run) {
 
 static bool save(Run *run, Error *error) {
     char path[CHECKPOINT_PATH];
-    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, run->step, path, error)) return false;
+    Progress now = progress(run);
+    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, &now, path, error)) return false;
     memcpy(run->last_checkpoint, path, sizeof path);
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "path", path);
@@ -215,9 +232,26 @@ static bool save(Run *run, Error *error) {
     return true;
 }
 
+static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
+
 static void save_on_the_way(Run *run) {
     Error error = {0};
-    if (!save(run, &error)) log_print(&run->log, "checkpoint failed: %s; the run goes on", error.text);
+    if (save(run, &error)) return;
+    cJSON *event = cJSON_CreateObject();
+    cJSON_AddStringToObject(event, "error", error.text);
+    log_event(&run->log, "checkpoint failed", run->step, event);
+    log_print(&run->log, "checkpoint failed: %s; the run goes on; last good checkpoint: %s", error.text,
+              last_checkpoint(run));
+}
+
+/* Data that cannot be read end the run, but not what it has learned: the weights are those of its last whole step. */
+static void end_without_data(Run *run, const char *why) {
+    Error error = {0};
+    if (run->config.out) save(run, &error);
+    log_event(&run->log, "data failed", run->step, NULL);
+    log_close(&run->log);
+    fail(EXIT_USAGE, "--train-data: %s; the run stops after step %lld; last checkpoint: %s", why, (long long)run->step,
+         last_checkpoint(run));
 }
 
 static void print_sample(Run *run) {
@@ -234,7 +268,8 @@ static const StepState *train_step(Run *run, double lr) {
     if (c->bhyt_refresh > 0 && run->step % c->bhyt_refresh == 0) model_refresh(model);
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
-        next_batch(run);
+        Error error = {0};
+        if (!next_batch(run, &error)) end_without_data(run, error.text);
         model_feed(model, run->tokens, run->targets);
         model_forward(model, true);
         model_head(model, run->optimizer.state, true);
@@ -257,7 +292,7 @@ static void report_skip(Run *run, const StepState *state, double loss) {
     log_event(&run->log, "diverged", run->step, NULL);
     log_close(&run->log);
     fail(EXIT_DIVERGED, "training diverged: %d steps in a row had a non-finite loss or gradient; last checkpoint: %s",
-         NON_FINITE_MOST, run->last_checkpoint[0] ? run->last_checkpoint : "none");
+         NON_FINITE_MOST, last_checkpoint(run));
 }
 
 /* Why the run should end after this step, or NULL. */
@@ -299,7 +334,8 @@ static void loop(Run *run) {
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason", reason ? reason : "all steps done");
     log_event(&run->log, "end", run->step, event);
-    require(saved, "the last checkpoint could not be written: %s", error.text);
+    require(saved, "the last checkpoint could not be written: %s; last good checkpoint: %s", error.text,
+            last_checkpoint(run));
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -313,10 +349,13 @@ static void train(Run *run) {
     check(!c->sample_every || generate_can(&run->model), "--sample-every prints bytes; --vocab-size %d is no byte model",
           run->model.V);
     open_training_data(run);
+    compare_data(run);
     run->validates = c->val_data != NULL;
     if (run->validates) validator_create(&run->validator, &run->model);
     DeviceInfo info = {0};
     run->k->describe(&info);
+    Error error = {0};
+    check(!c->out || checkpoint_claim(c->out, &error), "--out %s", error.text);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
     log_start(run);
@@ -359,7 +398,7 @@ static void probe(Run *run) {
     Error error = {0};
     open_model(run, true);
     open_training_data(run);
-    next_batch(run);
+    check(next_batch(run, &error), "--train-data: %s", error.text);
     require(probe_write(&run->optimizer, run->tokens, run->targets, run->config.probe, &error), "--probe: %s",
             error.text);
     loader_destroy(run->loader);

@@ -82,6 +82,7 @@ void directory_remove(const char *path) {
     DIR *entries = fd < 0 ? NULL : fdopendir(fd);
     if (!entries) {
         if (fd >= 0) close(fd);
+        unlink(path); /* a link or a file; of a directory it does nothing */
         return;
     }
     for (struct dirent *entry; (entry = readdir(entries));)

@@ -35,7 +35,7 @@ bool durable_write(const char *path, const void *bytes, size_t size, Error *erro
 /* Makes what was created, renamed or removed in a directory durable. */
 bool directory_sync(const char *path, Error *error);
 
-/* Removes a directory with the files in it; not if it is a symbolic link. What cannot be removed stays, silently. */
+/* Removes a directory with the files in it; of a symbolic link, the link. What cannot be removed stays, silently. */
 void directory_remove(const char *path);
 
 #endif

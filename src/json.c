@@ -61,7 +61,7 @@ bool json_number(const cJSON *object, const char *name, double least, double mos
 }
 
 bool json_integer(const cJSON *object, const char *name, int64_t least, int64_t most, int64_t *value, Error *error) {
-    double number;
+    double number = 0;
     if (!json_number(object, name, (double)least, (double)most, &number, error)) return false;
     if (number != floor(number)) return error_set(error, "field '%s' is %.17g, which is not whole", name, number);
     *value = (int64_t)number;

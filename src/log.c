@@ -7,7 +7,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,7 +26,6 @@ void log_open(Log *log, const Config *config, double flops_per_token, double pea
                  .last_val = NAN};
     if (!config->out) return;
     char path[4096];
-    check(mkdir(config->out, 0777) == 0 || errno == EEXIST, "--out %s: %s", config->out, strerror(errno));
     snprintf(path, sizeof path, "%s/metrics.jsonl", config->out);
     log->metrics = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     check(log->metrics >= 0, "%s: %s", path, strerror(errno));
@@ -45,18 +43,28 @@ void log_close(Log *log) {
     log->metrics = -1;
 }
 
-/* Writes and frees the object. A full disk costs metrics, not the run: it is said once. */
+/* One write a line; of a line that did not fit on the disk, nothing stays. */
+static bool write_line(int file, const char *line, size_t length) {
+    off_t end = lseek(file, 0, SEEK_END);
+    ssize_t written = write(file, line, length);
+    if (written == (ssize_t)length) return true;
+    if (written >= 0) errno = ENOSPC; /* what a short write means */
+    int reason = errno;
+    if (written > 0 && ftruncate(file, end)) reason = errno;
+    errno = reason;
+    return false;
+}
+
+/* Writes and frees the object. A full disk costs lines, not the run: it is said when it begins and when it ends. */
 static void write_object(Log *log, cJSON *object) {
     char *text = log->metrics >= 0 ? cJSON_PrintUnformatted(object) : NULL;
     if (text) {
         size_t length = strlen(text);
-        text[length] = '\n'; /* in the place of the terminating zero: one write a line */
-        ssize_t written = write(log->metrics, text, length + 1);
-        if (written != (ssize_t)length + 1) {
-            warn("metrics.jsonl: %s; the run goes on without it", written < 0 ? strerror(errno) : "short write");
-            close(log->metrics);
-            log->metrics = -1;
-        }
+        text[length] = '\n'; /* in the place of the terminating zero */
+        bool good = write_line(log->metrics, text, length + 1);
+        if (!good && !log->lines_lost) warn("metrics.jsonl: %s; the run goes on, its lines are lost", strerror(errno));
+        if (good && log->lines_lost) warn("metrics.jsonl: written again; %lld lines were lost", (long long)log->lines_lost);
+        log->lines_lost = good ? 0 : log->lines_lost + 1;
         cJSON_free(text);
     }
     cJSON_Delete(object);

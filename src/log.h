@@ -19,6 +19,7 @@
 
 typedef struct Log {
     int metrics;         /* file descriptor, −1: none */
+    int64_t lines_lost;  /* of metrics, since the disk is full */
     bool terminal;       /* stdout is one */
     bool line_open;      /* the progress line stands unfinished */
     int64_t steps, log_every;
@@ -36,7 +37,7 @@ typedef struct TrainRecord {
 /* Seconds of a clock that never goes back. */
 double log_seconds(void);
 
-/* Opens OUT/metrics.jsonl for appending where there is an --out. */
+/* Opens OUT/metrics.jsonl for appending where there is an --out, which checkpoint_claim() has made. */
 void log_open(Log *log, const Config *config, double flops_per_token, double peak_flops);
 void log_close(Log *log);
 

@@ -22,6 +22,13 @@ static const char *const SHAPES[] = {
     "arch=llama activation=gelu positions=learned n-layer=2 n-embd=64 n-head=2 norm=layernorm bias=on "
     "vocab-size=70",
     "arch=gpt2 positions=rope bias=off norm=rmsnorm n-layer=2 n-embd=64 n-head=2 vocab-size=70",
+    "arch=llama sdd=released placement=post gpas=layer n-layer=2 n-embd=64 n-head=2 n-ffn=70 vocab-size=70",
+    "arch=llama sdd=paper placement=sandwich gpas=sublayer n-layer=3 n-embd=72 n-head=6 n-kv-head=2 "
+    "n-ffn=100 "
+    "vocab-size=70",
+    "arch=gpt2 norm=dyt embed-scale=on embed-norm=on placement=deepnorm n-layer=2 n-embd=64 n-head=2 "
+    "vocab-size=70",
+    "arch=llama norm=bhyt placement=lns bhyt-lambda-final=1 n-layer=2 n-embd=64 n-head=2 vocab-size=70",
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
@@ -232,8 +239,7 @@ static void initial_values_have_the_deviation_of_their_kind(void **state) {
         for (int i = 0; i < params.count; i++) {
             const Param *p = &params.list[i];
             bool into_stream = p->id == PARAM_ATTN_OUT || p->id == PARAM_MLP_OUT;
-            bool gamma =
-                p->id == PARAM_NORM1_GAMMA || p->id == PARAM_NORM2_GAMMA || p->id == PARAM_FINAL_GAMMA;
+            bool gamma = p->id == PARAM_NORM1 || p->id == PARAM_NORM2 || p->id == PARAM_FINAL;
             bool matrix = p->kind == PARAM_MATRIX || p->kind == PARAM_EMBEDDING;
             double std = !matrix ? 0 : p->id == PARAM_TOKENS ? 0.7 : into_stream ? residual : 0.05;
             for (int j = 0; j < p->pieces; j++) assert_distributed(arena, p, j, gamma ? 1 : 0, std);
@@ -313,8 +319,9 @@ static void decay_goes_where_decay_on_says(void **state) {
             for (int i = 0; i < params.count; i++) {
                 const Param *p = &params.list[i];
                 bool embedding = p->id == PARAM_TOKENS || p->id == PARAM_POSITIONS || p->id == PARAM_HEAD;
-                bool vector = p->cols == 1 && p->kind != PARAM_MATRIX && !embedding;
-                bool want = w == 2 || (!vector && !(w == 1 && embedding));
+                bool matrix = p->kind == PARAM_MATRIX, free = p->kind == PARAM_FREE; /* gates, λ */
+                assert_true(!embedding || p->kind == PARAM_EMBEDDING);
+                bool want = !free && (w == 2 || matrix || (w == 0 && embedding));
                 assert_true(slots[i].weight_decay == (want ? 0.3 : 0));
                 assert_true(slots[i].offset == p->offset && slots[i].count == p->count);
             }

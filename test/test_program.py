@@ -368,7 +368,7 @@ def test_weights_that_do_not_match_are_refused_by_tensor(tmp_path, trained):
 
     write_tensors(path, {key: value for key, value in good.items() if key != name})
     refused(*arguments, says=(str(path), name))
-    changed(**{"lm_head.weight": good["transformer.wte.weight"]})
+    changed(**{"lm_head.weight": good["transformer.wte.weight"] * 2})
     refused(*arguments, says="lm_head.weight")
     changed(**{name: good[name].T})
     refused(*arguments, says=(name, "[256, 64]", "[64, 256]"))

@@ -1,9 +1,9 @@
 /*
  * activation.c: what lies between the two products of the MLP? (kernels.h: Activation)
  *
- * GELU's tanh form is written as h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function: ½(1 + tanh z) = σ(2z).
- * σ keeps its small values to full precision where 1 + tanh cancels. Forward reads h and writes y, backward reads
- * h and dy and writes dh: one exponential and one division an element, hidden behind memory.
+ * GELU's tanh form is written as h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function: ½(1 + tanh z) =
+ * σ(2z). σ keeps its small values to full precision where 1 + tanh cancels. Forward reads h and writes y,
+ * backward reads h and dy and writes dh: one exponential and one division an element, hidden behind memory.
  *
  * With SDD the row is normed into a buffer that stays in cache, and the plain loops work on that.
  */
@@ -26,7 +26,8 @@ typedef struct Shape {
 } Shape;
 
 static Shape shape_of(const Activation *a) {
-    Shape s = {.parts = a->kind == ACTIVATION_SWIGLU ? 2 : 1, .F = a->F, .part = padded(a->F), .ldy = padded(a->F)};
+    Shape s = {
+        .parts = a->kind == ACTIVATION_SWIGLU ? 2 : 1, .F = a->F, .part = padded(a->F), .ldy = padded(a->F)};
     s.ldh = s.parts * s.part;
     s.statistics = a->norm == ACTIVATION_NORM_EACH ? s.parts : 1;
     return s;
@@ -36,19 +37,23 @@ static size_t workspace_bytes(int64_t N, int64_t ldh) {
     return (size_t)(BUFFERS * thread_limit() + COLUMNS * piece_count(N)) * (size_t)ldh * sizeof(real);
 }
 
-size_t NAME(activation_scratch)(const Limits *limits) { return workspace_bytes(limits->N, padded(limits->F)); }
+size_t NAME(activation_scratch)(const Limits *limits) {
+    return workspace_bytes(limits->N, padded(limits->F));
+}
 
-/* --- Rows ------------------------------------------------------------------------------------------------ */
+/* --- Rows -------------------------------------------------------------------------------------------- */
 
-/* σ(x) and 1−σ(x). The smaller one is a quotient, the larger one its difference from 1: both keep their last bits,
- * which the gradient's σ(1−σ) shows. */
+/* σ(x) and 1−σ(x). The smaller one is a quotient, the larger one its difference from 1: both keep their last
+ * bits, which the gradient's σ(1−σ) shows. */
 static inline void sigmoid_both(real x, real *sigmoid, real *rest) {
     real e = vm_exp(-(real)fabs(x)), small = e / (1 + e), large = 1 - small;
     *sigmoid = x < 0 ? small : large;
     *rest = x < 0 ? large : small;
 }
 
-static inline real gelu_twice_z(real h) { return GELU_TWICE_ROOT * h * (1 + GELU_CUBIC * h * h); }
+static inline real gelu_twice_z(real h) {
+    return GELU_TWICE_ROOT * h * (1 + GELU_CUBIC * h * h);
+}
 
 static void gelu_row(real *y, const real *h, int F) {
 #pragma omp simd
@@ -59,14 +64,15 @@ static void gelu_row(real *y, const real *h, int F) {
     }
 }
 
-/* d(h·σ(2z)) = σ + σ(1−σ)·h·2z′; dh may be h. Far out σ(1−σ) is 0 and must not meet an infinite z′: the cap on h²
- * is beyond where that begins, the order of the product is that of the line. */
+/* d(h·σ(2z)) = σ + σ(1−σ)·h·2z′; dh may be h. Far out σ(1−σ) is 0 and must not meet an infinite z′: the cap
+ * on h² is beyond where that begins, the order of the product is that of the line. */
 static void gelu_row_backward(real *dh, const real *h, const real *dy, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
         real value = h[f], gate, rest, square = value * value;
         sigmoid_both(gelu_twice_z(value), &gate, &rest);
-        real slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * (square < GELU_SQUARE_CAP ? square : GELU_SQUARE_CAP));
+        real slope =
+            GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * (square < GELU_SQUARE_CAP ? square : GELU_SQUARE_CAP));
         dh[f] = dy[f] * (gate + gate * rest * value * slope);
     }
 }
@@ -81,7 +87,8 @@ static void swiglu_row(real *y, const real *gate, const real *up, int F) {
 }
 
 /* dgate and dup may be gate and up. */
-static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const real *up, const real *dy, int F) {
+static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const real *up, const real *dy,
+                                int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
         real g = gate[f], u = up[f], s, rest;
@@ -92,16 +99,20 @@ static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const 
 }
 
 static void plain_row(const Activation *a, const Shape *s, real *y, const real *h) {
-    if (a->kind == ACTIVATION_SWIGLU) swiglu_row(y, h, h + s->part, s->F);
-    else gelu_row(y, h, s->F);
+    if (a->kind == ACTIVATION_SWIGLU)
+        swiglu_row(y, h, h + s->part, s->F);
+    else
+        gelu_row(y, h, s->F);
 }
 
 static void plain_row_backward(const Activation *a, const Shape *s, real *dh, const real *h, const real *dy) {
-    if (a->kind == ACTIVATION_SWIGLU) swiglu_row_backward(dh, dh + s->part, h, h + s->part, dy, s->F);
-    else gelu_row_backward(dh, h, dy, s->F);
+    if (a->kind == ACTIVATION_SWIGLU)
+        swiglu_row_backward(dh, dh + s->part, h, h + s->part, dy, s->F);
+    else
+        gelu_row_backward(dh, h, dy, s->F);
 }
 
-/* --- SDD ------------------------------------------------------------------------------------------------- */
+/* --- SDD --------------------------------------------------------------------------------------------- */
 
 /* rstd of each part; JOINT takes the mean over both. */
 static void norm_rstd(const Activation *a, const Shape *s, const real *h, real *rstd) {
@@ -135,7 +146,7 @@ static void norm_row_backward(const Activation *a, const Shape *s, const real *h
     }
 }
 
-/* --- Operations ------------------------------------------------------------------------------------------ */
+/* --- Operations -------------------------------------------------------------------------------------- */
 
 void NAME(activation_forward)(Queue *queue, const Activation *a) {
     Shape s = shape_of(a);
@@ -157,7 +168,8 @@ void NAME(activation_forward)(Queue *queue, const Activation *a) {
     }
 }
 
-static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n, real *buffer, real *columns) {
+static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n, real *buffer,
+                         real *columns) {
     const Activation *a = b->forward;
     const real *h = (const real *)a->h + n * s->ldh, *dy = (const real *)b->dy + n * s->ldy;
     real *dh = (real *)b->dh + n * s->ldh;
@@ -170,7 +182,8 @@ static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n,
         norm_row_backward(a, s, h, rstd, buffer, dh, columns + D_ALPHA * s->ldh);
     }
     if (!b->dbias) return;
-    for (int i = 0; i < s->parts; i++) row_add(columns + D_BIAS * s->ldh + i * s->part, dh + i * s->part, s->F);
+    for (int i = 0; i < s->parts; i++)
+        row_add(columns + D_BIAS * s->ldh + i * s->part, dh + i * s->part, s->F);
 }
 
 void NAME(activation_backward)(Queue *queue, const ActivationBackward *b) {
@@ -192,6 +205,7 @@ void NAME(activation_backward)(Queue *queue, const ActivationBackward *b) {
         if (a->norm != ACTIVATION_NORM_NONE && b->dalpha)
             columns_add((real *)b->dalpha + at, columns + at, pieces, COLUMNS * s.ldh, s.F, 1);
         if (b->dbias)
-            columns_add((real *)b->dbias + at, columns + D_BIAS * s.ldh + at, pieces, COLUMNS * s.ldh, s.F, 1);
+            columns_add((real *)b->dbias + at, columns + D_BIAS * s.ldh + at, pieces, COLUMNS * s.ldh, s.F,
+                        1);
     }
 }

@@ -1,9 +1,9 @@
 /*
  * backend.c: the CPU as a device: its memory, its queues, its name, and the table of its operations.
  *
- * A queue runs its work at once, so waiting is nothing and an event is a time. Memory of a megabyte and more comes
- * from mmap: zero without being touched, so that what is never used is never resident, and the threads that first
- * use a page place it. It asks for huge pages.
+ * A queue runs its work at once, so waiting is nothing and an event is a time. Memory of a megabyte and more
+ * comes from mmap: zero without being touched, so that what is never used is never resident, and the threads
+ * that first use a page place it. It asks for huge pages.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -22,7 +22,7 @@ struct Event {
     double seconds;
 };
 
-/* --- Device ---------------------------------------------------------------------------------------------- */
+/* --- Device ------------------------------------------------------------------------------------------ */
 
 /* Whether this processor has what the compiler was told to use; else the first operation would be a crash. */
 static const char *missing_instructions(void) {
@@ -38,8 +38,10 @@ static bool cpu_open(int index, char *text, size_t size) {
     (void)index; /* ranks on one machine share its processors */
     const char *missing = missing_instructions();
     if (missing)
-        snprintf(text, size, "this program was built for a processor with %s, which this one lacks: build with "
-                 "make ARCH=x86-64", missing);
+        snprintf(text, size,
+                 "this program was built for a processor with %s, which this one lacks: build with "
+                 "make ARCH=x86-64",
+                 missing);
     return !missing;
 }
 
@@ -75,15 +77,16 @@ static void cpu_describe(DeviceInfo *info) {
 }
 
 static size_t cpu_scratch_bytes(const Limits *limits) {
-    size_t need[] = {NAME(attention_scratch)(limits), NAME(linear_scratch)(limits),    NAME(junction_scratch)(limits),
-                     NAME(qkv_scratch)(limits),       NAME(activation_scratch)(limits), NAME(embedding_scratch)(limits),
-                     NAME(step_scratch)(limits),      NAME(variant_scratch)(limits)};
+    size_t need[] = {NAME(attention_scratch)(limits),  NAME(linear_scratch)(limits),
+                     NAME(junction_scratch)(limits),   NAME(qkv_scratch)(limits),
+                     NAME(activation_scratch)(limits), NAME(embedding_scratch)(limits),
+                     NAME(step_scratch)(limits),       NAME(variant_scratch)(limits)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof need / sizeof *need; i++) most = need[i] > most ? need[i] : most;
     return most;
 }
 
-/* --- Memory ---------------------------------------------------------------------------------------------- */
+/* --- Memory ------------------------------------------------------------------------------------------ */
 
 enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20 };
 #ifdef __SANITIZE_ADDRESS__ /* it guards what malloc gives, to the byte */
@@ -115,7 +118,7 @@ static void *small_alloc(size_t bytes) {
 /* The caller's first byte is the start of a huge page, the Block ends the page before it. */
 static void *large_alloc(size_t bytes) {
     size_t mapped = bytes + 2 * (size_t)HUGE_PAGE;
-    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) return NULL;
     char *start = (char *)(((uintptr_t)base + HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE);
     madvise(start, bytes, MADV_HUGEPAGE); /* a wish: small pages are correct too */
@@ -130,11 +133,13 @@ static void *cpu_alloc(size_t bytes) {
 static void cpu_release(void *memory) {
     if (!memory) return;
     Block block = *(Block *)((char *)memory - ALIGNMENT);
-    if (block.mapped) munmap(block.base, block.mapped);
-    else free(block.base);
+    if (block.mapped)
+        munmap(block.base, block.mapped);
+    else
+        free(block.base);
 }
 
-/* --- Queues and events ----------------------------------------------------------------------------------- */
+/* --- Queues and events ------------------------------------------------------------------------------- */
 
 static Queue *cpu_queue_create(size_t scratch_bytes) {
     Queue *queue = calloc(1, sizeof *queue);
@@ -154,11 +159,14 @@ static void cpu_queue_destroy(Queue *queue) {
     free(queue);
 }
 
-static void cpu_queue_wait(Queue *queue) { (void)queue; }
+static void cpu_queue_wait(Queue *queue) {
+    (void)queue;
+}
 
 void *NAME(cpu_scratch)(Queue *queue, size_t bytes, const char *operation) {
     require(bytes <= queue->scratch_bytes,
-            "%s needs %zu bytes of scratch and the queue has %zu: its shapes exceed the limits it was created for",
+            "%s needs %zu bytes of scratch and the queue has %zu: its shapes exceed the limits it was "
+            "created for",
             operation, bytes, queue->scratch_bytes);
     return queue->scratch;
 }
@@ -181,9 +189,13 @@ static void cpu_zero(Queue *queue, void *dst, size_t bytes) {
         memset((char *)dst + at, 0, bytes - at < STRETCH ? bytes - at : STRETCH);
 }
 
-static Event *cpu_event_create(void) { return calloc(1, sizeof(Event)); }
+static Event *cpu_event_create(void) {
+    return calloc(1, sizeof(Event));
+}
 
-static void cpu_event_destroy(Event *event) { free(event); }
+static void cpu_event_destroy(Event *event) {
+    free(event);
+}
 
 static void cpu_event_record(Queue *queue, Event *event) {
     (void)queue;
@@ -197,11 +209,16 @@ static void cpu_event_wait(Queue *queue, Event *event) {
     (void)event;
 }
 
-static void cpu_event_host_wait(Event *event) { (void)event; }
+static void cpu_event_host_wait(Event *event) {
+    (void)event;
+}
 
-static double cpu_event_elapsed(Event *from, Event *to) { return to->seconds - from->seconds; }
+static double cpu_event_elapsed(Event *from, Event *to) {
+    return to->seconds - from->seconds;
+}
 
-/* --- The table: no graphs, no choice of GEMM algorithms, no collectives (the CPU's ranks use MPI) ----------- */
+/* --- The table: no graphs, no choice of GEMM algorithms, no collectives (the CPU's ranks use MPI)
+ * ----------- */
 
 const Kernels NAME(kernels_cpu) = {
 #ifdef CPU_F64

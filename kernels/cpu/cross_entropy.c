@@ -1,9 +1,10 @@
 /*
  * cross_entropy.c: what is the loss of a chunk of logits, and its gradient? (kernels.h: CrossEntropy)
  *
- * A thread owns a row. The row is read from memory once, for its largest logit, and then stays in the second-level
- * cache (GPT-2's 50,257 floats are 196 KiB): one pass sums the exponentials and leaves them in the row, one turns
- * them into the gradient. The floor is a read and a write of the logits, and one exponential an element.
+ * A thread owns a row. The row is read from memory once, for its largest logit, and then stays in the
+ * second-level cache (GPT-2's 50,257 floats are 196 KiB): one pass sums the exponentials and leaves them in
+ * the row, one turns them into the gradient. The floor is a read and a write of the logits, and one
+ * exponential an element.
  */
 #include "rows.h"
 #include "vmath.h"

@@ -1,17 +1,24 @@
 /*
  * embedding.c: how do tokens become rows of the residual stream, and gradients return to the tables?
  *
- * Backward adds rows to wherever the tokens point. Each thread owns a range of columns and walks over all tokens
- * in order, so two tokens of the same id never meet, a sum's order is that of the tokens, and no more of the
- * table is touched than the tokens name. The scale's gradient is one number: pieces of tokens, added in order.
+ * Backward adds rows to wherever the tokens point. Each thread owns a range of columns and walks over all
+ * tokens in order, so two tokens of the same id never meet, a sum's order is that of the tokens, and no more
+ * of the table is touched than the tokens name. The scale's gradient is one number: pieces of tokens, added
+ * in order.
  */
 #include "rows.h"
 
-static int64_t tokens_of(const Embedding *e) { return (int64_t)e->B * e->T; }
+static int64_t tokens_of(const Embedding *e) {
+    return (int64_t)e->B * e->T;
+}
 
-static int64_t position_of(const Embedding *e, int64_t n) { return e->position ? e->position[n] : n % e->T; }
+static int64_t position_of(const Embedding *e, int64_t n) {
+    return e->position ? e->position[n] : n % e->T;
+}
 
-static real scale_of(const Embedding *e) { return e->scale ? *(const real *)e->scale : 1; }
+static real scale_of(const Embedding *e) {
+    return e->scale ? *(const real *)e->scale : 1;
+}
 
 size_t NAME(embedding_scratch)(const Limits *limits) {
     return (size_t)piece_count(limits->N) * sizeof(double);
@@ -19,8 +26,8 @@ size_t NAME(embedding_scratch)(const Limits *limits) {
 
 static void check_tokens(const Embedding *e) {
     for (int64_t n = 0; n < tokens_of(e); n++)
-        check(e->tokens[n] < (uint32_t)e->V, "embedding: token %lld is %u, the vocabulary has %d", (long long)n,
-              e->tokens[n], e->V);
+        check(e->tokens[n] < (uint32_t)e->V, "embedding: token %lld is %u, the vocabulary has %d",
+              (long long)n, e->tokens[n], e->V);
 }
 
 void NAME(embedding_forward)(Queue *queue, const Embedding *e) {
@@ -91,7 +98,8 @@ void NAME(embedding_backward)(Queue *queue, const EmbeddingBackward *b) {
 #pragma omp parallel if (tokens_of(e) * e->C > SERIAL_ELEMENTS)
     {
         int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-        int64_t begin = blocks * thread / threads * 64, end = least(blocks * (thread + 1) / threads * 64, e->C);
+        int64_t begin = blocks * thread / threads * 64,
+                end = least(blocks * (thread + 1) / threads * 64, e->C);
         if (begin < end) add_columns(b, begin, end);
     }
     if (b->dscale) add_scale(queue, b);

@@ -2,8 +2,8 @@
  * junction.c: what happens between two sublayers? (MATH.md §5, kernels.h: Junction)
  *
  * One pass over memory in each direction: a row comes into the first-level cache once, every step works on it
- * there, and it is written once. Forward of the plain case reads x and f and writes u and y; backward reads dy,
- * dresidual_in and u and writes dresidual_out. The norms themselves are in norm.h.
+ * there, and it is written once. Forward of the plain case reads x and f and writes u and y; backward reads
+ * dy, dresidual_in and u and writes dresidual_out. The norms themselves are in norm.h.
  */
 #include "norm.h"
 
@@ -34,7 +34,9 @@ static Workspace workspace_of(Queue *queue, int64_t N, int C, const char *operat
     return w;
 }
 
-size_t NAME(junction_scratch)(const Limits *limits) { return workspace_bytes(limits->N, limits->C); }
+size_t NAME(junction_scratch)(const Limits *limits) {
+    return workspace_bytes(limits->N, limits->C);
+}
 
 /* A junction made ready for its rows. */
 typedef struct Context {
@@ -73,7 +75,9 @@ static Context context_of(const Junction *j, const Workspace *w) {
     return c;
 }
 
-static bool has_inner(const Junction *j) { return j->sdd.kind != NORM_NONE || j->inner.kind != NORM_NONE; }
+static bool has_inner(const Junction *j) {
+    return j->sdd.kind != NORM_NONE || j->inner.kind != NORM_NONE;
+}
 
 /* out = a·x + b + c; out may be x. */
 static void row_combine(real *out, real a, const real *x, const real *b, const real *c, int C) {
@@ -81,8 +85,8 @@ static void row_combine(real *out, real a, const real *x, const real *b, const r
     for (int i = 0; i < C; i++) out[i] = a * x[i] + (b[i] + c[i]);
 }
 
-/* r = s_out·u, written out unless it is u: the compiler must not fuse the product into r−μ, whose small differences
- * want the r that μ is the mean of. */
+/* r = s_out·u, written out unless it is u: the compiler must not fuse the product into r−μ, whose small
+ * differences want the r that μ is the mean of. */
 static const real *row_scaled(const Context *c, const real *u, real *buffer) {
     if (c->s_out == 1) return u;
 #pragma omp simd
@@ -90,7 +94,7 @@ static const real *row_scaled(const Context *c, const real *u, real *buffer) {
     return buffer;
 }
 
-/* --- Forward --------------------------------------------------------------------------------------------- */
+/* --- Forward ----------------------------------------------------------------------------------------- */
 
 static void forward_row(const Context *c, int64_t n, real *buffer) {
     const Junction *j = c->j;
@@ -129,7 +133,7 @@ void NAME(junction_forward)(Queue *queue, const Junction *j) {
     }
 }
 
-/* --- Backward -------------------------------------------------------------------------------------------- */
+/* --- Backward ---------------------------------------------------------------------------------------- */
 
 /* The sums of one piece, and the rows its thread may write. */
 typedef struct Piece {
@@ -145,10 +149,10 @@ static void row_finish(real *du, const real *dr, const real *shortcut, real k, c
     for (int i = 0; i < C; i++) du[i] = dr[i] + shortcut[i] + k * r[i];
 }
 
-static real row_dot(const real *a, const real *b, int C) {
-    real sum = 0;
+static double row_dot(const real *a, const real *b, int C) {
+    double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < C; i++) sum += a[i] * b[i];
+    for (int i = 0; i < C; i++) sum += (double)a[i] * (double)b[i];
     return sum;
 }
 
@@ -173,7 +177,8 @@ static const real *branch_backward(const Context *c, int64_t n, const real *du, 
 }
 
 /* The gradient at r through the norm, ; zeros where nothing arrives at y. */
-static const real *norm_path(const Context *c, const JunctionBackward *b, int64_t n, const real *r, Piece *piece) {
+static const real *norm_path(const Context *c, const JunctionBackward *b, int64_t n, const real *r,
+                             Piece *piece) {
     int64_t at = n * c->ld;
     const real *dy = b->dy ? (const real *)b->dy + at : NULL;
     const real *dresidual = b->dresidual_in ? (const real *)b->dresidual_in + at : NULL;
@@ -206,7 +211,7 @@ static void backward_row(const Context *c, const JunctionBackward *b, int64_t n,
     real *du = alpha == 1 ? dresidual_out : piece->buffer[BUFFER_DR];
     row_finish(du, dr, shortcut, k, r, C);
 
-    if (b->dgate) piece->dgate += (double)row_dot(du, j->post ? (const real *)j->x + at : u, C);
+    if (b->dgate) piece->dgate += row_dot(du, j->post ? (const real *)j->x + at : u, C);
     if (alpha != 1) {
 #pragma omp simd
         for (int i = 0; i < C; i++) dresidual_out[i] = alpha * du[i];
@@ -250,9 +255,9 @@ static void scalar_add(Accum *sum, const Workspace *w, int64_t pieces, int which
     *(real *)sum = (real)(*(real *)sum + factor * total);
 }
 
-/* Adds the pieces' sums of one norm; which columns and which scalar are his is given by `gamma` and `scalar`. */
-static void norm_gradient_add(const NormGradient *out, const RowNorm *norm, const Workspace *w, int64_t pieces,
-                              int64_t ld, int gamma, int scalar) {
+/* Adds the pieces' sums of one norm; `gamma` and `scalar` say which are its. */
+static void norm_gradient_add(const NormGradient *out, const RowNorm *norm, const Workspace *w,
+                              int64_t pieces, int64_t ld, int gamma, int scalar) {
     if (norm->kind == NORM_NONE) return;
     const real *first = w->columns + gamma * ld;
     if (out->dgamma) columns_add(out->dgamma, first, pieces, COLUMNS * ld, norm->C, norm->output_scale);

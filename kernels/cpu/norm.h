@@ -1,9 +1,10 @@
 /*
  * norm.h: what does one row of a norm compute, forward and backward? (MATH.md §1, kernels.h: Norm)
  *
- * To add a norm: a case in norm_statistics where it
- * needs a statistic, one in norm_apply, one in norm_backward. Each case is one or two plain loops over a row that
- * lies in the first-level cache, so further passes over it are nearly free; memory is passed over once.
+ * To add a norm: a case in norm_statistics where it needs a statistic, one in norm_apply, one in
+ * norm_backward. Each case is one or two plain loops over a row that lies in the first-level cache, so
+ * further passes over it are nearly free; memory is passed over once. Sums of a row are double: the loops
+ * wait for the latency of an addition, not for its width, so they cost the same.
  */
 #ifndef NORM_H
 #define NORM_H
@@ -11,18 +12,18 @@
 #include "rows.h"
 #include "vmath.h"
 
-/* A Norm made ready for its rows: nothing is NULL that a loop reads, output_scale is inside gamma and beta. */
+/* A Norm made ready for its rows: nothing is NULL that a loop reads, output_scale is inside γ and β. */
 typedef struct RowNorm {
     NormKind kind;
     int C;
     double eps;
     real output_scale;
-    const real *gamma, *beta;  /* [C] */
-    real slope;                /* DYT: α; BHYT: λ/κ */
-    real slope_unit;           /* its derivative by the parameter: 1; 1/κ */
-    real *mean, *rstd;         /* [N] kept, or NULL */
-    const real *mean_square;   /* [N] given v, or NULL */
-    real vhat[2];              /* with mean_square: v̂ = vhat[0]·v + vhat[1] */
+    const real *gamma, *beta; /* [C] */
+    real slope;               /* DYT: α; BHYT: λ/κ */
+    real slope_unit;          /* its derivative by the parameter: 1; 1/κ */
+    real *mean, *rstd;        /* [N] kept, or NULL */
+    const real *mean_square;  /* [N] given v, or NULL */
+    real vhat[2];             /* with mean_square: v̂ = vhat[0]·v + vhat[1] */
 } RowNorm;
 
 typedef struct RowStatistics {
@@ -60,7 +61,7 @@ static inline RowNorm norm_prepare(const Norm *norm, int C, real *vectors, int64
     return n;
 }
 
-/* --- Rows of RMSNorm: also SDD's norms inside qkv and activation ------------------------------------------- */
+/* --- Rows of RMSNorm: also SDD's norms inside qkv and activation ------------------------------------- */
 
 static inline double row_sum_squares(const real *r, int64_t n) {
     double sum = 0;
@@ -69,7 +70,9 @@ static inline double row_sum_squares(const real *r, int64_t n) {
     return sum;
 }
 
-static inline real rstd_of(double mean_square, double eps) { return (real)(1 / sqrt(mean_square + eps)); }
+static inline real rstd_of(double mean_square, double eps) {
+    return (real)(1 / sqrt(mean_square + eps));
+}
 
 /* y = γ ⊙ r·rstd */
 static inline void rms_apply(const real *r, real rstd, const real *gamma, real *y, int64_t n) {
@@ -86,8 +89,8 @@ static inline double rms_dot(const real *r, real rstd, const real *gamma, const 
 }
 
 /* dr = rstd·(γ⊙g − x̂·mean_dot), dγ += g⊙x̂; dr may be g. */
-static inline void rms_backward(const real *r, real rstd, const real *gamma, const real *g, real mean_dot, real *dr,
-                                real *dgamma, int64_t n) {
+static inline void rms_backward(const real *r, real rstd, const real *gamma, const real *g, real mean_dot,
+                                real *dr, real *dgamma, int64_t n) {
 #pragma omp simd
     for (int64_t c = 0; c < n; c++) {
         real normal = r[c] * rstd, upstream = g[c];
@@ -96,10 +99,11 @@ static inline void rms_backward(const real *r, real rstd, const real *gamma, con
     }
 }
 
-/* --- Forward --------------------------------------------------------------------------------------------- */
+/* --- Forward ----------------------------------------------------------------------------------------- */
 
-/* Corrected two-pass: the second pass also sums the deviations, and takes what the first mean missed out of both
- * (Chan, Golub, LeVeque 1983, eq. 1.7). A constant row comes out as exactly its constant and variance 0. */
+/* Corrected two-pass: the second pass also sums the deviations, and takes what the first mean missed out of
+ * both (Chan, Golub, LeVeque 1983, eq. 1.7). A constant row comes out as exactly its constant and variance 0.
+ */
 static inline RowStatistics layernorm_statistics(const real *r, int C, double eps) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -115,7 +119,8 @@ static inline RowStatistics layernorm_statistics(const real *r, int C, double ep
     }
     double correction = deviation / C;
     double variance = squares / C - correction * correction;
-    return (RowStatistics){.mean = (real)(mean + correction), .rstd = rstd_of(variance > 0 ? variance : 0, eps)};
+    return (RowStatistics){.mean = (real)(mean + correction),
+                           .rstd = rstd_of(variance > 0 ? variance : 0, eps)};
 }
 
 /* Takes the row's statistics; *mean_square is set where the norm has it in hand: true is returned then. */
@@ -171,7 +176,8 @@ static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const 
     }
 }
 
-/* Statistics, kept for backward where there is room for them, and y. Returns mean(r²) if `want` asks for it. */
+/* Statistics, kept for backward where there is room for them, and y. Returns mean(r²) if `want` asks for it.
+ */
 static inline real norm_forward(const RowNorm *n, int64_t row, const real *r, real *y, bool want) {
     RowStatistics statistics;
     double mean_square = 0;
@@ -189,10 +195,10 @@ static inline RowStatistics norm_kept(const RowNorm *n, int64_t row) {
                            .rstd = n->kind == NORM_NONE || n->kind == NORM_DYT ? 1 : n->rstd[row]};
 }
 
-/* --- Backward -------------------------------------------------------------------------------------------- */
+/* --- Backward ---------------------------------------------------------------------------------------- */
 
-static inline void layernorm_backward(const RowNorm *n, RowStatistics statistics, const real *r, const real *g,
-                                      real *dr, RowNormGradient *out) {
+static inline void layernorm_backward(const RowNorm *n, RowStatistics statistics, const real *r,
+                                      const real *g, real *dr, RowNormGradient *out) {
     const real *gamma = n->gamma;
     real mean = statistics.mean, rstd = statistics.rstd;
     double sum = 0, dot = 0;
@@ -217,7 +223,7 @@ static inline void layernorm_backward(const RowNorm *n, RowStatistics statistics
 
 /* y = γ⊙tanh(a·r) + β: dr = a·h with h = g⊙γ⊙(1−t²), and Σ h⊙r is returned. */
 static inline double tanh_backward(const RowNorm *n, real a, const real *r, const real *g, real *dr,
-                                 RowNormGradient *out) {
+                                   RowNormGradient *out) {
     const real *gamma = n->gamma;
     real *dgamma = out->dgamma, *dbeta = out->dbeta;
     double dot = 0;
@@ -233,8 +239,8 @@ static inline double tanh_backward(const RowNorm *n, real a, const real *r, cons
     return dot;
 }
 
-/* dr = norm'(g), the parameters' gradients added to *out; dr may be g. Returns the gradient at the mean square
- * that was given (BHYT with v̂), else 0. */
+/* dr = norm'(g), the parameters' gradients added to *out; dr may be g. Returns the gradient at the mean
+ * square that was given (BHYT with v̂), else 0. */
 static inline real norm_backward(const RowNorm *n, int64_t row, const real *r, const real *g, real *dr,
                                  RowNormGradient *out) {
     RowStatistics statistics = norm_kept(n, row);

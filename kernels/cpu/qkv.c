@@ -1,8 +1,8 @@
 /*
  * qkv.c: what happens to Q, K and V between their product and attention? (kernels.h: Qkv)
  *
- * QK-norm, then RoPE, row by row; a row is read from memory once and written once. Backward turns back, then goes
- * through the norm, then sums the bias' gradient.
+ * QK-norm, then RoPE, row by row; a row is read from memory once and written once. Backward turns back, then
+ * goes through the norm, then sums the bias' gradient.
  */
 #include "norm.h"
 
@@ -17,7 +17,9 @@ typedef struct Segment {
     int64_t sums;      /* where dα's sums begin in a piece's row */
 } Segment;
 
-static int64_t width_of(const Qkv *q) { return (int64_t)(q->H + 2 * q->Hkv) * q->D; }
+static int64_t width_of(const Qkv *q) {
+    return (int64_t)(q->H + 2 * q->Hkv) * q->D;
+}
 
 static int segment_count(const Qkv *q) {
     return q->norm == QKV_NORM_HEAD ? q->H + 2 * q->Hkv : q->norm == QKV_NORM_PROJECTION ? 3 : 0;
@@ -46,7 +48,7 @@ size_t NAME(qkv_scratch)(const Limits *limits) {
     return workspace_bytes(limits->N, (int64_t)(limits->H + 2 * limits->Hkv) * limits->D);
 }
 
-/* --- RoPE ------------------------------------------------------------------------------------------------ */
+/* --- RoPE -------------------------------------------------------------------------------------------- */
 
 /* Turns the heads of Q and K in place by the angles of token n's position; direction −1 turns back. */
 static void rotate_row(const Qkv *q, int64_t n, real *row, real direction) {
@@ -74,7 +76,7 @@ static void check_shape(const Qkv *q) {
           "qkv: RoPE turns pairs: a head size of %d is not an even number up to %d", q->D, 2 * MAX_HALF);
 }
 
-/* --- Operations ------------------------------------------------------------------------------------------ */
+/* --- Operations -------------------------------------------------------------------------------------- */
 
 static void forward_row(const Qkv *q, int64_t n, int64_t width, int64_t ld) {
     const real *raw = (const real *)q->raw + n * ld;

@@ -1,9 +1,10 @@
 /*
  * rows.h: how are rows shared among threads, and how are columns summed so that threads do not matter?
  *
- * Backward sums over tokens (γ, β, biases, α, gates). The tokens are cut into pieces whose number depends on N
- * alone; a thread takes whole pieces, sums each into a row of its own in scratch, and the rows are then added in
- * the order of the pieces. Sixteen tokens a piece keep a piece's sums in cache and their extra traffic small.
+ * Backward sums over tokens (γ, β, biases, α, gates). The tokens are cut into pieces whose number depends on
+ * N alone; a thread takes whole pieces, sums each into a row of its own in scratch, and the rows are then
+ * added in the order of the pieces. Sixteen tokens a piece keep a piece's sums in cache and their extra
+ * traffic small.
  */
 #ifndef ROWS_H
 #define ROWS_H
@@ -38,7 +39,9 @@ static inline int64_t thread_limit(void) {
     return threads > processors ? threads : processors;
 }
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 /* sum[c] += Σ_p partial[p·stride + c] over 0 ≤ c < width, times factor, pieces in order. */
 static inline void columns_add(real *sum, const real *partial, int64_t pieces, int64_t stride, int64_t width,

@@ -1,8 +1,9 @@
 /*
- * stats.c: what does telemetry want to know of a tensor, and how is one type converted into another? (kernels.h)
+ * stats.c: what does telemetry want to know of a tensor, and how is one type converted into another?
+ * (kernels.h)
  *
- * Both are off the hot path: values go through small tiles of doubles, so that one loop serves every type. Sums
- * are double, a row at a time, rows in pieces added in order.
+ * Both are off the hot path: values go through small tiles of doubles, so that one loop serves every type.
+ * Sums are double, a row at a time, rows in pieces added in order.
  */
 #include "rows.h"
 
@@ -11,7 +12,7 @@
 enum { TILE = 512 };
 static const double SATURATION = 2.6466524123622461977; /* atanh(0.99) */
 
-/* --- Types ----------------------------------------------------------------------------------------------- */
+/* --- Types ------------------------------------------------------------------------------------------- */
 
 static double bf16_to_double(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
@@ -20,7 +21,8 @@ static double bf16_to_double(uint16_t bits) {
     return (double)value;
 }
 
-/* To float by rounding to odd, then to bf16 by rounding to nearest even: the result is that of one rounding. */
+/* To float by rounding to odd, then to bf16 by rounding to nearest even: the result is that of one rounding.
+ */
 static uint16_t double_to_bf16(double value) {
     float nearest = (float)value;
     uint32_t bits;
@@ -80,7 +82,7 @@ void NAME(cast)(Queue *queue, const Cast *args) {
     }
 }
 
-/* --- Statistics ------------------------------------------------------------------------------------------ */
+/* --- Statistics -------------------------------------------------------------------------------------- */
 
 /* Adds n elements; |tanh z| > 0.99 where |z| > atanh(0.99), so no tanh is taken. */
 static void stats_tile(double *out, const double *a, const double *b, double s, double gain, int64_t n) {
@@ -129,7 +131,9 @@ void NAME(tensor_stats)(Queue *queue, const TensorStats *args) {
     for (int64_t p = 0; p < pieces; p++)
         for (int i = 0; i < STAT_COUNT; i++) {
             double value = partial[p * STAT_COUNT + i];
-            if (i != STAT_MAX_ABS) args->out[i] += value;
-            else if (value > args->out[i]) args->out[i] = value;
+            if (i != STAT_MAX_ABS)
+                args->out[i] += value;
+            else if (value > args->out[i])
+                args->out[i] = value;
         }
 }

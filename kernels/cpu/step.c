@@ -1,9 +1,10 @@
 /*
- * step.c: how do a step's losses and gradients become an update of the weights, or a skipped step? (kernels.h)
+ * step.c: how do a step's losses and gradients become an update of the weights, or a skipped step?
+ * (kernels.h)
  *
- * Everything that is one number is double arithmetic. The norm is summed over fixed chunks of the arena, each by
- * one thread, added in order; AdamW is elementwise. Both are bound by memory: the norm reads 4 bytes an element
- * (cpu/f32), AdamW reads 16 and writes 12 in one pass.
+ * Everything that is one number is double arithmetic. The norm is summed over fixed chunks of the arena, each
+ * by one thread, added in order; AdamW is elementwise. Both are bound by memory: the norm reads 4 bytes an
+ * element (cpu/f32), AdamW reads 16 and writes 12 in one pass.
  */
 #include "rows.h"
 
@@ -11,7 +12,9 @@
 
 enum { CHUNK = 1 << 15 }; /* elements; a multiple of 64 */
 
-static int64_t chunk_count(int64_t elements) { return (elements + CHUNK - 1) / CHUNK; }
+static int64_t chunk_count(int64_t elements) {
+    return (elements + CHUNK - 1) / CHUNK;
+}
 
 size_t NAME(step_scratch)(const Limits *limits) {
     size_t sums = (size_t)chunk_count(limits->parameters) * CLIP_GROUPS;
@@ -34,20 +37,22 @@ void NAME(loss_reduce)(Queue *queue, const LossReduce *args) {
     args->state->loss_sum += sum;
 }
 
-/* --- Walking over an arena ------------------------------------------------------------------------------- */
+/* --- Walking over an arena --------------------------------------------------------------------------- */
 
 /* The slot that holds element `at`, or the first one after it; n_slots where there is none. */
 static int slot_find(const ParamSlot *slots, int n_slots, int64_t at) {
     int low = 0, high = n_slots;
     while (low < high) {
         int middle = low + (high - low) / 2;
-        if (slots[middle].offset + slots[middle].count <= at) low = middle + 1;
-        else high = middle;
+        if (slots[middle].offset + slots[middle].count <= at)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
 
-/* --- Norm ------------------------------------------------------------------------------------------------ */
+/* --- Norm -------------------------------------------------------------------------------------------- */
 
 /* In double: the squares of floats are exact there, and can neither overflow nor vanish. */
 static double sum_squares_of(const real *grad, int64_t n) {
@@ -63,7 +68,8 @@ static void sum_squares_chunk(const SumSquares *args, int64_t begin, int64_t end
         const ParamSlot *slot = &args->slots[i];
         if (slot->offset >= end) break;
         int64_t first = slot->offset > begin ? slot->offset : begin;
-        double sum = sum_squares_of((const real *)args->grad + first, least(slot->offset + slot->count, end) - first);
+        double sum =
+            sum_squares_of((const real *)args->grad + first, least(slot->offset + slot->count, end) - first);
         sums[CLIP_ALL] += sum;
         if (slot->clip_group == CLIP_GATES) sums[CLIP_GATES] += sum;
     }
@@ -83,11 +89,11 @@ void NAME(sum_squares)(Queue *queue, const SumSquares *args) {
     for (int g = 0; g < CLIP_GROUPS; g++) args->state->sum_squares[g] += total[g];
 }
 
-/* --- Decision -------------------------------------------------------------------------------------------- */
+/* --- Decision ---------------------------------------------------------------------------------------- */
 
-/* Whether value is more than sigma population standard deviations above the mean of the full window. Everything
- * is taken relative to the window's first entry: a window of equal values then has a mean that is exactly that
- * value and a deviation of exactly 0. */
+/* Whether value is more than sigma population standard deviations above the mean of the full window.
+ * Everything is taken relative to the window's first entry: a window of equal values then has a mean that is
+ * exactly that value and a deviation of exactly 0. */
 static bool is_spike(const double window[SKIP_WINDOW], double value, double sigma) {
     double mean = 0, squares = 0;
     for (int i = 0; i < SKIP_WINDOW; i++) mean += (window[i] - window[0]) / SKIP_WINDOW;
@@ -107,10 +113,12 @@ static SkipReason skip_reason(const StepState *s, double loss, double skip_sigma
     return SKIP_NONE;
 }
 
-static double clip_factor(double norm, double limit) { return limit > 0 && norm > limit ? limit / norm : 1; }
+static double clip_factor(double norm, double limit) {
+    return limit > 0 && norm > limit ? limit / norm : 1;
+}
 
-/* The gates' own clip comes on top of the global one: clip_scale[CLIP_GATES] is the product. The norm that enters
- * the window is the one before clipping. */
+/* The gates' own clip comes on top of the global one: clip_scale[CLIP_GATES] is the product. The norm that
+ * enters the window is the one before clipping. */
 static void decide_clip(StepState *s, const StepDecide *args) {
     s->grad_norm = sqrt(s->sum_squares[CLIP_ALL]);
     double clip = clip_factor(s->grad_norm, args->grad_clip);
@@ -140,7 +148,7 @@ void NAME(step_decide)(Queue *queue, const StepDecide *args) {
     if (s->window_count < SKIP_WINDOW) s->window_count++;
 }
 
-/* --- AdamW ----------------------------------------------------------------------------------------------- */
+/* --- AdamW ------------------------------------------------------------------------------------------- */
 
 typedef struct AdamWFactors {
     real clip, beta1, beta2, rest1, rest2; /* rest: 1 − β */
@@ -197,8 +205,8 @@ void NAME(adamw)(Queue *queue, const AdamW *a) {
     (void)queue;
     if (a->state->skip != SKIP_NONE) return;
     for (int i = 0; i < a->n_slots; i++)
-        check(a->slots[i].optimizer == OPTIMIZER_ADAMW, "adamw: slot %d asks for optimizer %d, which does not exist",
-              i, a->slots[i].optimizer);
+        check(a->slots[i].optimizer == OPTIMIZER_ADAMW,
+              "adamw: slot %d asks for optimizer %d, which does not exist", i, a->slots[i].optimizer);
     int64_t chunks = chunk_count(a->end - a->begin);
 #pragma omp parallel for schedule(static) if (chunks > 1)
     for (int64_t i = 0; i < chunks; i++) {

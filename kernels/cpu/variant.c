@@ -5,7 +5,7 @@
 
 enum { PRODUCT_ROWS = 256 }; /* rows of W_O·W_V that exist at a time */
 
-/* --- GPAS ------------------------------------------------------------------------------------------------ */
+/* --- GPAS -------------------------------------------------------------------------------------------- */
 
 static void gpas_act(GpasActivation activation, double g, double *value, double *slope) {
     const double leak = 0.01;
@@ -47,12 +47,13 @@ void NAME(gpas_scales)(Queue *queue, const GpasScales *args) {
     }
 }
 
-/* --- BHyT ------------------------------------------------------------------------------------------------ */
+/* --- BHyT -------------------------------------------------------------------------------------------- */
 
-/* Query heads that share a key-value head meet the same rows of W_V, so their columns of W_O are summed first:
- * W_O·repeat(W_V) = folded·W_V with folded [C, Hkv·D]. */
+/* Query heads that share a key-value head meet the same rows of W_V, so their columns of W_O are summed
+ * first: W_O·repeat(W_V) = folded·W_V with folded [C, Hkv·D]. */
 static void fold_heads(const ProductNorm *args, int64_t first, int64_t rows, real *folded) {
-    int64_t width = (int64_t)args->Hkv * args->D, ld = padded(width), ld_o = padded((int64_t)args->H * args->D);
+    int64_t width = (int64_t)args->Hkv * args->D, ld = padded(width),
+            ld_o = padded((int64_t)args->H * args->D);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) {
         const real *w_o = (const real *)args->w_o + (first + i) * ld_o;
@@ -64,7 +65,8 @@ static void fold_heads(const ProductNorm *args, int64_t first, int64_t rows, rea
 }
 
 static size_t product_bytes(int64_t width, int64_t C) {
-    return ((size_t)PRODUCT_ROWS * (size_t)(padded(width) + padded(C))) * sizeof(real) + PRODUCT_ROWS * sizeof(double);
+    return ((size_t)PRODUCT_ROWS * (size_t)(padded(width) + padded(C))) * sizeof(real) +
+           PRODUCT_ROWS * sizeof(double);
 }
 
 size_t NAME(variant_scratch)(const Limits *limits) {
@@ -84,8 +86,9 @@ void NAME(product_norm)(Queue *queue, const ProductNorm *args) {
     for (int64_t first = 0; first < C; first += PRODUCT_ROWS) {
         int64_t rows = least(PRODUCT_ROWS, C - first);
         fold_heads(args, first, rows, folded);
-        NAME(linear_backward_input)(&rest, &(LinearBackward){.N = rows, .in = (int)C, .out = (int)width,
-                                                             .dy = folded, .w = w_v, .dx = product});
+        NAME(linear_backward_input)
+        (&rest, &(LinearBackward){
+                    .N = rows, .in = (int)C, .out = (int)width, .dy = folded, .w = w_v, .dx = product});
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < rows; i++) squares[i] = row_sum_squares(product + i * ld, C);
         for (int64_t i = 0; i < rows; i++) total += squares[i];
@@ -94,7 +97,9 @@ void NAME(product_norm)(Queue *queue, const ProductNorm *args) {
 }
 
 /* mean(v²), or 1 where there is no v. */
-static double mean_square_of(const real *v, int C) { return v ? row_sum_squares(v, C) / C : 1; }
+static double mean_square_of(const real *v, int C) {
+    return v ? row_sum_squares(v, C) / C : 1;
+}
 
 void NAME(bhyt_terms)(Queue *queue, const BhytTerms *args) {
     (void)queue;
