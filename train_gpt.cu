@@ -20,6 +20,7 @@
 #include "src/report.h"
 #include "src/schedule.h"
 #include "src/smoke.h"
+#include "src/telemetry.h"
 
 #include <math.h>
 #include <signal.h>
@@ -40,6 +41,7 @@ typedef struct Run {
     uint32_t *tokens, *targets; /* host, [B·T] */
     bool validates;
     Validator validator;
+    Telemetry *telemetry; /* NULL without --stats-every */
     Log log;
     int64_t step;       /* finished updates */
     Progress resumed;   /* what the checkpoint said */
@@ -259,6 +261,8 @@ static void print_sample(Run *run) {
     generate(&run->model, "", stdout);
 }
 
+static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
 /* One update from micro_steps batches. Returns what came of it. */
 static const StepState *train_step(Run *run, double lr) {
     const Config *c = &run->config;
@@ -276,6 +280,7 @@ static const StepState *train_step(Run *run, double lr) {
         model_backward(model);
         if (micro + 1 < c->micro_steps) run->k->queue_wait(model->queue); /* the host buffers are reused */
     }
+    if (run->telemetry && due(run->step + 1, c->stats_every)) telemetry_before(run->telemetry);
     optimizer_update(&run->optimizer);
     return optimizer_read(&run->optimizer);
 }
@@ -303,8 +308,6 @@ static const char *reason_to_stop(const Run *run) {
     return NULL;
 }
 
-static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
-
 static void loop(Run *run) {
     const Config *c = &run->config;
     const char *reason = NULL;
@@ -319,6 +322,7 @@ static void loop(Run *run) {
         log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = lr,
                                             .grad_norm = state->grad_norm, .ms = (log_seconds() - begin) * 1e3,
                                             .tokens = c->total_batch_tokens});
+        if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
         reason = reason_to_stop(run);
         if (run->step == c->steps || reason) break;
         if (run->validates && due(run->step, c->val_every)) validate(run);
@@ -350,6 +354,7 @@ static void train(Run *run) {
           run->model.V);
     open_training_data(run);
     compare_data(run);
+    if (c->stats_every) run->telemetry = telemetry_create(&run->model);
     run->validates = c->val_data != NULL;
     if (run->validates) validator_create(&run->validator, &run->model);
     DeviceInfo info = {0};
@@ -367,6 +372,7 @@ static void train(Run *run) {
     run->k->host_release(run->tokens);
     run->k->host_release(run->targets);
     if (run->validates) validator_destroy(&run->validator);
+    telemetry_destroy(run->telemetry);
     optimizer_destroy(&run->optimizer);
     if (c->smoke) smoke_finish(c, run->first_loss, run->last_loss);
 }

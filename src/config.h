@@ -65,7 +65,7 @@ typedef struct Config {
     int64_t dtype, residual_dtype, recompute;
     /* run */
     const char *out, *resume;
-    int64_t save_every, keep, val_every, val_batches, sample_every, log_every, device, threads;
+    int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;

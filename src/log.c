@@ -131,6 +131,12 @@ void log_val(Log *log, int64_t step, double loss, int64_t tokens) {
               (long long)tokens);
 }
 
+void log_stats(Log *log, int64_t step, cJSON *layers) {
+    cJSON *object = object_of("stats", step);
+    cJSON_AddItemToObject(object, "layers", layers);
+    write_object(log, object);
+}
+
 void log_event(Log *log, const char *event, int64_t step, cJSON *extra) {
     cJSON *object = object_of("event", step);
     cJSON_AddStringToObject(object, "event", event);

@@ -6,6 +6,7 @@
  *
  *   {"type":"train","step":…,"loss":…,"lr":…,"grad_norm":…,"tokens":…,"tokens_per_s":…,"flops":…,"mfu":…,"ms":…}
  *   {"type":"val","step":…,"loss":…,"tokens":…}
+ *   {"type":"stats","step":…,"layers":[…]}     telemetry.h
  *   {"type":"event","event":"start|resume|skip|checkpoint|end|…","step":…, …}
  *
  * `step` counts finished updates; losses are nats per token; mfu is null where the device's peak is not known.
@@ -46,6 +47,9 @@ void log_val(Log *log, int64_t step, double loss, int64_t tokens);
 
 /* An event: takes over `object` (a cJSON object with the event's own fields, or NULL). */
 void log_event(Log *log, const char *event, int64_t step, cJSON *object);
+
+/* A line of telemetry: takes over `layers` (a cJSON array). */
+void log_stats(Log *log, int64_t step, cJSON *layers);
 
 /* A line for people, above the progress line. */
 void log_print(Log *log, const char *format, ...) CHECK_PRINTF(2, 3);

@@ -11,6 +11,8 @@ typedef struct Pass {
     const Buffers *buffers;
     Cache *cache;             /* generation, else NULL */
     const uint32_t *position; /* [B·T], or NULL: the time step */
+    StageHook *hook;          /* telemetry, or NULL */
+    void *context;
 } Pass;
 
 static int64_t tokens_of(const Pass *pass) { return (int64_t)pass->B * pass->T; }
@@ -130,6 +132,7 @@ static Junction junction(const Model *m, const Pass *pass, int i) {
 static void stage_forward(Model *m, const Pass *pass, int i) {
     Junction args = junction(m, pass, i);
     m->k->junction_forward(m->queue, &args);
+    if (pass->hook) pass->hook(pass->context, m, i, &args);
 }
 
 static void junction_forward(Model *m, const Pass *pass, int j) {
@@ -500,6 +503,13 @@ static Pass training_pass(const Model *m, bool keep) {
 
 void model_forward(Model *m, bool keep) {
     Pass pass = training_pass(m, keep);
+    run_forward(m, &pass);
+}
+
+void model_observe(Model *m, StageHook *hook, void *context) {
+    Pass pass = training_pass(m, false);
+    pass.hook = hook;
+    pass.context = context;
     run_forward(m, &pass);
 }
 

@@ -72,7 +72,8 @@ typedef struct MemoryPlan {
     size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens */
 } MemoryPlan;
 
-typedef struct Model {
+typedef struct Model Model;
+struct Model {
     const Kernels *k;
     const Config *config;
     Queue *queue;
@@ -108,7 +109,7 @@ typedef struct Model {
     Accum *vhat;
     Cache cache;      /* capacity 0 unless model_open_cache() was called */
     void *memory[4];  /* the allocations */
-} Model;
+};
 
 /* What a run of this config takes, without taking it. `train` is false for evaluation and generation. */
 void model_plan(const Config *config, const Kernels *k, bool train, MemoryPlan *plan);
@@ -132,6 +133,11 @@ void model_refresh(Model *model);
 
 /* Forward on what was fed, up to the last norm. With `keep`, everything that backward reads is kept. */
 void model_forward(Model *model, bool keep);
+
+/* Forward as validation does it, calling hook(context, model, i, args) after each stage i of the plan, with the
+ * arguments that its junction had: everything they point to is still there then. For telemetry. */
+typedef void StageHook(void *context, const Model *model, int i, const Junction *args);
+void model_observe(Model *model, StageHook *hook, void *context);
 
 /* Head and loss of what model_forward() left, in chunks: model->losses [N], and state->loss_sum += their sum. With
  * `gradient` (after keep) the gradient at the last norm's output follows, scaled by state->in.loss_scale. */
