@@ -116,6 +116,28 @@ $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
 
+# nvcc compiles kernels/cuda and the probe of a GPU, nothing else. CUDA_ARCHS=90 for one machine; three by default.
+NVCC       ?= nvcc
+CUDA_ARCHS ?= 80 90 100
+CUDA_CODE  := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch))
+CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
+CUDA       := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
+CUDA_LIBS  := -lcublasLt
+
+$(BUILD)/cuda/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/gpu_probe: test/gpu_probe.cu $(CUDA) $(BUILD)/src/check.o
+	$(NVCC) $(CUDA_FLAGS) $^ $(CUDA_LIBS) -o $@
+
+$(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA) $(LIBRARY)
+	$(NVCC) $(CUDA_CODE) -Xcompiler -fopenmp $^ $(LDLIBS) $(CUDA_LIBS) -lcmocka -o $@
+
+$(BUILD)/cuda/%.o: test/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DWITH_CUDA -MMD -MP -c $< -o $@
+
 # ------------------------------------------------------------------------------------------------ what people run
 
 BINARIES  := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_ops_emu
@@ -137,6 +159,9 @@ test-compilers:
 	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
+	@if command -v $(NVCC) >/dev/null; then echo "nvcc: no warning allowed"; \
+	    $(MAKE) --no-print-directory -j2 CUDA_ARCHS=90 BUILD=build/nvcc build/nvcc/gpu_probe; \
+	else echo "nvcc is not here: skipped"; fi
 CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 
 demo: $(PROGRAM)
@@ -153,13 +178,16 @@ help:
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make clean      removes what was built"
 
+gpu_probe: $(BUILD)/gpu_probe
+test_ops_cuda: $(BUILD)/test_ops_cuda
+
 emu: $(BUILD)/test_emu $(BUILD)/test_ops_emu
 
 clean:
 	rm -rf build train_gpt
 
 FORCE:
-.PHONY: all test test-compilers demo bench help emu clean gpu_probe FORCE
+.PHONY: all test test-compilers demo bench help emu clean gpu_probe test_ops_cuda FORCE
 .SECONDARY:
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

@@ -55,9 +55,10 @@ static void *next(const char *name) {
     return symbol;
 }
 
-#define NEXT(name, type) \
-    static type real;    \
-    if (!real) real = (type)next(name)
+/* real: the C library's own. */
+#define NEXT(name)                    \
+    static __typeof__(name) *real;    \
+    if (!real) real = (__typeof__(real))next(#name)
 
 static int within(long number, const char *at, const char *times) {
     long first = setting(at, 0), count = setting(times, 1);
@@ -118,9 +119,8 @@ static void flip_bit(void *bytes, ssize_t n) {
     if (n > 0) ((unsigned char *)bytes)[n / 2] ^= 4;
 }
 
-static int opened(const char *name, const char *path, int flags, mode_t mode) {
-    NEXT("open", int (*)(const char *, int, ...));
-    (void)name;
+static int opened(const char *path, int flags, mode_t mode) {
+    NEXT(open);
     return meet("open", path) == FAIL ? -1 : real(path, flags, mode);
 }
 
@@ -129,7 +129,7 @@ int open(const char *path, int flags, ...) {
     va_start(more, flags);
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;
     va_end(more);
-    return opened("open", path, flags, mode);
+    return opened(path, flags, mode);
 }
 
 int open64(const char *path, int flags, ...) {
@@ -137,7 +137,7 @@ int open64(const char *path, int flags, ...) {
     va_start(more, flags);
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;
     va_end(more);
-    return opened("open64", path, flags | O_LARGEFILE, mode);
+    return opened(path, flags | O_LARGEFILE, mode);
 }
 
 /* One transfer of bytes; `deed` was met. */
@@ -150,17 +150,17 @@ int open64(const char *path, int flags, ...) {
     }
 
 ssize_t write(int fd, const void *bytes, size_t count) {
-    NEXT("write", ssize_t (*)(int, const void *, size_t));
+    NEXT(write);
     TRANSFER(meet_descriptor("write", fd), real(fd, bytes, count))
 }
 
 ssize_t pwrite(int fd, const void *bytes, size_t count, off_t offset) {
-    NEXT("pwrite", ssize_t (*)(int, const void *, size_t, off_t));
+    NEXT(pwrite);
     TRANSFER(meet_descriptor("pwrite", fd), real(fd, bytes, count, offset))
 }
 
 ssize_t read(int fd, void *bytes, size_t count) {
-    NEXT("read", ssize_t (*)(int, void *, size_t));
+    NEXT(read);
     Deed deed = meet_descriptor("read", fd);
     if (deed == FAIL) return -1;
     ssize_t n = real(fd, bytes, deed == SHORT ? half(count) : count);
@@ -169,7 +169,7 @@ ssize_t read(int fd, void *bytes, size_t count) {
 }
 
 ssize_t pread(int fd, void *bytes, size_t count, off_t offset) {
-    NEXT("pread", ssize_t (*)(int, void *, size_t, off_t));
+    NEXT(pread);
     Deed deed = meet_descriptor("pread", fd);
     if (deed == FAIL) return -1;
     ssize_t n = real(fd, bytes, deed == SHORT ? half(count) : count, offset);
@@ -180,35 +180,35 @@ ssize_t pread(int fd, void *bytes, size_t count, off_t offset) {
 ssize_t pwrite64(int, const void *, size_t, off_t) __attribute__((alias("pwrite")));
 ssize_t pread64(int, void *, size_t, off_t) __attribute__((alias("pread")));
 
-#define PATH_CALL(name, parameters, type, path, call)    \
-    int name parameters {                                \
-        NEXT(#name, int(*) type);                        \
-        return meet(#name, path) == FAIL ? -1 : call;    \
+#define PATH_CALL(name, parameters, path, call)       \
+    int name parameters {                             \
+        NEXT(name);                                   \
+        return meet(#name, path) == FAIL ? -1 : call; \
     }
 
-PATH_CALL(mkdir, (const char *path, mode_t mode), (const char *, mode_t), path, real(path, mode))
-PATH_CALL(rename, (const char *from, const char *to), (const char *, const char *), from, real(from, to))
-PATH_CALL(unlink, (const char *path), (const char *), path, real(path))
-PATH_CALL(rmdir, (const char *path), (const char *), path, real(path))
+PATH_CALL(mkdir, (const char *path, mode_t mode), path, real(path, mode))
+PATH_CALL(rename, (const char *from, const char *to), from, real(from, to))
+PATH_CALL(unlink, (const char *path), path, real(path))
+PATH_CALL(rmdir, (const char *path), path, real(path))
 
 int unlinkat(int directory, const char *name, int flags) {
-    NEXT("unlinkat", int (*)(int, const char *, int));
+    NEXT(unlinkat);
     return meet_descriptor("unlink", directory) == FAIL ? -1 : real(directory, name, flags);
 }
 
 int fsync(int fd) {
-    NEXT("fsync", int (*)(int));
+    NEXT(fsync);
     return meet_descriptor("fsync", fd) == FAIL ? -1 : real(fd);
 }
 
 int ftruncate(int fd, off_t length) {
-    NEXT("ftruncate", int (*)(int, off_t));
+    NEXT(ftruncate);
     return meet_descriptor("ftruncate", fd) == FAIL ? -1 : real(fd, length);
 }
 
 /* A close that fails has closed nevertheless, as Linux does it. */
 int close(int fd) {
-    NEXT("close", int (*)(int));
+    NEXT(close);
     Deed deed = meet_descriptor("close", fd);
     int reason = errno, status = real(fd);
     if (deed != FAIL) return status;
@@ -220,9 +220,7 @@ int close(int fd) {
 
 int dnnl_sgemm(char ta, char tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A, int64_t lda, const float *B,
                int64_t ldb, float beta, float *C, int64_t ldc) {
-    typedef int Sgemm(char, char, int64_t, int64_t, int64_t, float, const float *, int64_t, const float *, int64_t, float,
-                      float *, int64_t);
-    NEXT("dnnl_sgemm", Sgemm *);
+    NEXT(dnnl_sgemm);
     int status = real(ta, tb, M, N, K, alpha, A, lda, B, ldb, beta, C, ldc);
     if (within(atomic_fetch_add(&products, 1) + 1, "FAULT_NAN_AT", "FAULT_NAN_TIMES")) C[0] = NAN;
     return status;
@@ -237,14 +235,14 @@ static long jump(void) {
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
-    NEXT("clock_gettime", int (*)(clockid_t, struct timespec *));
+    NEXT(clock_gettime);
     int status = real(clock, now);
     if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += jump();
     return status;
 }
 
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {
-    NEXT("gettimeofday", int (*)(struct timeval *, void *));
+    NEXT(gettimeofday);
     int status = real(now, zone);
     now->tv_sec += jump();
     return status;

@@ -1,6 +1,7 @@
 /*
- * ops_broken.c: operations broken on purpose, each in one way that has happened in some program; the suite must
- * notice every one. A wrapper calls the good operation of cpu/f32 (or cpu/f64) and spoils what it was given or made.
+ * ops_broken.c: operations broken on purpose, each in one way that has happened in some program; the suite
+ * must notice every one. A wrapper calls the good operation of cpu/f32 (or cpu/f64) and spoils what it was
+ * given or made.
  */
 #include "ops_harness.h"
 
@@ -9,12 +10,12 @@
 static const Kernels *good;
 typedef float real_; /* cpu/f32 */
 
-#define REPLACE(operation_, function)                                                                              \
-    static Kernels wrap_##function(const Kernels *k) {                                                             \
-        good = k;                                                                                                  \
-        Kernels wrapped = *k;                                                                                      \
-        wrapped.operation_ = function;                                                                             \
-        return wrapped;                                                                                            \
+#define REPLACE(operation_, function)                                                                        \
+    static Kernels wrap_##function(const Kernels *k) {                                                       \
+        good = k;                                                                                            \
+        Kernels wrapped = *k;                                                                                \
+        wrapped.operation_ = function;                                                                       \
+        return wrapped;                                                                                      \
     }
 
 /* ---------------------------------------------------------------------------------------------- junction */
@@ -80,7 +81,8 @@ static void scaled_upstream(Queue *queue, const JunctionBackward *b) {
 }
 REPLACE(junction_backward, scaled_upstream)
 
-/* Normalized input without its mean taken off, in layernorm's backward: wrong by little where means are small. */
+/* Normalized input without its mean taken off, in layernorm's backward: wrong by little where means are
+ * small. */
 static void wrong_mean(Queue *queue, const JunctionBackward *b) {
     double zeros[4096] = {0};
     Junction forward = *b->forward;
@@ -91,7 +93,8 @@ static void wrong_mean(Queue *queue, const JunctionBackward *b) {
 }
 REPLACE(junction_backward, wrong_mean)
 
-/* --------------------------------------------------------------------------------- linear, activation, embedding */
+/* --------------------------------------------------------------------------------- linear, activation,
+ * embedding */
 
 static void row_not_written(Queue *queue, const Linear *l) {
     Linear wrong = *l;
@@ -151,7 +154,8 @@ static void mask_off_by_one(Queue *queue, const Attention *a) {
     good->attention_forward(queue, a);
     for (int64_t n = 0; n + 1 < (int64_t)a->B * a->T; n++) {
         if (n % a->T == a->T - 1) continue;
-        const real_ *q = (const real_ *)a->qkv + n * ld, *k = (const real_ *)a->qkv + (n + 1) * ld + a->H * a->D;
+        const real_ *q = (const real_ *)a->qkv + n * ld,
+                    *k = (const real_ *)a->qkv + (n + 1) * ld + a->H * a->D;
         real_ *out = (real_ *)a->out + n * ld_out, *lse = (real_ *)a->lse + n / a->T * a->H * a->T + n % a->T;
         double score = 0;
         for (int d = 0; d < a->D; d++) score += (double)q[d] * (double)k[d];
@@ -164,7 +168,8 @@ REPLACE(attention_forward, mask_off_by_one)
 static void no_documents(Queue *queue, const AttentionBackward *b) {
     Attention forward = *b->forward;
     forward.doc_start = NULL;
-    good->attention_backward(queue, &(AttentionBackward){.forward = &forward, .dout = b->dout, .dqkv = b->dqkv});
+    good->attention_backward(queue,
+                             &(AttentionBackward){.forward = &forward, .dout = b->dout, .dqkv = b->dqkv});
 }
 REPLACE(attention_backward, no_documents)
 
@@ -189,7 +194,8 @@ static void one_key_short(Queue *queue, const AttentionDecode *a) {
 }
 REPLACE(attention_decode, one_key_short)
 
-/* --------------------------------------------------------------------------------------------- loss and step */
+/* --------------------------------------------------------------------------------------------- loss and step
+ */
 
 static void ignored_counted(Queue *queue, const CrossEntropy *e) {
     uint32_t targets[256];
@@ -251,28 +257,40 @@ const Broken broken_operations[] = {
     {"layernorm without ε", "rstd: error", OP_junction_forward, BROKEN_VALUES, wrap_no_epsilon},
     {"a norm 1e-5 off", " y: error", OP_junction_forward, BROKEN_VALUES, wrap_imprecise},
     {"other bits at every second call", "y: a second run", OP_junction_forward, BROKEN_BITS, wrap_other_bits},
-    {"other bits when recomputing", "y: the recomputing call", OP_junction_forward, BROKEN_BITS, wrap_other_recompute},
-    {"dγ one percent off", "norm.dgamma: error", OP_junction_backward, BROKEN_VALUES, wrap_dgamma_one_percent},
-    {"dbias overwritten, not added to", "dbias: error", OP_junction_backward, BROKEN_VALUES, wrap_overwritten_dbias},
-    {"a post-type gate's gradient taken over u", "dgate: error", OP_junction_backward, BROKEN_VALUES, wrap_gate_of_u},
-    {"GPAS scaling the gradient", "dresidual_out: error", OP_junction_backward, BROKEN_GRADIENTS, wrap_scaled_upstream},
-    {"layernorm's backward without the mean", "dresidual_out: error", OP_junction_backward, BROKEN_GRADIENTS, wrap_wrong_mean},
+    {"other bits when recomputing", "y: the recomputing call", OP_junction_forward, BROKEN_BITS,
+     wrap_other_recompute},
+    {"dγ one percent off", "norm.dgamma: error", OP_junction_backward, BROKEN_VALUES,
+     wrap_dgamma_one_percent},
+    {"dbias overwritten, not added to", "dbias: error", OP_junction_backward, BROKEN_VALUES,
+     wrap_overwritten_dbias},
+    {"a post-type gate's gradient taken over u", "dgate: error", OP_junction_backward, BROKEN_VALUES,
+     wrap_gate_of_u},
+    {"GPAS scaling the gradient", "dresidual_out: error", OP_junction_backward, BROKEN_GRADIENTS,
+     wrap_scaled_upstream},
+    {"layernorm's backward without the mean", "dresidual_out: error", OP_junction_backward, BROKEN_GRADIENTS,
+     wrap_wrong_mean},
     {"a row not written", " y: error", OP_linear_forward, BROKEN_VALUES, wrap_row_not_written},
-    {"dW overwritten, not added to", " dw: error", OP_linear_backward_weight, BROKEN_VALUES, wrap_overwritten_dw},
+    {"dW overwritten, not added to", " dw: error", OP_linear_backward_weight, BROKEN_VALUES,
+     wrap_overwritten_dw},
     {"an input changed", "changed an input", OP_linear_backward_input, BROKEN_VALUES, wrap_changed_input},
     {"padding dirtied", "padding is not zero", OP_activation_forward, BROKEN_VALUES, wrap_dirty_padding},
     {"the other GELU", "y: error", OP_activation_forward, BROKEN_VALUES, wrap_exact_gelu},
-    {"a repeated token's gradient lost", "dtoken_table: error", OP_embedding_backward, BROKEN_VALUES, wrap_lost_duplicates},
+    {"a repeated token's gradient lost", "dtoken_table: error", OP_embedding_backward, BROKEN_VALUES,
+     wrap_lost_duplicates},
     {"a causal mask off by one", " out: error", OP_attention_forward, BROKEN_VALUES, wrap_mask_off_by_one},
-    {"documents not masked in backward", "documents size=1]: dqkv: error", OP_attention_backward, BROKEN_VALUES, wrap_no_documents},
+    {"documents not masked in backward", "documents size=1]: dqkv: error", OP_attention_backward,
+     BROKEN_VALUES, wrap_no_documents},
     {"RoPE not rotated back", "draw: error", OP_qkv_backward, BROKEN_VALUES, wrap_rotated_again},
     {"a cache one time step short", " out: error", OP_attention_decode, BROKEN_VALUES, wrap_one_key_short},
     {"an ignored target counted", "losses: error", OP_cross_entropy, BROKEN_VALUES, wrap_ignored_counted},
-    {"z-loss left out", "z=0.01 gradient some ignored]: logits: error", OP_cross_entropy, BROKEN_VALUES, wrap_no_z_loss},
-    {"a write to another member of the state", "changed members", OP_loss_reduce, BROKEN_VALUES, wrap_past_the_end},
+    {"z-loss left out", "z=0.01 gradient some ignored]: logits: error", OP_cross_entropy, BROKEN_VALUES,
+     wrap_no_z_loss},
+    {"a write to another member of the state", "changed members", OP_loss_reduce, BROKEN_VALUES,
+     wrap_past_the_end},
     {"a skipped step that updates", "changed an input", OP_adamw, BROKEN_VALUES, wrap_never_skips},
     {"AdamW without bias correction", "master: error", OP_adamw, BROKEN_VALUES, wrap_no_bias_correction},
-    {"gates not told apart in the norm", "sum_squares: error", OP_sum_squares, BROKEN_VALUES, wrap_no_gate_group},
+    {"gates not told apart in the norm", "sum_squares: error", OP_sum_squares, BROKEN_VALUES,
+     wrap_no_gate_group},
     {"truncation for rounding", "dst: error", OP_cast, BROKEN_VALUES, wrap_truncates},
 };
 const int n_broken_operations = sizeof broken_operations / sizeof broken_operations[0];

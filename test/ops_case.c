@@ -18,9 +18,15 @@ static uint64_t next_random(Case *c) {
     return z ^ z >> 31;
 }
 
-double uniform(Case *c) { return ((double)(next_random(c) >> 11) + 0.5) * 0x1p-53; }
-double normal(Case *c) { return sqrt(-2 * log(uniform(c))) * cos(6.283185307179586 * uniform(c)); }
-int64_t below(Case *c, int64_t n) { return (int64_t)(next_random(c) % (uint64_t)n); }
+double uniform(Case *c) {
+    return ((double)(next_random(c) >> 11) + 0.5) * 0x1p-53;
+}
+double normal(Case *c) {
+    return sqrt(-2 * log(uniform(c))) * cos(6.283185307179586 * uniform(c));
+}
+int64_t below(Case *c, int64_t n) {
+    return (int64_t)(next_random(c) % (uint64_t)n);
+}
 
 void describe(Case *c, const char *format, ...) {
     size_t used = strlen(c->title);
@@ -30,9 +36,13 @@ void describe(Case *c, const char *format, ...) {
     va_end(list);
 }
 
-void *arguments(Case *c, size_t size) { return take(c, size); }
+void *arguments(Case *c, size_t size) {
+    return take(c, size);
+}
 
-int64_t tensor_count(const Tensor *t) { return t->rows * t->parts * t->cols; }
+int64_t tensor_count(const Tensor *t) {
+    return t->rows * t->parts * t->cols;
+}
 
 static Tensor *tensor(Case *c, void *field, const char *name, TypeClass type, Role role) {
     if (c->n_tensors == MAX_TENSORS) abort();
@@ -50,7 +60,8 @@ static Tensor *shaped(Case *c, Tensor *t, int64_t rows, int64_t stored_rows, int
     return t;
 }
 
-Tensor *matrix(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t rows, int64_t cols) {
+Tensor *matrix(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t rows,
+               int64_t cols) {
     return shaped(c, tensor(c, field, name, type, role), rows, rows, 1, cols, padded(cols));
 }
 
@@ -59,7 +70,8 @@ Tensor *parted(Case *c, void *field, const char *name, TypeClass type, Role role
     return shaped(c, tensor(c, field, name, type, role), rows, rows, parts, cols, padded(cols));
 }
 
-Tensor *weight(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t rows, int64_t cols) {
+Tensor *weight(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t rows,
+               int64_t cols) {
     return shaped(c, tensor(c, field, name, type, role), rows, padded(rows), 1, cols, padded(cols));
 }
 
@@ -115,8 +127,12 @@ void extreme_rows(Tensor *t) {
     for (int64_t i = 0; i < t->rows * width; i++) t->value[i] *= factor[i / width % 4];
 }
 
-void prepare(Case *c, Operation operation, const void *args) { c->prepare = (Call){operation, args}; }
-void call(Case *c, Operation operation, const void *args) { c->main = (Call){operation, args}; }
+void prepare(Case *c, Operation operation, const void *args) {
+    c->prepare = (Call){operation, args};
+}
+void call(Case *c, Operation operation, const void *args) {
+    c->main = (Call){operation, args};
+}
 
 void upstream(Case *c, const Tensor *of, const Tensor *gradient, const Tensor *scale) {
     if (c->n_upstream == (int)(sizeof c->upstream / sizeof c->upstream[0])) abort();
@@ -151,8 +167,8 @@ void case_open(Case *c, const Family *family, int shape, int variant, uint64_t s
                     (const char *)family->variants + (size_t)variant * family->variant_size);
     if (!c->main.arguments && !c->impossible) abort();
     int64_t *large[] = {&c->limits.N, &c->limits.head_chunk, &c->limits.parameters};
-    int *small[] = {&c->limits.B, &c->limits.T, &c->limits.C, &c->limits.H, &c->limits.Hkv, &c->limits.D,
-                    &c->limits.F, &c->limits.V, &c->limits.slots};
+    int *small[] = {&c->limits.B, &c->limits.T, &c->limits.C, &c->limits.H,    &c->limits.Hkv,
+                    &c->limits.D, &c->limits.F, &c->limits.V, &c->limits.slots};
     for (int i = 0; i < 3; i++) *large[i] = *large[i] ? *large[i] : 1;
     for (int i = 0; i < 9; i++) *small[i] = *small[i] ? *small[i] : 1;
     c->limits.residual_is_accum = c->residual_is_accum;

@@ -6,16 +6,24 @@ typedef struct HeadShape {
 } HeadShape;
 
 /* Head sizes that are no multiple of 8 are the CPU's only. */
-static const HeadShape head_shapes[] = {{1, 1, 1, 1, 8},    {2, 7, 2, 1, 16},  {1, 65, 3, 1, 32}, {2, 31, 4, 2, 48},
-                                        {1, 130, 6, 2, 64}, {1, 200, 2, 2, 64}, {2, 96, 2, 1, 96}, {1, 64, 1, 1, 128},
-                                        {1, 33, 2, 1, 256}, {3, 3, 3, 3, 8},   {2, 64, 3, 3, 40}, {1, 129, 2, 1, 24},
-                                        {2, 5, 2, 1, 5},    {1, 4, 1, 1, 1},   {1, 70, 3, 1, 7},  {1, 257, 1, 1, 64}};
+static const HeadShape head_shapes[] = {
+    {1, 1, 1, 1, 8},    {2, 7, 2, 1, 16},   {1, 65, 3, 1, 32}, {2, 31, 4, 2, 48},
+    {1, 130, 6, 2, 64}, {1, 200, 2, 2, 64}, {2, 96, 2, 1, 96}, {1, 64, 1, 1, 128},
+    {1, 33, 2, 1, 256}, {3, 3, 3, 3, 8},    {2, 64, 3, 3, 40}, {1, 129, 2, 1, 24},
+    {2, 5, 2, 1, 5},    {1, 4, 1, 1, 1},    {1, 70, 3, 1, 7},  {1, 257, 1, 1, 64}};
 
-static int64_t head_width(const HeadShape *s) { return (int64_t)(s->H + 2 * s->Hkv) * s->D; }
+static int64_t head_width(const HeadShape *s) {
+    return (int64_t)(s->H + 2 * s->Hkv) * s->D;
+}
 
 static void head_title(Case *c, const HeadShape *s) {
     describe(c, "B=%d T=%d H=%d Hkv=%d D=%d", s->B, s->T, s->H, s->Hkv, s->D);
-    c->limits = (Limits){.N = (int64_t)s->B * s->T, .B = s->B, .T = s->T, .H = s->H, .Hkv = s->Hkv, .D = s->D,
+    c->limits = (Limits){.N = (int64_t)s->B * s->T,
+                         .B = s->B,
+                         .T = s->T,
+                         .H = s->H,
+                         .Hkv = s->Hkv,
+                         .D = s->D,
                          .C = s->H * s->D};
     c->cpu_only = s->D % 8 != 0;
 }
@@ -27,19 +35,20 @@ typedef struct QkvVariant {
     bool alpha_v, rope, position, bias, in_place, extreme;
 } QkvVariant;
 
-static const QkvVariant qkv_variants[] = {{.rope = true},
-                                          {.rope = true, .position = true, .bias = true},
-                                          {.rope = true, .in_place = true},
-                                          {.bias = true},
-                                          {.bias = true, .in_place = true},
-                                          {.norm = QKV_NORM_HEAD},
-                                          {.norm = QKV_NORM_HEAD, .rope = true},
-                                          {.norm = QKV_NORM_HEAD, .alpha_v = true, .rope = true, .position = true},
-                                          {.norm = QKV_NORM_HEAD, .rope = true, .extreme = true, .in_place = true},
-                                          {.norm = QKV_NORM_PROJECTION},
-                                          {.norm = QKV_NORM_PROJECTION, .alpha_v = true},
-                                          {.norm = QKV_NORM_PROJECTION, .alpha_v = true, .rope = true, .bias = true},
-                                          {.norm = QKV_NORM_PROJECTION, .rope = true, .extreme = true}};
+static const QkvVariant qkv_variants[] = {
+    {.rope = true},
+    {.rope = true, .position = true, .bias = true},
+    {.rope = true, .in_place = true},
+    {.bias = true},
+    {.bias = true, .in_place = true},
+    {.norm = QKV_NORM_HEAD},
+    {.norm = QKV_NORM_HEAD, .rope = true},
+    {.norm = QKV_NORM_HEAD, .alpha_v = true, .rope = true, .position = true},
+    {.norm = QKV_NORM_HEAD, .rope = true, .extreme = true, .in_place = true},
+    {.norm = QKV_NORM_PROJECTION},
+    {.norm = QKV_NORM_PROJECTION, .alpha_v = true},
+    {.norm = QKV_NORM_PROJECTION, .alpha_v = true, .rope = true, .bias = true},
+    {.norm = QKV_NORM_PROJECTION, .rope = true, .extreme = true}};
 
 typedef struct QkvTensors {
     Tensor *raw, *qkv, *alpha[3];
@@ -70,10 +79,14 @@ static Qkv *qkv(Case *c, const HeadShape *s, const QkvVariant *v, bool backward,
     *q = (Qkv){.B = s->B, .T = s->T, .H = s->H, .Hkv = s->Hkv, .D = s->D, .norm = v->norm, .eps = 1e-6};
     head_title(c, s);
     c->impossible = v->rope && s->D % 2 != 0;
-    describe(c, "%s%s%s%s%s%s%s", v->norm == QKV_NORM_HEAD ? " head" : norm ? " projection" : "",
-             v->alpha_v ? " alpha_v" : "", v->rope ? " rope" : "", v->position ? " position" : "", v->bias ? " bias" : "",
-             v->in_place ? " in place" : "", v->extreme ? " extreme" : "");
-    if (v->norm == QKV_NORM_PROJECTION) lengths[0] = (int64_t)s->H * s->D, lengths[1] = lengths[2] = (int64_t)s->Hkv * s->D;
+    describe(c, "%s%s%s%s%s%s%s",
+             v->norm == QKV_NORM_HEAD ? " head"
+             : norm                   ? " projection"
+                                      : "",
+             v->alpha_v ? " alpha_v" : "", v->rope ? " rope" : "", v->position ? " position" : "",
+             v->bias ? " bias" : "", v->in_place ? " in place" : "", v->extreme ? " extreme" : "");
+    if (v->norm == QKV_NORM_PROJECTION)
+        lengths[0] = (int64_t)s->H * s->D, lengths[1] = lengths[2] = (int64_t)s->Hkv * s->D;
     t->raw = matrix(c, TO(q->raw), STORAGE, forward_in_place ? INOUT : IN, N, head_width(s));
     t->raw->unread = backward && !norm;
     if (v->extreme) extreme_rows(t->raw);
@@ -124,11 +137,13 @@ typedef struct AttentionVariant {
     double size; /* of q, k and v */
 } AttentionVariant;
 
-static const AttentionVariant attention_variants[] = {{.size = 1}, {.documents = true, .size = 1}, {.size = 3}};
+static const AttentionVariant attention_variants[] = {
+    {.size = 1}, {.documents = true, .size = 1}, {.size = 2}};
 static const HeadShape attention_measured_shapes[] = {{4, 256, 12, 12, 64}, {1, 1024, 12, 4, 64}};
 static const AttentionVariant attention_measured[] = {{.size = 1}};
 
-static Attention *attention(Case *c, const HeadShape *s, const AttentionVariant *v, Role made, Tensor **qkv_, Tensor **out) {
+static Attention *attention(Case *c, const HeadShape *s, const AttentionVariant *v, Role made, Tensor **qkv_,
+                            Tensor **out) {
     Attention *a = arguments(c, sizeof *a);
     int64_t N = (int64_t)s->B * s->T;
     *a = (Attention){.B = s->B, .T = s->T, .H = s->H, .Hkv = s->Hkv, .D = s->D};
@@ -195,7 +210,8 @@ static void declare_attention_decode(Case *c, const void *shape, const void *var
     Tensor *k = matrix(c, TO(a->k_cache), STORAGE, INOUT, (int64_t)s.B * capacity, kv);
     Tensor *value = matrix(c, TO(a->v_cache), STORAGE, INOUT, (int64_t)s.B * capacity, kv);
     for (int64_t i = 0; i < tensor_count(k); i++) /* what lies past the new tokens must not count */
-        if (i / kv % capacity >= (int64_t)length->value[i / kv / capacity]) k->value[i] = value->value[i] = 50;
+        if (i / kv % capacity >= (int64_t)length->value[i / kv / capacity])
+            k->value[i] = value->value[i] = 50;
     k->exact = value->exact = true; /* a copy */
     matrix(c, TO(a->out), STORAGE, OUT, N, (int64_t)s.H * s.D);
     call(c, OP_attention_decode, a);
@@ -207,8 +223,10 @@ const Family families_attention[] = {
     FAMILY(attention_forward, declare_attention_forward, head_shapes, attention_variants),
     FAMILY(attention_backward, declare_attention_backward, head_shapes, attention_variants),
     FAMILY(attention_decode, declare_attention_decode, head_shapes, decode_variants),
-    FAMILY(attention_forward, declare_attention_forward, attention_measured_shapes, attention_measured, .perf = true),
-    FAMILY(attention_backward, declare_attention_backward, attention_measured_shapes, attention_measured, .perf = true),
+    FAMILY(attention_forward, declare_attention_forward, attention_measured_shapes, attention_measured,
+           .perf = true),
+    FAMILY(attention_backward, declare_attention_backward, attention_measured_shapes, attention_measured,
+           .perf = true),
     FAMILY(attention_decode, declare_attention_decode, decode_measured_shapes, decode_measured, .perf = true),
     FAMILY(qkv_forward, declare_qkv_forward, attention_measured_shapes, qkv_variants, .perf = true),
     FAMILY(qkv_backward, declare_qkv_backward, attention_measured_shapes, qkv_variants, .perf = true),

@@ -1,4 +1,5 @@
-/* ops_cases_block.c: cases of the embedding, linear and the MLP's activation (how to write one: ops_harness.h). */
+/* ops_cases_block.c: cases of the embedding, linear and the MLP's activation (how to write one:
+ * ops_harness.h). */
 #include "ops_harness.h"
 
 /* ---------------------------------------------------------------------------------------------- embedding */
@@ -11,8 +12,9 @@ typedef struct EmbeddingVariant {
     bool fixed_positions; /* no gradient for the position table */
 } EmbeddingVariant;
 
-static const EmbeddingShape embedding_shapes[] = {{1, 1, 1, 1}, {2, 3, 7, 3}, {1, 31, 64, 257}, {3, 7, 65, 11},
-                                                  {2, 65, 96, 31}, {1, 130, 130, 7}, {2, 96, 257, 130}, {1, 7, 768, 31}};
+static const EmbeddingShape embedding_shapes[] = {{1, 1, 1, 1},      {2, 3, 7, 3},    {1, 31, 64, 257},
+                                                  {3, 7, 65, 11},    {2, 65, 96, 31}, {1, 130, 130, 7},
+                                                  {2, 96, 257, 130}, {1, 7, 768, 31}};
 static const EmbeddingVariant embedding_variants[] = {{0},
                                                       {.positions = true},
                                                       {.positions = true, .position = true},
@@ -21,15 +23,15 @@ static const EmbeddingVariant embedding_variants[] = {{0},
                                                       {.position = true, .wide = true},
                                                       {.positions = true, .fixed_positions = true}};
 
-static Embedding *embedding(Case *c, const EmbeddingShape *s, const EmbeddingVariant *v, bool backward, Tensor **table,
-                            Tensor **positions, Tensor **scale, Tensor **x) {
+static Embedding *embedding(Case *c, const EmbeddingShape *s, const EmbeddingVariant *v, bool backward,
+                            Tensor **table, Tensor **positions, Tensor **scale, Tensor **x) {
     Embedding *e = arguments(c, sizeof *e);
     int64_t N = (int64_t)s->B * s->T;
     c->limits = (Limits){.N = N, .B = s->B, .T = s->T, .C = s->C, .V = s->V};
     c->residual_is_accum = v->wide;
     *e = (Embedding){.B = s->B, .T = s->T, .C = s->C, .V = s->V, .residual_is_accum = v->wide};
-    describe(c, "B=%d T=%d C=%d V=%d%s%s%s%s", s->B, s->T, s->C, s->V, v->wide ? " wide" : "", v->scale ? " scale" : "",
-             v->positions ? " positions" : "", v->position ? " given" : "");
+    describe(c, "B=%d T=%d C=%d V=%d%s%s%s%s", s->B, s->T, s->C, s->V, v->wide ? " wide" : "",
+             v->scale ? " scale" : "", v->positions ? " positions" : "", v->position ? " given" : "");
     indices(c, TO(e->tokens), N, s->V);
     if (v->position) indices(c, TO(e->position), N, s->T + 5);
     *table = weight(c, TO(e->token_table), STORAGE, IN, s->V, s->C);
@@ -42,7 +44,8 @@ static Embedding *embedding(Case *c, const EmbeddingShape *s, const EmbeddingVar
 
 static void declare_embedding_forward(Case *c, const void *shape, const void *variant) {
     Tensor *unused[4];
-    call(c, OP_embedding_forward, embedding(c, shape, variant, false, &unused[0], &unused[1], &unused[2], &unused[3]));
+    call(c, OP_embedding_forward,
+         embedding(c, shape, variant, false, &unused[0], &unused[1], &unused[2], &unused[3]));
 }
 
 static void declare_embedding_backward(Case *c, const void *shape, const void *variant) {
@@ -71,8 +74,9 @@ typedef struct LinearVariant {
     bool bias;
 } LinearVariant;
 
-static const LinearShape linear_shapes[] = {{1, 1, 1},   {3, 7, 31},   {31, 64, 64}, {65, 65, 96},    {7, 130, 257},
-                                            {96, 257, 3}, {1, 768, 130}, {64, 1, 65},  {200, 96, 1}, {130, 31, 192}};
+static const LinearShape linear_shapes[] = {{1, 1, 1},     {3, 7, 31},    {31, 64, 64},  {65, 65, 96},
+                                            {7, 130, 257}, {96, 257, 3},  {1, 768, 130}, {64, 1, 65},
+                                            {200, 96, 1},  {130, 31, 192}};
 static const LinearVariant linear_variants[] = {{.bias = false}, {.bias = true}};
 static const LinearVariant linear_backward_variants[] = {{.bias = false}};
 static const LinearShape linear_measured[] = {{1024, 768, 2304}, {1024, 768, 3072}, {1024, 3072, 768}};
@@ -148,7 +152,7 @@ typedef struct ActivationVariant {
     bool bias, in_place, extreme;
 } ActivationVariant;
 
-static const ActivationShape activation_shapes[] = {{1, 1},    {3, 7},   {7, 64},   {31, 65},  {65, 31},
+static const ActivationShape activation_shapes[] = {{1, 1},   {3, 7},    {7, 64},    {31, 65}, {65, 31},
                                                     {2, 257}, {130, 96}, {200, 130}, {5, 768}, {1, 3072}};
 static const ActivationVariant activation_variants[] = {
     {.kind = ACTIVATION_GELU},
@@ -167,7 +171,8 @@ static const ActivationVariant activation_variants[] = {
     {.kind = ACTIVATION_SWIGLU, .norm = ACTIVATION_NORM_JOINT},
     {.kind = ACTIVATION_SWIGLU, .norm = ACTIVATION_NORM_JOINT, .in_place = true, .extreme = true}};
 static const ActivationShape activation_measured_shapes[] = {{1024, 3072}};
-static const ActivationVariant activation_measured[] = {{.kind = ACTIVATION_GELU}, {.kind = ACTIVATION_SWIGLU}};
+static const ActivationVariant activation_measured[] = {{.kind = ACTIVATION_GELU},
+                                                        {.kind = ACTIVATION_SWIGLU}};
 
 typedef struct ActivationTensors {
     Tensor *h, *alpha, *y;
@@ -180,7 +185,9 @@ static Activation *activation(Case *c, const ActivationShape *s, const Activatio
     *a = (Activation){.N = s->N, .F = s->F, .kind = v->kind, .norm = v->norm, .eps = 1e-6};
     c->limits = (Limits){.N = s->N, .F = parts * (int)padded(s->F)};
     describe(c, "N=%lld F=%d %s%s%s%s%s", (long long)s->N, s->F, parts == 2 ? "swiglu" : "gelu",
-             v->norm == ACTIVATION_NORM_EACH ? " each" : v->norm == ACTIVATION_NORM_JOINT ? " joint" : "",
+             v->norm == ACTIVATION_NORM_EACH    ? " each"
+             : v->norm == ACTIVATION_NORM_JOINT ? " joint"
+                                                : "",
              v->bias ? " bias" : "", v->in_place ? " in place" : "", v->extreme ? " extreme" : "");
     bool in_place = backward && v->in_place;
     t->h = parted(c, TO(a->h), STORAGE, in_place ? INOUT : IN, s->N, parts, s->F);
@@ -222,15 +229,20 @@ const Family families_block[] = {
     FAMILY(embedding_forward, declare_embedding_forward, embedding_shapes, embedding_variants),
     FAMILY(embedding_backward, declare_embedding_backward, embedding_shapes, embedding_variants),
     FAMILY(linear_forward, declare_linear_forward, linear_shapes, linear_variants, .no_bits = true),
-    FAMILY(linear_backward_input, declare_linear_backward_input, linear_shapes, linear_backward_variants, .no_bits = true),
+    FAMILY(linear_backward_input, declare_linear_backward_input, linear_shapes, linear_backward_variants,
+           .no_bits = true),
     FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_shapes, linear_backward_variants,
            .no_bits = true),
     FAMILY(activation_forward, declare_activation_forward, activation_shapes, activation_variants),
     FAMILY(activation_backward, declare_activation_backward, activation_shapes, activation_variants),
     FAMILY(linear_forward, declare_linear_forward, linear_measured, linear_backward_variants, .perf = true),
-    FAMILY(linear_backward_input, declare_linear_backward_input, linear_measured, linear_backward_variants, .perf = true),
-    FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_measured, linear_backward_variants, .perf = true),
-    FAMILY(activation_forward, declare_activation_forward, activation_measured_shapes, activation_measured, .perf = true),
-    FAMILY(activation_backward, declare_activation_backward, activation_measured_shapes, activation_measured, .perf = true),
+    FAMILY(linear_backward_input, declare_linear_backward_input, linear_measured, linear_backward_variants,
+           .perf = true),
+    FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_measured, linear_backward_variants,
+           .perf = true),
+    FAMILY(activation_forward, declare_activation_forward, activation_measured_shapes, activation_measured,
+           .perf = true),
+    FAMILY(activation_backward, declare_activation_backward, activation_measured_shapes, activation_measured,
+           .perf = true),
 };
 const int n_families_block = sizeof families_block / sizeof families_block[0];

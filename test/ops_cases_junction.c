@@ -1,4 +1,5 @@
-/* ops_cases_junction.c: cases of the residual junction and of what feeds it (how to write one: ops_harness.h). */
+/* ops_cases_junction.c: cases of the residual junction and of what feeds it (how to write one:
+ * ops_harness.h). */
 #include "ops_harness.h"
 
 #include <stdio.h>
@@ -13,18 +14,18 @@ typedef enum Scale { SCALE_NONE, SCALE_USUAL, SCALE_ZERO, SCALE_NEGATIVE } Scale
 typedef struct JunctionVariant {
     NormKind norm, inner;
     bool sdd, post;
-    bool first;    /* f = NULL: the first junction, or the second of two norms that meet */
-    bool wide;     /* residual_is_accum */
+    bool first; /* f = NULL: the first junction, or the second of two norms that meet */
+    bool wide;  /* residual_is_accum */
     bool bias;
     Scale s_in, s_out;
     double alpha, output_scale;
-    bool no_gamma, no_beta;     /* NULL */
-    bool frozen;                /* parameters without gradients */
-    bool in_place;              /* u = x; dresidual_out = dresidual_in */
-    bool vhat, mean_square;     /* BHyT: v from an earlier junction; v for a later one */
-    bool only_residual, both;   /* y_residual instead of y; both */
-    bool no_dy, no_dresidual;   /* NULL */
-    bool df_is_dresidual;       /* df = NULL */
+    bool no_gamma, no_beta;   /* NULL */
+    bool frozen;              /* parameters without gradients */
+    bool in_place;            /* u = x; dresidual_out = dresidual_in */
+    bool vhat, mean_square;   /* BHyT: v from an earlier junction; v for a later one */
+    bool only_residual, both; /* y_residual instead of y; both */
+    bool no_dy, no_dresidual; /* NULL */
+    bool df_is_dresidual;     /* df = NULL */
     bool extreme;
 } JunctionVariant;
 
@@ -72,7 +73,11 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_LAYERNORM, .s_out = SCALE_ZERO, .bias = true},
     /* sandwich and SDD */
     {.norm = NORM_RMSNORM, .inner = NORM_RMSNORM},
-    {.norm = NORM_LAYERNORM, .inner = NORM_LAYERNORM, .bias = true, .s_in = SCALE_USUAL, .s_out = SCALE_USUAL},
+    {.norm = NORM_LAYERNORM,
+     .inner = NORM_LAYERNORM,
+     .bias = true,
+     .s_in = SCALE_USUAL,
+     .s_out = SCALE_USUAL},
     {.norm = NORM_DYT, .inner = NORM_DYT, .wide = true, .in_place = true},
     {.norm = NORM_BHYT, .inner = NORM_BHYT, .mean_square = true},
     {.norm = NORM_RMSNORM, .sdd = true},
@@ -118,10 +123,12 @@ static NormTensors norm_operands(Case *c, Norm *norm, const char *name, NormKind
                                  const JunctionVariant *v, Role made) {
     NormTensors t = {.name = name};
     bool statistics = kind == NORM_LAYERNORM || kind == NORM_RMSNORM || kind == NORM_BHYT;
-    *norm = (Norm){.kind = kind, .eps = kind == NORM_LAYERNORM ? 1e-5 : 1e-6, .kappa = kind == NORM_BHYT ? 3 : 0};
+    *norm =
+        (Norm){.kind = kind, .eps = kind == NORM_LAYERNORM ? 1e-5 : 1e-6, .kappa = kind == NORM_BHYT ? 3 : 0};
     if (kind == NORM_NONE) return t;
     if (!v->no_gamma) t.gamma = spread(c, vector(c, TO(norm->gamma), ACCUM, IN, s->C), 1, 0.3);
-    if (!v->no_beta && (kind == NORM_LAYERNORM || kind == NORM_DYT)) t.beta = vector(c, TO(norm->beta), ACCUM, IN, s->C);
+    if (!v->no_beta && (kind == NORM_LAYERNORM || kind == NORM_DYT))
+        t.beta = vector(c, TO(norm->beta), ACCUM, IN, s->C);
     if (kind == NORM_DYT) t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1), 0.5);
     if (kind == NORM_BHYT) t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1), 2);
     if (kind == NORM_LAYERNORM) flat(c, &norm->mean, member(c, name, "mean"), ACCUM, made, 1, s->N);
@@ -130,9 +137,15 @@ static NormTensors norm_operands(Case *c, Norm *norm, const char *name, NormKind
 }
 
 static void norm_gradients(Case *c, NormGradient *gradient, const NormTensors *t, double factor) {
-    if (t->gamma) derivative(vector(c, &gradient->dgamma, member(c, t->name, "dgamma"), ACCUM, ADDED, t->gamma->cols), t->gamma, factor);
-    if (t->beta) derivative(vector(c, &gradient->dbeta, member(c, t->name, "dbeta"), ACCUM, ADDED, t->beta->cols), t->beta, factor);
-    if (t->scalar) derivative(flat(c, &gradient->dscalar, member(c, t->name, "dscalar"), ACCUM, ADDED, 1, 1), t->scalar, factor);
+    if (t->gamma)
+        derivative(vector(c, &gradient->dgamma, member(c, t->name, "dgamma"), ACCUM, ADDED, t->gamma->cols),
+                   t->gamma, factor);
+    if (t->beta)
+        derivative(vector(c, &gradient->dbeta, member(c, t->name, "dbeta"), ACCUM, ADDED, t->beta->cols),
+                   t->beta, factor);
+    if (t->scalar)
+        derivative(flat(c, &gradient->dscalar, member(c, t->name, "dscalar"), ACCUM, ADDED, 1, 1), t->scalar,
+                   factor);
 }
 
 static Tensor *scale_operand(Case *c, void *field, const char *name, Scale scale) {
@@ -143,7 +156,8 @@ static Tensor *scale_operand(Case *c, void *field, const char *name, Scale scale
 
 /* Rows of few numbers get a ramp: of two that nearly agree, rounding noise alone would be normalized. */
 static void ramp(Tensor *t, double step) {
-    for (int64_t i = 0; t->cols < 7 && i < tensor_count(t); i++) t->value[i] += step * (double)(i % t->cols + 1);
+    for (int64_t i = 0; t->cols < 7 && i < tensor_count(t); i++)
+        t->value[i] += step * (double)(i % t->cols + 1);
 }
 
 typedef struct JunctionTensors {
@@ -158,11 +172,26 @@ static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v)
     const struct {
         bool on;
         const char *name;
-    } words[] = {{v->sdd, "sdd"}, {v->post, "post"}, {v->first, "f=NULL"}, {v->wide, "wide"}, {v->bias, "bias"},
-                 {v->s_in, "s_in"}, {v->s_out, "s_out"}, {v->alpha != 0, "alpha"}, {v->output_scale != 0, "scaled"},
-                 {v->no_gamma, "gamma=NULL"}, {v->no_beta, "beta=NULL"}, {v->frozen, "frozen"}, {v->in_place, "in-place"},
-                 {v->vhat, "vhat"}, {v->mean_square, "mean-square"}, {v->only_residual, "y=NULL"}, {v->both, "y-twice"},
-                 {v->no_dy, "dy=NULL"}, {v->no_dresidual, "dresidual=NULL"}, {v->df_is_dresidual, "df=NULL"},
+    } words[] = {{v->sdd, "sdd"},
+                 {v->post, "post"},
+                 {v->first, "f=NULL"},
+                 {v->wide, "wide"},
+                 {v->bias, "bias"},
+                 {v->s_in, "s_in"},
+                 {v->s_out, "s_out"},
+                 {v->alpha != 0, "alpha"},
+                 {v->output_scale != 0, "scaled"},
+                 {v->no_gamma, "gamma=NULL"},
+                 {v->no_beta, "beta=NULL"},
+                 {v->frozen, "frozen"},
+                 {v->in_place, "in-place"},
+                 {v->vhat, "vhat"},
+                 {v->mean_square, "mean-square"},
+                 {v->only_residual, "y=NULL"},
+                 {v->both, "y-twice"},
+                 {v->no_dy, "dy=NULL"},
+                 {v->no_dresidual, "dresidual=NULL"},
+                 {v->df_is_dresidual, "df=NULL"},
                  {v->extreme, "extreme"}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (words[i].on) describe(c, " %s", words[i].name);
@@ -170,7 +199,8 @@ static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v)
 }
 
 /* The forward call. For backward, what the contract says it does not read is made unreadable. */
-static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, bool backward, JunctionTensors *t) {
+static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, bool backward,
+                          JunctionTensors *t) {
     Junction *j = arguments(c, sizeof *j);
     Role made = backward ? MADE : OUT;
     bool gate = v->post && v->s_in != SCALE_NONE, in_place = !backward && v->in_place && !v->first;
@@ -210,9 +240,11 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
     return j;
 }
 
-/* The statistics of one number leave rounding noise, times up to 1/√ε, of what they normalize: nothing to compare. */
+/* The statistics of one number leave rounding noise, times up to 1/√ε, of what they normalize: nothing to
+ * compare. */
 static bool degenerate(Case *c, const RowShape *s, const JunctionVariant *v) {
-    bool statistics = v->sdd || (v->norm != NORM_NONE && v->norm != NORM_DYT) || (v->inner != NORM_NONE && v->inner != NORM_DYT);
+    bool statistics = v->sdd || (v->norm != NORM_NONE && v->norm != NORM_DYT) ||
+                      (v->inner != NORM_NONE && v->inner != NORM_DYT);
     bool is = s->C == 1 && statistics;
     for (int i = 0; is && i < c->n_tensors; i++) c->tensor[i].only_finite = true;
     return is;
@@ -225,12 +257,13 @@ static void declare_junction_forward(Case *c, const void *shape, const void *var
 }
 
 /*
- * How the contract's gradients follow from true derivatives. A GPAS scale is a stop-gradient: the gradient crosses it
- * unchanged, so a true derivative, which takes the scale as a factor, is divided by the scales between (pre: s_out
- * and, for x, s_in; post: s_in for x). A gate's gradient is −slope times the derivative by its scale.
+ * How the contract's gradients follow from true derivatives. A GPAS scale is a stop-gradient: the gradient
+ * crosses it unchanged, so a true derivative, which takes the scale as a factor, is divided by the scales
+ * between (pre: s_out and, for x, s_in; post: s_in for x). A gate's gradient is −slope times the derivative
+ * by its scale.
  */
-static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVariant *v, const JunctionTensors *t,
-                                 Tensor *dresidual_out) {
+static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVariant *v,
+                                 const JunctionTensors *t, Tensor *dresidual_out) {
     double s_in = t->s_in ? t->s_in->value[0] : 1, s_out = t->s_out ? t->s_out->value[0] : 1;
     Tensor *scale = v->post ? t->s_in : t->s_out;
     if (!v->frozen) {
@@ -246,7 +279,8 @@ static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVar
         Tensor *slope = constant(flat(c, TO(b->gate_slope), ACCUM, IN, 1, 1), 0.55);
         derivative(flat(c, TO(b->dgate), ACCUM, ADDED, 1, 1), scale, -slope->value[0]);
     }
-    if (t->mean_square_in) derivative(flat(c, TO(b->dmean_square_out), ACCUM, OUT, 1, t->x->rows), t->mean_square_in, 1);
+    if (t->mean_square_in)
+        derivative(flat(c, TO(b->dmean_square_out), ACCUM, OUT, 1, t->x->rows), t->mean_square_in, 1);
 }
 
 static void declare_junction_backward(Case *c, const void *shape, const void *variant) {
@@ -258,7 +292,8 @@ static void declare_junction_backward(Case *c, const void *shape, const void *va
     c->impossible = v->df_is_dresidual && v->wide; /* df = NULL needs one type for both */
     Tensor *dy = v->no_dy ? NULL : matrix(c, TO(b->dy), STORAGE, IN, s->N, s->C);
     Tensor *dresidual_in = NULL, *dresidual_out, *dmean_square = NULL;
-    if (!v->no_dresidual) dresidual_in = matrix(c, TO(b->dresidual_in), RESIDUAL, v->in_place ? INOUT : IN, s->N, s->C);
+    if (!v->no_dresidual)
+        dresidual_in = matrix(c, TO(b->dresidual_in), RESIDUAL, v->in_place ? INOUT : IN, s->N, s->C);
     dresidual_out = dresidual_in && v->in_place ? ALSO(dresidual_in, b->dresidual_out)
                                                 : matrix(c, TO(b->dresidual_out), RESIDUAL, OUT, s->N, s->C);
     if (v->mean_square) dmean_square = flat(c, TO(b->dmean_square_in), ACCUM, IN, 1, s->N);
@@ -274,13 +309,15 @@ static void declare_junction_backward(Case *c, const void *shape, const void *va
     call(c, OP_junction_backward, b);
 }
 
-/* -------------------------------------------------------------------------- what feeds the junction: GPAS, BHyT */
+/* -------------------------------------------------------------------------- what feeds the junction: GPAS,
+ * BHyT */
 
 typedef struct GpasShape {
     int n;
 } GpasShape;
 static const GpasShape gpas_shapes[] = {{1}, {3}, {31}, {64}, {130}};
-static const GpasActivation gpas_variants[] = {GPAS_SILU, GPAS_IDENTITY, GPAS_RELU, GPAS_TANH, GPAS_LEAKY_RELU};
+static const GpasActivation gpas_variants[] = {GPAS_SILU, GPAS_IDENTITY, GPAS_RELU, GPAS_TANH,
+                                               GPAS_LEAKY_RELU};
 
 static void declare_gpas_scales(Case *c, const void *shape, const void *variant) {
     const GpasShape *s = shape;
@@ -298,7 +335,7 @@ static void declare_gpas_scales(Case *c, const void *shape, const void *variant)
 typedef struct ProductShape {
     int C, H, Hkv, D, T;
 } ProductShape;
-static const ProductShape product_shapes[] = {{1, 1, 1, 8, 1},   {8, 1, 1, 8, 31},  {31, 2, 1, 16, 64},
+static const ProductShape product_shapes[] = {{1, 1, 1, 8, 1},     {8, 1, 1, 8, 31},  {31, 2, 1, 16, 64},
                                               {64, 4, 2, 16, 128}, {96, 3, 1, 32, 7}, {130, 2, 2, 64, 256}};
 static const bool no_variant[] = {false};
 
@@ -331,7 +368,8 @@ static void declare_bhyt_terms(Case *c, const void *shape, const void *variant) 
     const BhytVariant *v = variant;
     BhytTerms *a = arguments(c, sizeof *a);
     *a = (BhytTerms){.C = s->C, .kappa = 10, .factor = v->factor};
-    describe(c, "C=%d factor=%g%s%s%s", s->C, v->factor, v->gamma ? " gamma" : "", v->alpha_o ? " alpha_o" : "", v->s ? " s" : "");
+    describe(c, "C=%d factor=%g%s%s%s", s->C, v->factor, v->gamma ? " gamma" : "",
+             v->alpha_o ? " alpha_o" : "", v->s ? " s" : "");
     c->limits = (Limits){.C = s->C};
     constant(flat(c, TO(a->c), ACCUM, IN, 1, 1), 0.3 + uniform(c));
     constant(flat(c, TO(a->lambda), ACCUM, IN, 1, 1), 1.5 + uniform(c));
@@ -348,7 +386,9 @@ const Family families_junction[] = {
     FAMILY(gpas_scales, declare_gpas_scales, gpas_shapes, gpas_variants),
     FAMILY(product_norm, declare_product_norm, product_shapes, no_variant, .no_bits = true),
     FAMILY(bhyt_terms, declare_bhyt_terms, bhyt_shapes, bhyt_variants),
-    FAMILY(junction_forward, declare_junction_forward, junction_measured_shapes, junction_measured, .perf = true),
-    FAMILY(junction_backward, declare_junction_backward, junction_measured_shapes, junction_measured, .perf = true),
+    FAMILY(junction_forward, declare_junction_forward, junction_measured_shapes, junction_measured,
+           .perf = true),
+    FAMILY(junction_backward, declare_junction_backward, junction_measured_shapes, junction_measured,
+           .perf = true),
 };
 const int n_families_junction = sizeof families_junction / sizeof families_junction[0];

@@ -1,9 +1,11 @@
-/* ops_cases_step.c: cases of the loss, the optimizer's step, telemetry and conversion (how to write one: ops_harness.h). */
+/* ops_cases_step.c: cases of the loss, the optimizer's step, telemetry and conversion (how to write one:
+ * ops_harness.h). */
 #include "ops_harness.h"
 
 #include <stddef.h>
 
-/* ------------------------------------------------------------------------------------------- cross-entropy */
+/* ------------------------------------------------------------------------------------------- cross-entropy
+ */
 
 typedef struct LossShape {
     int64_t N;
@@ -16,16 +18,18 @@ typedef struct LossVariant {
     double size;
 } LossVariant;
 
-static const LossShape loss_shapes[] = {{1, 1}, {3, 7}, {7, 65}, {31, 257}, {5, 130}, {64, 31}, {96, 64}, {2, 5003}};
-static const LossVariant loss_variants[] = {{.gradient = true, .size = 2},
-                                            {.gradient = false, .size = 2},
-                                            {.gradient = true, .ignore = IGNORE_SOME, .size = 2},
-                                            {.gradient = false, .ignore = IGNORE_SOME, .size = 2},
-                                            {.gradient = true, .ignore = IGNORE_ALL, .size = 2},
-                                            {.gradient = true, .z_loss = 1e-2, .ignore = IGNORE_SOME, .size = 2},
-                                            {.gradient = false, .z_loss = 1e-2, .size = 2},
-                                            {.gradient = true, .size = 0},
-                                            {.gradient = true, .size = 1e4}};
+static const LossShape loss_shapes[] = {{1, 1},   {3, 7},   {7, 65},  {31, 257},
+                                        {5, 130}, {64, 31}, {96, 64}, {2, 5003}};
+static const LossVariant loss_variants[] = {
+    {.gradient = true, .size = 2},
+    {.gradient = false, .size = 2},
+    {.gradient = true, .ignore = IGNORE_SOME, .size = 2},
+    {.gradient = false, .ignore = IGNORE_SOME, .size = 2},
+    {.gradient = true, .ignore = IGNORE_ALL, .size = 2},
+    {.gradient = true, .z_loss = 1e-2, .ignore = IGNORE_SOME, .size = 2},
+    {.gradient = false, .z_loss = 1e-2, .size = 2},
+    {.gradient = true, .size = 0},
+    {.gradient = true, .size = 1e4}};
 static const LossShape loss_measured_shapes[] = {{128, 50257}};
 static const LossVariant loss_measured[] = {{.gradient = true, .size = 2}, {.gradient = false, .size = 2}};
 
@@ -37,8 +41,11 @@ static void declare_cross_entropy(Case *c, const void *shape, const void *varian
     *e = (CrossEntropy){.N = s->N, .V = s->V, .z_loss = v->z_loss, .gradient = v->gradient};
     *forward = (CrossEntropy){.N = s->N, .V = s->V, .z_loss = v->z_loss};
     c->limits = (Limits){.N = s->N, .V = s->V, .head_chunk = s->N};
-    describe(c, "N=%lld V=%d size=%g z=%g%s%s", (long long)s->N, s->V, v->size, v->z_loss, v->gradient ? " gradient" : "",
-             v->ignore == IGNORE_ALL ? " all ignored" : v->ignore ? " some ignored" : "");
+    describe(c, "N=%lld V=%d size=%g z=%g%s%s", (long long)s->N, s->V, v->size, v->z_loss,
+             v->gradient ? " gradient" : "",
+             v->ignore == IGNORE_ALL ? " all ignored"
+             : v->ignore             ? " some ignored"
+                                     : "");
     Tensor *logits = matrix(c, TO(e->logits), STORAGE, v->gradient ? INOUT : IN, s->N, s->V);
     ALSO(spread(c, logits, 0, v->size), forward->logits);
     logits->only_finite = s->V == 1; /* the gradient is 1 − 1 */
@@ -62,7 +69,8 @@ static void declare_cross_entropy(Case *c, const void *shape, const void *varian
     derivative(logits, logits, 1);
 }
 
-/* ------------------------------------------------------------------------------------------ the step's sums */
+/* ------------------------------------------------------------------------------------------ the step's sums
+ */
 
 typedef struct CountShape {
     int64_t n;
@@ -106,7 +114,8 @@ static void declare_step_begin(Case *c, const void *shape, const void *variant) 
     call(c, OP_step_begin, a);
 }
 
-/* ------------------------------------------------------------------------------------------------ the arenas */
+/* ------------------------------------------------------------------------------------------------ the arenas
+ */
 
 typedef struct ArenaShape {
     int n_slots;
@@ -121,10 +130,22 @@ typedef struct ArenaShape {
 static const ArenaShape arena_shapes[] = {
     {.n_slots = 1, .slot = {{1, 1, CLIP_ALL, 0, 1}}},
     {.n_slots = 2, .slot = {{3, 65, CLIP_ALL, 0.1, 1}, {1, 1, CLIP_GATES, 0, 1}}},
-    {.n_slots = 4, .slot = {{7, 31, CLIP_ALL, 0.1, 1}, {1, 257, CLIP_ALL, 0, 0.5}, {1, 5, CLIP_GATES, 0, 2}, {130, 64, CLIP_ALL, 0.01, 1}}},
-    {.n_slots = 4, .slot = {{7, 31, CLIP_ALL, 0.1, 1}, {1, 257, CLIP_ALL, 0, 0.5}, {1, 5, CLIP_GATES, 0, 2}, {64, 65, CLIP_ALL, 0.01, 1}},
-     .begin_slot = 1, .skip = 64, .cut = 128},
-    {.n_slots = 3, .slot = {{1, 3, CLIP_GATES, 0, 1}, {257, 130, CLIP_ALL, 0.1, 1}, {1, 96, CLIP_ALL, 0, 1}}, .begin_slot = 1},
+    {.n_slots = 4,
+     .slot = {{7, 31, CLIP_ALL, 0.1, 1},
+              {1, 257, CLIP_ALL, 0, 0.5},
+              {1, 5, CLIP_GATES, 0, 2},
+              {130, 64, CLIP_ALL, 0.01, 1}}},
+    {.n_slots = 4,
+     .slot = {{7, 31, CLIP_ALL, 0.1, 1},
+              {1, 257, CLIP_ALL, 0, 0.5},
+              {1, 5, CLIP_GATES, 0, 2},
+              {64, 65, CLIP_ALL, 0.01, 1}},
+     .begin_slot = 1,
+     .skip = 64,
+     .cut = 128},
+    {.n_slots = 3,
+     .slot = {{1, 3, CLIP_GATES, 0, 1}, {257, 130, CLIP_ALL, 0.1, 1}, {1, 96, CLIP_ALL, 0, 1}},
+     .begin_slot = 1},
 };
 static const ArenaShape arena_measured[] = {{.n_slots = 1, .slot = {{3072, 768, CLIP_ALL, 0.1, 1}}}};
 
@@ -137,21 +158,28 @@ typedef struct Arena {
 static Arena arena(Case *c, const ArenaShape *s) {
     Arena a = {{{0}}, 0, 0, 0};
     for (int i = 0; i < s->n_slots; i++) {
-        int64_t rows = s->slot[i].rows == 1 ? 1 : padded(s->slot[i].rows), count = rows * padded(s->slot[i].cols);
-        a.slots[i] = (ParamSlot){.offset = a.count, .count = count, .rows = s->slot[i].rows, .cols = s->slot[i].cols,
-                                 .clip_group = s->slot[i].clip_group, .weight_decay = s->slot[i].weight_decay,
+        int64_t rows = s->slot[i].rows == 1 ? 1 : padded(s->slot[i].rows),
+                count = rows * padded(s->slot[i].cols);
+        a.slots[i] = (ParamSlot){.offset = a.count,
+                                 .count = count,
+                                 .rows = s->slot[i].rows,
+                                 .cols = s->slot[i].cols,
+                                 .clip_group = s->slot[i].clip_group,
+                                 .weight_decay = s->slot[i].weight_decay,
                                  .lr_scale = s->slot[i].lr_scale};
         a.count += count;
     }
     a.begin = a.slots[s->begin_slot].offset + s->skip;
     a.end = a.count - s->cut;
-    describe(c, "%d slots, %lld to %lld of %lld", s->n_slots, (long long)a.begin, (long long)a.end, (long long)a.count);
+    describe(c, "%d slots, %lld to %lld of %lld", s->n_slots, (long long)a.begin, (long long)a.end,
+             (long long)a.count);
     c->limits = (Limits){.parameters = a.count, .slots = s->n_slots};
     return a;
 }
 
 /* An arena's numbers: normal times size in the true elements, zero in the padding. */
-static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *a, double size, bool positive) {
+static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *a, double size,
+                          bool positive) {
     constant(t, 0);
     for (int i = 0; i < s->n_slots; i++) {
         for (int row = 0; row < a->slots[i].rows; row++) {
@@ -184,7 +212,8 @@ typedef struct AdamVariant {
     bool first;   /* moments are zero */
     bool skipped; /* the step is: a gradient is not finite, and nothing may change */
 } AdamVariant;
-static const AdamVariant adam_variants[] = {{.eps = 1e-8}, {.eps = 1e-8, .first = true}, {.eps = 1e-3}, {.eps = 1e-8, .skipped = true}};
+static const AdamVariant adam_variants[] = {
+    {.eps = 1e-8}, {.eps = 1e-8, .first = true}, {.eps = 1e-3}, {.eps = 1e-8, .skipped = true}};
 static const AdamVariant adam_measured[] = {{.eps = 1e-8}};
 
 static void declare_adamw(Case *c, const void *shape, const void *variant) {
@@ -195,13 +224,19 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     Arena all = arena(c, s);
     Role changes = v->skipped ? IN : INOUT;
     describe(c, " eps=%g%s%s", v->eps, v->first ? " first" : "", v->skipped ? " skipped" : "");
-    *a = (AdamW){.begin = all.begin, .end = all.end, .n_slots = s->n_slots, .beta1 = 0.9, .beta2 = 0.95, .eps = v->eps};
+    *a = (AdamW){.begin = all.begin,
+                 .end = all.end,
+                 .n_slots = s->n_slots,
+                 .beta1 = 0.9,
+                 .beta2 = 0.95,
+                 .eps = v->eps};
     if (v->first) state.applied = 1, state.bias_correction[0] = 1 - 0.9, state.bias_correction[1] = 1 - 0.95;
     if (v->skipped) state.skip = SKIP_NON_FINITE, state.skips_in_a_row = 1;
     Tensor *grad = fill_arena(c, flat(c, TO(a->grad), ACCUM, IN, 1, all.count), s, &all, 0.1, false);
     if (v->skipped) grad->value[all.begin] = NAN;
     Tensor *master = fill_arena(c, flat(c, TO(a->master), ACCUM, changes, 1, all.count), s, &all, 1, false);
-    Tensor *storage = fill_arena(c, flat(c, TO(a->storage), STORAGE, changes, 1, all.count), s, &all, 0, false);
+    Tensor *storage =
+        fill_arena(c, flat(c, TO(a->storage), STORAGE, changes, 1, all.count), s, &all, 0, false);
     memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
     storage->copy_of = master;
     fill_arena(c, flat(c, TO(a->m), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.05, false);
@@ -211,7 +246,8 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     call(c, OP_adamw, a);
 }
 
-/* ------------------------------------------------------------------------------------- telemetry, conversion */
+/* ------------------------------------------------------------------------------------- telemetry, conversion
+ */
 
 typedef struct StatsShape {
     int64_t N;
@@ -222,11 +258,12 @@ typedef struct StatsVariant {
     bool s, b, gain, row_gain, zero;
 } StatsVariant;
 static const StatsShape stats_shapes[] = {{1, 1}, {3, 7}, {31, 64}, {65, 65}, {7, 257}, {130, 96}};
-static const StatsVariant stats_variants[] = {{.type = STORAGE},
-                                              {.type = STORAGE, .s = true, .b = true},
-                                              {.type = ACCUM, .b = true, .gain = true},
-                                              {.type = STORAGE, .s = true, .b = true, .gain = true, .row_gain = true},
-                                              {.type = STORAGE, .b = true, .zero = true}};
+static const StatsVariant stats_variants[] = {
+    {.type = STORAGE},
+    {.type = STORAGE, .s = true, .b = true},
+    {.type = ACCUM, .b = true, .gain = true},
+    {.type = STORAGE, .s = true, .b = true, .gain = true, .row_gain = true},
+    {.type = STORAGE, .b = true, .zero = true}};
 
 static void declare_tensor_stats(Case *c, const void *shape, const void *variant) {
     const StatsShape *s = shape;
@@ -234,8 +271,9 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
     TensorStats *t = arguments(c, sizeof *t);
     *t = (TensorStats){.N = s->N, .C = s->C, .gain_factor = 0.5};
     dtype_of(c, &t->type, v->type);
-    describe(c, "N=%lld C=%d%s%s%s%s%s%s", (long long)s->N, s->C, v->type == ACCUM ? " accum" : "", v->s ? " s" : "",
-             v->b ? " b" : "", v->gain ? " gain" : "", v->row_gain ? " row_gain" : "", v->zero ? " zero" : "");
+    describe(c, "N=%lld C=%d%s%s%s%s%s%s", (long long)s->N, s->C, v->type == ACCUM ? " accum" : "",
+             v->s ? " s" : "", v->b ? " b" : "", v->gain ? " gain" : "", v->row_gain ? " row_gain" : "",
+             v->zero ? " zero" : "");
     c->limits = (Limits){.N = s->N, .C = s->C};
     Tensor *a = matrix(c, TO(t->a), v->type, IN, s->N, s->C);
     if (v->zero) constant(a, 0);
@@ -247,7 +285,8 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
     double gain = 2 * (v->s ? 0.75 : 1) * (v->row_gain ? 1.25 : 1);
     for (int64_t i = 0; i < tensor_count(a); i++)
         if (fabs(gain * fabs(a->value[i]) - 2.6467) < 0.05) a->value[i] = 0.25;
-    static const char *const names[STAT_COUNT] = {"sum_squares", "max_abs", "dot", "other_sum_squares", "saturated"};
+    static const char *const names[STAT_COUNT] = {"sum_squares", "max_abs", "dot", "other_sum_squares",
+                                                  "saturated"};
     double zeros[STAT_COUNT] = {0};
     Tensor *out = structure(c, TO(t->out), IN, zeros, sizeof zeros);
     for (int i = 0; i < STAT_COUNT; i++)
@@ -258,17 +297,32 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
 typedef struct CastVariant {
     DType from, to;
 } CastVariant;
-static const CastVariant cast_variants[] = {{DTYPE_F32, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F32}, {DTYPE_F32, DTYPE_F32},
-                                            {DTYPE_F32, DTYPE_F64},  {DTYPE_F64, DTYPE_F32}, {DTYPE_F64, DTYPE_BF16},
-                                            {DTYPE_BF16, DTYPE_F64}};
+static const CastVariant cast_variants[] = {
+    {DTYPE_F32, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F32}, {DTYPE_F32, DTYPE_F32}, {DTYPE_F32, DTYPE_F64},
+    {DTYPE_F64, DTYPE_F32},  {DTYPE_F64, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F64}};
 
-/* What rounding to nearest even has to get right: ties both ways, subnormals, infinities, overflow, signed zero. */
-static const double cast_values[] = {0, -0.0, 1 + 0x1p-8, 1 + 3 * 0x1p-8, -(1 + 0x1p-8), 1 + 0x1p-8 + 0x1p-20,
-                                     0x1.fffffep127, -0x1.fffffep127, 0x1p-149, 0x1p-133, 3e-39, INFINITY, -INFINITY,
-                                     1 + 0x1p-24, 1 + 3 * 0x1p-24, 1 + 0x1p-8 + 0x1p-40};
+/* What rounding to nearest even has to get right: ties both ways, subnormals, infinities, overflow, signed
+ * zero. */
+static const double cast_values[] = {0,
+                                     -0.0,
+                                     1 + 0x1p-8,
+                                     1 + 3 * 0x1p-8,
+                                     -(1 + 0x1p-8),
+                                     1 + 0x1p-8 + 0x1p-20,
+                                     0x1.fffffep127,
+                                     -0x1.fffffep127,
+                                     0x1p-149,
+                                     0x1p-133,
+                                     3e-39,
+                                     INFINITY,
+                                     -INFINITY,
+                                     1 + 0x1p-24,
+                                     1 + 3 * 0x1p-24,
+                                     1 + 0x1p-8 + 0x1p-40};
 
 static void declare_cast(Case *c, const void *shape, const void *variant) {
-    static const TypeClass fixed[] = {[DTYPE_F32] = FIXED_F32, [DTYPE_F64] = FIXED_F64, [DTYPE_BF16] = FIXED_BF16};
+    static const TypeClass fixed[] = {
+        [DTYPE_F32] = FIXED_F32, [DTYPE_F64] = FIXED_F64, [DTYPE_BF16] = FIXED_BF16};
     const CountShape *s = shape;
     const CastVariant *v = variant;
     Cast *a = arguments(c, sizeof *a);

@@ -7,12 +7,13 @@
 
 enum {
     POOLED_ELEMENTS = 600, /* so many of the smallest output are wanted … */
+    MIN_DRAWS = 2,         /* one draw of few large scores, or of one sum, may be exact by luck */
     MAX_DRAWS = 16,
     SLOW_DRAWS = 4,
     LARGE_ELEMENTS = 25000, /* cases larger than this run in one of LARGE_EVERY variants … */
     LARGE_EVERY = 5,
-    MANY_VARIANTS = 5,      /* … where there are so many */
-    GRADIENT_SAMPLES = 8,   /* elements of a tensor that are differenced … */
+    MANY_VARIANTS = 5,        /* … where there are so many */
+    GRADIENT_SAMPLES = 8,     /* elements of a tensor that are differenced … */
     GRADIENT_ELEMENTS = 25000 /* … in cases no larger than this */
 };
 
@@ -27,9 +28,11 @@ void report_failure(Report *report, const char *format, ...) {
     if (!report->quiet && report->failures <= 12) fprintf(stderr, "# %s\n", line);
 }
 
-/* ------------------------------------------------------------------------------------- which cases are run */
+/* ------------------------------------------------------------------------------------- which cases are run
+ */
 
-/* All pairs of shape and variant, or so many along diagonals that each shape and each variant comes at least twice. */
+/* All pairs of shape and variant, or so many along diagonals that each shape and each variant comes at least
+ * twice. */
 typedef struct Selection {
     const Family *family;
     bool sample;
@@ -39,7 +42,8 @@ typedef struct Selection {
 
 static bool select_next(Selection *s, int *shape, int *variant) {
     int shapes = s->family->n_shapes, variants = s->family->n_variants, all = shapes * variants;
-    int larger = shapes > variants ? shapes : variants, count = s->sample && 2 * larger < all ? 2 * larger : all;
+    int larger = shapes > variants ? shapes : variants,
+        count = s->sample && 2 * larger < all ? 2 * larger : all;
     if (s->next >= count) return false;
     int i = s->next++;
     if (count == all) {
@@ -53,17 +57,19 @@ static bool select_next(Selection *s, int *shape, int *variant) {
     return true;
 }
 
-typedef bool CaseTest(const Implementation *, const Family *, int shape, int variant, uint64_t seed, Report *);
+typedef bool CaseTest(const Implementation *, const Family *, int shape, int variant, uint64_t seed,
+                      Report *);
 
 static int64_t case_elements(const Case *c) {
     int64_t all = 0;
-    for (int i = 0; i < c->n_tensors; i++) all += c->tensor[i].stored_rows * c->tensor[i].parts * c->tensor[i].part_ld;
+    for (int i = 0; i < c->n_tensors; i++)
+        all += c->tensor[i].stored_rows * c->tensor[i].parts * c->tensor[i].part_ld;
     return all ? all : 1;
 }
 
 /* Whether the case exists for this implementation; opens it if so. */
-static bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape, int variant,
-                     uint64_t seed, int draw) {
+static bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape,
+                     int variant, uint64_t seed, int draw) {
     case_open(c, family, shape, variant, seed, draw);
     bool left_out = family->n_variants >= MANY_VARIANTS && case_elements(c) > LARGE_ELEMENTS &&
                     (shape * 2 + variant) % LARGE_EVERY != 0;
@@ -84,7 +90,8 @@ static void for_cases(const Implementation *implementation, Operation operation,
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- values */
+/* -------------------------------------------------------------------------------------------------- values
+ */
 
 /* One output over all draws of a case. */
 typedef struct Pool {
@@ -105,13 +112,17 @@ static double *result_of(const Image *image, const Tensor *t) {
     return value;
 }
 
-static bool is_output(const Tensor *t) { return t->role == OUT || t->role == ADDED || t->role == INOUT; }
+static bool is_output(const Tensor *t) {
+    return t->role == OUT || t->role == ADDED || t->role == INOUT;
+}
 
-static void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain, const double *truth) {
+static void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain,
+                     const double *truth) {
     for (int64_t i = 0; i < tensor_count(t); i++) {
         if (t->ignored && t->ignored[i]) continue;
         double error = fabs(got[i] - truth[i]), plain_error = fabs(plain[i] - truth[i]);
-        if (!isfinite(truth[i])) error = plain_error = got[i] == truth[i] && plain[i] == truth[i] ? 0 : INFINITY;
+        if (!isfinite(truth[i]))
+            error = plain_error = got[i] == truth[i] && plain[i] == truth[i] ? 0 : INFINITY;
         if (isnan(error)) error = INFINITY;
         if (error > pool->error || pool->count == 0) {
             pool->error = error;
@@ -147,7 +158,8 @@ static void draw_values(const Implementation *implementation, Case *c, Pool *poo
     for (int i = 0; i < c->n_tensors; i++) {
         const Tensor *t = &c->tensor[i];
         if (!is_output(t) || (t->copy_of && k->storage == k->accum)) continue;
-        double *a = result_of(&got, t), *b = result_of(&plain, t), *e = result_of(&truth, t->copy_of ? t->copy_of : t);
+        double *a = result_of(&got, t), *b = result_of(&plain, t),
+               *e = result_of(&truth, t->copy_of ? t->copy_of : t);
         pool_add(&pools[i], t, a, b, e);
         free(a), free(b), free(e);
     }
@@ -157,25 +169,30 @@ static void draw_values(const Implementation *implementation, Case *c, Pool *poo
 static int draws_of(const Implementation *implementation, const Case *c) {
     int64_t fewest = POOLED_ELEMENTS, most = implementation->slow ? SLOW_DRAWS : MAX_DRAWS;
     for (int i = 0; i < c->n_tensors; i++)
-        if (is_output(&c->tensor[i]) && tensor_count(&c->tensor[i]) < fewest) fewest = tensor_count(&c->tensor[i]);
+        if (is_output(&c->tensor[i]) && tensor_count(&c->tensor[i]) < fewest)
+            fewest = tensor_count(&c->tensor[i]);
     int64_t draws = (POOLED_ELEMENTS + fewest - 1) / (fewest ? fewest : 1);
-    return (int)(draws > most ? most : draws);
+    return (int)(draws < MIN_DRAWS ? MIN_DRAWS : draws > most ? most : draws);
 }
 
-static void judge(const Implementation *implementation, const Case *c, const Tensor *t, const Pool *pool, Report *report) {
+static void judge(const Implementation *implementation, const Case *c, const Tensor *t, const Pool *pool,
+                  Report *report) {
     DType type = type_in(implementation->kernels, c, t->type);
-    double ratio = t->role == ADDED ? 3 : 2, rms = pool->count ? sqrt(pool->squares / (double)pool->count) : 0;
+    double ratio = t->role == ADDED ? 3 : 2,
+           rms = pool->count ? sqrt(pool->squares / (double)pool->count) : 0;
     double allowed = t->exact ? 0 : ratio * pool->plain_error + 4 * ulp(type, rms);
     if (t->only_finite) allowed = isfinite(pool->got) ? INFINITY : 0;
-    if (allowed > 0 && isfinite(allowed) && pool->error / allowed > report->worst) report->worst = pool->error / allowed;
+    if (allowed > 0 && isfinite(allowed) && pool->error / allowed > report->worst)
+        report->worst = pool->error / allowed;
     if (pool->error <= allowed && !isinf(pool->error)) return;
     int64_t width = t->parts * t->cols;
-    report_failure(report,
-                   "%s %s [%s]: %s: error %.3g, allowed %.3g = %g × %.3g of the plain loop + 4 ulp of rms %.3g; "
-                   "at row %lld, column %lld: %.9g, right is %.9g",
-                   operation_name(c->main.operation), implementation->kernels->name, c->title, t->name, pool->error,
-                   allowed, ratio, pool->plain_error, rms, (long long)(pool->worst / width),
-                   (long long)(pool->worst % width), pool->got, pool->truth);
+    report_failure(
+        report,
+        "%s %s [%s]: %s: error %.3g, allowed %.3g = %g × %.3g of the plain loop + 4 ulp of rms %.3g; "
+        "at row %lld, column %lld: %.9g, right is %.9g",
+        operation_name(c->main.operation), implementation->kernels->name, c->title, t->name, pool->error,
+        allowed, ratio, pool->plain_error, rms, (long long)(pool->worst / width),
+        (long long)(pool->worst % width), pool->got, pool->truth);
 }
 
 static bool case_values(const Implementation *implementation, const Family *family, int shape, int variant,
@@ -199,7 +216,8 @@ void test_values(const Implementation *implementation, Operation operation, uint
     for_cases(implementation, operation, false, seed, report, case_values);
 }
 
-/* ---------------------------------------------------------------------------------------------------- bits */
+/* ---------------------------------------------------------------------------------------------------- bits
+ */
 
 static void fresh_run(Image *image, const Case *c) {
     image_upload(image, false);
@@ -230,8 +248,9 @@ static const char *recompute_differs(Image *image, const Case *c, unsigned char 
     if (!again.f) return NULL;
     for (int i = 0; i < c->n_tensors; i++) {
         const void *memory = image->block[i] ? (char *)image->block[i] + IMAGE_GUARD : NULL;
-        bool made_again = memory && (memory == again.y || memory == again.y_residual || memory == again.norm.mean ||
-                                     memory == again.norm.rstd || memory == again.mean_square_out);
+        bool made_again =
+            memory && (memory == again.y || memory == again.y_residual || memory == again.norm.mean ||
+                       memory == again.norm.rstd || memory == again.mean_square_out);
         if (made_again) image->k->zero(image->queue, (char *)image->block[i] + IMAGE_GUARD, image->bytes[i]);
     }
     again.f = again.bias = NULL;
@@ -248,7 +267,8 @@ static const char *recompute_differs(Image *image, const Case *c, unsigned char 
 static bool case_bits(const Implementation *implementation, const Family *family, int shape, int variant,
                       uint64_t seed, Report *report) {
     unsigned char *kept[MAX_TENSORS] = {0};
-    const char *name = operation_name(family->operation), *implementation_name = implementation->kernels->name, *bad;
+    const char *name = operation_name(family->operation),
+               *implementation_name = implementation->kernels->name, *bad;
     Case c;
     Image image;
     if (!open_for(&c, implementation, family, shape, variant, seed, 0)) return false;
@@ -260,8 +280,8 @@ static bool case_bits(const Implementation *implementation, const Family *family
         fresh_run(&image, &c);
         if (n == 1) keep(&image, kept);
         if ((bad = differs(&image, kept)))
-            report_failure(report, "%s %s [%s]: %s: %d threads give other bits than one", name, implementation_name,
-                           c.title, bad, n);
+            report_failure(report, "%s %s [%s]: %s: %d threads give other bits than one", name,
+                           implementation_name, c.title, bad, n);
         image_close(&image);
     }
     omp_set_num_threads(threads);
@@ -271,10 +291,11 @@ static bool case_bits(const Implementation *implementation, const Family *family
     keep(&image, kept);
     fresh_run(&image, &c);
     if ((bad = differs(&image, kept)))
-        report_failure(report, "%s %s [%s]: %s: a second run gives other bits", name, implementation_name, c.title, bad);
-    if (family->operation == OP_junction_forward && (bad = recompute_differs(&image, &c, kept)))
-        report_failure(report, "%s %s [%s]: %s: the recomputing call gives other bits", name, implementation_name,
+        report_failure(report, "%s %s [%s]: %s: a second run gives other bits", name, implementation_name,
                        c.title, bad);
+    if (family->operation == OP_junction_forward && (bad = recompute_differs(&image, &c, kept)))
+        report_failure(report, "%s %s [%s]: %s: the recomputing call gives other bits", name,
+                       implementation_name, c.title, bad);
     for (int i = 0; i < c.n_tensors; i++) free(kept[i]);
     image_close(&image);
     case_close(&c);
@@ -285,10 +306,11 @@ void test_bits(const Implementation *implementation, Operation operation, uint64
     for_cases(implementation, operation, true, seed, report, case_bits);
 }
 
-/* ----------------------------------------------------------------------------------------------- gradients */
+/* ----------------------------------------------------------------------------------------------- gradients
+ */
 
-/* The objective of the forward pass with the case's present numbers, less what it was at first. *squares becomes the
- * sum of squares of the terms that moved: their rounding is what limits a difference. */
+/* The objective of the forward pass with the case's present numbers, less what it was at first. *squares
+ * becomes the sum of squares of the terms that moved: their rounding is what limits a difference. */
 static double objective(Image *image, const Case *c, double *const *base, double *squares) {
     double sum = 0;
     image_run(image, c->prepare);
@@ -307,10 +329,11 @@ static double objective(Image *image, const Case *c, double *const *base, double
     return sum;
 }
 
-/* Four-point central difference at element i. Each evaluation is taken relative to the unperturbed outputs, so that
- * elements which do not depend on i cancel exactly. *resolution: how far 4 ulp of each output that moved, added as
- * independent errors, can put it off. */
-static double difference(Image *image, const Case *c, double *const *base, Tensor *t, int64_t i, double *resolution) {
+/* Four-point central difference at element i. Each evaluation is taken relative to the unperturbed outputs,
+ * so that elements which do not depend on i cancel exactly. *resolution: how far 4 ulp of each output that
+ * moved, added as independent errors, can put it off. */
+static double difference(Image *image, const Case *c, double *const *base, Tensor *t, int64_t i,
+                         double *resolution) {
     static const double offset[4] = {1, -1, 2, -2}, coefficient[4] = {8, -8, -1, 1};
     double x = t->value[i], h = 1e-6 * (fabs(x) > 1 ? fabs(x) : 1), sum = 0, squares = 0;
     for (int k = 0; k < 4; k++) {
@@ -325,15 +348,16 @@ static double difference(Image *image, const Case *c, double *const *base, Tenso
     return sum / (12 * h);
 }
 
-/* The gradient of one tensor against differences at sampled elements: squares of the error, of the truth, and of what
- * the differences resolve. */
+/* The gradient of one tensor against differences at sampled elements: squares of the error, of the truth, and
+ * of what the differences resolve. */
 typedef struct GradientError {
     double error, truth, resolution;
     int64_t worst;
     double got, right;
 } GradientError;
 
-static GradientError gradient_error(Image *image, Case *c, double *const *base, const Tensor *gradient, const double *got) {
+static GradientError gradient_error(Image *image, Case *c, double *const *base, const Tensor *gradient,
+                                    const double *got) {
     Tensor *of = gradient->derivative_of;
     GradientError result = {0};
     double largest = -1;
@@ -391,9 +415,12 @@ static bool case_gradients(const Implementation *implementation, const Family *f
         double norm = fmax(sqrt(errors[i].truth), 1e-6 * sqrt(all)), error = sqrt(errors[i].error);
         double allowed = 1e-6 * norm + sqrt(errors[i].resolution);
         if (!(error <= allowed))
-            report_failure(report, "%s %s [%s]: %s: error %.3g, allowed %.3g = 1e-6 × norm %.3g + resolution; at element %lld: %.12g, differences give %.12g",
-                           operation_name(family->operation), implementation->kernels->name, c.title, c.tensor[i].name,
-                           error, allowed, norm, (long long)errors[i].worst, errors[i].got, errors[i].right);
+            report_failure(report,
+                           "%s %s [%s]: %s: error %.3g, allowed %.3g = 1e-6 × norm %.3g + resolution; at "
+                           "element %lld: %.12g, differences give %.12g",
+                           operation_name(family->operation), implementation->kernels->name, c.title,
+                           c.tensor[i].name, error, allowed, norm, (long long)errors[i].worst, errors[i].got,
+                           errors[i].right);
         if (allowed > 0 && error / allowed > report->worst) report->worst = error / allowed;
         free(got[i]);
     }
@@ -424,6 +451,7 @@ bool operation_has_gradients(Operation operation) {
     return false;
 }
 
-void test_gradients(const Implementation *implementation, Operation operation, uint64_t seed, Report *report) {
+void test_gradients(const Implementation *implementation, Operation operation, uint64_t seed,
+                    Report *report) {
     for_cases(implementation, operation, true, seed, report, case_gradients);
 }

@@ -1,9 +1,9 @@
 /*
  * ops_harness.h: how a case of the operation suite is written down, and how it is run.
  *
- * A FAMILY is one operation with a table of shapes and a table of variants; its cases are all pairs. Its declare
- * function turns one pair into a Case: it takes the argument struct from arguments(), fills in what is not a
- * pointer, and says for each pointer what lies there:
+ * A FAMILY is one operation with a table of shapes and a table of variants; its cases are all pairs. Its
+ * declare function turns one pair into a Case: it takes the argument struct from arguments(), fills in what
+ * is not a pointer, and says for each pointer what lies there:
  *
  *     Linear *a = arguments(c, sizeof *a);
  *     *a = (Linear){.N = s->N, .in = s->in, .out = s->out};
@@ -12,8 +12,8 @@
  *     matrix(c, TO(a->y), STORAGE, OUT, s->N, s->out);
  *     call(c, OP_linear_forward, a);
  *
- * That is all: the harness fills the tensors with seeded normal numbers, rounds them to the implementation's types,
- * lays them out padded between guard zones in its memory, points the fields at them, runs, and checks
+ * That is all: the harness fills the tensors with seeded normal numbers, rounds them to the implementation's
+ * types, lays them out padded between guard zones in its memory, points the fields at them, runs, and checks
  *   - IN      that not a bit of it changed;
  *   - OUT     that each element was written (it starts as NaN);
  *   - ADDED   that a parameter's gradient was added to what was there (it starts as normal numbers);
@@ -21,9 +21,9 @@
  *   - MADE    what the prepare() call (a forward pass, run in fp64) left for the call under test: then IN;
  *   - all     that padding is still zero and guard zones are untouched.
  *
- * Tolerance (DESIGN.md): the largest error against fp64 is at most 2 times (ADDED: 3 times) the error of the plain
- * loop in the same number model, plus 4 ulp of the tensor's rms. The plain loop may be exact by luck where an output
- * has few elements, so such a case is drawn several times and its errors are pooled.
+ * Tolerance (DESIGN.md): the largest error against fp64 is at most 2 times (ADDED: 3 times) the error of the
+ * plain loop in the same number model, plus 4 ulp of the tensor's rms. The plain loop may be exact by luck
+ * where an output has few elements, so such a case is drawn several times and its errors are pooled.
  */
 #ifndef OPS_HARNESS_H
 #define OPS_HARNESS_H
@@ -49,14 +49,16 @@ struct Tensor {
     const char *name;
     TypeClass type;
     Role role;
-    /* Rows of `parts` side by side, each `cols` elements in `part_ld`; a row is parts·part_ld, stored_rows of them. */
+    /* Rows of `parts` side by side, each `cols` elements in `part_ld`; a row is parts·part_ld, stored_rows of
+     * them. */
     int64_t rows, stored_rows, parts, cols, part_ld;
-    double *value;      /* [rows·parts·cols] what it holds before the call */
-    bool exact;         /* an output that has to be right to the bit */
-    bool only_finite;   /* an output whose true value is rounding noise or 0, such as the variance of one number */
-    bool *ignored;      /* or NULL: elements of an output that the contract leaves open */
-    bool unread;        /* the call under test sees NaN here: the contract says that it does not read it */
-    Tensor *copy_of;    /* that tensor in Storage; NULL in the arguments where Storage is Accum */
+    double *value;    /* [rows·parts·cols] what it holds before the call */
+    bool exact;       /* an output that has to be right to the bit */
+    bool only_finite; /* an output whose true value is rounding noise or 0, such as the variance of one number
+                       */
+    bool *ignored;    /* or NULL: elements of an output that the contract leaves open */
+    bool unread;      /* the call under test sees NaN here: the contract says that it does not read it */
+    Tensor *copy_of;  /* that tensor in Storage; NULL in the arguments where Storage is Accum */
     void *field[MAX_FIELDS];
     int n_fields;
     void *bytes; /* BYTES: the contents */
@@ -113,12 +115,12 @@ typedef struct Family {
     bool no_bits; /* a library's result may depend on the number of threads */
 } Family;
 
-#define FAMILY(op, declare_function, shape_table, variant_table, ...)                                              \
-    {                                                                                                              \
-        .operation = OP_##op, .declare = declare_function, .shapes = shape_table, .variants = variant_table,       \
-        .shape_size = sizeof(shape_table)[0], .variant_size = sizeof(variant_table)[0],                            \
-        .n_shapes = sizeof(shape_table) / sizeof(shape_table)[0],                                                  \
-        .n_variants = sizeof(variant_table) / sizeof(variant_table)[0], __VA_ARGS__                                \
+#define FAMILY(op, declare_function, shape_table, variant_table, ...)                                        \
+    {                                                                                                        \
+        .operation = OP_##op, .declare = declare_function, .shapes = shape_table, .variants = variant_table, \
+        .shape_size = sizeof(shape_table)[0], .variant_size = sizeof(variant_table)[0],                      \
+        .n_shapes = sizeof(shape_table) / sizeof(shape_table)[0],                                            \
+        .n_variants = sizeof(variant_table) / sizeof(variant_table)[0], __VA_ARGS__                          \
     }
 
 extern const Family families_block[], families_attention[], families_junction[], families_step[];
@@ -185,14 +187,14 @@ struct Image {
     const Kernels *k;
     const Case *c;
     Queue *queue;
-    void *block[MAX_TENSORS];          /* device memory with guard zones */
+    void *block[MAX_TENSORS]; /* device memory with guard zones */
     unsigned char *before[MAX_TENSORS], *after[MAX_TENSORS];
-    size_t bytes[MAX_TENSORS];         /* without guard zones */
+    size_t bytes[MAX_TENSORS]; /* without guard zones */
 };
 
 void image_open(Image *image, const Implementation *implementation, const Kernels *k, const Case *c);
 void image_close(Image *image);
-void image_upload(Image *image, bool preparing); /* also points the fields of the case at this image */
+void image_upload(Image *image, bool preparing);  /* also points the fields of the case at this image */
 void image_update(Image *image, const Tensor *t); /* one tensor's values again, without guard zones */
 void image_run(Image *image, Call call);          /* runs and waits */
 void image_download(Image *image);
@@ -202,20 +204,22 @@ void image_values(const Image *image, const Tensor *t, double *value);
 /* What the call did to memory that it should not have touched: false with a line in text. */
 bool image_intact(const Image *image, bool preparing, char *text, size_t size);
 
-/* Rounds the case's tensors to an implementation's types, runs the prepare call in fp64 and rounds what it made. */
+/* Rounds the case's tensors to an implementation's types, runs the prepare call in fp64 and rounds what it
+ * made. */
 void case_prepare(Case *c, const Implementation *implementation);
 
-/* The fp64 version that others are held to: cpu/f64, or plain/long for fp64 itself and for what cpu/f64 lacks. */
+/* The fp64 version that others are held to: cpu/f64, or plain/long for fp64 itself and for what cpu/f64
+ * lacks. */
 const Kernels *truth_for(const Kernels *k, const Case *c, Operation operation);
 
 /* ------------------------------------------------------------------------------------------------- modes */
 
 typedef struct Report {
     int cases, failures;
-    bool quiet;      /* the self-test expects failures: keep them to itself */
-    char first[512]; /* the first failure, or the first that is being looked for */
+    bool quiet;           /* the self-test expects failures: keep them to itself */
+    char first[512];      /* the first failure, or the first that is being looked for */
     const char *look_for; /* the self-test: only failures with this in their text count, and one is enough */
-    double worst;    /* largest error in units of what is allowed */
+    double worst;         /* largest error in units of what is allowed */
 } Report;
 
 void report_failure(Report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -232,8 +236,8 @@ void measure(const Implementation *implementation, Operation operation, uint64_t
 void test_memory(const Implementation *implementation, Report *report);
 void test_step_sequence(const Implementation *implementation, uint64_t seed, Report *report);
 
-/* The suite must fail on operations that are broken on purpose: wrap() is cpu/f32 (BROKEN_GRADIENTS: cpu/f64) with
- * one operation replaced. */
+/* The suite must fail on operations that are broken on purpose: wrap() is cpu/f32 (BROKEN_GRADIENTS: cpu/f64)
+ * with one operation replaced. */
 typedef enum BrokenKind { BROKEN_VALUES, BROKEN_BITS, BROKEN_GRADIENTS } BrokenKind;
 typedef struct Broken {
     const char *what;

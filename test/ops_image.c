@@ -1,4 +1,5 @@
-/* ops_image.c: a case in an implementation's memory: layout, guard zones, running, what changed (ops_harness.h). */
+/* ops_image.c: a case in an implementation's memory: layout, guard zones, running, what changed
+ * (ops_harness.h). */
 #include "ops_harness.h"
 
 #include <stdio.h>
@@ -26,36 +27,49 @@ static const char *const operation_names[] = {
 #undef OP_STRING
 };
 
-const char *operation_name(Operation operation) { return operation_names[operation]; }
+const char *operation_name(Operation operation) {
+    return operation_names[operation];
+}
 
 bool operation_present(const Kernels *k, Operation operation) {
     switch (operation) {
-#define OP_PRESENT(name, Arguments)                                                                                \
-    case OP_##name: return k->name != NULL;
+#define OP_PRESENT(name, Arguments)                                                                          \
+    case OP_##name:                                                                                          \
+        return k->name != NULL;
         OPERATIONS(OP_PRESENT)
 #undef OP_PRESENT
-    default: return false;
+    default:
+        return false;
     }
 }
 
 void operation_run(const Kernels *k, Queue *queue, Call call_) {
     switch (call_.operation) {
-#define OP_RUN(name, Arguments)                                                                                    \
-    case OP_##name: k->name(queue, (const Arguments *)call_.arguments); break;
+#define OP_RUN(name, Arguments)                                                                              \
+    case OP_##name:                                                                                          \
+        k->name(queue, (const Arguments *)call_.arguments);                                                  \
+        break;
         OPERATIONS(OP_RUN)
 #undef OP_RUN
-    default: abort();
+    default:
+        abort();
     }
 }
 
 DType type_in(const Kernels *k, const Case *c, TypeClass type) {
     switch (type) {
-    case STORAGE: return k->storage;
-    case ACCUM: return k->accum;
-    case RESIDUAL: return c->residual_is_accum ? k->accum : k->storage;
-    case FIXED_F64: return DTYPE_F64;
-    case FIXED_BF16: return DTYPE_BF16;
-    default: return DTYPE_F32;
+    case STORAGE:
+        return k->storage;
+    case ACCUM:
+        return k->accum;
+    case RESIDUAL:
+        return c->residual_is_accum ? k->accum : k->storage;
+    case FIXED_F64:
+        return DTYPE_F64;
+    case FIXED_BF16:
+        return DTYPE_BF16;
+    default:
+        return DTYPE_F32;
     }
 }
 
@@ -67,9 +81,12 @@ static int64_t stored_at(const Tensor *t, int64_t i) {
 static double load(const Image *image, const Tensor *t, const unsigned char *bytes, int64_t i) {
     if (t->type == U32) return ((const uint32_t *)bytes)[i];
     switch (type_in(image->k, image->c, t->type)) {
-    case DTYPE_F64: return ((const double *)bytes)[i];
-    case DTYPE_BF16: return bf16_to_float(((const uint16_t *)bytes)[i]);
-    default: return ((const float *)bytes)[i];
+    case DTYPE_F64:
+        return ((const double *)bytes)[i];
+    case DTYPE_BF16:
+        return bf16_to_float(((const uint16_t *)bytes)[i]);
+    default:
+        return ((const float *)bytes)[i];
     }
 }
 
@@ -79,14 +96,24 @@ static void store(const Image *image, const Tensor *t, unsigned char *bytes, int
         return;
     }
     switch (type_in(image->k, image->c, t->type)) {
-    case DTYPE_F64: ((double *)bytes)[i] = value; break;
-    case DTYPE_BF16: ((uint16_t *)bytes)[i] = float_to_bf16((float)value); break;
-    default: ((float *)bytes)[i] = (float)value; break;
+    case DTYPE_F64:
+        ((double *)bytes)[i] = value;
+        break;
+    case DTYPE_BF16:
+        ((uint16_t *)bytes)[i] = float_to_bf16((float)value);
+        break;
+    default:
+        ((float *)bytes)[i] = (float)value;
+        break;
     }
 }
 
-static bool owns_memory(const Tensor *t) { return !t->parent && t->n_fields > 0; }
-static int index_of(const Case *c, const Tensor *t) { return (int)(t - c->tensor); }
+static bool owns_memory(const Tensor *t) {
+    return !t->parent && t->n_fields > 0;
+}
+static int index_of(const Case *c, const Tensor *t) {
+    return (int)(t - c->tensor);
+}
 
 /* Which role a tensor has in the prepare call and in the one under test. */
 static Role role_now(const Tensor *t, bool preparing) {
@@ -107,7 +134,8 @@ void image_open(Image *image, const Implementation *implementation, const Kernel
         const Tensor *t = &c->tensor[i];
         if (!owns_memory(t) || (t->copy_of && k->storage == k->accum)) continue;
         size_t element = t->type == U32 ? 4 : dtype_size(type_in(k, c, t->type));
-        image->bytes[i] = t->type == BYTES ? t->n_bytes : (size_t)(t->stored_rows * t->parts * t->part_ld) * element;
+        image->bytes[i] =
+            t->type == BYTES ? t->n_bytes : (size_t)(t->stored_rows * t->parts * t->part_ld) * element;
         size_t all = image->bytes[i] + 2 * GUARD;
         image->block[i] = k->alloc(all);
         image->before[i] = malloc(all);
@@ -163,7 +191,8 @@ static void lay_out(const Image *image, const Tensor *t, bool preparing, unsigne
     }
     memset(bytes, 0, image->bytes[index_of(image->c, t)]);
     bool hidden = role == OUT || (t->unread && !preparing);
-    for (int64_t i = 0; i < tensor_count(t); i++) store(image, t, bytes, stored_at(t, i), hidden ? NAN : t->value[i]);
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        store(image, t, bytes, stored_at(t, i), hidden ? NAN : t->value[i]);
 }
 
 void image_upload(Image *image, bool preparing) {
@@ -173,7 +202,8 @@ void image_upload(Image *image, bool preparing) {
         if (!image->block[i]) continue;
         memset(image->before[i], GUARD_BYTE, image->bytes[i] + 2 * GUARD);
         lay_out(image, &c->tensor[i], preparing, image->before[i] + GUARD);
-        image->k->copy(image->queue, image->block[i], image->before[i], image->bytes[i] + 2 * GUARD, COPY_TO_DEVICE);
+        image->k->copy(image->queue, image->block[i], image->before[i], image->bytes[i] + 2 * GUARD,
+                       COPY_TO_DEVICE);
     }
     image->k->queue_wait(image->queue);
     guard(image, true);
@@ -183,7 +213,8 @@ void image_upload(Image *image, bool preparing) {
 void image_update(Image *image, const Tensor *t) {
     int i = index_of(image->c, t);
     lay_out(image, t, true, image->before[i] + GUARD);
-    image->k->copy(image->queue, (char *)image->block[i] + GUARD, image->before[i] + GUARD, image->bytes[i], COPY_TO_DEVICE);
+    image->k->copy(image->queue, (char *)image->block[i] + GUARD, image->before[i] + GUARD, image->bytes[i],
+                   COPY_TO_DEVICE);
 }
 
 static void image_points(const Image *image) {
@@ -207,14 +238,16 @@ void image_download(Image *image) {
     guard(image, false);
     for (int i = 0; i < image->c->n_tensors; i++)
         if (image->block[i])
-            image->k->copy(image->queue, image->after[i], image->block[i], image->bytes[i] + 2 * GUARD, COPY_TO_HOST);
+            image->k->copy(image->queue, image->after[i], image->block[i], image->bytes[i] + 2 * GUARD,
+                           COPY_TO_HOST);
     image->k->queue_wait(image->queue);
     guard(image, true);
 }
 
 void image_fetch(Image *image, const Tensor *t) {
     int i = index_of(image->c, t);
-    image->k->copy(image->queue, image->after[i] + GUARD, (char *)image->block[i] + GUARD, image->bytes[i], COPY_TO_HOST);
+    image->k->copy(image->queue, image->after[i] + GUARD, (char *)image->block[i] + GUARD, image->bytes[i],
+                   COPY_TO_HOST);
     image->k->queue_wait(image->queue);
 }
 
@@ -297,7 +330,8 @@ static void round_to(const Image *image, Tensor *t) {
 
 const Kernels *truth_for(const Kernels *k, const Case *c, Operation operation) {
     if (c->measured) return k;
-    return k->storage == DTYPE_F64 || !operation_present(&kernels_cpu_f64, operation) ? &kernels_plain_long : &kernels_cpu_f64;
+    return k->storage == DTYPE_F64 || !operation_present(&kernels_cpu_f64, operation) ? &kernels_plain_long
+                                                                                      : &kernels_cpu_f64;
 }
 
 void case_prepare(Case *c, const Implementation *implementation) {

@@ -6,31 +6,31 @@
 
 #include <string.h>
 
-#define OPERATIONS(X)                                                                                             \
-    X(embedding_forward, Embedding)                                                                               \
-    X(embedding_backward, EmbeddingBackward)                                                                      \
-    X(linear_forward, Linear)                                                                                     \
-    X(linear_backward_input, LinearBackward)                                                                      \
-    X(linear_backward_weight, LinearBackward)                                                                     \
-    X(qkv_forward, Qkv)                                                                                           \
-    X(qkv_backward, QkvBackward)                                                                                  \
-    X(attention_forward, Attention)                                                                               \
-    X(attention_backward, AttentionBackward)                                                                      \
-    X(attention_decode, AttentionDecode)                                                                          \
-    X(activation_forward, Activation)                                                                             \
-    X(activation_backward, ActivationBackward)                                                                    \
-    X(junction_forward, Junction)                                                                                 \
-    X(junction_backward, JunctionBackward)                                                                        \
-    X(gpas_scales, GpasScales)                                                                                    \
-    X(product_norm, ProductNorm)                                                                                  \
-    X(bhyt_terms, BhytTerms)                                                                                      \
-    X(cross_entropy, CrossEntropy)                                                                                \
-    X(step_begin, StepBegin)                                                                                      \
-    X(loss_reduce, LossReduce)                                                                                    \
-    X(sum_squares, SumSquares)                                                                                    \
-    X(step_decide, StepDecide)                                                                                    \
-    X(adamw, AdamW)                                                                                               \
-    X(tensor_stats, TensorStats)                                                                                  \
+#define OPERATIONS(X)                                                                                        \
+    X(embedding_forward, Embedding)                                                                          \
+    X(embedding_backward, EmbeddingBackward)                                                                 \
+    X(linear_forward, Linear)                                                                                \
+    X(linear_backward_input, LinearBackward)                                                                 \
+    X(linear_backward_weight, LinearBackward)                                                                \
+    X(qkv_forward, Qkv)                                                                                      \
+    X(qkv_backward, QkvBackward)                                                                             \
+    X(attention_forward, Attention)                                                                          \
+    X(attention_backward, AttentionBackward)                                                                 \
+    X(attention_decode, AttentionDecode)                                                                     \
+    X(activation_forward, Activation)                                                                        \
+    X(activation_backward, ActivationBackward)                                                               \
+    X(junction_forward, Junction)                                                                            \
+    X(junction_backward, JunctionBackward)                                                                   \
+    X(gpas_scales, GpasScales)                                                                               \
+    X(product_norm, ProductNorm)                                                                             \
+    X(bhyt_terms, BhytTerms)                                                                                 \
+    X(cross_entropy, CrossEntropy)                                                                           \
+    X(step_begin, StepBegin)                                                                                 \
+    X(loss_reduce, LossReduce)                                                                               \
+    X(sum_squares, SumSquares)                                                                               \
+    X(step_decide, StepDecide)                                                                               \
+    X(adamw, AdamW)                                                                                          \
+    X(tensor_stats, TensorStats)                                                                             \
     X(cast, Cast)
 
 /* bf16 is the upper half of a float; to it, round to nearest, ties to even; a NaN stays one. */

@@ -46,7 +46,9 @@ static double bytes_moved(const Image *image, const Case *c) {
 void measure(const Implementation *implementation, Operation operation, uint64_t seed) {
     const Family *family;
     for (int i = 0; (family = family_at(i)); i++) {
-        if (family->operation != operation || !family->perf || !operation_present(implementation->kernels, operation)) continue;
+        if (family->operation != operation || !family->perf ||
+            !operation_present(implementation->kernels, operation))
+            continue;
         for (int pair = 0; pair < family->n_shapes * family->n_variants; pair++) {
             Case c;
             Image image;
@@ -59,7 +61,8 @@ void measure(const Implementation *implementation, Operation operation, uint64_t
             image_open(&image, implementation, implementation->kernels, &c);
             image_upload(&image, false);
             double seconds = median_seconds(&image, &c);
-            printf("{\"bench\":\"op\",\"implementation\":\"%s\",\"operation\":\"%s\",\"shape\":\"%s\",\"ms\":%.4f,"
+            printf("{\"bench\":\"op\",\"implementation\":\"%s\",\"operation\":\"%s\",\"shape\":\"%s\",\"ms\":"
+                   "%.4f,"
                    "\"gb_per_s\":%.2f,\"gflop_per_s\":%.2f}\n",
                    implementation->kernels->name, operation_name(operation), c.title, seconds * 1e3,
                    bytes_moved(&image, &c) / seconds * 1e-9, c.flops / seconds * 1e-9);

@@ -1,4 +1,5 @@
-/* ops_plain.c: which operations the plain versions have, and the memory and queues that they need (host's). */
+/* ops_plain.c: which operations the plain versions have, and the memory and queues that they need (host's).
+ */
 #include "ops_plain.h"
 
 #include <time.h>
@@ -15,7 +16,9 @@ static bool plain_open(int index, char *text, size_t size) {
     return true;
 }
 static void plain_close(void) {}
-static void plain_describe(DeviceInfo *info) { memset(info, 0, sizeof *info); }
+static void plain_describe(DeviceInfo *info) {
+    memset(info, 0, sizeof *info);
+}
 static size_t plain_scratch_bytes(const Limits *limits) {
     (void)limits;
     return 0;
@@ -30,8 +33,12 @@ static Queue *plain_queue_create(size_t scratch_bytes) {
     (void)scratch_bytes;
     return calloc(1, sizeof(Queue));
 }
-static void plain_queue_destroy(Queue *queue) { free(queue); }
-static void plain_queue_wait(Queue *queue) { (void)queue; }
+static void plain_queue_destroy(Queue *queue) {
+    free(queue);
+}
+static void plain_queue_wait(Queue *queue) {
+    (void)queue;
+}
 static void plain_copy(Queue *queue, void *dst, const void *src, size_t bytes, CopyKind kind) {
     (void)queue, (void)kind;
     memcpy(dst, src, bytes);
@@ -40,14 +47,22 @@ static void plain_zero(Queue *queue, void *dst, size_t bytes) {
     (void)queue;
     memset(dst, 0, bytes);
 }
-static Event *plain_event_create(void) { return calloc(1, sizeof(Event)); }
-static void plain_event_destroy(Event *event) { free(event); }
+static Event *plain_event_create(void) {
+    return calloc(1, sizeof(Event));
+}
+static void plain_event_destroy(Event *event) {
+    free(event);
+}
 static void plain_event_record(Queue *queue, Event *event) {
     (void)queue;
     clock_gettime(CLOCK_MONOTONIC, &event->at);
 }
-static void plain_event_wait(Queue *queue, Event *event) { (void)queue, (void)event; }
-static void plain_event_host_wait(Event *event) { (void)event; }
+static void plain_event_wait(Queue *queue, Event *event) {
+    (void)queue, (void)event;
+}
+static void plain_event_host_wait(Event *event) {
+    (void)event;
+}
 static double plain_event_elapsed(Event *from, Event *to) {
     return (double)(to->at.tv_sec - from->at.tv_sec) + 1e-9 * (double)(to->at.tv_nsec - from->at.tv_nsec);
 }
@@ -67,31 +82,30 @@ static double plain_event_elapsed(Event *from, Event *to) {
 #endif
 
 extern const Kernels PLAIN_TABLE;
-const Kernels PLAIN_TABLE = {
-    .name = PLAIN_NAME,
-    .device = "cpu",
-    .storage = PLAIN_STORAGE,
-    .accum = PLAIN_ACCUM,
-    .open = plain_open,
-    .close = plain_close,
-    .describe = plain_describe,
-    .scratch_bytes = plain_scratch_bytes,
-    .alloc = plain_alloc,
-    .release = free,
-    .host_alloc = plain_alloc,
-    .host_release = free,
-    .queue_create = plain_queue_create,
-    .queue_destroy = plain_queue_destroy,
-    .queue_wait = plain_queue_wait,
-    .copy = plain_copy,
-    .zero = plain_zero,
-    .event_create = plain_event_create,
-    .event_destroy = plain_event_destroy,
-    .event_record = plain_event_record,
-    .event_wait = plain_event_wait,
-    .event_host_wait = plain_event_host_wait,
-    .event_elapsed = plain_event_elapsed,
+const Kernels PLAIN_TABLE = {.name = PLAIN_NAME,
+                             .device = "cpu",
+                             .storage = PLAIN_STORAGE,
+                             .accum = PLAIN_ACCUM,
+                             .open = plain_open,
+                             .close = plain_close,
+                             .describe = plain_describe,
+                             .scratch_bytes = plain_scratch_bytes,
+                             .alloc = plain_alloc,
+                             .release = free,
+                             .host_alloc = plain_alloc,
+                             .host_release = free,
+                             .queue_create = plain_queue_create,
+                             .queue_destroy = plain_queue_destroy,
+                             .queue_wait = plain_queue_wait,
+                             .copy = plain_copy,
+                             .zero = plain_zero,
+                             .event_create = plain_event_create,
+                             .event_destroy = plain_event_destroy,
+                             .event_record = plain_event_record,
+                             .event_wait = plain_event_wait,
+                             .event_host_wait = plain_event_host_wait,
+                             .event_elapsed = plain_event_elapsed,
 #define PLAIN_MEMBER(name, Arguments) .name = PLAIN(name),
-    OPERATIONS(PLAIN_MEMBER)
+                             OPERATIONS(PLAIN_MEMBER)
 #undef PLAIN_MEMBER
 };

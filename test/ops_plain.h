@@ -2,8 +2,8 @@
  * ops_plain.h: the number models of the plain versions.
  *
  * Each ops_plain*.c is the plainest loop for what kernels.h says, in natural order, and knows nothing of the
- * kernels. It is compiled four times; arithmetic is in `real`, and a number is rounded only where the contract
- * stores it:
+ * kernels. It is compiled four times; arithmetic is in `real`, and a number is rounded only where the
+ * contract stores it:
  *
  *                storage   accum   real           serves as
  *   PLAIN_F32    fp32      fp32    float          error scale of fp32 implementations
@@ -52,35 +52,56 @@ typedef long double wide;
 
 static inline real plain_get(DType type, const void *p, int64_t i) {
     switch (type) {
-    case DTYPE_F64: return (real)((const double *)p)[i];
-    case DTYPE_BF16: return bf16_to_float(((const uint16_t *)p)[i]);
-    default: return ((const float *)p)[i];
+    case DTYPE_F64:
+        return (real)((const double *)p)[i];
+    case DTYPE_BF16:
+        return bf16_to_float(((const uint16_t *)p)[i]);
+    default:
+        return ((const float *)p)[i];
     }
 }
 
 static inline void plain_put(DType type, void *p, int64_t i, real value) {
     switch (type) {
-    case DTYPE_F64: ((double *)p)[i] = (double)value; break;
-    case DTYPE_BF16: ((uint16_t *)p)[i] = float_to_bf16((float)value); break;
-    default: ((float *)p)[i] = (float)value; break;
+    case DTYPE_F64:
+        ((double *)p)[i] = (double)value;
+        break;
+    case DTYPE_BF16:
+        ((uint16_t *)p)[i] = float_to_bf16((float)value);
+        break;
+    default:
+        ((float *)p)[i] = (float)value;
+        break;
     }
 }
 
 /* Element i of a Storage, Accum or Residual array. */
-static inline real get_s(const Storage *p, int64_t i) { return plain_get(PLAIN_STORAGE, p, i); }
-static inline real get_a(const Accum *p, int64_t i) { return plain_get(PLAIN_ACCUM, p, i); }
+static inline real get_s(const Storage *p, int64_t i) {
+    return plain_get(PLAIN_STORAGE, p, i);
+}
+static inline real get_a(const Accum *p, int64_t i) {
+    return plain_get(PLAIN_ACCUM, p, i);
+}
 static inline real get_r(bool accum, const Residual *p, int64_t i) {
     return plain_get(accum ? PLAIN_ACCUM : PLAIN_STORAGE, p, i);
 }
-static inline void put_s(Storage *p, int64_t i, real value) { plain_put(PLAIN_STORAGE, p, i, value); }
-static inline void put_a(Accum *p, int64_t i, real value) { plain_put(PLAIN_ACCUM, p, i, value); }
+static inline void put_s(Storage *p, int64_t i, real value) {
+    plain_put(PLAIN_STORAGE, p, i, value);
+}
+static inline void put_a(Accum *p, int64_t i, real value) {
+    plain_put(PLAIN_ACCUM, p, i, value);
+}
 static inline void put_r(bool accum, Residual *p, int64_t i, real value) {
     plain_put(accum ? PLAIN_ACCUM : PLAIN_STORAGE, p, i, value);
 }
-static inline void add_a(Accum *p, int64_t i, real value) { put_a(p, i, get_a(p, i) + value); }
+static inline void add_a(Accum *p, int64_t i, real value) {
+    put_a(p, i, get_a(p, i) + value);
+}
 
 /* One scalar operand, 1 where it is NULL. */
-static inline real scalar_or_one(const Accum *p) { return p ? get_a(p, 0) : (real)1; }
+static inline real scalar_or_one(const Accum *p) {
+    return p ? get_a(p, 0) : (real)1;
+}
 
 /* n zeroed numbers for a loop's own use. */
 static inline real *plain_array(int64_t n) {

@@ -33,7 +33,8 @@ void PLAIN(embedding_backward)(Queue *queue, const EmbeddingBackward *b) {
         }
     }
     for (int64_t i = 0; i < e->V * ld; i++) add_a(b->dtoken_table, i, scalar_or_one(e->scale) * dtoken[i]);
-    for (int64_t i = 0; b->dposition_table && i < positions * ld; i++) add_a(b->dposition_table, i, dposition[i]);
+    for (int64_t i = 0; b->dposition_table && i < positions * ld; i++)
+        add_a(b->dposition_table, i, dposition[i]);
     if (b->dscale) add_a(b->dscale, 0, dscale);
     free(dtoken), free(dposition);
 }
@@ -44,7 +45,8 @@ void PLAIN(linear_forward)(Queue *queue, const Linear *l) {
     for (int64_t n = 0; n < l->N; n++) {
         for (int64_t o = 0; o < l->out; o++) {
             real sum = 0;
-            for (int64_t i = 0; i < l->in; i++) sum += get_s(l->x, n * ld_in + i) * get_s(l->w, o * ld_in + i);
+            for (int64_t i = 0; i < l->in; i++)
+                sum += get_s(l->x, n * ld_in + i) * get_s(l->w, o * ld_in + i);
             put_s(l->y, n * ld_out + o, sum + (l->bias ? get_s(l->bias, o) : 0));
         }
     }
@@ -56,7 +58,8 @@ void PLAIN(linear_backward_input)(Queue *queue, const LinearBackward *l) {
     for (int64_t n = 0; n < l->N; n++) {
         for (int64_t i = 0; i < l->in; i++) {
             real sum = 0;
-            for (int64_t o = 0; o < l->out; o++) sum += get_s(l->dy, n * ld_out + o) * get_s(l->w, o * ld_in + i);
+            for (int64_t o = 0; o < l->out; o++)
+                sum += get_s(l->dy, n * ld_out + o) * get_s(l->w, o * ld_in + i);
             put_s(l->dx, n * ld_in + i, sum);
         }
     }
@@ -68,13 +71,15 @@ void PLAIN(linear_backward_weight)(Queue *queue, const LinearBackward *l) {
     for (int64_t o = 0; o < l->out; o++) {
         for (int64_t i = 0; i < l->in; i++) {
             real sum = 0;
-            for (int64_t n = 0; n < l->N; n++) sum += get_s(l->dy, n * ld_out + o) * get_s(l->x, n * ld_in + i);
+            for (int64_t n = 0; n < l->N; n++)
+                sum += get_s(l->dy, n * ld_out + o) * get_s(l->x, n * ld_in + i);
             add_a(l->dw, o * ld_in + i, sum);
         }
     }
 }
 
-/* One normalized group of a token's Q, K and V: where it starts, how long, its weights, where its rstd is kept. */
+/* One normalized group of a token's Q, K and V: where it starts, how long, its weights, where its rstd is
+ * kept. */
 typedef struct QkvGroup {
     int64_t start, length, rstd;
     const Accum *alpha;
@@ -88,9 +93,11 @@ static int qkv_groups(const Qkv *q, const QkvBackward *b, int64_t n, QkvGroup *g
     for (int part = 0, head = 0; part < 3; head += heads[part++]) {
         if (!alphas[part]) continue;
         if (q->norm == QKV_NORM_PROJECTION)
-            groups[count++] = (QkvGroup){(int64_t)head * q->D, (int64_t)heads[part] * q->D, n * 3 + part, alphas[part], dalphas[part]};
+            groups[count++] = (QkvGroup){(int64_t)head * q->D, (int64_t)heads[part] * q->D, n * 3 + part,
+                                         alphas[part], dalphas[part]};
         for (int h = 0; q->norm == QKV_NORM_HEAD && h < heads[part]; h++)
-            groups[count++] = (QkvGroup){(int64_t)(head + h) * q->D, q->D, n * all + head + h, alphas[part], dalphas[part]};
+            groups[count++] =
+                (QkvGroup){(int64_t)(head + h) * q->D, q->D, n * all + head + h, alphas[part], dalphas[part]};
     }
     return count;
 }
@@ -101,7 +108,8 @@ static void rotate_row(const Qkv *q, int64_t n, real *row, real sign) {
     int half = q->D / 2;
     for (int h = 0; h < q->H + q->Hkv; h++) {
         for (int i = 0; i < half; i++) {
-            real cosine = get_a(q->rope, (position * half + i) * 2), sine = sign * get_a(q->rope, (position * half + i) * 2 + 1);
+            real cosine = get_a(q->rope, (position * half + i) * 2),
+                 sine = sign * get_a(q->rope, (position * half + i) * 2 + 1);
             real *a = &row[h * q->D + i], *b = &row[h * q->D + half + i], first = *a;
             *a = first * cosine - *b * sine;
             *b = *b * cosine + first * sine;
@@ -133,7 +141,8 @@ void PLAIN(qkv_backward)(Queue *queue, const QkvBackward *b) {
     const Qkv *q = b->forward;
     int64_t width = (int64_t)(q->H + 2 * q->Hkv) * q->D, ld = padded(width);
     real *row = plain_array(width), *z = plain_array(width), *dbias = plain_array(width);
-    real *dalpha = plain_array(width); /* at each group's own place; heads are added up at the end, in order */
+    real *dalpha =
+        plain_array(width); /* at each group's own place; heads are added up at the end, in order */
     QkvGroup *groups = malloc(sizeof(QkvGroup) * (size_t)(q->H + 2 * q->Hkv));
     int count = 0;
     for (int64_t n = 0; n < (int64_t)q->B * q->T; n++) {
@@ -159,7 +168,8 @@ void PLAIN(qkv_backward)(Queue *queue, const QkvBackward *b) {
         if (g > 0 && groups[g].dalpha == groups[g - 1].dalpha) continue;
         for (int64_t i = 0; groups[g].dalpha && i < groups[g].length; i++) {
             real sum = 0;
-            for (int k = g; k < count && groups[k].dalpha == groups[g].dalpha; k++) sum += dalpha[groups[k].start + i];
+            for (int k = g; k < count && groups[k].dalpha == groups[g].dalpha; k++)
+                sum += dalpha[groups[k].start + i];
             add_a(groups[g].dalpha, i, sum);
         }
     }
@@ -175,7 +185,9 @@ static real score(const Attention *a, int64_t ld, int64_t t, int64_t s, int h) {
     return dot / sqrt((real)a->D);
 }
 
-static int64_t first_seen(const Attention *a, int64_t n) { return a->doc_start ? a->doc_start[n] : 0; }
+static int64_t first_seen(const Attention *a, int64_t n) {
+    return a->doc_start ? a->doc_start[n] : 0;
+}
 
 void PLAIN(attention_forward)(Queue *queue, const Attention *a) {
     (void)queue;
@@ -194,7 +206,8 @@ void PLAIN(attention_forward)(Queue *queue, const Attention *a) {
                 for (int64_t s = first; s <= t; s++) sum += p[s] = exp(p[s] - max);
                 for (int d = 0; d < a->D; d++) {
                     real out = 0;
-                    for (int64_t s = first; s <= t; s++) out += p[s] / sum * get_s(a->qkv, ((int64_t)b * a->T + s) * ld + v + d);
+                    for (int64_t s = first; s <= t; s++)
+                        out += p[s] / sum * get_s(a->qkv, ((int64_t)b * a->T + s) * ld + v + d);
                     put_s(a->out, n * ld_out + (int64_t)h * a->D + d, out);
                 }
                 put_a(a->lse, ((int64_t)b * a->H + h) * a->T + t, max + log(sum));
@@ -207,7 +220,8 @@ void PLAIN(attention_forward)(Queue *queue, const Attention *a) {
 void PLAIN(attention_backward)(Queue *queue, const AttentionBackward *b) {
     (void)queue;
     const Attention *a = b->forward;
-    int64_t width = (int64_t)(a->H + 2 * a->Hkv) * a->D, ld = padded(width), ld_out = padded((int64_t)a->H * a->D);
+    int64_t width = (int64_t)(a->H + 2 * a->Hkv) * a->D, ld = padded(width),
+            ld_out = padded((int64_t)a->H * a->D);
     int64_t N = (int64_t)a->B * a->T;
     real *sum = plain_array(N * width), scale = 1 / sqrt((real)a->D);
     for (int64_t n = 0; n < N; n++) {
@@ -216,11 +230,13 @@ void PLAIN(attention_backward)(Queue *queue, const AttentionBackward *b) {
             int kv = h * a->Hkv / a->H;
             int64_t q = (int64_t)h * a->D, k = (int64_t)(a->H + kv) * a->D, v = k + (int64_t)a->Hkv * a->D;
             real lse = get_a(a->lse, ((int64_t)(n / a->T) * a->H + h) * a->T + t), delta = 0;
-            for (int d = 0; d < a->D; d++) delta += get_s(b->dout, n * ld_out + q + d) * get_s(a->out, n * ld_out + q + d);
+            for (int d = 0; d < a->D; d++)
+                delta += get_s(b->dout, n * ld_out + q + d) * get_s(a->out, n * ld_out + q + d);
             for (int64_t s = first_seen(a, n); s <= t; s++) {
                 int64_t m = row + s;
                 real p = exp(score(a, ld, n, m, h) - lse), dp = 0;
-                for (int d = 0; d < a->D; d++) dp += get_s(b->dout, n * ld_out + q + d) * get_s(a->qkv, m * ld + v + d);
+                for (int d = 0; d < a->D; d++)
+                    dp += get_s(b->dout, n * ld_out + q + d) * get_s(a->qkv, m * ld + v + d);
                 real ds = p * (dp - delta) * scale;
                 for (int d = 0; d < a->D; d++) {
                     sum[m * width + v + d] += p * get_s(b->dout, n * ld_out + q + d);
@@ -243,21 +259,24 @@ void PLAIN(attention_decode)(Queue *queue, const AttentionDecode *a) {
         int64_t cache = n / a->T * a->capacity, t = a->length[n / a->T] + n % a->T;
         for (int64_t i = 0; i < kv_width; i++) {
             put_s(a->k_cache, (cache + t) * ld_kv + i, get_s(a->qkv, n * ld + (int64_t)a->H * a->D + i));
-            put_s(a->v_cache, (cache + t) * ld_kv + i, get_s(a->qkv, n * ld + (int64_t)a->H * a->D + kv_width + i));
+            put_s(a->v_cache, (cache + t) * ld_kv + i,
+                  get_s(a->qkv, n * ld + (int64_t)a->H * a->D + kv_width + i));
         }
         for (int h = 0; h < a->H; h++) {
             int64_t q = (int64_t)h * a->D, kv = (int64_t)(h * a->Hkv / a->H) * a->D;
             real max = 0, sum = 0;
             for (int64_t s = 0; s <= t; s++) {
                 real dot = 0;
-                for (int d = 0; d < a->D; d++) dot += get_s(a->qkv, n * ld + q + d) * get_s(a->k_cache, (cache + s) * ld_kv + kv + d);
+                for (int d = 0; d < a->D; d++)
+                    dot += get_s(a->qkv, n * ld + q + d) * get_s(a->k_cache, (cache + s) * ld_kv + kv + d);
                 p[s] = dot / sqrt((real)a->D);
                 if (s == 0 || p[s] > max) max = p[s];
             }
             for (int64_t s = 0; s <= t; s++) sum += p[s] = exp(p[s] - max);
             for (int d = 0; d < a->D; d++) {
                 real out = 0;
-                for (int64_t s = 0; s <= t; s++) out += p[s] / sum * get_s(a->v_cache, (cache + s) * ld_kv + kv + d);
+                for (int64_t s = 0; s <= t; s++)
+                    out += p[s] / sum * get_s(a->v_cache, (cache + s) * ld_kv + kv + d);
                 put_s(a->out, n * ld_out + q + d, out);
             }
         }
@@ -265,19 +284,24 @@ void PLAIN(attention_decode)(Queue *queue, const AttentionDecode *a) {
     free(p);
 }
 
-static real gelu(real z) { return (real)0.5 * z * (1 + tanh((real)0.79788456080286535588L * (z + (real)0.044715L * z * z * z))); }
+static real gelu(real z) {
+    return (real)0.5 * z * (1 + tanh((real)0.79788456080286535588L * (z + (real)0.044715L * z * z * z)));
+}
 static real gelu_slope(real z) {
     real k = (real)0.79788456080286535588L, t = tanh(k * (z + (real)0.044715L * z * z * z));
     return (real)0.5 * (1 + t) + (real)0.5 * z * (1 - t * t) * k * (1 + 3 * (real)0.044715L * z * z);
 }
 
-/* A row of h: parts of F elements at stride padded(F); after α ⊙ rms(·) it is packed in z, normalized in hat. */
+/* A row of h: parts of F elements at stride padded(F); after α ⊙ rms(·) it is packed in z, normalized in hat.
+ */
 typedef struct ActivationRow {
     int parts, groups; /* groups: how many rms there are in a row */
     real *h, *hat, *z;
 } ActivationRow;
 
-static int64_t activation_at(const Activation *a, int64_t i) { return i / a->F * padded(a->F) + i % a->F; }
+static int64_t activation_at(const Activation *a, int64_t i) {
+    return i / a->F * padded(a->F) + i % a->F;
+}
 
 static ActivationRow activation_row(const Activation *a) {
     int parts = a->kind == ACTIVATION_SWIGLU ? 2 : 1;
@@ -299,7 +323,8 @@ void PLAIN(activation_forward)(Queue *queue, const Activation *a) {
         activation_row_read(a, n, &row);
         for (int g = 0; g < row.groups; g++) {
             int64_t length = width / row.groups;
-            put_a(a->rstd, n * row.groups + g, rms_row(length, row.h + g * length, a->eps, row.z + g * length));
+            put_a(a->rstd, n * row.groups + g,
+                  rms_row(length, row.h + g * length, a->eps, row.z + g * length));
         }
         for (int64_t i = 0; row.groups && i < width; i++) row.z[i] *= get_a(a->alpha, activation_at(a, i));
         for (int64_t i = 0; i < a->F; i++) {
@@ -315,7 +340,8 @@ void PLAIN(activation_backward)(Queue *queue, const ActivationBackward *b) {
     const Activation *a = b->forward;
     ActivationRow row = activation_row(a);
     int64_t width = (int64_t)row.parts * a->F, ld = row.parts * padded(a->F);
-    real *dz = plain_array(width), *dh = plain_array(width), *dalpha = plain_array(width), *dbias = plain_array(width);
+    real *dz = plain_array(width), *dh = plain_array(width), *dalpha = plain_array(width),
+         *dbias = plain_array(width);
     for (int64_t n = 0; n < a->N; n++) {
         activation_row_read(a, n, &row);
         for (int64_t i = 0; row.groups && i < width; i++) {
@@ -338,14 +364,16 @@ void PLAIN(activation_backward)(Queue *queue, const ActivationBackward *b) {
         memcpy(dh, dz, (size_t)width * sizeof(real));
         for (int g = 0; g < row.groups; g++) {
             int64_t length = width / row.groups;
-            rms_row_backward(length, row.h + g * length, get_a(a->rstd, n * row.groups + g), dz + g * length, dh + g * length);
+            rms_row_backward(length, row.h + g * length, get_a(a->rstd, n * row.groups + g), dz + g * length,
+                             dh + g * length);
         }
         for (int64_t i = 0; i < width; i++) {
             dbias[i] += dh[i];
             put_s(b->dh, n * ld + activation_at(a, i), dh[i]);
         }
     }
-    for (int64_t i = 0; b->dalpha && row.groups && i < width; i++) add_a(b->dalpha, activation_at(a, i), dalpha[i]);
+    for (int64_t i = 0; b->dalpha && row.groups && i < width; i++)
+        add_a(b->dalpha, activation_at(a, i), dalpha[i]);
     for (int64_t i = 0; b->dbias && i < width; i++) add_a(b->dbias, activation_at(a, i), dbias[i]);
     free(row.h), free(row.hat), free(row.z), free(dz), free(dh), free(dalpha), free(dbias);
 }

@@ -1,9 +1,16 @@
-/* ops_plain_junction.c: the residual junction and the terms that feed it, as plain loops (MATH.md §1, §3, §5). */
+/* ops_plain_junction.c: the residual junction and the terms that feed it, as plain loops (MATH.md §1, §3,
+ * §5). */
 #include "ops_plain.h"
 
-static real output_scale(const Norm *norm) { return norm->output_scale == 0 ? (real)1 : (real)norm->output_scale; }
-static real gamma_at(const Norm *norm, int c) { return norm->gamma ? get_a(norm->gamma, c) : (real)1; }
-static real beta_at(const Norm *norm, int c) { return norm->beta ? get_a(norm->beta, c) : (real)0; }
+static real output_scale(const Norm *norm) {
+    return norm->output_scale == 0 ? (real)1 : (real)norm->output_scale;
+}
+static real gamma_at(const Norm *norm, int c) {
+    return norm->gamma ? get_a(norm->gamma, c) : (real)1;
+}
+static real beta_at(const Norm *norm, int c) {
+    return norm->beta ? get_a(norm->beta, c) : (real)0;
+}
 
 static real mean_square(int C, const real *r) {
     real sum = 0;
@@ -31,11 +38,21 @@ static void norm_forward(const Norm *norm, int64_t n, int C, const real *r, cons
     for (int c = 0; c < C; c++) {
         real value;
         switch (norm->kind) {
-        case NORM_LAYERNORM: value = gamma_at(norm, c) * ((r[c] - mean) * rstd) + beta_at(norm, c); break;
-        case NORM_RMSNORM: value = gamma_at(norm, c) * (r[c] * rstd); break;
-        case NORM_DYT: value = gamma_at(norm, c) * tanh(a * r[c]) + beta_at(norm, c); break;
-        case NORM_BHYT: value = gamma_at(norm, c) * tanh(a * r[c]); break;
-        default: value = r[c]; break;
+        case NORM_LAYERNORM:
+            value = gamma_at(norm, c) * ((r[c] - mean) * rstd) + beta_at(norm, c);
+            break;
+        case NORM_RMSNORM:
+            value = gamma_at(norm, c) * (r[c] * rstd);
+            break;
+        case NORM_DYT:
+            value = gamma_at(norm, c) * tanh(a * r[c]) + beta_at(norm, c);
+            break;
+        case NORM_BHYT:
+            value = gamma_at(norm, c) * tanh(a * r[c]);
+            break;
+        default:
+            value = r[c];
+            break;
         }
         y[c] = output_scale(norm) * value;
     }
@@ -59,10 +76,12 @@ static void sums_add(NormSums *sums, int C, const NormGradient *to) {
     free(sums->dbeta);
 }
 
-/* dr = norm'(g), one row. Where v̂ was given (dv not NULL), *dv is the gradient at v̂ and none goes through r. */
+/* dr = norm'(g), one row. Where v̂ was given (dv not NULL), *dv is the gradient at v̂ and none goes through r.
+ */
 static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, const real *r, const real *g,
                           real *dr, real *dv) {
-    bool keeps_mean = norm->kind == NORM_LAYERNORM, keeps_rstd = keeps_mean || norm->kind == NORM_RMSNORM || norm->kind == NORM_BHYT;
+    bool keeps_mean = norm->kind == NORM_LAYERNORM,
+         keeps_rstd = keeps_mean || norm->kind == NORM_RMSNORM || norm->kind == NORM_BHYT;
     real mean = keeps_mean ? get_a(norm->mean, n) : 0, rstd = keeps_rstd ? get_a(norm->rstd, n) : 0;
     real scalar = norm->scalar ? get_a(norm->scalar, 0) : 0, kappa = (real)norm->kappa;
     real a = norm->kind == NORM_DYT ? scalar : norm->kind == NORM_BHYT ? scalar * rstd / kappa : 0;
@@ -70,11 +89,22 @@ static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, co
     for (int c = 0; c < C; c++) { /* dr[c] = gradient at the normalized (or squashed) value */
         real gc = output_scale(norm) * g[c], w = gc * gamma_at(norm, c), hat = 0;
         switch (norm->kind) {
-        case NORM_LAYERNORM: hat = (r[c] - mean) * rstd; dr[c] = w; break;
-        case NORM_RMSNORM: hat = r[c] * rstd; dr[c] = w; break;
+        case NORM_LAYERNORM:
+            hat = (r[c] - mean) * rstd;
+            dr[c] = w;
+            break;
+        case NORM_RMSNORM:
+            hat = r[c] * rstd;
+            dr[c] = w;
+            break;
         case NORM_DYT:
-        case NORM_BHYT: hat = tanh(a * r[c]); dr[c] = w * (1 - hat * hat); break;
-        default: dr[c] = gc; break;
+        case NORM_BHYT:
+            hat = tanh(a * r[c]);
+            dr[c] = w * (1 - hat * hat);
+            break;
+        default:
+            dr[c] = gc;
+            break;
         }
         sums->dgamma[c] += gc * hat;
         sums->dbeta[c] += gc;
@@ -86,11 +116,20 @@ static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, co
     if (dv) *dv = -rstd * rstd * rstd / 2 * scalar / kappa * dot;
     for (int c = 0; c < C; c++) {
         switch (norm->kind) {
-        case NORM_LAYERNORM: dr[c] = rstd * (dr[c] - sum / (real)C - (r[c] - mean) * rstd * dot / (real)C); break;
-        case NORM_RMSNORM: dr[c] = rstd * (dr[c] - r[c] * rstd * rstd * dot / (real)C); break;
-        case NORM_DYT: dr[c] = a * dr[c]; break;
-        case NORM_BHYT: dr[c] = a * dr[c] - (dv ? 0 : r[c] * a * rstd * rstd / (real)C * dot); break;
-        default: break;
+        case NORM_LAYERNORM:
+            dr[c] = rstd * (dr[c] - sum / (real)C - (r[c] - mean) * rstd * dot / (real)C);
+            break;
+        case NORM_RMSNORM:
+            dr[c] = rstd * (dr[c] - r[c] * rstd * rstd * dot / (real)C);
+            break;
+        case NORM_DYT:
+            dr[c] = a * dr[c];
+            break;
+        case NORM_BHYT:
+            dr[c] = a * dr[c] - (dv ? 0 : r[c] * a * rstd * rstd / (real)C * dot);
+            break;
+        default:
+            break;
         }
     }
 }
@@ -112,13 +151,15 @@ static void inner_forward(const Junction *j, int64_t n, real *z, real *after_sdd
 void PLAIN(junction_forward)(Queue *queue, const Junction *j) {
     (void)queue;
     int64_t ld = padded(j->C);
-    real alpha = j->alpha == 0 ? (real)1 : (real)j->alpha, s_in = scalar_or_one(j->s_in), s_out = scalar_or_one(j->s_out);
+    real alpha = j->alpha == 0 ? (real)1 : (real)j->alpha, s_in = scalar_or_one(j->s_in),
+         s_out = scalar_or_one(j->s_out);
     real *z = plain_array(j->C), *w = plain_array(j->C), *f = plain_array(j->C), *r = plain_array(j->C);
     for (int64_t n = 0; n < j->N; n++) {
         if (j->f) {
             inner_forward(j, n, z, w, f);
             for (int c = 0; c < j->C; c++)
-                put_r(j->residual_is_accum, j->u, n * ld + c, alpha * s_in * get_r(j->residual_is_accum, j->x, n * ld + c) + f[c]);
+                put_r(j->residual_is_accum, j->u, n * ld + c,
+                      alpha * s_in * get_r(j->residual_is_accum, j->x, n * ld + c) + f[c]);
         }
         const Residual *u = j->f ? j->u : j->x;
         for (int c = 0; c < j->C; c++) r[c] = s_out * get_r(j->residual_is_accum, u, n * ld + c);
@@ -126,7 +167,8 @@ void PLAIN(junction_forward)(Queue *queue, const Junction *j) {
         real v = j->mean_square_in ? get_a(j->vhat, 0) * get_a(j->mean_square_in, n) + get_a(j->vhat, 1) : 0;
         norm_forward(&j->norm, n, j->C, r, j->mean_square_in ? &v : NULL, w);
         for (int c = 0; j->y && c < j->C; c++) put_s(j->y, n * ld + c, w[c]);
-        for (int c = 0; j->y_residual && c < j->C; c++) put_r(j->residual_is_accum, j->y_residual, n * ld + c, w[c]);
+        for (int c = 0; j->y_residual && c < j->C; c++)
+            put_r(j->residual_is_accum, j->y_residual, n * ld + c, w[c]);
     }
     free(z), free(w), free(f), free(r);
 }
@@ -138,7 +180,8 @@ void PLAIN(junction_backward)(Queue *queue, const JunctionBackward *b) {
     int64_t ld = padded(C);
     bool accum = j->residual_is_accum;
     real alpha = j->alpha == 0 ? (real)1 : (real)j->alpha, s_out = scalar_or_one(j->s_out), gate = 0;
-    real *u = plain_array(C), *r = plain_array(C), *g = plain_array(C), *du = plain_array(C), *df = plain_array(C);
+    real *u = plain_array(C), *r = plain_array(C), *g = plain_array(C), *du = plain_array(C),
+         *df = plain_array(C);
     real *z = plain_array(C), *w = plain_array(C), *unused = plain_array(C), *dbias = plain_array(C);
     NormSums norm, sdd, inner;
     sums_take(&norm, C), sums_take(&sdd, C), sums_take(&inner, C);
@@ -147,7 +190,8 @@ void PLAIN(junction_backward)(Queue *queue, const JunctionBackward *b) {
             int64_t i = n * ld + c;
             u[c] = get_r(accum, j->f ? j->u : j->x, i);
             r[c] = s_out * u[c];
-            g[c] = (b->dy ? get_s(b->dy, i) : 0) + (j->post && b->dresidual_in ? get_r(accum, b->dresidual_in, i) : 0);
+            g[c] = (b->dy ? get_s(b->dy, i) : 0) +
+                   (j->post && b->dresidual_in ? get_r(accum, b->dresidual_in, i) : 0);
         }
         real dv = 0;
         norm_backward(&j->norm, &norm, n, C, r, g, du, j->mean_square_in ? &dv : NULL);
@@ -161,9 +205,11 @@ void PLAIN(junction_backward)(Queue *queue, const JunctionBackward *b) {
         }
         memcpy(df, du, (size_t)C * sizeof(real));
         if (j->f && (j->sdd.kind != NORM_NONE || j->inner.kind != NORM_NONE)) {
-            for (int c = 0; c < C; c++) z[c] = w[c] = get_s(j->f, n * ld + c) + (j->bias ? get_s(j->bias, c) : 0);
+            for (int c = 0; c < C; c++)
+                z[c] = w[c] = get_s(j->f, n * ld + c) + (j->bias ? get_s(j->bias, c) : 0);
             if (j->sdd.kind != NORM_NONE)
-                for (int c = 0; c < C; c++) w[c] = output_scale(&j->sdd) * gamma_at(&j->sdd, c) * (z[c] * get_a(j->sdd.rstd, n));
+                for (int c = 0; c < C; c++)
+                    w[c] = output_scale(&j->sdd) * gamma_at(&j->sdd, c) * (z[c] * get_a(j->sdd.rstd, n));
             if (j->inner.kind != NORM_NONE) norm_backward(&j->inner, &inner, n, C, w, du, df, NULL);
             if (j->sdd.kind != NORM_NONE) {
                 norm_backward(&j->sdd, &sdd, n, C, z, df, unused, NULL);
@@ -186,11 +232,26 @@ void PLAIN(gpas_scales)(Queue *queue, const GpasScales *s) {
     for (int i = 0; i < s->n; i++) {
         real g = get_a(s->gate, i), act = 0, slope = 0, sigmoid = 1 / (1 + exp(-g));
         switch (s->activation) {
-        case GPAS_SILU: act = g * sigmoid; slope = sigmoid * (1 + g * (1 - sigmoid)); break;
-        case GPAS_IDENTITY: act = g; slope = 1; break;
-        case GPAS_RELU: act = g > 0 ? g : 0; slope = g > 0; break;
-        case GPAS_TANH: act = tanh(g); slope = 1 - act * act; break;
-        case GPAS_LEAKY_RELU: slope = g > 0 ? (real)1 : (real)0.01; act = slope * g; break;
+        case GPAS_SILU:
+            act = g * sigmoid;
+            slope = sigmoid * (1 + g * (1 - sigmoid));
+            break;
+        case GPAS_IDENTITY:
+            act = g;
+            slope = 1;
+            break;
+        case GPAS_RELU:
+            act = g > 0 ? g : 0;
+            slope = g > 0;
+            break;
+        case GPAS_TANH:
+            act = tanh(g);
+            slope = 1 - act * act;
+            break;
+        case GPAS_LEAKY_RELU:
+            slope = g > 0 ? (real)1 : (real)0.01;
+            act = slope * g;
+            break;
         }
         put_a(s->scale, i, 1 - act);
         put_a(s->slope, i, slope);
@@ -207,7 +268,8 @@ void PLAIN(product_norm)(Queue *queue, const ProductNorm *p) {
             for (int h = 0; h < p->H; h++) {
                 int64_t row = (int64_t)(p->H + p->Hkv + h * p->Hkv / p->H) * p->D;
                 for (int d = 0; d < p->D; d++)
-                    product += get_s(p->w_o, i * ld_o + h * p->D + d) * get_s(p->w_qkv, (row + d) * ld_qkv + k);
+                    product +=
+                        get_s(p->w_o, i * ld_o + h * p->D + d) * get_s(p->w_qkv, (row + d) * ld_qkv + k);
             }
             sum += product * product;
         }

@@ -119,12 +119,15 @@ void PLAIN(tensor_stats)(Queue *queue, const TensorStats *t) {
     double saturated = 0;
     for (int64_t n = 0; n < t->N; n++) {
         for (int c = 0; c < t->C; c++) {
-            real a = s * plain_get(t->type, t->a, n * ld + c), b = t->b ? plain_get(t->type, t->b, n * ld + c) : 0;
+            real a = s * plain_get(t->type, t->a, n * ld + c),
+                 b = t->b ? plain_get(t->type, t->b, n * ld + c) : 0;
             squares += a * a;
             if (fabs(a) > max) max = fabs(a);
             dot += a * b;
             other += b * b;
-            real gain = t->gain ? (real)t->gain_factor * get_a(t->gain, 0) * (t->row_gain ? get_a(t->row_gain, n) : 1) : 0;
+            real gain =
+                t->gain ? (real)t->gain_factor * get_a(t->gain, 0) * (t->row_gain ? get_a(t->row_gain, n) : 1)
+                        : 0;
             if (fabs(tanh(gain * a)) > (real)0.99) saturated++;
         }
     }
@@ -156,9 +159,9 @@ static uint16_t double_to_bf16(double value) {
 void PLAIN(cast)(Queue *queue, const Cast *c) {
     (void)queue;
     for (int64_t i = 0; i < c->n; i++) {
-        double value = c->from == DTYPE_F64 ? ((const double *)c->src)[i]
-                     : c->from == DTYPE_F32 ? ((const float *)c->src)[i]
-                                            : bf16_to_float(((const uint16_t *)c->src)[i]);
+        double value = c->from == DTYPE_F64   ? ((const double *)c->src)[i]
+                       : c->from == DTYPE_F32 ? ((const float *)c->src)[i]
+                                              : bf16_to_float(((const uint16_t *)c->src)[i]);
         if (c->to == DTYPE_F64) ((double *)c->dst)[i] = value;
         if (c->to == DTYPE_F32) ((float *)c->dst)[i] = (float)value;
         if (c->to == DTYPE_BF16) ((uint16_t *)c->dst)[i] = double_to_bf16(value);

@@ -1,12 +1,13 @@
 /*
- * ops_sequence.c: what no single call shows: memory, queues and events of an implementation, and a training's worth
- * of steps, in which the step's state decides what is clipped, skipped and applied.
+ * ops_sequence.c: what no single call shows: memory, queues and events of an implementation, and a training's
+ * worth of steps, in which the step's state decides what is clipped, skipped and applied.
  */
 #include "ops_harness.h"
 
 #include <stdio.h>
 
-/* ------------------------------------------------------------------------------------ memory, queues, events */
+/* ------------------------------------------------------------------------------------ memory, queues, events
+ */
 
 static void expect(Report *report, const Kernels *k, bool condition, const char *what) {
     report->cases++;
@@ -23,9 +24,11 @@ static void test_alloc(const Kernels *k, Queue *queue, Report *report) {
     static const size_t sizes[] = {1, 255, 4096, 100003, (size_t)3 << 20};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         size_t n = sizes[i];
-        unsigned char *device = k->alloc(n), *other = k->alloc(n), *host = k->host_alloc(n), *back = malloc(n);
+        unsigned char *device = k->alloc(n), *other = k->alloc(n), *host = k->host_alloc(n),
+                      *back = malloc(n);
         if (!device || !other || !host || !back) abort();
-        expect(report, k, (uintptr_t)device % 256 == 0 && (uintptr_t)other % 256 == 0, "alloc is 256-byte aligned");
+        expect(report, k, (uintptr_t)device % 256 == 0 && (uintptr_t)other % 256 == 0,
+               "alloc is 256-byte aligned");
         k->copy(queue, back, device, n, COPY_TO_HOST);
         k->queue_wait(queue);
         expect(report, k, all_bytes(back, n, 0), "alloc is zeroed");
@@ -46,8 +49,18 @@ static void test_alloc(const Kernels *k, Queue *queue, Report *report) {
 
 void test_memory(const Implementation *implementation, Report *report) {
     const Kernels *k = implementation->kernels;
-    Limits limits = {.N = 64, .B = 2, .T = 32, .C = 64, .H = 4, .Hkv = 2, .D = 16, .F = 256, .V = 257, .head_chunk = 64,
-                     .parameters = 65536, .slots = 8};
+    Limits limits = {.N = 64,
+                     .B = 2,
+                     .T = 32,
+                     .C = 64,
+                     .H = 4,
+                     .Hkv = 2,
+                     .D = 16,
+                     .F = 256,
+                     .V = 257,
+                     .head_chunk = 64,
+                     .parameters = 65536,
+                     .slots = 8};
     size_t bytes = k->scratch_bytes(&limits);
     expect(report, k, bytes == k->scratch_bytes(&limits), "scratch_bytes is a pure function");
     Queue *queue = k->queue_create(bytes), *second = k->queue_create(bytes);
@@ -68,7 +81,8 @@ void test_memory(const Implementation *implementation, Report *report) {
     k->queue_destroy(queue), k->queue_destroy(second);
 }
 
-/* ------------------------------------------------------------------------------------------------ many steps */
+/* ------------------------------------------------------------------------------------------------ many steps
+ */
 
 enum { STEPS = 230, N_SLOTS = 3, ELEMENTS = 64 * 3, N_LOSSES = 7 };
 
@@ -88,8 +102,18 @@ typedef struct Runner {
 } Runner;
 
 static void runner_open(Runner *r, const Kernels *k) {
-    Limits limits = {.N = N_LOSSES, .B = 1, .T = N_LOSSES, .C = 1, .H = 1, .Hkv = 1, .D = 8, .F = 1, .V = 1,
-                     .head_chunk = N_LOSSES, .parameters = ELEMENTS, .slots = N_SLOTS};
+    Limits limits = {.N = N_LOSSES,
+                     .B = 1,
+                     .T = N_LOSSES,
+                     .C = 1,
+                     .H = 1,
+                     .Hkv = 1,
+                     .D = 8,
+                     .F = 1,
+                     .V = 1,
+                     .head_chunk = N_LOSSES,
+                     .parameters = ELEMENTS,
+                     .slots = N_SLOTS};
     size_t element = dtype_size(k->accum);
     *r = (Runner){.k = k, .queue = k->queue_create(k->scratch_bytes(&limits))};
     void **arrays[] = {&r->master, &r->grad, &r->m, &r->v, &r->losses};
@@ -113,32 +137,53 @@ static void put_numbers(const Runner *r, void *device, const double *value, int 
     float narrow[ELEMENTS];
     for (int i = 0; i < n; i++) wide[i] = value[i], narrow[i] = (float)value[i];
     bool f64 = r->k->accum == DTYPE_F64;
-    r->k->copy(r->queue, device, f64 ? (void *)wide : (void *)narrow, (size_t)n * (f64 ? 8 : 4), COPY_TO_DEVICE);
+    r->k->copy(r->queue, device, f64 ? (void *)wide : (void *)narrow, (size_t)n * (f64 ? 8 : 4),
+               COPY_TO_DEVICE);
     r->k->queue_wait(r->queue);
 }
 
 static void get_numbers(const Runner *r, const void *device, double *value) {
     float narrow[ELEMENTS];
     bool f64 = r->k->accum == DTYPE_F64;
-    r->k->copy(r->queue, f64 ? (void *)value : (void *)narrow, device, ELEMENTS * (size_t)(f64 ? 8 : 4), COPY_TO_HOST);
+    r->k->copy(r->queue, f64 ? (void *)value : (void *)narrow, device, ELEMENTS * (size_t)(f64 ? 8 : 4),
+               COPY_TO_HOST);
     r->k->queue_wait(r->queue);
     for (int i = 0; !f64 && i < ELEMENTS; i++) value[i] = (double)narrow[i];
 }
 
-static void runner_step(Runner *r, const StepInputs *in, const double *grad, const double *losses, double skip_sigma) {
+static void runner_step(Runner *r, const StepInputs *in, const double *grad, const double *losses,
+                        double skip_sigma) {
     const Kernels *k = r->k;
     put_numbers(r, r->grad, grad, ELEMENTS);
     put_numbers(r, r->losses, losses, N_LOSSES);
     k->copy(r->queue, r->state, in, sizeof *in, COPY_TO_DEVICE);
     k->step_begin(r->queue, &(StepBegin){.state = r->state});
     k->loss_reduce(r->queue, &(LossReduce){.N = N_LOSSES, .losses = r->losses, .state = r->state});
-    k->sum_squares(r->queue, &(SumSquares){.grad = r->grad, .begin = 0, .end = ELEMENTS, .slots = r->slots,
-                                           .n_slots = N_SLOTS, .state = r->state});
-    k->step_decide(r->queue, &(StepDecide){.state = r->state, .beta1 = 0.9, .beta2 = 0.95, .grad_clip = 1, .gate_clip = 0.1,
+    k->sum_squares(r->queue, &(SumSquares){.grad = r->grad,
+                                           .begin = 0,
+                                           .end = ELEMENTS,
+                                           .slots = r->slots,
+                                           .n_slots = N_SLOTS,
+                                           .state = r->state});
+    k->step_decide(r->queue, &(StepDecide){.state = r->state,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.95,
+                                           .grad_clip = 1,
+                                           .gate_clip = 0.1,
                                            .skip_sigma = skip_sigma});
-    k->adamw(r->queue, &(AdamW){.master = r->master, .storage = r->storage, .grad = r->grad, .m = r->m, .v = r->v,
-                                .begin = 0, .end = ELEMENTS, .slots = r->slots, .n_slots = N_SLOTS, .state = r->state,
-                                .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8});
+    k->adamw(r->queue, &(AdamW){.master = r->master,
+                                .storage = r->storage,
+                                .grad = r->grad,
+                                .m = r->m,
+                                .v = r->v,
+                                .begin = 0,
+                                .end = ELEMENTS,
+                                .slots = r->slots,
+                                .n_slots = N_SLOTS,
+                                .state = r->state,
+                                .beta1 = 0.9,
+                                .beta2 = 0.95,
+                                .eps = 1e-8});
     k->copy(r->queue, &r->seen, r->state, sizeof r->seen, COPY_TO_HOST);
     k->queue_wait(r->queue);
 }
@@ -151,10 +196,13 @@ typedef struct Event_ {
     unsigned in_a_row;
 } Event_;
 
-static const Event_ script[] = {{3, NAN, 1, SKIP_NON_FINITE, 1},       {4, 1, INFINITY, SKIP_NON_FINITE, 2},
-                                {5, INFINITY, NAN, SKIP_NON_FINITE, 3}, {9, 1, NAN, SKIP_NON_FINITE, 1},
+static const Event_ script[] = {{3, NAN, 1, SKIP_NON_FINITE, 1},
+                                {4, 1, INFINITY, SKIP_NON_FINITE, 2},
+                                {5, INFINITY, NAN, SKIP_NON_FINITE, 3},
+                                {9, 1, NAN, SKIP_NON_FINITE, 1},
                                 {20, 9, 1, SKIP_NONE, 0}, /* the window is not full: no spike yet */
-                                {150, 40, 1, SKIP_LOSS_SPIKE, 0},      {152, 1, 90, SKIP_NORM_SPIKE, 0},
+                                {150, 40, 1, SKIP_LOSS_SPIKE, 0},
+                                {152, 1, 90, SKIP_NORM_SPIKE, 0},
                                 {160, -1, 1, SKIP_NONE, 0}, /* far below the mean is no spike */
                                 {161, 1, -INFINITY, SKIP_NON_FINITE, 1}};
 
@@ -176,27 +224,43 @@ static void error_add(Error_ *e, double got, double plain, double truth) {
     e->count++;
 }
 
-static void error_judge(const Error_ *e, DType type, const char *name, const char *implementation, Report *report) {
+static void error_judge(const Error_ *e, DType type, const char *name, const char *implementation,
+                        Report *report) {
     double rms = sqrt(e->squares / (double)(e->count ? e->count : 1));
-    double ulp = rms > 0 ? ldexp(1, ilogb(rms) - (type == DTYPE_F64 ? 52 : 23)) : 0, allowed = 2 * e->plain_error + 4 * ulp;
+    double ulp = rms > 0 ? ldexp(1, ilogb(rms) - (type == DTYPE_F64 ? 52 : 23)) : 0,
+           allowed = 2 * e->plain_error + 4 * ulp;
     report->cases++;
     if (!(e->error <= allowed))
-        report_failure(report, "%s many steps: %s: error %.3g, allowed %.3g", implementation, name, e->error, allowed);
+        report_failure(report, "%s many steps: %s: error %.3g, allowed %.3g", implementation, name, e->error,
+                       allowed);
 }
 
 /* The members of the state in the order in which their errors are kept. */
-enum { GRAD_NORM, GATE_NORM, CLIP, GATE_CLIP, CORRECTION_1, CORRECTION_2, LOSS_WINDOW, NORM_WINDOW, N_MEMBERS };
-static const char *const member_names[N_MEMBERS] = {"grad_norm", "gate_norm", "clip_scale[ALL]", "clip_scale[GATES]",
-                                                    "bias_correction[0]", "bias_correction[1]", "loss_window", "norm_window"};
+enum {
+    GRAD_NORM,
+    GATE_NORM,
+    CLIP,
+    GATE_CLIP,
+    CORRECTION_1,
+    CORRECTION_2,
+    LOSS_WINDOW,
+    NORM_WINDOW,
+    N_MEMBERS
+};
+static const char *const member_names[N_MEMBERS] = {
+    "grad_norm",          "gate_norm",          "clip_scale[ALL]", "clip_scale[GATES]",
+    "bias_correction[0]", "bias_correction[1]", "loss_window",     "norm_window"};
 
 static double member(const StepState *s, int i) {
     uint32_t last = (s->window_next + SKIP_WINDOW - 1) % SKIP_WINDOW;
-    const double value[N_MEMBERS] = {s->grad_norm, s->gate_norm, s->clip_scale[0], s->clip_scale[1],
-                                     s->bias_correction[0], s->bias_correction[1], s->loss_window[last], s->norm_window[last]};
+    const double value[N_MEMBERS] = {s->grad_norm,         s->gate_norm,          s->clip_scale[0],
+                                     s->clip_scale[1],     s->bias_correction[0], s->bias_correction[1],
+                                     s->loss_window[last], s->norm_window[last]};
     return value[i];
 }
 
-static void check_decision(const Runner *r, const Runner *truth, const StepState *before, int step, Report *report) {
+static void check_decision(const Runner *r, const Runner *truth, const StepState *before, int step,
+                           Report *report) {
     const Event_ *event = event_at(step);
     const StepState *s = &r->seen, *t = &truth->seen;
     unsigned reason = event ? event->reason : SKIP_NONE, in_a_row = event ? event->in_a_row : 0;
@@ -207,10 +271,11 @@ static void check_decision(const Runner *r, const Runner *truth, const StepState
         report_failure(report, "%s step %d: skip %u, %u in a row; right is %u, %u", r->k->name, step, s->skip,
                        s->skips_in_a_row, reason, in_a_row);
     if (s->applied != t->applied || s->window_count != t->window_count || s->window_next != t->window_next)
-        report_failure(report, "%s step %d: applied %llu, window of %u at %u; right is %llu, %u, %u", r->k->name, step,
-                       (unsigned long long)s->applied, s->window_count, s->window_next, (unsigned long long)t->applied,
-                       t->window_count, t->window_next);
-    if (reason != SKIP_NONE && !windows_kept) report_failure(report, "%s step %d: a skipped step entered a window", r->k->name, step);
+        report_failure(report, "%s step %d: applied %llu, window of %u at %u; right is %llu, %u, %u",
+                       r->k->name, step, (unsigned long long)s->applied, s->window_count, s->window_next,
+                       (unsigned long long)t->applied, t->window_count, t->window_next);
+    if (reason != SKIP_NONE && !windows_kept)
+        report_failure(report, "%s step %d: a skipped step entered a window", r->k->name, step);
 }
 
 /* Losses of 3 ± 0.3 and gradients whose norm is sometimes clipped and sometimes not. */
@@ -235,7 +300,8 @@ static void test_constant_window(const Kernels *k, Report *report) {
     double grad[ELEMENTS] = {0}, losses[N_LOSSES];
     StepInputs in = {.lr = 1e-3, .loss_scale = 1.0 / N_LOSSES};
     for (int i = 0; i < N_LOSSES; i++) losses[i] = (double)(float)3.1;
-    for (int i = 0; i < ELEMENTS; i++) grad[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)0.0123 : 0;
+    for (int i = 0; i < ELEMENTS; i++)
+        grad[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)0.0123 : 0;
     runner_open(&r, k);
     for (int step = 0; step < SKIP_WINDOW + 3; step++, in.step++) {
         runner_step(&r, &in, grad, losses, 3);
@@ -250,7 +316,8 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
     Case random = {.rng = seed * 77 + 5};
     double start[ELEMENTS], grad[ELEMENTS], losses[N_LOSSES];
     Error_ members[N_MEMBERS] = {{0}}, arrays[3] = {{0}};
-    for (int i = 0; i < ELEMENTS; i++) start[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)normal(&random) : 0;
+    for (int i = 0; i < ELEMENTS; i++)
+        start[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)normal(&random) : 0;
     for (int i = 0; i < 3; i++) {
         runner_open(&runner[i], kernels[i]);
         put_numbers(&runner[i], runner[i].master, start, ELEMENTS);
@@ -266,9 +333,12 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
         check_decision(&runner[0], &runner[2], &before, (int)in.step, report);
         for (int a = 0; a < 3; a++) get_numbers(&runner[0], changing[a], now[a]);
         bool same = memcmp(kept, now, sizeof kept) == 0, skipped = runner[2].seen.skip != SKIP_NONE;
-        if (same != skipped) report_failure(report, "%s step %d: %s", k->name, (int)in.step, same ? "changed nothing" : "a skipped step changed a weight or a moment");
+        if (same != skipped)
+            report_failure(report, "%s step %d: %s", k->name, (int)in.step,
+                           same ? "changed nothing" : "a skipped step changed a weight or a moment");
         for (int m = 0; m < N_MEMBERS && !skipped; m++)
-            error_add(&members[m], member(&runner[0].seen, m), member(&runner[1].seen, m), member(&runner[2].seen, m));
+            error_add(&members[m], member(&runner[0].seen, m), member(&runner[1].seen, m),
+                      member(&runner[2].seen, m));
     }
     for (int m = 0; m < N_MEMBERS; m++) error_judge(&members[m], DTYPE_F64, member_names[m], k->name, report);
     static const char *const names[3] = {"master", "m", "v"};

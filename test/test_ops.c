@@ -6,9 +6,10 @@
  * test   numbers against fp64 within what the plain loop needs, memory left alone, the same bits each time
  * grad   fp64 gradients against differences of the forward pass
  * perf   times, as JSON lines
- * Without a mode: test and grad; and, unless an implementation or operation is named, the self-test, which breaks
- * operations on purpose and demands that the suite notices. One cmocka test per operation, implementation and kind
- * (values, bits, gradients); CMOCKA_MESSAGE_OUTPUT=TAP for machines. Exit code: 0, or the number of failures.
+ * Without a mode: test and grad; and, unless an implementation or operation is named, the self-test, which
+ * breaks operations on purpose and demands that the suite notices. One cmocka test per operation,
+ * implementation and kind (values, bits, gradients); CMOCKA_MESSAGE_OUTPUT=TAP for machines. Exit code: 0, or
+ * the number of failures.
  */
 #include "ops_harness.h"
 
@@ -45,8 +46,9 @@ static int n_items;
 static void add(Item item, const char *what, const char *kind) {
     if (n_items == MAX_ITEMS) abort();
     items[n_items] = item;
-    snprintf(items[n_items].name, sizeof items[n_items].name, "%s: %s%s%s", item.implementation ? item.implementation->kernels->name : "suite",
-             what, *kind ? ", " : "", kind);
+    snprintf(items[n_items].name, sizeof items[n_items].name, "%s: %s%s%s",
+             item.implementation ? item.implementation->kernels->name : "suite", what, *kind ? ", " : "",
+             kind);
     n_items++;
 }
 
@@ -59,14 +61,18 @@ static void run_broken(const Broken *broken, uint64_t seed, Report *report) {
     Kernels tried[2] = {*good, broken->wrap(good)};
     Report found;
     for (int i = 0; i < 2; i++) {
-        Implementation implementation = {.kernels = &tried[i], .plain = gradients ? &kernels_plain_f64 : &kernels_plain_f32,
-                                         .slow = true, .host_memory = true, .any_head_size = true};
+        Implementation implementation = {.kernels = &tried[i],
+                                         .plain = gradients ? &kernels_plain_f64 : &kernels_plain_f32,
+                                         .slow = true,
+                                         .host_memory = true,
+                                         .any_head_size = true};
         found = (Report){.quiet = true, .look_for = broken->sign};
         if (broken->kind == BROKEN_VALUES) test_values(&implementation, broken->operation, seed, &found);
         if (broken->kind == BROKEN_BITS) test_bits(&implementation, broken->operation, seed, &found);
         if (gradients) test_gradients(&implementation, broken->operation, seed, &found);
         if (i == 0 && found.failures) {
-            fprintf(stderr, "# %s is broken by itself, so nothing can be told of \"%s\"\n", operation_name(broken->operation), broken->what);
+            fprintf(stderr, "# %s is broken by itself, so nothing can be told of \"%s\"\n",
+                    operation_name(broken->operation), broken->what);
             skip();
         }
     }
@@ -89,28 +95,43 @@ static void run_item(void **state) {
         skip();
     }
     switch (item->kind) {
-    case KIND_VALUES: test_values(item->implementation, item->operation, item->seed, &report); break;
-    case KIND_BITS: test_bits(item->implementation, item->operation, item->seed, &report); break;
-    case KIND_GRADIENTS: test_gradients(item->implementation, item->operation, item->seed, &report); break;
-    case KIND_MEMORY: test_memory(item->implementation, &report); break;
-    case KIND_SEQUENCE: test_step_sequence(item->implementation, item->seed, &report); break;
-    case KIND_BROKEN: run_broken(item->broken, item->seed, &report); break;
+    case KIND_VALUES:
+        test_values(item->implementation, item->operation, item->seed, &report);
+        break;
+    case KIND_BITS:
+        test_bits(item->implementation, item->operation, item->seed, &report);
+        break;
+    case KIND_GRADIENTS:
+        test_gradients(item->implementation, item->operation, item->seed, &report);
+        break;
+    case KIND_MEMORY:
+        test_memory(item->implementation, &report);
+        break;
+    case KIND_SEQUENCE:
+        test_step_sequence(item->implementation, item->seed, &report);
+        break;
+    case KIND_BROKEN:
+        run_broken(item->broken, item->seed, &report);
+        break;
     }
     if (getenv("OPS_VERBOSE"))
-        fprintf(stderr, "# %s: %d cases, worst %.2f of what is allowed, %.2f s\n", item->name, report.cases, report.worst,
-                (double)(clock() - start) / CLOCKS_PER_SEC);
+        fprintf(stderr, "# %s: %d cases, worst %.2f of what is allowed, %.2f s\n", item->name, report.cases,
+                report.worst, (double)(clock() - start) / CLOCKS_PER_SEC);
     if (report.cases == 0) fail_msg("no case was run");
-    if (report.failures) fail_msg("%d failures in %d cases; first: %s", report.failures, report.cases, report.first);
+    if (report.failures)
+        fail_msg("%d failures in %d cases; first: %s", report.failures, report.cases, report.first);
 }
 
-/* ----------------------------------------------------------------------------------------- which tests run */
+/* ----------------------------------------------------------------------------------------- which tests run
+ */
 
 static bool wanted(const Options *options, const Implementation *implementation) {
     return options->implementation ? strcmp(options->implementation, implementation->kernels->name) == 0
                                    : !implementation->by_name_only;
 }
 
-static void add_implementation(const Options *options, const Implementation *implementation, const char *absent) {
+static void add_implementation(const Options *options, const Implementation *implementation,
+                               const char *absent) {
     const Kernels *k = implementation->kernels;
     Item item = {.implementation = implementation, .seed = options->seed, .absent = absent};
     for (int op = 0; op < OP_COUNT; op++) {
@@ -132,7 +153,8 @@ static void add_implementation(const Options *options, const Implementation *imp
     if (options->test && all) add(item, "memory, queues and events", "");
     item.kind = KIND_SEQUENCE; /* the only test of step_decide, which means nothing in one call */
     if (!options->test || !(all || options->operation == OP_step_decide)) return;
-    if (k->step_begin && k->loss_reduce && k->sum_squares && k->step_decide && k->adamw) add(item, "many steps", "");
+    if (k->step_begin && k->loss_reduce && k->sum_squares && k->step_decide && k->adamw)
+        add(item, "many steps", "");
 }
 
 static int run_all(const Options *options) {
@@ -141,16 +163,20 @@ static int run_all(const Options *options) {
         const Implementation *implementation = &implementations[i];
         if (!wanted(options, implementation)) continue;
         bool open = implementation->kernels->open(0, absent[i], sizeof absent[i]);
-        if (options->perf && !open) fprintf(stderr, "test_ops: %s: %s\n", implementation->kernels->name, absent[i]);
+        if (options->perf && !open)
+            fprintf(stderr, "test_ops: %s: %s\n", implementation->kernels->name, absent[i]);
         for (int op = 0; options->perf && open && op < OP_COUNT; op++)
-            if (options->operation < 0 || options->operation == op) measure(implementation, (Operation)op, options->seed);
+            if (options->operation < 0 || options->operation == op)
+                measure(implementation, (Operation)op, options->seed);
         add_implementation(options, implementation, open ? NULL : absent[i]);
     }
     for (int i = 0; options->self_test && i < n_broken_operations; i++)
-        add((Item){.kind = KIND_BROKEN, .seed = options->seed, .broken = &broken_operations[i]}, "notices", broken_operations[i].what);
+        add((Item){.kind = KIND_BROKEN, .seed = options->seed, .broken = &broken_operations[i]}, "notices",
+            broken_operations[i].what);
     static struct CMUnitTest tests[MAX_ITEMS];
     for (int i = 0; i < n_items; i++) {
-        tests[i] = (struct CMUnitTest){.name = items[i].name, .test_func = run_item, .initial_state = &items[i]};
+        tests[i] =
+            (struct CMUnitTest){.name = items[i].name, .test_func = run_item, .initial_state = &items[i]};
         if (options->list) printf("%s\n", items[i].name);
     }
     if (options->list || n_items == 0) return 0;
@@ -161,8 +187,9 @@ static int run_all(const Options *options) {
 
 static int usage(const char *wrong) {
     if (wrong) fprintf(stderr, "test_ops: %s\n", wrong);
-    fprintf(stderr, "usage: test_ops [test|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] "
-                    "[--self-test]\nimplementations:");
+    fprintf(stderr,
+            "usage: test_ops [test|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] "
+            "[--self-test]\nimplementations:");
     for (int i = 0; i < n_implementations; i++) fprintf(stderr, " %s", implementations[i].kernels->name);
     fprintf(stderr, "\noperations:");
     for (int op = 0; op < OP_COUNT; op++) fprintf(stderr, " %s", operation_name((Operation)op));
@@ -186,18 +213,29 @@ int main(int argc, char **argv) {
     Options options = {.operation = -1, .seed = 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (strcmp(argv[i], "test") == 0) options.test = true;
-        else if (strcmp(argv[i], "grad") == 0) options.grad = true;
-        else if (strcmp(argv[i], "perf") == 0) options.perf = true;
-        else if (strcmp(argv[i], "--list") == 0) options.list = true;
-        else if (strcmp(argv[i], "--self-test") == 0) options.self_test = true;
-        else if (!value) return usage("unknown argument, or one without its value");
-        else if (strcmp(argv[i], "--implementation") == 0) options.implementation = argv[++i];
-        else if (strcmp(argv[i], "--operation") == 0) options.operation = operation_called(argv[++i]);
-        else if (strcmp(argv[i], "--seed") == 0) options.seed = strtoull(argv[++i], NULL, 10);
-        else return usage("unknown argument");
+        if (strcmp(argv[i], "test") == 0)
+            options.test = true;
+        else if (strcmp(argv[i], "grad") == 0)
+            options.grad = true;
+        else if (strcmp(argv[i], "perf") == 0)
+            options.perf = true;
+        else if (strcmp(argv[i], "--list") == 0)
+            options.list = true;
+        else if (strcmp(argv[i], "--self-test") == 0)
+            options.self_test = true;
+        else if (!value)
+            return usage("unknown argument, or one without its value");
+        else if (strcmp(argv[i], "--implementation") == 0)
+            options.implementation = argv[++i];
+        else if (strcmp(argv[i], "--operation") == 0)
+            options.operation = operation_called(argv[++i]);
+        else if (strcmp(argv[i], "--seed") == 0)
+            options.seed = strtoull(argv[++i], NULL, 10);
+        else
+            return usage("unknown argument");
     }
-    if (options.implementation && !known_implementation(options.implementation)) return usage("no such implementation in this build");
+    if (options.implementation && !known_implementation(options.implementation))
+        return usage("no such implementation in this build");
     if (options.operation == OP_COUNT) return usage("no such operation");
     if (!options.test && !options.grad && !options.perf && !options.self_test) {
         options.test = options.grad = true;

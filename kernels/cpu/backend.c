@@ -3,7 +3,7 @@
  *
  * A queue runs its work at once, so waiting is nothing and an event is a time. Memory of a megabyte and more
  * comes from mmap: zero without being touched, so that what is never used is never resident, and the threads
- * that first use a page place it. It asks for huge pages.
+ * that first use a page place it.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -88,7 +88,10 @@ static size_t cpu_scratch_bytes(const Limits *limits) {
 
 /* --- Memory ------------------------------------------------------------------------------------------ */
 
-enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20 };
+/* Huge pages, measured on one Zen 4 core of a virtual machine: reading 12 %, AdamW 8 %, copying 45 % faster,
+ * GEMMs the same; but 1.4 s a GiB instead of 0.55 s when first touched. So only the large arenas have them.
+ */
+enum { ALIGNMENT = 256, HUGE_PAGE = 2 << 20, HUGE_FROM = 64 << 20 };
 #ifdef __SANITIZE_ADDRESS__ /* it guards what malloc gives, to the byte */
 #define MAP_FROM SIZE_MAX
 #else
@@ -121,7 +124,7 @@ static void *large_alloc(size_t bytes) {
     char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) return NULL;
     char *start = (char *)(((uintptr_t)base + HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE);
-    madvise(start, bytes, MADV_HUGEPAGE); /* a wish: small pages are correct too */
+    if (bytes >= HUGE_FROM) madvise(start, bytes, MADV_HUGEPAGE); /* a wish: small pages are correct too */
     return block_start((Block *)(start - ALIGNMENT), base, mapped);
 }
 
