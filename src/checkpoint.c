@@ -135,8 +135,10 @@ int64_t checkpoint_newest_step(const char *out) {
 }
 
 bool checkpoint_claim(const char *out, Error *error) {
-    char trial[CHECKPOINT_PATH];
+    char trial[CHECKPOINT_PATH], parent[CHECKPOINT_PATH];
     if (mkdir(out, 0777) && errno != EEXIST) return error_set(error, "%s: %s", out, strerror(errno));
+    Error ignored; /* a parent that may not be read is no reason not to run */
+    if (path_join(parent, out, "..", &ignored)) (void)directory_sync(parent, &ignored);
     int fd = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open: the lock goes with the process */
     if (fd < 0) return error_set(error, "%s: %s", out, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) /* other errors: a file system without locks */

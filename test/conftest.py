@@ -2,7 +2,7 @@
 
 import pytest
 
-from program import SMALL, checkpoints, run, sentences, write_shard
+from program import SMALL, run, sentences, write_shard
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,14 @@ double uniform(Case *c) {
     return ((double)(next_random(c) >> 11) + 0.5) * 0x1p-53;
 }
 double normal(Case *c) {
-    return sqrt(-2 * log(uniform(c))) * cos(6.283185307179586 * uniform(c));
+    if (c->has_spare) {
+        c->has_spare = false;
+        return c->spare;
+    }
+    double radius = sqrt(-2 * log(uniform(c))), angle = 6.283185307179586 * uniform(c);
+    c->spare = radius * sin(angle);
+    c->has_spare = true;
+    return radius * cos(angle);
 }
 int64_t below(Case *c, int64_t n) {
     return (int64_t)(next_random(c) % (uint64_t)n);

@@ -101,6 +101,8 @@ typedef struct Case {
     } dtype_field[2]; /* DType members that name an operand's type */
     int n_dtype_fields;
     uint64_t rng;
+    double spare; /* the second of a pair of normal numbers */
+    bool has_spare;
     void *memory[2 * MAX_TENSORS + 16];
     int n_memory;
 } Case;

@@ -191,8 +191,10 @@ static void lay_out(const Image *image, const Tensor *t, bool preparing, unsigne
     }
     memset(bytes, 0, image->bytes[index_of(image->c, t)]);
     bool hidden = role == OUT || (t->unread && !preparing);
-    for (int64_t i = 0; i < tensor_count(t); i++)
-        store(image, t, bytes, stored_at(t, i), hidden ? NAN : t->value[i]);
+    const double *value = t->value;
+    for (int64_t part = 0; part < t->rows * t->parts; part++)
+        for (int64_t at = part * t->part_ld, end = at + t->cols; at < end; at++, value++)
+            store(image, t, bytes, at, hidden ? (double)NAN : *value);
 }
 
 void image_upload(Image *image, bool preparing) {
@@ -281,10 +283,10 @@ static bool members_intact(const Image *image, const Tensor *t, bool preparing) 
 
 static bool padding_zero(const Image *image, const Tensor *t) {
     const unsigned char *bytes = image->after[index_of(image->c, t)] + GUARD;
-    int64_t ld = t->parts * t->part_ld;
-    for (int64_t i = 0; i < t->stored_rows * ld; i++) {
-        bool counts = i / ld < t->rows && i % ld % t->part_ld < t->cols;
-        if (!counts && !(load(image, t, bytes, i) == 0)) return false;
+    for (int64_t part = 0; part < t->stored_rows * t->parts; part++) {
+        int64_t true_cols = part < t->rows * t->parts ? t->cols : 0;
+        for (int64_t i = part * t->part_ld + true_cols; i < (part + 1) * t->part_ld; i++)
+            if (!(load(image, t, bytes, i) == 0)) return false;
     }
     return true;
 }

@@ -19,8 +19,8 @@ typedef struct RowNorm {
     double eps;
     real output_scale;
     const real *gamma, *beta; /* [C] */
-    real slope;               /* DYT: α; BHYT: λ/κ */
-    real slope_unit;          /* its derivative by the parameter: 1; 1/κ */
+    double slope;             /* DYT: α; BHYT: λ/κ */
+    double slope_unit;        /* its derivative by the parameter: 1; 1/κ */
     real *mean, *rstd;        /* [N] kept, or NULL */
     const real *mean_square;  /* [N] given v, or NULL */
     real vhat[2];             /* with mean_square: v̂ = vhat[0]·v + vhat[1] */
@@ -55,8 +55,8 @@ static inline RowNorm norm_prepare(const Norm *norm, int C, real *vectors, int64
         n.beta = scaled_beta;
     }
     if (n.kind == NORM_DYT || n.kind == NORM_BHYT) {
-        n.slope_unit = n.kind == NORM_BHYT ? (real)(1 / norm->kappa) : 1;
-        n.slope = *(const real *)norm->scalar * n.slope_unit;
+        n.slope_unit = n.kind == NORM_BHYT ? 1 / norm->kappa : 1;
+        n.slope = (double)*(const real *)norm->scalar * n.slope_unit;
     }
     return n;
 }
@@ -165,10 +165,10 @@ static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const 
         rms_apply(r, rstd, gamma, y, C);
         break;
     case NORM_DYT:
-        tanh_apply(r, n->slope, gamma, beta, y, C);
+        tanh_apply(r, (real)n->slope, gamma, beta, y, C);
         break;
     case NORM_BHYT:
-        tanh_apply(r, n->slope * rstd, gamma, beta, y, C);
+        tanh_apply(r, (real)(n->slope * rstd), gamma, beta, y, C);
         break;
     default:
 #pragma omp simd
@@ -256,10 +256,10 @@ static inline real norm_backward(const RowNorm *n, int64_t row, const real *r, c
         return 0;
     }
     case NORM_DYT:
-        out->dscalar += tanh_backward(n, n->slope, r, g, dr, out);
+        out->dscalar += tanh_backward(n, (real)n->slope, r, g, dr, out);
         return 0;
     case NORM_BHYT: {
-        double dot = tanh_backward(n, n->slope * rstd, r, g, dr, out);
+        double dot = tanh_backward(n, (real)(n->slope * rstd), r, g, dr, out);
         out->dscalar += dot * rstd * n->slope_unit;
         double cubed = (double)rstd * rstd * rstd * n->slope * dot; /* −2·dv̂ */
         if (n->mean_square) return (real)(-0.5 * cubed * n->vhat[0]);

@@ -1,0 +1,166 @@
+"""How far did a run come, and what did it measure? Read from its metrics.jsonl.
+
+A run that was cut and resumed has one file: what stands there from steps after the checkpoint that it went on from
+is dropped, and a fresh start drops everything before it.
+"""
+import json
+import math
+import os
+
+ALL_DONE = "all steps done"  # the reason in the `end` event of a complete run
+WARM_STEPS = 2  # not timed: first touches of memory
+
+
+class Result:
+    """state: new | cut | done | diverged. `step`: finished updates; `steps`: all of them, if known."""
+
+    def __init__(self):
+        self.state, self.reason, self.version, self.device = "new", "", None, None
+        self.step, self.steps, self.skipped, self.broken_lines = 0, None, {}, 0
+        self.train = {}  # step → (loss, milliseconds, tokens per second); a loss may be NaN
+        self.val = {}  # step → loss
+        self.stats = {}  # step → list of layers' dictionaries
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def take(self, record):
+        kind, step = record["type"], int(record["step"])
+        if kind == "train":
+            self.train[step] = (real(record["loss"]), real(record["ms"]), real(record["tokens_per_s"]))
+            self.step = step
+        elif kind == "val":
+            self.val[step] = real(record["loss"])
+        elif kind == "stats":
+            self.stats[step] = [dict(layer) for layer in record["layers"]]
+        elif kind == "event":
+            self.take_event(record["event"], step, record)
+
+    def take_event(self, event, step, record):
+        if event in ("start", "resume"):
+            self.forget_after(0 if event == "start" else step)
+            self.state, self.reason, self.step = "cut", "", step
+            self.version, self.device = record.get("version"), record.get("device")
+            self.steps = int(record["flags"]["steps"])
+        elif event == "skip":
+            self.skipped[step] = str(record.get("reason"))
+        elif event == "diverged":
+            self.state, self.reason, self.step = "diverged", "not finite at step %d" % step, step
+        elif event == "end":
+            complete = record["reason"] == ALL_DONE and step == self.steps
+            self.state, self.reason, self.step = "done" if complete else "cut", str(record["reason"]), step
+
+    def forget_after(self, step):
+        for points in (self.train, self.val, self.stats, self.skipped):
+            for later in [key for key in points if key > step or step == 0]:
+                del points[later]
+
+    # ---------------------------------------------------------------------------------------- measuring
+
+    def first_loss(self):
+        return self.train[min(self.train)][0] if self.train else math.nan
+
+    def train_loss(self):
+        """Mean over the last tenth of the steps: one batch's loss is noise."""
+        steps = sorted(self.train)
+        return mean([self.train[step][0] for step in steps[-max(1, len(steps) // 10):]])
+
+    def final_val(self):
+        return self.val[max(self.val)] if self.val else math.nan
+
+    def best_val(self):
+        losses = [loss for loss in self.val.values() if math.isfinite(loss)]
+        return min(losses) if losses else math.nan
+
+    def timed(self):
+        steps = sorted(self.train)
+        return steps[WARM_STEPS:] if len(steps) > WARM_STEPS else steps
+
+    def step_ms(self):
+        return median([self.train[step][1] for step in self.timed()])
+
+    def tokens_per_s(self):
+        return median([self.train[step][2] for step in self.timed()])
+
+    def divergence(self, above=None):
+        """Why this run counts as diverged, or "". Not only what is not finite: also a complete run that ends over
+        the loss `above` or, without that, over the loss of its own first step."""
+        if self.state == "diverged":
+            return self.reason
+        if self.state != "done":
+            return ""
+        loss = self.final_val() if self.val else self.train_loss()
+        if not math.isfinite(loss):
+            return "the final loss is not finite" if self.val or self.train else ""
+        limit = self.first_loss() if above is None else above
+        return "ends at %.3f, over %.3f" % (loss, limit) if loss > limit else ""
+
+
+def real(value):
+    """A JSON number; null is how a loss that is not finite is written."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("not a number")
+    return float(value)
+
+
+def mean(values):
+    return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
+
+
+def median(values):
+    values = sorted(value for value in values if math.isfinite(value))
+    if not values:
+        return math.nan
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+
+def deviation(values):
+    """Sample standard deviation; NaN for fewer than two."""
+    center = mean(values)
+    if len(values) < 2 or math.isnan(center):
+        return math.nan
+    return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
+
+
+def read(directory):
+    """The Result in directory/metrics.jsonl. Lines that are cut off are counted, and passed over."""
+    result = Result()
+    try:
+        with open(os.path.join(directory, "metrics.jsonl"), "rb") as file:
+            for line in file:
+                try:
+                    if line.strip():
+                        result.take(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                    result.broken_lines += 1
+    except FileNotFoundError:
+        pass
+    return result
+
+
+class Tail:
+    """The last training step in a file that is still being written; looks only at what is new."""
+
+    def __init__(self, directory):
+        self.path, self.step, self.loss = os.path.join(directory, "metrics.jsonl"), 0, math.nan
+        self.offset = os.path.getsize(self.path) if os.path.exists(self.path) else 0
+
+    def look(self):
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                text = file.read()
+        except OSError:
+            return
+        whole = text.rfind(b"\n") + 1
+        self.offset += whole
+        for line in reversed(text[:whole].splitlines()):
+            if line.startswith(b'{"type":"train"'):
+                try:
+                    record = json.loads(line)
+                    self.step, self.loss = int(record["step"]), real(record["loss"])
+                except (ValueError, KeyError, TypeError):
+                    pass
+                return
