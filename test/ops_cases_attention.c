@@ -106,6 +106,14 @@ static Qkv *qkv(Case *c, const HeadShape *s, const QkvVariant *v, bool backward,
     return q;
 }
 
+/* The rms of one number leaves rounding noise, times up to 1/√ε: nothing to compare, and nothing to resolve.
+ */
+static bool degenerate(Case *c, const HeadShape *s, const QkvVariant *v) {
+    bool is = s->D == 1 && v->norm != QKV_NORM_NONE;
+    for (int i = 0; is && i < c->n_tensors; i++) c->tensor[i].only_finite = true;
+    return is;
+}
+
 static void declare_qkv_forward(Case *c, const void *shape, const void *variant) {
     QkvTensors unused = {0};
     call(c, OP_qkv_forward, qkv(c, shape, variant, false, &unused));
@@ -125,7 +133,8 @@ static void declare_qkv_backward(Case *c, const void *shape, const void *variant
     if (t.alpha[2]) derivative(vector(c, TO(b->dalpha_v), ACCUM, ADDED, t.alpha[2]->cols), t.alpha[2], 1);
     if (v->bias) vector(c, TO(b->dbias), ACCUM, ADDED, head_width(s));
     derivative(draw, t.raw, 1);
-    if (!v->extreme) upstream(c, t.qkv, dqkv, NULL); /* differences cannot resolve a row of 1e-20 */
+    if (!degenerate(c, s, v) && !v->extreme)
+        upstream(c, t.qkv, dqkv, NULL); /* differences cannot resolve a row of 1e-20 */
     prepare(c, OP_qkv_forward, b->forward);
     call(c, OP_qkv_backward, b);
 }

@@ -6,8 +6,8 @@
 #include <stdio.h>
 
 enum {
-    POOLED_ELEMENTS = 600, /* so many of the smallest output are wanted … */
-    MIN_DRAWS = 2,         /* one draw of few large scores, or of one sum, may be exact by luck */
+    POOLED_ELEMENTS = 2000, /* so many of the smallest output are wanted … */
+    MIN_DRAWS = 2,          /* one draw of few large scores, or of one sum, may be exact by luck */
     MAX_DRAWS = 16,
     SLOW_DRAWS = 4,
     LARGE_ELEMENTS = 25000, /* cases larger than this run in one of LARGE_EVERY variants … */
@@ -147,6 +147,14 @@ static void run_image(Image *image, const Implementation *implementation, const 
         report_failure(report, "%s %s [%s]: %s", operation_name(c->main.operation), k->name, title, text);
 }
 
+/* Values are compared on one thread: test_bits demands that more give the same bits, and many small parallel
+ * regions would wait for each other on a busy machine. */
+static int threads_for(const Implementation *implementation, const Family *family) {
+    int before = omp_get_max_threads();
+    if (implementation->openmp && !family->no_bits) omp_set_num_threads(1);
+    return before;
+}
+
 /* One draw of a case on the implementation, the plain version and the truth. */
 static void draw_values(const Implementation *implementation, Case *c, Pool *pools, Report *report) {
     const Kernels *k = implementation->kernels;
@@ -199,9 +207,12 @@ static bool case_values(const Implementation *implementation, const Family *fami
                         uint64_t seed, Report *report) {
     Pool pools[MAX_TENSORS] = {0};
     Case c;
-    int draws = 1;
+    int draws = 1, threads = threads_for(implementation, family);
     for (int draw = 0; draw < draws; draw++) {
-        if (!open_for(&c, implementation, family, shape, variant, seed, draw)) return false;
+        if (!open_for(&c, implementation, family, shape, variant, seed, draw)) {
+            omp_set_num_threads(threads);
+            return false;
+        }
         draws = draws_of(implementation, &c);
         draw_values(implementation, &c, pools, report);
         if (draw < draws - 1) case_close(&c);
@@ -209,6 +220,7 @@ static bool case_values(const Implementation *implementation, const Family *fami
     for (int i = 0; i < c.n_tensors; i++)
         if (pools[i].count) judge(implementation, &c, &c.tensor[i], &pools[i], report);
     case_close(&c);
+    omp_set_num_threads(threads);
     return true;
 }
 

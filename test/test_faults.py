@@ -4,6 +4,7 @@ Runs the executable named by TRAIN_GPT (default: ./train_gpt) on a model of a fe
 test/fault.c between it and the C library where a system call is to fail. Standard library and pytest only.
 TEST_ALL=1: every system call of a save, every byte of a manifest, 200 kills; else a choice of them, below five minutes.
 """
+import contextlib
 import errno
 import json
 import math
@@ -32,9 +33,15 @@ def environment(**more):
     return dict(os.environ, OMP_NUM_THREADS="1", **{name: str(value) for name, value in more.items()})
 
 
+@contextlib.contextmanager
 def start(*arguments, env=None, **more):
-    return subprocess.Popen([PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=environment(**(env or {})), text=True, **more)
+    """The program, running; killed if it still does at the end."""
+    with subprocess.Popen([PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=environment(**(env or {})), text=True, **more) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(*arguments, code=0, env=None, **more):
@@ -461,10 +468,9 @@ def test_an_out_without_permission_is_refused_at_the_start(base, fault, out):
 
 
 def test_two_runs_do_not_write_into_one_directory(base, out):
-    with start(*base[0], "--steps", 10 ** 7, "--out", out) as process:
+    with start(*base[0], "--steps", 10 ** 7, "--save-every", 10 ** 6, "--out", out) as process:
         wait_for(process, "^step 3/")
         assert "another run" in run(*base[0], "--steps", 10 ** 7, "--out", out, "--resume", "auto", code=2).stderr
-        process.kill()
     run(*base[0], "--out", out, "--resume", "auto", "--steps", 10 ** 6, "--max-minutes", 1e-3)  # the lock died with it
 
 
@@ -580,25 +586,26 @@ def test_a_signal_saves_the_bits_of_a_run_that_ends_there(number, data, out):
     same_bits(out, out + ".straight", last + 3)
 
 
-def stopped_in_save(base, fault, out, at):
+@contextlib.contextmanager
+def stopped_in_save(arguments, fault, out, at):
     """A run that was interrupted once and stands still within its last save."""
-    process = start(*base[0], "--steps", 10 ** 7, "--save-every", 10 ** 6, "--out", out,
-                    env=fault(PATH=".partial", AT=at, DO="stop"))
-    wait_for(process, "^step 3/")
-    process.send_signal(signal.SIGINT)
-    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-    return process
+    with start(*arguments, "--steps", 10 ** 7, "--save-every", 10 ** 6, "--out", out,
+               env=fault(PATH=".partial", AT=at, DO="stop")) as process:
+        wait_for(process, "^step [3-9]/")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "^stopping after step")
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        yield process
 
 
 @pytest.mark.parametrize("at", [1, 2, 20, 40, 60])
 def test_a_second_interrupt_ends_at_once_and_harms_nothing(at, base, fault, out):
     begun(base, out, 2)
     before = checkpoints(out)
-    arguments = ([*base[0], "--resume", "auto"], None)
-    process = stopped_in_save(arguments, fault, out, at)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=60)
+    with stopped_in_save([*base[0], "--resume", "auto"], fault, out, at) as process:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert checkpoints(out) == before
     run(*base[0], "--out", out, "--resume", "auto")
@@ -608,10 +615,10 @@ def test_a_second_interrupt_ends_at_once_and_harms_nothing(at, base, fault, out)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_other_signals_within_the_last_save_do_not_disturb_it(number, base, fault, out):
-    process = stopped_in_save((base[0], None), fault, out, 20)
-    process.send_signal(number)
-    process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=60)
+    with stopped_in_save(base[0], fault, out, 20) as process:
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
     assert process.returncode == 0 and len(checkpoints(out)) == 1 and leftovers(out) == []
 
 

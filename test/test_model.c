@@ -38,31 +38,33 @@ static void configure(Config *config, const char *settings) {
 }
 
 /* Weights well away from their initial ones and zeros, so that no gradient is small by symmetry. */
-static void perturb(const Fixture *f, void *arena) {
+static void perturb(const Fixture *f, void *arena, bool gates) {
     const Params *params = &f->model.params;
     for (int i = 0; i < params->count; i++) {
         const Param *p = &params->list[i];
+        if (p->id == PARAM_GATE && !gates) continue;
         int64_t stride = params_row_stride(p);
         for (int j = 0; j < p->pieces; j++)
             for (int64_t r = 0; r < p->piece[j].rows; r++)
                 for (int64_t c = 0; c < p->cols; c++) {
                     int64_t at = p->offset + (p->piece[j].row0 + r) * stride + c;
-                    double noise = 0.2 * philox_normal(7, philox_name_hash("perturb"), (uint64_t)at);
+                    double noise = 0.2 * philox_normal(7, philox_name_hash(p->piece[j].key), (uint64_t)(r * p->cols + c));
                     if (f->model.k->accum == DTYPE_F64) ((double *)arena)[at] += noise;
                     else ((float *)arena)[at] += (float)noise;
                 }
     }
 }
 
-static void setup(Fixture *f, const Kernels *k, const char *settings) {
+static void setup_with(Fixture *f, const Kernels *k, const char *settings, bool gates) {
     memset(f, 0, sizeof *f);
     configure(&f->config, settings);
     model_create(&f->model, &f->config, k, true);
     optimizer_create(&f->optimizer, &f->model);
     void *arena = calloc((size_t)f->model.params.elements, dtype_size(k->accum));
     params_init(&f->model.params, &f->config, k->accum, arena);
-    perturb(f, arena);
+    perturb(f, arena, gates);
     model_load(&f->model, arena);
+    model_refresh(&f->model);
     free(arena);
     f->tokens = malloc((size_t)f->model.N * sizeof *f->tokens);
     f->targets = malloc((size_t)f->model.N * sizeof *f->targets);
@@ -72,6 +74,8 @@ static void setup(Fixture *f, const Kernels *k, const char *settings) {
     }
     f->targets[1] = TARGET_IGNORED;
 }
+
+static void setup(Fixture *f, const Kernels *k, const char *settings) { setup_with(f, k, settings, true); }
 
 static void teardown(Fixture *f) {
     optimizer_destroy(&f->optimizer);
@@ -95,10 +99,11 @@ static double loss_and_gradient(Fixture *f, bool gradient) {
     return optimizer_read(&f->optimizer)->loss_sum / (double)f->model.N;
 }
 
-/* Four-point central difference of the fp64 loss (MATH.md §7). */
+/* Four-point central difference of the fp64 loss (MATH.md §7). Its truncation is h⁴ times a fifth derivative, its
+ * rounding 1e-16 of the loss over h: 1e-4 balances the two, so that small gradients can be judged as well. */
 static double difference(Fixture *f, double *weight) {
     static const double AT[] = {-2, -1, 1, 2}, FACTOR[] = {1, -8, 8, -1};
-    const double h = 1e-6, saved = *weight;
+    const double h = 1e-4, saved = *weight;
     double sum = 0;
     for (int i = 0; i < 4; i++) {
         *weight = saved + AT[i] * h;
@@ -159,12 +164,30 @@ static void gradients_of_swapped_parts_are_derivatives(void **state) {
                     "tie-embeddings=off recompute=act");
 }
 
+/* Variants without a stop-gradient; those with one (GPAS, bhyt) are held to the JAX reference instead. */
+static void gradients_of_every_norm_and_placement_are_derivatives(void **state) {
+    (void)state;
+    static const char *const NORMS_[] = {"layernorm", "rmsnorm", "dyt", "bhyt-exact"};
+    static const char *const PLACEMENTS_[] = {"pre", "post", "sandwich", "deepnorm", "mix mix-post-layers=1", "lns"};
+    static const char *const REST[] = {"arch=llama n-ffn=9", "arch=llama n-ffn=9 sdd=paper n-kv-head=1 recompute=act",
+                                       "arch=gpt2 n-ffn=9 sdd=released embed-norm=on recompute=block",
+                                       "arch=llama n-ffn=9 sdd=released lns-init=on final-norm=on"};
+    int n = 0;
+    for (int norm = 0; norm < 4; norm++)
+        for (int placement = 0; placement < 6; placement++, n++) {
+            char settings[256];
+            snprintf(settings, sizeof settings, "n-embd=8 n-head=2 seq-len=4 vocab-size=11 norm=%s placement=%s %s",
+                     NORMS_[norm], PLACEMENTS_[placement], REST[(n + norm) % 4]);
+            check_gradients(settings);
+        }
+}
+
 /* ------------------------------------------------------------------------------------------------------ */
 
 /* Trains a few steps; returns the weights (caller frees) and the losses. */
-static void *train(const Kernels *k, const char *settings, double losses[4], size_t *bytes) {
+static void *train_with(const Kernels *k, const char *settings, bool gates, double losses[4], size_t *bytes) {
     Fixture f;
-    setup(&f, k, settings);
+    setup_with(&f, k, settings, gates);
     for (int step = 0; step < 4; step++) {
         begin(&f, step);
         model_forward(&f.model, true);
@@ -178,6 +201,10 @@ static void *train(const Kernels *k, const char *settings, double losses[4], siz
     memcpy(weights, f.model.master, *bytes);
     teardown(&f);
     return weights;
+}
+
+static void *train(const Kernels *k, const char *settings, double losses[4], size_t *bytes) {
+    return train_with(k, settings, true, losses, bytes);
 }
 
 static void assert_same_training(const Kernels *k, const char *a, const char *b) {
@@ -206,6 +233,48 @@ static void recomputing_changes_no_bit(void **state) {
     assert_same_training(&kernels_cpu_f32, GPT2_RUN, GPT2_RUN "recompute=block");
     assert_same_training(&kernels_cpu_f32, LLAMA_RUN, LLAMA_RUN "recompute=act");
     assert_same_training(&kernels_cpu_f32, LLAMA_RUN, LLAMA_RUN "recompute=block");
+}
+
+static void recomputing_changes_no_bit_of_any_variant(void **state) {
+    (void)state;
+    static const char *const VARIANTS[] = {
+        "placement=post gpas=sublayer",         "placement=deepnorm gpas=layer sdd=released",
+        "placement=sandwich norm=bhyt-exact",   "placement=mix mix-post-layers=1 gpas=layer",
+        "placement=lns norm=bhyt gpas=sublayer", "norm=dyt embed-scale=on sdd=paper",
+        "placement=post sdd=released final-norm=on",
+    };
+    for (size_t i = 0; i < sizeof VARIANTS / sizeof *VARIANTS; i++) {
+        char none[512], act[512], block[512];
+        snprintf(none, sizeof none, LLAMA_RUN "%s", VARIANTS[i]);
+        snprintf(act, sizeof act, LLAMA_RUN "%s recompute=act", VARIANTS[i]);
+        snprintf(block, sizeof block, LLAMA_RUN "%s recompute=block", VARIANTS[i]);
+        assert_same_training(&kernels_cpu_f32, none, act);
+        assert_same_training(&kernels_cpu_f32, none, block);
+    }
+}
+
+/* Gates whose scale is 1 take no part in the forward pass; the first step's loss is the plain model's. */
+static void zero_gates_are_the_plain_model(void **state) {
+    (void)state;
+    static const char *const PLACEMENTS_[] = {"pre", "post", "sandwich", "deepnorm", "lns"};
+    for (int i = 0; i < 5; i++) {
+        double plain[4], gated[4];
+        size_t bytes;
+        char a[256], b[256];
+        snprintf(a, sizeof a, LLAMA_RUN "placement=%s lr=0", PLACEMENTS_[i]);
+        snprintf(b, sizeof b, LLAMA_RUN "placement=%s lr=0 gpas=sublayer", PLACEMENTS_[i]);
+        free(train_with(&kernels_cpu_f32, a, false, plain, &bytes));
+        free(train_with(&kernels_cpu_f32, b, false, gated, &bytes));
+        assert_memory_equal(plain, gated, sizeof plain);
+    }
+}
+
+/* mix with no post layer is pre, with all of them post (the same final norm). */
+static void mix_lies_between_pre_and_post(void **state) {
+    (void)state;
+    assert_same_training(&kernels_cpu_f32, LLAMA_RUN "placement=pre", LLAMA_RUN "placement=mix mix-post-layers=0");
+    assert_same_training(&kernels_cpu_f32, LLAMA_RUN "placement=post final-norm=on",
+                         LLAMA_RUN "placement=mix mix-post-layers=2");
 }
 
 static void another_seed_is_another_run(void **state) {
@@ -249,8 +318,15 @@ static void padding_stays_zero(void **state) {
 /* Greedy logits with the cache equal those of the whole prefix at once. */
 static void the_cache_computes_what_training_computes(void **state) {
     (void)state;
-    static const char *const CASES[] = {"arch=gpt2 batch-size=1", "arch=llama n-head=6 n-kv-head=2 n-ffn=21 batch-size=1"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const CASES[] = {
+        "arch=gpt2 batch-size=1",
+        "arch=llama n-head=6 n-kv-head=2 n-ffn=21 batch-size=1",
+        "arch=llama n-ffn=21 batch-size=1 placement=lns norm=bhyt gpas=sublayer",
+        "arch=llama n-ffn=21 batch-size=1 placement=post gpas=layer sdd=released",
+        "arch=llama n-ffn=21 batch-size=1 placement=mix mix-post-layers=1 gpas=layer sdd=paper",
+        "arch=gpt2 batch-size=1 placement=sandwich norm=dyt gpas=sublayer",
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         Fixture f;
         setup(&f, &kernels_cpu_f64, CASES[i]);
         model_open_cache(&f.model);
@@ -283,6 +359,10 @@ int main(void) {
         cmocka_unit_test(gradients_of_swapped_parts_are_derivatives),
         cmocka_unit_test(a_run_repeats_itself_bit_for_bit),
         cmocka_unit_test(recomputing_changes_no_bit),
+        cmocka_unit_test(gradients_of_every_norm_and_placement_are_derivatives),
+        cmocka_unit_test(recomputing_changes_no_bit_of_any_variant),
+        cmocka_unit_test(zero_gates_are_the_plain_model),
+        cmocka_unit_test(mix_lies_between_pre_and_post),
         cmocka_unit_test(another_seed_is_another_run),
         cmocka_unit_test(padding_stays_zero),
         cmocka_unit_test(the_cache_computes_what_training_computes),

@@ -17,7 +17,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -242,9 +241,5 @@ int main(int argc, char **argv) {
         options.test = options.grad = true;
         options.self_test = !options.implementation && options.operation < 0;
     }
-    /* Many small cases: threads that spin between them would only take time from each other. The policy is read
-     * when a program starts. */
-    if (!options.perf && !getenv("OMP_WAIT_POLICY") && setenv("OMP_WAIT_POLICY", "passive", 1) == 0)
-        execv("/proc/self/exe", argv);
     return run_all(&options);
 }

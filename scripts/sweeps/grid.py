@@ -44,7 +44,8 @@ class Failure(Exception):
 
 
 class Axis:
-    """points: {label: {flag: value}}, in order. `named`: it came from [AXIS POINT] sections."""
+    """points: {label: {flag: value}}, in order. `named`: it came from [AXIS POINT] sections; others have a list of
+    values there until resolve()."""
 
     def __init__(self, name, points, named):
         self.name, self.points, self.named = name, points, named
@@ -228,14 +229,21 @@ def set_axis(grid, flag, text, where):
     flag = check_flag(flag, where)
     if flag in grid.axes and grid.axes[flag].named:
         raise Failure("%s: %s is a named axis already" % (where, flag))
+    values = [check_value(flag, value, where) for value in split_values(flag, text, where)]
+    grid.axes[flag] = Axis(flag, values, False)
+
+
+def resolve(grid, axis):
+    """The axis with its values as points: x5 is what it comes to."""
+    if axis.named:
+        return axis
     points = {}
-    for value in split_values(flag, text, where):
-        merged = merge(grid.flags, {flag: check_value(flag, value, where)})
-        label = canonical(merged[flag])
+    for value in axis.points:
+        label = canonical(merge(grid.flags, {axis.name: value})[axis.name])
         if label in points:
-            raise Failure("%s: %s has the value %s twice" % (where, flag, label))
-        points[label] = {flag: value}
-    grid.axes[flag] = Axis(flag, points, False)
+            raise Failure("%s has the value %s twice" % (axis.name, label))
+        points[label] = {axis.name: value}
+    return Axis(axis.name, points, False)
 
 
 def add_point(grid, axis, label, flags, where):
@@ -279,11 +287,12 @@ def run_name(axes, labels, flags):
 
 def ordered_axes(grid):
     """Named axes first, seeds last."""
-    return sorted(grid.axes.values(), key=lambda axis: (not axis.named, axis.name == "seed"))
+    axes = sorted(grid.axes.values(), key=lambda axis: (not axis.named, axis.name == "seed"))
+    return [resolve(grid, axis) for axis in axes]
 
 
 def expand(grid):
-    """All runs of a grid."""
+    """The Plan of all runs of a grid."""
     axes, runs, seen = ordered_axes(grid), [], {}
     count = 1
     for axis in axes:
@@ -302,16 +311,7 @@ def expand(grid):
             raise Failure("%s and %s have the same flags" % (seen[digits].name, run.name))
         seen[digits] = run
         runs.append(run)
-    check_baseline(grid)
-    return runs
-
-
-def check_baseline(grid):
-    if grid.baseline is None:
-        return
-    if baseline_of(grid.baseline, {axis.name: list(axis.points) for axis in grid.axes.values()}) is None:
-        known = [label for axis in ordered_axes(grid) for label in axis.points if axis.name != "seed"]
-        raise Failure("baseline %s: no such point; there are %s" % (grid.baseline, ", ".join(known) or "none"))
+    return Plan(grid.name, grid.about, grid.baseline, grid.diverged_above, [axis.name for axis in axes], runs)
 
 
 def baseline_of(text, points):
@@ -329,11 +329,15 @@ def baseline_of(text, points):
 class Plan:
     """What a sweep's directory holds in sweep.json: enough to go on, to report and to run one of its runs."""
 
-    def __init__(self, grid, runs):
-        self.name, self.about, self.baseline, self.diverged_above = (
-            grid.name, grid.about, grid.baseline, grid.diverged_above)  # fmt: skip
-        self.axes = [axis.name for axis in ordered_axes(grid)]
-        self.runs = runs
+    def __init__(self, name, about, baseline, diverged_above, axes, runs):
+        self.name, self.about, self.axes, self.runs = name, about, list(axes), runs
+        self.baseline, self.diverged_above = baseline, diverged_above
+
+    def check_baseline(self):
+        if self.baseline is None or baseline_of(self.baseline, self.points()) is not None:
+            return
+        known = [label for axis, labels in self.points().items() for label in labels if axis != "seed"]
+        raise Failure("baseline %s: no such point; there are %s" % (self.baseline, ", ".join(known) or "none"))
 
     def points(self):
         """{axis: labels}, in order."""
@@ -344,6 +348,12 @@ class Plan:
         found = baseline_of(self.baseline, self.points()) if self.baseline else None
         others = [axis for axis in self.axes if axis != "seed"]
         return found[0] if found else others[0] if others else None
+
+    def in_turn(self):
+        """The runs in the order to run them: seed by seed, what is compared side by side in time."""
+        points = self.points()
+        axes = sorted(self.axes, key=lambda axis: (axis != "seed", axis == self.series()))
+        return sorted(self.runs, key=lambda run: [points[axis].index(run.labels[axis]) for axis in axes])
 
     def write(self, out):
         record = {"name": self.name, "about": self.about, "baseline": self.baseline,
@@ -358,13 +368,11 @@ class Plan:
 
 def read_plan(out):
     path = os.path.join(out, PLAN)
-    plan = Plan.__new__(Plan)
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-        plan.name, plan.about, plan.baseline = record["name"], record["about"], record["baseline"]
-        plan.diverged_above, plan.axes = record["diverged_above"], list(record["axes"])
-        plan.runs = [Run(run["name"], dict(run["labels"]), dict(run["flags"])) for run in record["runs"]]
+        runs = [Run(run["name"], dict(run["labels"]), dict(run["flags"])) for run in record["runs"]]
+        plan = Plan(record["name"], record["about"], record["baseline"], record["diverged_above"], record["axes"], runs)
         for run in plan.runs:
             if not re.fullmatch(r"[A-Za-z0-9+=_][A-Za-z0-9.+=_-]*", run.name) or set(run.labels) != set(plan.axes):
                 raise ValueError("run %r" % run.name)

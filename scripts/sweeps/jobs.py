@@ -20,6 +20,10 @@ OUTPUT = "output.txt"  # stdout and stderr of a run, in its directory
 EXIT_DIVERGED = 3
 
 
+def usable_cores():
+    return len(os.sched_getaffinity(0))
+
+
 def command_of(run, program, out):
     words = [program]
     for flag, value in run.flags.items():
@@ -76,14 +80,15 @@ class Job:
 class Runner:
     """Runs what is not done. After run(): `results` by name, `failed` {name: why}, `elsewhere` [name]."""
 
-    def __init__(self, runs, program, out, jobs=1, threads=1, costs=None, quiet=False):
-        self.runs, self.program, self.out, self.jobs, self.quiet = runs, program, out, jobs, quiet
+    def __init__(self, runs, program, out, jobs=1, threads=1, costs=None):
+        self.runs, self.program, self.out, self.jobs = runs, program, out, jobs
         self.costs = costs or {}
         self.environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
-        if jobs * threads > len(os.sched_getaffinity(0)):
+        if jobs * threads > usable_cores():
             self.environment.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would starve each other
         self.results = {run.name: metrics.read(os.path.join(out, run.name)) for run in runs}
-        self.failed, self.elsewhere, self.ran = {}, [], []
+        self.failed, self.elsewhere = {}, []
+        self.signals, self.obeyed = [], 0
         self.running, self.stopped_by, self.work_done, self.started = [], None, 0.0, time.monotonic()
         self.terminal, self.said = sys.stdout.isatty(), time.monotonic()
 
@@ -98,6 +103,7 @@ class Runner:
                 while waiting and len(self.running) < self.jobs and not self.stopped_by:
                     self.start(waiting.pop(0))
                 time.sleep(TICK_S)
+                self.obey_signals()
                 for job in list(self.running):
                     job.tail.look()
                     if job.process.poll() is not None:
@@ -114,11 +120,17 @@ class Runner:
         return self.results[run.name].state in ("done", "diverged")
 
     def on_signal(self, number, _frame):
+        self.signals.append(number)
+
+    def obey_signals(self):
+        """The first asks the runs to stop after their step; the second kills them."""
+        if len(self.signals) == self.obeyed:
+            return
+        if self.running and not self.stopped_by:
+            self.say("Stopping: %d runs write their checkpoints (once more: they are killed)" % len(self.running))
+        self.obeyed, self.stopped_by = len(self.signals), self.signals[0]
         for job in self.running:
-            (job.process.kill if self.stopped_by else job.process.terminate)()
-        if not self.stopped_by and self.running:
-            self.say("Stopping: %d runs write their checkpoints (once more to kill them)" % len(self.running))
-        self.stopped_by = self.stopped_by or number
+            (job.process.terminate if self.obeyed == 1 else job.process.kill)()
 
     def start(self, run):
         descriptor = lock(self.out, run.name)
@@ -131,15 +143,12 @@ class Runner:
             self.results[run.name] = metrics.read(os.path.join(self.out, run.name))
             if not self.is_result(run):
                 self.running.append(Job(run, self, descriptor))
-                if self.stopped_by:  # the signal came while it started
-                    self.running[-1].process.terminate()
         finally:
             os.close(descriptor)
 
     def finish(self, job, waiting):
         run, code = job.run, job.process.returncode
         self.work_done += job.work_done()
-        self.ran.append(run.name)
         result = self.results[run.name] = metrics.read(os.path.join(self.out, run.name))
         if code == EXIT_DIVERGED and result.state != "diverged":
             result.state, result.reason = "diverged", "not finite at step %d" % result.step
@@ -185,7 +194,7 @@ class Runner:
         return text + self.eta(waiting)
 
     def show_progress(self, waiting):
-        if self.quiet or not (self.terminal or time.monotonic() - self.said > HEARTBEAT_S):
+        if not (self.terminal or time.monotonic() - self.said > HEARTBEAT_S):
             return
         parts = [self.summary(waiting)]
         for job in self.running:
