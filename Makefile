@@ -84,7 +84,7 @@ $(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 
-$(BUILD)/bench%: $(BUILD)/test/bench%.o $(LIBRARY)
+$(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # CUDA on the host: kernels/cuda compiled by g++ against test/emu/include (test/emu/README.md). No -march: traps on
@@ -167,8 +167,8 @@ CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 demo: $(PROGRAM)
 	@scripts/demo.sh
 
-bench: $(PROGRAM) $(BUILD)/bench $(BUILD)/bench_loader
-	@$(BUILD)/bench gpt2-124m 4 256
+bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_loader
+	@$(BUILD)/bench_step gpt2-124m 4 256
 	@$(BUILD)/bench_loader
 	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
 

@@ -132,8 +132,10 @@ static void check_memory(const Run *run, bool train) {
             info.name, (double)info.memory_total * 1e-9);
 }
 
-/* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. */
+/* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What
+ * --resume auto has passed over is no checkpoint.) */
 static void check_out(const Run *run) {
+    if (run->config.resume && strcmp(run->config.resume, "auto") == 0) return;
     int64_t step = run->config.out ? checkpoint_newest_step(run->config.out) : -1;
     check(step <= run->step,
           "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else remove "

@@ -60,7 +60,7 @@ def parse_arguments(arguments):
     what.add_argument("--variant", action="append", default=[], metavar="'NAME: FLAG=VALUE …'", help="one more variant")
     what.add_argument("--baseline", metavar="NAME", help="the point that the others' time is compared with")
     what.add_argument("--diverged-above", metavar="X",
-                      help="a run that ends over this loss has diverged (default: over its own first loss)")
+                      help="a run that ends over this loss has diverged (default: 1.1 times its own first loss)")
     what.add_argument("--only", action="append", default=[], metavar="PATTERN",
                       help="only runs whose name, or one of whose points, fits: --only 'pre*' --only lr=0.001")
     how = parser.add_argument_group("how")

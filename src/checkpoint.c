@@ -75,7 +75,10 @@ bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error
 static bool find_newest(const char *directory, char path[CHECKPOINT_PATH], Error *error) {
     int64_t *steps;
     int count = checkpoint_list(directory, &steps, error), passed = 0;
-    if (count < 0) return false;
+    if (count < 0) {
+        if (errno == ENOENT) *error = (Error){0};
+        return false;
+    }
     Error *reasons = must_calloc((size_t)count, sizeof *reasons, "a list of checkpoints");
     bool found = false;
     for (; !found && passed < count; passed += !found) {
@@ -105,10 +108,7 @@ bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_P
     Error reason = {0};
     *error = (Error){0};
     if (strcmp(resume, "auto") == 0) {
-        errno = 0;
-        if (find_newest(out, path, &reason)) return true;
-        if (reason.text[0] && errno != ENOENT) error_set(error, "--resume auto: %s", reason.text);
-        return false;
+        return find_newest(out, path, &reason) || (reason.text[0] && error_set(error, "--resume auto: %s", reason.text));
     }
     if (holds(resume, MANIFEST_NAME) || holds(resume, CHECKPOINT_STATE) || holds(resume, CHECKPOINT_MODEL)) {
         if (snprintf(path, CHECKPOINT_PATH, "%s", resume) >= CHECKPOINT_PATH)

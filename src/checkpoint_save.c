@@ -207,15 +207,15 @@ static void remove_checkpoint(const char *out, int64_t step) {
         directory_remove(old);
 }
 
-/* Keeps the newest `keep` that have all their files. */
-static void drop_old(const char *out, int64_t keep) {
+/* Keeps the newest `keep` that have all their files, from this step back: a later one is damaged, or not ours. */
+static void drop_old(const char *out, int64_t step, int64_t keep) {
     int64_t *steps, kept = 0;
     Error ignored;
     int count = checkpoint_list(out, &steps, &ignored);
     for (int i = 0; i < count; i++) {
         char name[64], path[CHECKPOINT_PATH];
         checkpoint_name(name, steps[i]);
-        if (!path_join(path, out, name, &ignored) || !checkpoint_is_complete(path, steps[i], false, &ignored)) continue;
+        if (steps[i] > step || !path_join(path, out, name, &ignored) || !checkpoint_is_complete(path, steps[i], false, &ignored)) continue;
         if (kept++ >= keep) remove_checkpoint(out, steps[i]);
     }
     free(steps);
@@ -241,6 +241,6 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
         return false;
     }
     if (!directory_sync(config->out, error)) return false;
-    drop_old(config->out, config->keep);
+    drop_old(config->out, progress->step, config->keep);
     return true;
 }

@@ -89,7 +89,7 @@ class Result:
 
     def divergence(self, above=None):
         """Why this run counts as diverged, or "". Not only what is not finite: also a complete run that ends over
-        the loss `above` or, without that, over the loss of its own first step."""
+        the loss `above` or, without that, a tenth over the loss of its own first step."""
         if self.state == "diverged":
             return self.reason
         if self.state != "done":
@@ -97,7 +97,7 @@ class Result:
         loss = self.final_val() if self.val else self.train_loss()
         if not math.isfinite(loss):
             return "the final loss is not finite" if self.val or self.train else ""
-        limit = self.first_loss() if above is None else above
+        limit = 1.1 * self.first_loss() if above is None else above
         return "ends at %.3f, over %.3f" % (loss, limit) if loss > limit else ""
 
 

@@ -1,7 +1,7 @@
 /*
- * bench.c: what a training step costs beside its own matrix products, as one JSON line a measurement.
+ * bench_step.c: what a training step costs beside its own matrix products, as one JSON line a measurement.
  *
- *     bench [PRESET [B [T [ROUNDS]]]]        default gpt2-124m 4 256 7
+ *     bench_step [PRESET [B [T [ROUNDS]]]]        default gpt2-124m 4 256 7
  *
  * Each round times one training step, the step's GEMMs called alone (same shapes, same buffers, no biases), and a
  * 2048³ product, in turn; medians are printed. ratio = step / its GEMMs; gemm_rate_share = the rate of those GEMMs
