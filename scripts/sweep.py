@@ -261,6 +261,9 @@ def main(arguments):
         return sweep(arguments)
     except Failure as failure:
         message = str(failure)
+    except BrokenPipeError:  # whoever read along has gone: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         message = "%s: %s" % (error.filename or "sweep", error.strerror)
     except KeyboardInterrupt:

@@ -56,6 +56,17 @@ static cJSON *hugging_face_config(const Config *c) {
     return o;
 }
 
+/* With all the digits that a double has: cJSON leaves out the last where it takes 15 for near enough. */
+static cJSON *exact_list(const double *values, uint32_t count) {
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < count; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "%.17g", values[i]);
+        cJSON_AddItemToArray(list, cJSON_CreateRaw(text));
+    }
+    return list;
+}
+
 static cJSON *state_object(const Config *config, const Model *model, const StepState *state, const Progress *progress) {
     cJSON *o = cJSON_CreateObject();
     char variant[128];
@@ -72,10 +83,9 @@ static cJSON *state_object(const Config *config, const Model *model, const StepS
     cJSON_AddStringToObject(o, "variant", variant);
     cJSON_AddStringToObject(o, "version", config_version());
     cJSON *window = cJSON_AddObjectToObject(o, "window");
-    int count = (int)state->window_count;
     cJSON_AddNumberToObject(window, "next", state->window_next);
-    cJSON_AddItemToObject(window, "loss", cJSON_CreateDoubleArray(state->loss_window, count));
-    cJSON_AddItemToObject(window, "norm", cJSON_CreateDoubleArray(state->norm_window, count));
+    cJSON_AddItemToObject(window, "loss", exact_list(state->loss_window, state->window_count));
+    cJSON_AddItemToObject(window, "norm", exact_list(state->norm_window, state->window_count));
     return o;
 }
 

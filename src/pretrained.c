@@ -119,7 +119,7 @@ static bool open_shards(Source *source, const char *directory, const ShardedTens
             return error_set(error, "%s: no tensor %.100s, which the index says is there", path, list[i].name);
     }
     return held == (size_t)count ||
-           error_set(error, "%s: the shards hold %zu tensors, the index names %d", source->path, held, count);
+           error_set(error, "%s: its shards hold %zu tensors, the index names %d", source->path, held, count);
 }
 
 static bool open_index(Source *source, const char *path, Error *error) {

@@ -10,7 +10,7 @@ static void *take(Case *c, size_t bytes) {
     return c->memory[c->n_memory++] = memory;
 }
 
-/* splitmix64, and Box–Muller on it. */
+/* splitmix64. */
 static uint64_t next_random(Case *c) {
     uint64_t z = c->rng += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -21,16 +21,7 @@ static uint64_t next_random(Case *c) {
 double uniform(Case *c) {
     return ((double)(next_random(c) >> 11) + 0.5) * 0x1p-53;
 }
-double normal(Case *c) {
-    if (c->has_spare) {
-        c->has_spare = false;
-        return c->spare;
-    }
-    double radius = sqrt(-2 * log(uniform(c))), angle = 6.283185307179586 * uniform(c);
-    c->spare = radius * sin(angle);
-    c->has_spare = true;
-    return radius * cos(angle);
-}
+double centred(Case *c) { return 3.4641016151377544 * (uniform(c) - 0.5); }
 int64_t below(Case *c, int64_t n) {
     return (int64_t)(next_random(c) % (uint64_t)n);
 }
@@ -119,7 +110,7 @@ Tensor *also(Tensor *t, void *field) {
 }
 
 Tensor *spread(Case *c, Tensor *t, double mean, double deviation) {
-    for (int64_t i = 0; i < tensor_count(t); i++) t->value[i] = mean + deviation * normal(c);
+    for (int64_t i = 0; i < tensor_count(t); i++) t->value[i] = mean + deviation * centred(c);
     return t;
 }
 

@@ -191,6 +191,7 @@ static Activation *activation(Case *c, const ActivationShape *s, const Activatio
              v->bias ? " bias" : "", v->in_place ? " in place" : "", v->extreme ? " extreme" : "");
     bool in_place = backward && v->in_place;
     t->h = parted(c, TO(a->h), STORAGE, in_place ? INOUT : IN, s->N, parts, s->F);
+    spread(c, t->h, 0, 2);
     if (v->extreme) extreme_rows(t->h);
     t->y = matrix(c, TO(a->y), STORAGE, backward ? MADE : OUT, s->N, s->F);
     t->y->unread = backward;

@@ -184,7 +184,7 @@ static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *
     for (int i = 0; i < s->n_slots; i++) {
         for (int row = 0; row < a->slots[i].rows; row++) {
             for (int col = 0; col < a->slots[i].cols; col++) {
-                double x = size * normal(c);
+                double x = size * centred(c);
                 t->value[a->slots[i].offset + row * padded(a->slots[i].cols) + col] =
                     positive ? fabs(x) + size / 3 : x;
             }

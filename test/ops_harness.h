@@ -12,11 +12,11 @@
  *     matrix(c, TO(a->y), STORAGE, OUT, s->N, s->out);
  *     call(c, OP_linear_forward, a);
  *
- * That is all: the harness fills the tensors with seeded normal numbers, rounds them to the implementation's
+ * That is all: the harness fills the tensors with seeded numbers (uniform, mean 0, deviation 1), rounds them to the implementation's
  * types, lays them out padded between guard zones in its memory, points the fields at them, runs, and checks
  *   - IN      that not a bit of it changed;
  *   - OUT     that each element was written (it starts as NaN);
- *   - ADDED   that a parameter's gradient was added to what was there (it starts as normal numbers);
+ *   - ADDED   that a parameter's gradient was added to what was there (it does not start as zero);
  *   - INOUT   what became of an operand that is written in place;
  *   - MADE    what the prepare() call (a forward pass, run in fp64) left for the call under test: then IN;
  *   - all     that padding is still zero and guard zones are untouched.
@@ -101,8 +101,6 @@ typedef struct Case {
     } dtype_field[2]; /* DType members that name an operand's type */
     int n_dtype_fields;
     uint64_t rng;
-    double spare; /* the second of a pair of normal numbers */
-    bool has_spare;
     void *memory[2 * MAX_TENSORS + 16];
     int n_memory;
 } Case;
@@ -152,11 +150,11 @@ Tensor *inside(Case *c, Tensor *parent, const char *name, Role role, size_t offs
 Tensor *also(Tensor *t, void *field);
 #define ALSO(t, member) also(t, (void *)&(member))
 
-/* Other numbers: mean + deviation·normal; or the same value everywhere. Both return t. */
+/* Other numbers: mean + deviation·centred; or the same value everywhere. Both return t. */
 Tensor *spread(Case *c, Tensor *t, double mean, double deviation);
 Tensor *constant(Tensor *t, double value);
 double uniform(Case *c);
-double normal(Case *c);
+double centred(Case *c); /* uniform, mean 0, deviation 1 */
 int64_t below(Case *c, int64_t n);
 
 /* Rows of zeros, of 1e4 and of 1e-20 among the others. */

@@ -281,10 +281,10 @@ static void check_decision(const Runner *r, const Runner *truth, const StepState
 /* Losses of 3 ± 0.3 and gradients whose norm is sometimes clipped and sometimes not. */
 static void step_numbers(Case *random, int step, double *grad, double *losses) {
     const Event_ *event = event_at(step);
-    double size = 0.05 + 0.1 * uniform(random), level = 3 + 0.3 * normal(random);
+    double size = 0.05 + 0.1 * uniform(random), level = 3 + 0.3 * centred(random);
     for (int i = 0; i < ELEMENTS; i++) {
         bool counts = i % 64 < sequence_slots[i / 64].cols;
-        grad[i] = counts ? (double)(float)(size * normal(random) * (i / 64 == 1 ? 1.5 : 1)) : 0;
+        grad[i] = counts ? (double)(float)(size * centred(random) * (i / 64 == 1 ? 1.5 : 1)) : 0;
     }
     for (int i = 0; i < N_LOSSES; i++) losses[i] = (double)(float)(level * (event ? event->loss_factor : 1));
     if (event) {
@@ -317,7 +317,7 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
     double start[ELEMENTS], grad[ELEMENTS], losses[N_LOSSES];
     Error_ members[N_MEMBERS] = {{0}}, arrays[3] = {{0}};
     for (int i = 0; i < ELEMENTS; i++)
-        start[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)normal(&random) : 0;
+        start[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)centred(&random) : 0;
     for (int i = 0; i < 3; i++) {
         runner_open(&runner[i], kernels[i]);
         put_numbers(&runner[i], runner[i].master, start, ELEMENTS);

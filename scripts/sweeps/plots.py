@@ -172,10 +172,12 @@ def draw_loss(layout, panels, out):
             points = draw_line(axis, curves, style)
             drawn += [points] if points else []
             lines |= {layout.line_of(row)} if points else set()
-            for result in row.results:
-                draw_end(axis, result, style)
         shown |= bool(drawn)
-        limit_losses(axis, drawn)
+        limit_losses(axis, drawn, max([result.first_loss() for row in rows for result in row.results if result.train],
+                                      default=0))  # fmt: skip
+        for row in rows:
+            for result in row.results:
+                draw_end(axis, result, layout.styles[layout.line_of(row)])
         axis.set_title(title or "loss", fontsize=10)
         axis.set_xlabel("step")
     axes[0].set_ylabel(("validation" if validated else "training") + " loss (nats per token)")
@@ -187,19 +189,23 @@ def draw_loss(layout, panels, out):
 
 
 def draw_end(axis, result, style):
-    """A cross where a run ended with losses that are not finite."""
+    """A cross where a run ended with losses that are not finite: at the top, if its last loss lies above that."""
     curve = [(step, loss) for step, loss in loss_curve(result).items() if math.isfinite(loss)] if result.train else []
     if result.state == "diverged" and curve:
-        axis.plot(*max(curve), marker="x", color=style[0], markersize=8, markeredgewidth=2, clip_on=False)
+        step, loss = max(curve)
+        axis.plot(step, min(loss, axis.get_ylim()[1]), marker="x", color=style[0], markersize=8, markeredgewidth=2,
+                  clip_on=False)  # fmt: skip
 
 
-def limit_losses(axis, curves):
-    """The first steps' losses would flatten everything else: the axis holds what comes after the first fifth."""
+def limit_losses(axis, curves, first):
+    """The first steps' losses would flatten everything else, and so would those of a run that blows up: the axis
+    holds what comes after the first fifth, up to the loss that training begins with."""
     late = []
     for points in curves:
         late += [loss for step, loss in points if step >= points[0][0] + 0.2 * (points[-1][0] - points[0][0])]
-    if len(late) > 3 and max(late) > min(late):
-        axis.set_ylim(min(late) - 0.04 * (max(late) - min(late)), max(late) + 0.04 * (max(late) - min(late)))
+    top = min(max(late, default=0), 1.05 * first if first > 0 else math.inf)
+    if len(late) > 3 and top > min(late):
+        axis.set_ylim(min(late) - 0.04 * (top - min(late)), top + 0.04 * (top - min(late)))
 
 
 def draw_final(layout, rows, out):
