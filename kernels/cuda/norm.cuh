@@ -120,7 +120,7 @@ __device__ RowStatistics take_statistics(const RowPacks<Row> &r, const Place<Row
             static_cast<float *>(mean_square_out)[place.row] = mean_square;
         if (own) v = mean_square;
     }
-    if constexpr (KIND == NORM_RMSNORM || KIND == NORM_BHYT) row.rstd = 1.0f / sqrtf(v + (float)norm.eps);
+    if (KIND == NORM_RMSNORM || KIND == NORM_BHYT) row.rstd = 1.0f / sqrtf(v + (float)norm.eps);
     if constexpr (KIND == NORM_LAYERNORM) row = layernorm_statistics<Row>(r, place, (float)norm.eps);
     if (keeps_mean<KIND> && norm.mean && place.thread == 0)
         static_cast<float *>(norm.mean)[place.row] = row.mean;
