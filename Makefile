@@ -110,6 +110,23 @@ $(EMU)/%.o: test/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DWITH_EMULATION -MMD -MP -c $< -o $@
 
+$(EMU)/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
+
+$(EMU)/train_gpt.o: train_gpt.cu
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DWITH_CUDA -MMD -MP -x c -c $< -o $@
+
+# The program with its CUDA path on the host: --device cuda is the emulation.
+EMU_HOST  := $(patsubst $(BUILD)/src/%,$(EMU)/%,$(filter %/device.o %/config.o,$(HOST))) \
+             $(filter-out %/device.o %/config.o,$(HOST))
+$(EMU)/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(CPU) $(EMU_CORE) $(EMU_CUDA)
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+
+train_gpt_emu: $(EMU)/train_gpt
+	cp $< $@
+
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lcmocka -lboost_context -o $@
 
@@ -174,14 +191,14 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_loader
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "make emu        build/test_emu, build/test_ops_emu: CUDA on the host"
+	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make clean      removes what was built"
 
 gpu_probe: $(BUILD)/gpu_probe
 test_ops_cuda: $(BUILD)/test_ops_cuda
 
-emu: $(BUILD)/test_emu $(BUILD)/test_ops_emu
+emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu
 
 clean:
 	rm -rf build train_gpt

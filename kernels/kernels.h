@@ -432,7 +432,7 @@ typedef struct LossReduce {
 /* One parameter in the arenas. All arenas (masters, storage copies, gradients, moments) use the same offsets. */
 typedef enum OptimizerKind { OPTIMIZER_ADAMW } OptimizerKind;
 typedef struct ParamSlot {
-    int64_t offset, count; /* elements, padding included; offset a multiple of 64, slots in order, no holes */
+    int64_t offset, count; /* elements, padding included; multiples of 128, slots in order, no holes */
     int rows, cols;        /* true 2-D shape [out,in]; a vector has rows 1 */
     int optimizer;         /* OptimizerKind */
     int clip_group;        /* CLIP_… */

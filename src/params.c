@@ -261,6 +261,9 @@ static void join_gate_and_up(Param *p) {
     p->piece[1].name[0] = '\0';
 }
 
+/* Every tensor starts at 256 bytes in the narrowest type, bf16. */
+enum { ALIGNED = 128 };
+
 static void add_param(Params *params, const Config *c, const Row *row, int layer) {
     Param *p = &params->list[params->count];
     *p = (Param){.id = row->id, .layer = layer, .kind = row->kind, .cols = dim(c, row->cols)};
@@ -280,6 +283,7 @@ static void add_param(Params *params, const Config *c, const Row *row, int layer
     p->rows = next;
     p->offset = params->elements;
     p->count = is_matrix(p) ? padded(p->rows) * padded(p->cols) : padded(p->rows);
+    p->count = (p->count + ALIGNED - 1) / ALIGNED * ALIGNED;
     params->elements += p->count;
     for (int i = 0; i < p->pieces; i++) {
         int64_t numbers = (int64_t)p->piece[i].rows * p->cols;

@@ -69,7 +69,7 @@ static void parameters_lie_one_after_the_other_on_padded_places(void **state) {
         int64_t end = 0;
         for (int i = 0; i < params.count; i++) {
             const Param *p = &params.list[i];
-            assert_true(p->offset == end && p->offset % 64 == 0 && p->count % 64 == 0);
+            assert_true(p->offset == end && p->offset % 128 == 0 && p->count % 128 == 0);
             assert_true(p->count >= (p->rows - 1) * params_row_stride(p) + p->cols);
             assert_ptr_equal(params_find(&params, p->id, p->layer), p);
             for (int j = 1; j < p->pieces; j++)

@@ -1,6 +1,9 @@
 /*
- * activation.cu: GELU and SwiGLU, forward and backward, with the column sums for the bias gradient. SDD's
- * norm of the row is not there yet.
+ * activation.cu: GELU and SwiGLU, with SDD's norm of the row before them where asked, forward and backward, with
+ * the column sums for the gradients of α and the bias.
+ *
+ * With a norm a first kernel takes each row's statistic: forward its rstd, backward the mean that rmsnorm's
+ * gradient subtracts. The row is then read twice.
  *
  * GELU's tanh form is h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function; σ keeps its small values to
  * full precision where 1 + tanh cancels.
@@ -41,123 +44,250 @@ __device__ __forceinline__ float gelu_slope(float h) {
     return gate + value * slope * (exponential * gate) * gate;
 }
 
-/* One pack of a row of h: GELU's h, or SwiGLU's gate and up. Padding becomes zero because h's padding is. */
-template <typename S, ActivationKind KIND>
-__global__ void __launch_bounds__(THREADS)
-    activation_forward_kernel(const S *__restrict__ h, S *__restrict__ y, int64_t packs, int64_t row_packs) {
-    const int64_t stride = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += stride) {
-        float a[PACK], b[PACK];
+/* y in the place of a: GELU of a, or SwiGLU of the gate a and b. */
+template <ActivationKind KIND>
+__device__ __forceinline__ void activate(float (&a)[PACK], const float (&b)[PACK]) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) a[j] = KIND == ACTIVATION_GELU ? gelu(a[j]) : a[j] * sigmoid(a[j]) * b[j];
+}
+
+/* The gradients at a and b, in their places, from g at y. */
+template <ActivationKind KIND>
+__device__ __forceinline__ void activate_backward(float (&a)[PACK], float (&b)[PACK],
+                                                  const float (&g)[PACK]) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
         if constexpr (KIND == ACTIVATION_GELU) {
-            load_pack(a, h + i * PACK);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) a[j] = gelu(a[j]);
+            a[j] = g[j] * gelu_slope(a[j]);
         } else {
-            const int64_t at = (i / row_packs * 2 * row_packs + i % row_packs) * PACK;
-            load_pack(a, h + at);
-            load_pack(b, h + at + row_packs * PACK);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) a[j] *= sigmoid(a[j]) * b[j];
+            const float s = sigmoid(a[j]), db = g[j] * (a[j] * s);
+            a[j] = g[j] * b[j] * (s * (1 + a[j] * (1 - s)));
+            b[j] = db;
         }
-        store_pack(y + i * PACK, a);
     }
 }
+
+/* Rows of h: the parts (SwiGLU's gate and up, or the whole) lie `part` elements apart. */
+struct Rows {
+    int64_t N, part;
+    int F, parts, statistics; /* statistics of a row: one a part, or one for all */
+    float eps;
+    const float *alpha; /* laid out as a row of h */
+    float *rstd;        /* [N, statistics] */
+
+    __device__ int64_t stride() const { return parts * part; }
+};
+
+template <ActivationKind KIND> Rows rows_of(const Activation *args) {
+    Rows r;
+    r.N = args->N, r.F = args->F, r.part = row_stride(args->F);
+    r.parts = KIND == ACTIVATION_SWIGLU ? 2 : 1;
+    r.statistics = args->norm == ACTIVATION_NORM_EACH ? r.parts : 1;
+    r.eps = (float)args->eps;
+    r.alpha = static_cast<const float *>(args->alpha);
+    r.rstd = static_cast<float *>(args->rstd);
+    return r;
+}
+
+/* h of one pack of every part, and with a norm α ⊙ h·rstd in `normed`; else normed is h. */
+template <typename S, int PARTS, bool NORMED>
+__device__ __forceinline__ void load_parts(float (&h)[PARTS][PACK], float (&normed)[2][PACK], const S *tensor,
+                                           const Rows &r, int64_t n, int64_t column) {
+#pragma unroll
+    for (int p = 0; p < PARTS; p++) {
+        load_pack(h[p], tensor + n * PARTS * r.part + p * r.part + column);
+        float alpha[PACK];
+        if constexpr (NORMED) load_pack(alpha, r.alpha + p * r.part + column);
+        const float rstd = NORMED ? r.rstd[n * r.statistics + p % r.statistics] : 1;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) normed[p][j] = NORMED ? alpha[j] * (h[p][j] * rstd) : h[p][j];
+    }
+}
+
+/*
+ * A warp to each row. out[n·statistics + s]: forward (dy NULL) rstd of the row; backward mean(α⊙g⊙x̂) with g the
+ * gradient at the normed row.
+ */
+template <typename S, ActivationKind KIND>
+__global__ void __launch_bounds__(THREADS)
+    statistics_kernel(const S *__restrict__ h, const S *__restrict__ dy, float *__restrict__ out, Rows r) {
+    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
+    const int64_t n = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    if (n >= r.N) return; /* a whole warp */
+    float sum[2] = {0, 0};
+    for (int64_t column = threadIdx.x % WARP * PACK; column < r.F; column += WARP * PACK) {
+        float x[PARTS][PACK], normed[2][PACK], g[PACK];
+        if (dy) {
+            load_parts<S, PARTS, true>(x, normed, h, r, n, column);
+            load_pack(g, dy + n * r.part + column);
+            activate_backward<KIND>(normed[0], normed[1], g);
+        } else {
+            load_parts<S, PARTS, false>(x, normed, h, r, n, column);
+        }
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+            float alpha[PACK];
+            const float rstd = dy ? r.rstd[n * r.statistics + p % r.statistics] : 1;
+            if (dy) load_pack(alpha, r.alpha + p * r.part + column);
+#pragma unroll
+            for (int j = 0; j < PACK; j++)
+                sum[p] += dy ? alpha[j] * normed[p][j] * (x[p][j] * rstd) : x[p][j] * x[p][j];
+        }
+    }
+    if (r.statistics == 1) sum[0] += sum[1];
+    const float width = (float)r.F * (float)(PARTS / r.statistics);
+    for (int s = 0; s < r.statistics; s++) {
+        const float mean = warp_sum(sum[s]) / width;
+        if (threadIdx.x % WARP == 0)
+            out[n * r.statistics + s] = dy ? mean : 1.0f / sqrtf(mean + r.eps);
+    }
+}
+
+/* One pack of y at a time. Padding becomes zero because h's padding is. */
+template <typename S, ActivationKind KIND, bool NORMED>
+__global__ void __launch_bounds__(THREADS)
+    activation_forward_kernel(const S *__restrict__ h, S *__restrict__ y, Rows r) {
+    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
+    const int64_t stride = (int64_t)gridDim.x * blockDim.x, row_packs = r.part / PACK;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < r.N * row_packs; i += stride) {
+        float x[PARTS][PACK], normed[2][PACK];
+        load_parts<S, PARTS, NORMED>(x, normed, h, r, i / row_packs, i % row_packs * PACK);
+        activate<KIND>(normed[0], normed[1]);
+        store_pack(y + i * PACK, normed[0]);
+    }
+}
+
+/* Partial sums, [chunks][stride] each; NULL: not wanted. */
+struct Partials {
+    float *alpha, *bias;
+};
 
 /*
  * A thread owns one pack of columns (of gate and of up) and walks down a chunk of rows. dh may be h: a thread
  * reads what it then writes. Bytes an element of y in bf16: GELU 6, SwiGLU 10; gpt2-124m at 65,536 tokens:
  * 1.2 GB, floor 0.25 ms at 4.8 TB/s on an H200. Not yet measured.
  */
-template <typename S, ActivationKind KIND>
+template <typename S, ActivationKind KIND, bool NORMED>
 __global__ void __launch_bounds__(THREADS)
-    activation_backward_kernel(const S *h, const S *dy, S *dh, float *partial, int64_t N, int64_t rows,
-                               int64_t row_stride_y) {
+    activation_backward_kernel(const S *h, const S *dy, S *dh, const float *__restrict__ means, Rows r,
+                               int64_t rows, Partials partials) {
+    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
     const int64_t column = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK;
-    if (column >= row_stride_y) return;
-    constexpr int PARTS = KIND == ACTIVATION_GELU ? 1 : 2;
-    const int64_t first = blockIdx.y * rows, last = min(first + rows, N), stride = PARTS * row_stride_y;
-    float sum[PARTS][PACK];
-    for (int part = 0; part < PARTS; part++) fill_pack(sum[part], 0);
+    if (column >= r.part) return;
+    const int64_t first = blockIdx.y * rows, last = min(first + rows, r.N);
+    float dbias[PARTS][PACK], dalpha[PARTS][PACK];
+#pragma unroll
+    for (int p = 0; p < PARTS; p++) fill_pack(dbias[p], 0), fill_pack(dalpha[p], 0);
 #pragma unroll 2
     for (int64_t n = first; n < last; n++) {
-        const int64_t at = n * stride + column;
-        float g[PACK], a[PACK];
-        load_pack(g, dy + n * row_stride_y + column);
-        load_pack(a, h + at);
-        if constexpr (KIND == ACTIVATION_GELU) {
+        float x[PARTS][PACK], d[2][PACK], g[PACK]; /* d: the normed row, then its gradient, then h's */
+        load_pack(g, dy + n * r.part + column);
+        load_parts<S, PARTS, NORMED>(x, d, h, r, n, column);
+        activate_backward<KIND>(d[0], d[1], g);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) a[j] = g[j] * gelu_slope(a[j]);
-        } else {
-            float up[PACK];
-            load_pack(up, h + at + row_stride_y);
+        for (int p = 0; p < PARTS; p++) {
+            if constexpr (NORMED) {
+                const int64_t statistic = n * r.statistics + p % r.statistics;
+                const float rstd = r.rstd[statistic], mean = means[statistic];
+                float alpha[PACK];
+                load_pack(alpha, r.alpha + p * r.part + column);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                const float s = sigmoid(a[j]), dup = g[j] * (a[j] * s);
-                a[j] = g[j] * up[j] * (s * (1 + a[j] * (1 - s)));
-                up[j] = dup;
-                sum[PARTS - 1][j] += dup;
+                for (int j = 0; j < PACK; j++) {
+                    const float hat = x[p][j] * rstd;
+                    dalpha[p][j] += d[p][j] * hat;
+                    d[p][j] = rstd * (alpha[j] * d[p][j] - hat * mean);
+                }
             }
-            store_pack(dh + at + row_stride_y, up);
-        }
 #pragma unroll
-        for (int j = 0; j < PACK; j++) sum[0][j] += a[j];
-        store_pack(dh + at, a);
+            for (int j = 0; j < PACK; j++) dbias[p][j] += d[p][j];
+            store_pack(dh + n * r.stride() + p * r.part + column, d[p]);
+        }
     }
-    if (!partial) return;
-    for (int part = 0; part < PARTS; part++)
-        store_pack(partial + blockIdx.y * stride + part * row_stride_y + column, sum[part]);
+#pragma unroll
+    for (int p = 0; p < PARTS; p++) {
+        const int64_t at = blockIdx.y * r.stride() + p * r.part + column;
+        if (NORMED && partials.alpha) store_pack(partials.alpha + at, dalpha[p]);
+        if (partials.bias) store_pack(partials.bias + at, dbias[p]);
+    }
 }
 
-void check_activation(const Activation *args) {
-    check(args->norm == ACTIVATION_NORM_NONE, "activation on cuda: sdd is not there yet");
+template <typename S, ActivationKind KIND>
+void take_statistics(Queue *queue, const Rows &r, const Storage *h, const Storage *dy, float *out) {
+    const int64_t blocks = ceil_div(r.N, THREADS / WARP);
+    check(blocks <= INT32_MAX, "activation on cuda: %lld rows are more than a launch can hold",
+          (long long)r.N);
+    LAUNCH((statistics_kernel<S, KIND>), (unsigned)blocks, THREADS, 0, queue->stream,
+           static_cast<const S *>(h), static_cast<const S *>(dy), out, r);
 }
 
-template <typename S, ActivationKind KIND> void run_forward(Queue *queue, const Activation *args) {
-    const int64_t row_packs = row_stride(args->F) / PACK, packs = args->N * row_packs;
-    const int64_t blocks = ceil_div(packs, THREADS);
-    LAUNCH((activation_forward_kernel<S, KIND>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0,
-           queue->stream, static_cast<const S *>(args->h), static_cast<S *>(args->y), packs, row_packs);
+template <typename S, ActivationKind KIND, bool NORMED>
+void run_forward(Queue *queue, const Activation *args) {
+    const Rows r = rows_of<KIND>(args);
+    const int64_t blocks = ceil_div(r.N * (r.part / PACK), THREADS);
+    if constexpr (NORMED) take_statistics<S, KIND>(queue, r, args->h, NULL, r.rstd);
+    LAUNCH((activation_forward_kernel<S, KIND, NORMED>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS,
+           0, queue->stream, static_cast<const S *>(args->h), static_cast<S *>(args->y), r);
 }
 
-template <typename S, ActivationKind KIND> void run_backward(Queue *queue, const ActivationBackward *args) {
+/* Scratch: two tensors of partial sums, then at most two numbers a row. */
+size_t backward_bytes(int64_t N, int64_t stride) {
+    return (2 * MAX_CHUNKS * (size_t)stride + 2 * (size_t)N) * sizeof(float);
+}
+
+template <typename S, ActivationKind KIND, bool NORMED>
+void run_backward(Queue *queue, const ActivationBackward *args) {
     const Activation *forward = args->forward;
-    const int64_t stride_y = row_stride(forward->F);
-    const int64_t stride = KIND == ACTIVATION_GELU ? stride_y : 2 * stride_y;
-    const Chunks chunks = split_rows(forward->N);
-    float *partial = NULL;
-    if (args->dbias)
-        partial = static_cast<float *>(
-            cuda_scratch(queue, chunks.count * stride * sizeof(float), "activation_backward"));
-    LAUNCH((activation_backward_kernel<S, KIND>),
-           dim3((unsigned)ceil_div(stride_y / PACK, THREADS), chunks.count), THREADS, 0, queue->stream,
+    const Rows r = rows_of<KIND>(forward);
+    const int64_t stride = r.parts * r.part;
+    const Chunks chunks = split_rows(r.N);
+    float *scratch = NULL;
+    if (NORMED || args->dbias)
+        scratch = static_cast<float *>(
+            cuda_scratch(queue, backward_bytes(r.N, stride), "activation_backward"));
+    Partials partials;
+    partials.bias = args->dbias ? scratch : NULL;
+    partials.alpha = NORMED ? scratch + MAX_CHUNKS * stride : NULL;
+    float *means = NORMED ? scratch + 2 * MAX_CHUNKS * stride : NULL;
+    if constexpr (NORMED) take_statistics<S, KIND>(queue, r, forward->h, args->dy, means);
+    LAUNCH((activation_backward_kernel<S, KIND, NORMED>),
+           dim3((unsigned)ceil_div(r.part / PACK, THREADS), chunks.count), THREADS, 0, queue->stream,
            static_cast<const S *>(forward->h), static_cast<const S *>(args->dy), static_cast<S *>(args->dh),
-           partial, forward->N, chunks.rows, stride_y);
-    add_columns(queue, args->dbias, partial, (int)chunks.count, stride, stride);
+           means, r, chunks.rows, partials);
+    add_columns(queue, NORMED ? args->dalpha : NULL, partials.alpha, (int)chunks.count, stride, stride);
+    add_columns(queue, args->dbias, partials.bias, (int)chunks.count, stride, stride);
 }
 
 } // namespace
 
 template <typename S> void activation_forward(Queue *queue, const Activation *args) {
-    check_activation(args);
     if (args->N == 0) return;
-    if (args->kind == ACTIVATION_GELU)
-        run_forward<S, ACTIVATION_GELU>(queue, args);
+    const bool normed = args->norm != ACTIVATION_NORM_NONE;
+    if (args->kind == ACTIVATION_GELU && normed)
+        run_forward<S, ACTIVATION_GELU, true>(queue, args);
+    else if (args->kind == ACTIVATION_GELU)
+        run_forward<S, ACTIVATION_GELU, false>(queue, args);
+    else if (normed)
+        run_forward<S, ACTIVATION_SWIGLU, true>(queue, args);
     else
-        run_forward<S, ACTIVATION_SWIGLU>(queue, args);
+        run_forward<S, ACTIVATION_SWIGLU, false>(queue, args);
 }
 INSTANTIATE(activation_forward, Activation);
 
 template <typename S> void activation_backward(Queue *queue, const ActivationBackward *args) {
-    check_activation(args->forward);
     if (args->forward->N == 0) return;
-    if (args->forward->kind == ACTIVATION_GELU)
-        run_backward<S, ACTIVATION_GELU>(queue, args);
+    const bool normed = args->forward->norm != ACTIVATION_NORM_NONE;
+    if (args->forward->kind == ACTIVATION_GELU && normed)
+        run_backward<S, ACTIVATION_GELU, true>(queue, args);
+    else if (args->forward->kind == ACTIVATION_GELU)
+        run_backward<S, ACTIVATION_GELU, false>(queue, args);
+    else if (normed)
+        run_backward<S, ACTIVATION_SWIGLU, true>(queue, args);
     else
-        run_backward<S, ACTIVATION_SWIGLU>(queue, args);
+        run_backward<S, ACTIVATION_SWIGLU, false>(queue, args);
 }
 INSTANTIATE(activation_backward, ActivationBackward);
 
 /* limits->F counts gate and up together, padded each. */
 size_t activation_scratch(const Limits *limits) {
-    return (size_t)MAX_CHUNKS * row_stride(limits->F) * sizeof(float);
+    return backward_bytes(limits->N, row_stride(limits->F));
 }

@@ -243,7 +243,7 @@ void graph_destroy(Graph *graph) {
 size_t scratch_bytes(const Limits *limits) {
     const size_t needs[] = {embedding_scratch(limits), linear_scratch(limits),     qkv_scratch(limits),
                             attention_scratch(limits), activation_scratch(limits), junction_scratch(limits),
-                            step_scratch(limits)};
+                            variant_scratch(limits),   step_scratch(limits),       stats_scratch(limits)};
     size_t most = 256;
     for (size_t need : needs) most = need > most ? need : most;
     return most;
@@ -302,16 +302,21 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.qkv_backward = qkv_backward<S>;
     k.attention_forward = attention_forward<S>;
     k.attention_backward = attention_backward<S>;
+    k.attention_decode = attention_decode<S>;
     k.activation_forward = activation_forward<S>;
     k.activation_backward = activation_backward<S>;
     k.junction_forward = junction_forward<S>;
     k.junction_backward = junction_backward<S>;
+    k.gpas_scales = gpas_scales;
+    k.product_norm = product_norm<S>;
+    k.bhyt_terms = bhyt_terms;
     k.cross_entropy = cross_entropy<S>;
     k.step_begin = step_begin;
     k.loss_reduce = loss_reduce;
     k.sum_squares = sum_squares;
     k.step_decide = step_decide;
     k.adamw = adamw<S>;
+    k.tensor_stats = tensor_stats;
     k.cast = cast;
     return k;
 }

@@ -10,13 +10,14 @@ constexpr int COLUMNS = 8, STRIPES = 16;
 
 __global__ void __launch_bounds__(COLUMNS *STRIPES)
     add_columns_kernel(float *__restrict__ out, const float *__restrict__ partial, int chunks, int64_t stride,
-                       int64_t columns) {
+                       int64_t columns, int groups, int64_t group_stride) {
     SHARED_ARRAY(float, sums, COLUMNS *STRIPES);
     const int64_t column = (int64_t)blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
     const int stripe = threadIdx.x / COLUMNS;
     float sum = 0;
     if (column < columns)
-        for (int chunk = stripe; chunk < chunks; chunk += STRIPES) sum += partial[chunk * stride + column];
+        for (int i = stripe; i < chunks * groups; i += STRIPES)
+            sum += partial[i / groups * stride + i % groups * group_stride + column];
     sums[threadIdx.x] = sum;
     __syncthreads();
     if (stripe != 0 || column >= columns) return;
@@ -26,9 +27,9 @@ __global__ void __launch_bounds__(COLUMNS *STRIPES)
 
 } // namespace
 
-void add_columns(Queue *queue, Accum *out, const float *partial, int chunks, int64_t stride,
-                 int64_t columns) {
+void add_columns(Queue *queue, Accum *out, const float *partial, int chunks, int64_t stride, int64_t columns,
+                 int groups, int64_t group_stride) {
     if (!out) return;
     LAUNCH(add_columns_kernel, (unsigned)ceil_div(columns, COLUMNS), COLUMNS * STRIPES, 0, queue->stream,
-           static_cast<float *>(out), partial, chunks, stride, columns);
+           static_cast<float *>(out), partial, chunks, stride, columns, groups, group_stride);
 }

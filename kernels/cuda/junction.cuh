@@ -1,68 +1,57 @@
 /*
- * junction.cuh: what the junction's forward and backward share: which combinations there are, and the norms'
- * row arithmetic.
+ * junction.cuh: what the junction's forward and backward share: what they take, and the choice of a kernel.
  *
- * A kernel is compiled for each norm (NormKind as a template argument) and each pair of storage and residual
- * type; scales, bias and optional outputs are tested at run time, since the tests are the same for all
- * threads and cost nothing beside the memory. A new norm is a case in the two kernels; SDD's and sandwich's
- * inner norms and post-type junctions will be template arguments beside the norm. What is not there yet is
- * refused by name.
+ * A kernel is compiled for each norm, for each pair of storage and residual type, and with and without inner
+ * norms (SDD's and sandwich's second norm, whose kind is tested at run time). Scales, bias and optional
+ * operands are tested at run time too, since the tests are the same for all threads and cost nothing beside
+ * the memory. A new norm is a case in norm.cuh and in the two switches over NormKind.
  */
 #ifndef JUNCTION_CUH
 #define JUNCTION_CUH
 
-#include "types.cuh"
+#include "norm.cuh"
 
 /* Widest row: a block of 1,024 threads with one pack each. */
 constexpr int JUNCTION_MAX_C = 1024 * PACK;
 
 static inline void check_junction(const Junction *args) {
-    check(args->norm.kind <= NORM_RMSNORM, "junction on cuda: norms dyt and bhyt are not there yet");
-    check(!args->post, "junction on cuda: post-type placement is not there yet");
-    check(args->sdd.kind == NORM_NONE, "junction on cuda: sdd is not there yet");
-    check(args->inner.kind == NORM_NONE, "junction on cuda: sandwich's inner norm is not there yet");
-    check(!args->mean_square_in, "junction on cuda: bhyt's passed-on statistic is not there yet");
+    check(args->norm.kind < NORM_KIND_COUNT && args->inner.kind < NORM_KIND_COUNT,
+          "junction on cuda: there is no norm %d", (int)args->norm.kind);
+    check(args->sdd.kind == NORM_NONE || args->sdd.kind == NORM_RMSNORM,
+          "junction on cuda: sdd is an rmsnorm, not norm %d", (int)args->sdd.kind);
     check(args->C >= 1 && args->C <= JUNCTION_MAX_C, "junction on cuda: rows of 1 to %d channels, not %d",
           JUNCTION_MAX_C, args->C);
     check(args->N >= 0 && args->N <= INT32_MAX, "junction on cuda: %lld rows are more than a launch can hold",
           (long long)args->N);
 }
 
-/* Calls run.template operator()<R, NORM>() for the residual type and norm of these arguments. */
-template <typename S, typename Run> void dispatch_junction(const Junction *args, Run run) {
-    const NormKind norm = args->norm.kind;
-    if (args->residual_is_accum) {
-        if (norm == NORM_LAYERNORM)
-            run.template operator()<float, NORM_LAYERNORM>();
-        else if (norm == NORM_RMSNORM)
-            run.template operator()<float, NORM_RMSNORM>();
-        else
-            run.template operator()<float, NORM_NONE>();
-    } else {
-        if (norm == NORM_LAYERNORM)
-            run.template operator()<S, NORM_LAYERNORM>();
-        else if (norm == NORM_RMSNORM)
-            run.template operator()<S, NORM_RMSNORM>();
-        else
-            run.template operator()<S, NORM_NONE>();
+/* Calls run.template operator()<R, INNER, NORM>() for the norm of these arguments. */
+template <typename R, bool INNER, typename Run> void dispatch_norm(NormKind norm, Run run) {
+    switch (norm) {
+    case NORM_LAYERNORM:
+        return run.template operator()<R, INNER, NORM_LAYERNORM>();
+    case NORM_RMSNORM:
+        return run.template operator()<R, INNER, NORM_RMSNORM>();
+    case NORM_DYT:
+        return run.template operator()<R, INNER, NORM_DYT>();
+    case NORM_BHYT:
+        return run.template operator()<R, INNER, NORM_BHYT>();
+    default:
+        return run.template operator()<R, INNER, NORM_NONE>();
     }
 }
 
-__device__ __forceinline__ float scalar_or(const Accum *scalar, float otherwise) {
-    return scalar ? *static_cast<const float *>(scalar) : otherwise;
-}
-
-/* Eight elements of a vector that may be absent. */
-__device__ __forceinline__ void load_pack_or(float (&out)[PACK], const Accum *vector, int64_t column,
-                                             float otherwise) {
-    if (vector)
-        load_pack(out, static_cast<const float *>(vector) + column);
+/* The same, after the choice of the residual's type and of whether there are inner norms. */
+template <typename S, typename Run> void dispatch_junction(const Junction *args, Run run) {
+    const bool inner = args->f && (args->sdd.kind != NORM_NONE || args->inner.kind != NORM_NONE);
+    if (args->residual_is_accum && inner)
+        dispatch_norm<float, true>(args->norm.kind, run);
+    else if (args->residual_is_accum)
+        dispatch_norm<float, false>(args->norm.kind, run);
+    else if (inner)
+        dispatch_norm<S, true>(args->norm.kind, run);
     else
-        fill_pack(out, otherwise);
-}
-
-__device__ __forceinline__ float output_scale_of(const Norm &norm) {
-    return norm.output_scale == 0 ? 1.0f : (float)norm.output_scale;
+        dispatch_norm<S, false>(args->norm.kind, run);
 }
 
 #endif

@@ -144,6 +144,7 @@ template <typename S> void linear_backward_input(Queue *, const LinearBackward *
 template <typename S> void linear_backward_weight(Queue *, const LinearBackward *);
 template <typename S> void attention_forward(Queue *, const Attention *);
 template <typename S> void attention_backward(Queue *, const AttentionBackward *);
+template <typename S> void attention_decode(Queue *, const AttentionDecode *);
 template <typename S> void qkv_forward(Queue *, const Qkv *);
 template <typename S> void qkv_backward(Queue *, const QkvBackward *);
 template <typename S> void activation_forward(Queue *, const Activation *);
@@ -151,11 +152,15 @@ template <typename S> void activation_backward(Queue *, const ActivationBackward
 template <typename S> void cross_entropy(Queue *, const CrossEntropy *);
 template <typename S> void junction_forward(Queue *, const Junction *);
 template <typename S> void junction_backward(Queue *, const JunctionBackward *);
+template <typename S> void product_norm(Queue *, const ProductNorm *);
 template <typename S> void adamw(Queue *, const AdamW *);
+void gpas_scales(Queue *, const GpasScales *);
+void bhyt_terms(Queue *, const BhytTerms *);
 void step_begin(Queue *, const StepBegin *);
 void loss_reduce(Queue *, const LossReduce *);
 void sum_squares(Queue *, const SumSquares *);
 void step_decide(Queue *, const StepDecide *);
+void tensor_stats(Queue *, const TensorStats *);
 void cast(Queue *, const Cast *);
 
 #define INSTANTIATE(operation, Arguments)                                                                    \
@@ -171,6 +176,8 @@ size_t qkv_scratch(const Limits *limits);
 size_t activation_scratch(const Limits *limits);
 size_t attention_scratch(const Limits *limits);
 size_t junction_scratch(const Limits *limits);
+size_t variant_scratch(const Limits *limits);
+size_t stats_scratch(const Limits *limits);
 size_t step_scratch(const Limits *limits);
 
 /* cuBLASLt's handle, made and taken down with the device. */

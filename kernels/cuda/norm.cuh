@@ -1,0 +1,215 @@
+/*
+ * norm.cuh: the row arithmetic of the five norms (MATH.md §1), in registers: what a thread does with its packs
+ * of a row, forward and backward.
+ *
+ * A norm's kind is a template argument here; inner norms, which are rare, are chosen by a switch in the
+ * kernel, the junction's own norm when the kernel is launched. Products that another product or sum follows
+ * are written with __fmul_rn or fmaf where two kernels must agree to the bit (forward and its recomputation):
+ * the compiler is then not free to contract them differently.
+ */
+#ifndef NORM_CUH
+#define NORM_CUH
+
+#include "types.cuh"
+
+/* Kinds that are γ⊙tanh(slope·r) + β, that keep the row's mean, and that keep its rstd. */
+template <NormKind KIND> constexpr bool is_squash = KIND == NORM_DYT || KIND == NORM_BHYT;
+template <NormKind KIND> constexpr bool keeps_mean = KIND == NORM_LAYERNORM;
+template <NormKind KIND>
+constexpr bool keeps_rstd = KIND == NORM_LAYERNORM || KIND == NORM_RMSNORM || KIND == NORM_BHYT;
+
+struct RowStatistics {
+    float mean, rstd;
+};
+
+__device__ __forceinline__ float scalar_or(const Accum *scalar, float otherwise) {
+    return scalar ? *static_cast<const float *>(scalar) : otherwise;
+}
+
+/* Eight elements of a vector that may be absent. */
+__device__ __forceinline__ void load_pack_or(float (&out)[PACK], const Accum *vector, int64_t column,
+                                             float otherwise) {
+    if (vector)
+        load_pack(out, static_cast<const float *>(vector) + column);
+    else
+        fill_pack(out, otherwise);
+}
+
+__device__ __forceinline__ float output_scale_of(const Norm &norm) {
+    return norm.output_scale == 0 ? 1.0f : (float)norm.output_scale;
+}
+
+/* What the learned scalar is multiplied by, and with it the slope inside the tanh: DyT's α, BHyT's λ/κ·rstd. */
+template <NormKind KIND> __device__ __forceinline__ float slope_unit(const Norm &norm, RowStatistics row) {
+    return KIND == NORM_BHYT ? row.rstd * (float)(1.0 / norm.kappa) : 1.0f;
+}
+template <NormKind KIND> __device__ __forceinline__ float slope_of(const Norm &norm, RowStatistics row) {
+    return is_squash<KIND> ? scalar_or(norm.scalar, 0) * slope_unit<KIND>(norm, row) : 0;
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Forward
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* How a row lies over threads: PACKS packs a thread, over a warp or over a block of at most THREADS. */
+constexpr int ROW_WARPS = 4; /* rows of a block where a warp holds a row */
+struct WarpRow {
+    static constexpr int PACKS = 4, THREADS = ROW_WARPS * WARP;
+    static constexpr bool IS_WARP = true;
+};
+struct BlockRow {
+    static constexpr int PACKS = 1, THREADS = 1024;
+    static constexpr bool IS_WARP = false;
+};
+
+/* A thread's place in its row. */
+template <typename Row> struct Place {
+    int64_t row;
+    int C, thread, threads;
+    float *buffer; /* shared memory for block_sum */
+
+    __device__ int column(int pack) const { return (thread + pack * threads) * PACK; }
+    __device__ float sum(float value) const {
+        if constexpr (Row::IS_WARP) return warp_sum(value);
+        float values[1] = {value};
+        block_sum(values, buffer);
+        return values[0];
+    }
+};
+
+template <typename Row> using RowPacks = float[Row::PACKS][PACK];
+
+template <typename Row> __device__ float row_mean_square(const RowPacks<Row> &r, const Place<Row> &place) {
+    float sum = 0; /* padding is zero */
+#pragma unroll
+    for (int p = 0; p < Row::PACKS; p++)
+#pragma unroll
+        for (int i = 0; i < PACK; i++) sum = fmaf(r[p][i], r[p][i], sum);
+    return place.sum(sum) / (float)place.C;
+}
+
+/* mean, and Σ (r − mean)² in a second pass over registers: no cancellation. */
+template <typename Row>
+__device__ RowStatistics layernorm_statistics(const RowPacks<Row> &r, const Place<Row> &place, float eps) {
+    float sum = 0, deviation = 0;
+#pragma unroll
+    for (int p = 0; p < Row::PACKS; p++)
+#pragma unroll
+        for (int i = 0; i < PACK; i++) sum += r[p][i];
+    const float mean = place.sum(sum) / (float)place.C;
+#pragma unroll
+    for (int p = 0; p < Row::PACKS; p++)
+#pragma unroll
+        for (int i = 0; i < PACK; i++) {
+            const float difference = r[p][i] - mean;
+            if (place.column(p) + i < place.C) deviation = fmaf(difference, difference, deviation);
+        }
+    return {mean, 1.0f / sqrtf(place.sum(deviation) / (float)place.C + eps)};
+}
+
+/* The statistics of a row, kept for backward where the norm has room for them. `given`: BHyT takes v as its
+ * mean square and none of its own. mean_square_out [N] or NULL. */
+template <NormKind KIND, typename Row>
+__device__ RowStatistics take_statistics(const RowPacks<Row> &r, const Place<Row> &place, const Norm &norm,
+                                         bool given, float v, Accum *mean_square_out) {
+    const bool own = KIND == NORM_RMSNORM || (KIND == NORM_BHYT && !given);
+    RowStatistics row = {0, 1};
+    if (own || mean_square_out) {
+        const float mean_square = row_mean_square<Row>(r, place);
+        if (mean_square_out && place.thread == 0)
+            static_cast<float *>(mean_square_out)[place.row] = mean_square;
+        if (own) v = mean_square;
+    }
+    if (KIND == NORM_RMSNORM || KIND == NORM_BHYT) row.rstd = 1.0f / sqrtf(v + (float)norm.eps);
+    if constexpr (KIND == NORM_LAYERNORM) row = layernorm_statistics<Row>(r, place, (float)norm.eps);
+    if (keeps_mean<KIND> && norm.mean && place.thread == 0)
+        static_cast<float *>(norm.mean)[place.row] = row.mean;
+    if (keeps_rstd<KIND> && norm.rstd && place.thread == 0)
+        static_cast<float *>(norm.rstd)[place.row] = row.rstd;
+    return row;
+}
+
+/* y of the pack at `column`, in the place of r. Padding becomes zero. */
+template <NormKind KIND>
+__device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, RowStatistics row, float slope,
+                                           int column, int C) {
+    const float scale = output_scale_of(norm);
+    float gamma[PACK], beta[PACK];
+    load_pack_or(gamma, KIND == NORM_NONE ? NULL : norm.gamma, column, 1);
+    load_pack_or(beta, KIND == NORM_LAYERNORM || KIND == NORM_DYT ? norm.beta : NULL, column, 0);
+#pragma unroll
+    for (int i = 0; i < PACK; i++) {
+        float hat = r[i];
+        if constexpr (is_squash<KIND>)
+            hat = tanhf(__fmul_rn(slope, r[i]));
+        else if constexpr (KIND != NORM_NONE)
+            hat = __fmul_rn(r[i] - row.mean, row.rstd);
+        r[i] = column + i < C ? __fmul_rn(scale, fmaf(gamma[i], hat, beta[i])) : 0;
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Backward: a thread has one pack of columns. The first half turns the gradient at y into the gradient at the
+ * normalized (or squashed) value and takes the parameters' sums; `sum` and `dot` must then be added up over
+ * the row; the second half turns it into the gradient at r.
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* What a thread sums over its rows. */
+struct NormSums {
+    float dgamma[PACK], dbeta[PACK], dscalar;
+
+    __device__ void clear() {
+        fill_pack(dgamma, 0), fill_pack(dbeta, 0);
+        dscalar = 0;
+    }
+};
+
+template <NormKind KIND>
+__device__ __forceinline__ RowStatistics kept_statistics(const Norm &norm, int64_t row) {
+    return {keeps_mean<KIND> ? static_cast<const float *>(norm.mean)[row] : 0,
+            keeps_rstd<KIND> ? static_cast<const float *>(norm.rstd)[row] : 1};
+}
+
+/* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT: dot = Σ h⊙r. */
+template <NormKind KIND>
+__device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK],
+                                                    const float (&gamma)[PACK], const Norm &norm,
+                                                    RowStatistics row, NormSums &sums, float &sum,
+                                                    float &dot) {
+    const float scale = output_scale_of(norm), slope = slope_of<KIND>(norm, row);
+    sum = dot = 0;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) {
+        const float upstream = scale * g[i];
+        g[i] = gamma[i] * upstream;
+        if constexpr (KIND != NORM_NONE) {
+            const float hat =
+                is_squash<KIND> ? tanhf(__fmul_rn(slope, r[i])) : (r[i] - row.mean) * row.rstd;
+            if constexpr (is_squash<KIND>) g[i] *= (1 - hat) * (1 + hat);
+            sums.dgamma[i] += upstream * hat;
+            if constexpr (KIND == NORM_LAYERNORM || KIND == NORM_DYT) sums.dbeta[i] += upstream;
+            sum += g[i];
+            dot += g[i] * (is_squash<KIND> ? r[i] : hat);
+        }
+    }
+    if constexpr (is_squash<KIND>) sums.dscalar += slope_unit<KIND>(norm, row) * dot;
+}
+
+/* `given`: BHyT's mean square is not of r, so nothing flows through it. */
+template <NormKind KIND>
+__device__ __forceinline__ void norm_gradient_finish(float (&g)[PACK], const float (&r)[PACK],
+                                                     const Norm &norm, RowStatistics row, bool given,
+                                                     float mean_sum, float mean_dot) {
+    const float slope = slope_of<KIND>(norm, row);
+    const float through = KIND == NORM_BHYT && !given ? slope * row.rstd * row.rstd * mean_dot : 0;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) {
+        if constexpr (KIND == NORM_LAYERNORM)
+            g[i] = row.rstd * (g[i] - mean_sum - (r[i] - row.mean) * row.rstd * mean_dot);
+        if constexpr (KIND == NORM_RMSNORM) g[i] = row.rstd * (g[i] - r[i] * row.rstd * mean_dot);
+        if constexpr (KIND == NORM_DYT) g[i] *= slope;
+        if constexpr (KIND == NORM_BHYT) g[i] = slope * g[i] - through * r[i];
+    }
+}
+
+#endif
