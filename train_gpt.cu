@@ -20,6 +20,7 @@
 #include "src/report.h"
 #include "src/schedule.h"
 #include "src/smoke.h"
+#include "src/stop.h"
 #include "src/telemetry.h"
 
 #include <math.h>
@@ -49,28 +50,6 @@ typedef struct Run {
     char last_checkpoint[CHECKPOINT_PATH];
     double started;
 } Run;
-
-/* ------------------------------------------------------------------------------------------------------
- * Signals: the first asks the loop to stop after its step; a second SIGINT ends at once
- * ---------------------------------------------------------------------------------------------------- */
-
-static volatile sig_atomic_t stop_signal, interrupted;
-
-static void on_signal(int number) {
-    if (number == SIGINT && interrupted++) _exit(128 + SIGINT);
-    stop_signal = number;
-}
-
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
-    /* A reader of our output that has gone, or a file at its limit, is an error to be told, not the run's end. */
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);
-}
 
 /* ------------------------------------------------------------------------------------------------------
  * Setting up
@@ -110,11 +89,13 @@ static void load_weights(Run *run) {
         run->step = run->resumed.step;
     } else if (c->init_from) {
         check(pretrained_load(model, c->init_from, &error), "--init-from %s", error.text);
+        model_refresh(model);
     } else {
         size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
         void *arena = must_calloc(1, bytes, "initial weights");
         params_init(&model->params, c, model->k->accum, arena);
         model_load(model, arena);
+        model_refresh(model);
         free(arena);
     }
 }
@@ -147,7 +128,6 @@ static void open_model(Run *run, bool train) {
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
-    model_refresh(&run->model);
 }
 
 static void open_training_data(Run *run) {
@@ -305,7 +285,7 @@ static void report_skip(Run *run, const StepState *state, double loss) {
 /* Why the run should end after this step, or NULL. */
 static const char *reason_to_stop(const Run *run) {
     double minutes = (log_seconds() - run->started) / 60;
-    if (stop_signal) return stop_signal == SIGINT ? "SIGINT" : stop_signal == SIGTERM ? "SIGTERM" : "SIGUSR1";
+    if (stop_requested()) return stop_requested();
     if (run->config.max_minutes > 0 && minutes >= run->config.max_minutes) return "--max-minutes";
     return NULL;
 }
@@ -333,10 +313,10 @@ static void loop(Run *run) {
         if (c->out && due(run->step, c->save_every) && !state->skips_in_a_row) save_on_the_way(run);
     }
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
-    if (run->validates && !stop_signal) validate(run);
+    if (run->validates && !stop_requested()) validate(run);
     Error error = {0};
     bool saved = !c->out || save(run, &error);
-    if (c->sample_every && !stop_signal) print_sample(run);
+    if (c->sample_every && !stop_requested()) print_sample(run);
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason", reason ? reason : "all steps done");
     log_event(&run->log, "end", run->step, event);
@@ -366,7 +346,7 @@ static void train(Run *run) {
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
     log_start(run);
-    catch_signals();
+    stop_as_request();
     loop(run);
     log_close(&run->log);
     loader_destroy(run->loader);
@@ -419,6 +399,10 @@ static void probe(Run *run) {
 int main(int argc, char **argv) {
     static Run run;
     run.started = log_seconds();
+    stop_watch();
+    /* A reader of our output that has gone, or a file at its limit, is an error to be told, not the run's end. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     parse_flags(&run, argc, argv);
     const Config *c = &run.config;
     run.k = device_open(&run.config);

@@ -6,7 +6,7 @@
  *   config.json                    the model's shape, in Hugging Face's words
  *   optimizer-0-of-1.safetensors   AdamW's moments: m.NAME, v.NAME
  *   config.ini                     every flag, as --config reads it
- *   state.json                     step, updates, place in the data, skip window, threads, variant, version
+ *   state.json                     step, updates, place in the data, skip window, BHyT's products, threads, variant, version
  *   gemm.json                      the choice of GEMM algorithms, where the device has one
  *   manifest.json                  sizes and checksums of all these: manifest.h
  *

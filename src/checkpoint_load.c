@@ -6,6 +6,7 @@
 #include "variant.h"
 #include "weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,14 +23,14 @@ typedef struct Written {
  * state.json
  * ---------------------------------------------------------------------------------------------------- */
 
-static bool parse_values(const cJSON *window, const char *name, double *values, uint32_t *count, Error *error) {
-    const cJSON *array = cJSON_GetObjectItemCaseSensitive(window, name), *item;
+static bool parse_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count, Error *error) {
+    const cJSON *array = cJSON_GetObjectItemCaseSensitive(object, name), *item;
     int n = cJSON_GetArraySize(array);
-    if (!cJSON_IsArray(array) || n > SKIP_WINDOW)
-        return error_set(error, "field 'window.%s' must be a list of at most %d numbers", name, SKIP_WINDOW);
+    if (!cJSON_IsArray(array) || n > most)
+        return error_set(error, "field '%s' must be a list of at most %d numbers", name, most);
     cJSON_ArrayForEach(item, array) {
-        if (!cJSON_IsNumber(item) || !(item->valuedouble - item->valuedouble == 0))
-            return error_set(error, "field 'window.%s' holds something that is not a finite number", name);
+        if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble))
+            return error_set(error, "field '%s' holds something that is not a finite number", name);
         *values++ = item->valuedouble;
     }
     *count = (uint32_t)n;
@@ -40,11 +41,12 @@ static bool parse_window(const cJSON *o, StepState *state, Error *error) {
     const cJSON *window = cJSON_GetObjectItemCaseSensitive(o, "window");
     int64_t next;
     uint32_t norms;
-    if (!parse_values(window, "loss", state->loss_window, &state->window_count, error) ||
-        !parse_values(window, "norm", state->norm_window, &norms, error) ||
-        !json_integer(window, "next", 0, SKIP_WINDOW - 1, &next, error))
-        return false;
-    if (norms != state->window_count) return error_set(error, "fields 'window.loss' and 'window.norm' differ in length");
+    Error reason = {0};
+    if (!parse_values(window, "loss", SKIP_WINDOW, state->loss_window, &state->window_count, &reason) ||
+        !parse_values(window, "norm", SKIP_WINDOW, state->norm_window, &norms, &reason) ||
+        !json_integer(window, "next", 0, SKIP_WINDOW - 1, &next, &reason))
+        return error_set(error, "field 'window': %s", reason.text);
+    if (norms != state->window_count) return error_set(error, "field 'window': 'loss' and 'norm' differ in length");
     state->window_next = (uint32_t)next;
     return true;
 }
@@ -76,13 +78,41 @@ static bool parse_state(const cJSON *o, StepState *state, Progress *progress, Wr
     return true;
 }
 
-static bool read_state(const char *directory, StepState *state, Progress *progress, Written *written, Error *error) {
+static bool check_variant(const char *directory, const Config *config, const Written *written, Error *error) {
+    char variant[128];
+    variant_describe(config, variant, sizeof variant);
+    return strcmp(written->variant, variant) == 0 ||
+           error_set(error, "%s is of variant '%s'; this run's is '%s'", directory, written->variant, variant);
+}
+
+/* BHyT's products of weights as they were, not of the weights as they are. */
+static bool load_bhyt(const cJSON *o, const Model *model, Error *error) {
+    if (!variant_norm(model->config)->approximates) return true;
+    size_t L = (size_t)model->L, element = dtype_size(model->k->accum);
+    double *values = must_calloc(L, sizeof *values, "BHyT's products");
+    float *narrow = must_calloc(L, sizeof *narrow, "BHyT's products");
+    uint32_t count = 0;
+    bool good = parse_values(o, "bhyt_c", model->L, values, &count, error) &&
+                (count == L || error_set(error, "field 'bhyt_c' must be a list of %d numbers", model->L));
+    for (size_t l = 0; l < L; l++) narrow[l] = (float)values[l];
+    const void *from = model->k->accum == DTYPE_F64 ? (const void *)values : (const void *)narrow;
+    if (good) model->k->copy(model->queue, model->bhyt_c, from, L * element, COPY_TO_DEVICE);
+    model->k->queue_wait(model->queue);
+    free(values);
+    free(narrow);
+    return good;
+}
+
+static bool read_state(const char *directory, const Model *model, StepState *state, Progress *progress, Written *written,
+                       Error *error) {
     char path[CHECKPOINT_PATH];
     Error reason = {0};
     if (!path_join(path, directory, CHECKPOINT_STATE, error)) return false;
     cJSON *object = json_read(path, SMALL_FILE_MOST, error);
     if (!object) return false;
     bool good = parse_state(object, state, progress, written, &reason) || error_set(error, "%s: %s", path, reason.text);
+    good = good && check_variant(directory, model->config, written, error) &&
+           (load_bhyt(object, model, &reason) || error_set(error, "%s: %s", path, reason.text));
     cJSON_Delete(object);
     return good;
 }
@@ -155,13 +185,6 @@ static bool check_flags(const char *directory, const Config *config, Error *erro
     return !comparison.difference[0] || error_set(error, "%s is of another model: %s", directory, comparison.difference);
 }
 
-static bool check_variant(const char *directory, const Config *config, const Written *written, Error *error) {
-    char variant[128];
-    variant_describe(config, variant, sizeof variant);
-    return strcmp(written->variant, variant) == 0 ||
-           error_set(error, "%s is of variant '%s'; this run's is '%s'", directory, written->variant, variant);
-}
-
 /* The same bits need the same of all these; one line says what is not. */
 static void say_what_differs(const char *directory, const Config *config, const Model *model, const Written *written) {
     char text[512] = "";
@@ -207,8 +230,7 @@ bool checkpoint_load(const char *path, const Config *config, Model *model, Optim
     StepState state = {0};
     Written written = {0};
     char file[CHECKPOINT_PATH];
-    if (!read_state(path, &state, progress, &written, error) || !check_variant(path, config, &written, error) ||
-        !path_join(file, path, CHECKPOINT_MODEL, error) || !weights_load(model, file, error) ||
+    if (!read_state(path, model, &state, progress, &written, error) || !path_join(file, path, CHECKPOINT_MODEL, error) || !weights_load(model, file, error) ||
         !check_flags(path, config, error))
         return false;
     say_what_differs(path, config, model, &written);

@@ -67,6 +67,21 @@ static cJSON *exact_list(const double *values, uint32_t count) {
     return list;
 }
 
+/* BHyT's products of weights, which are older than the weights where --bhyt-refresh is not 1. */
+static void add_bhyt(cJSON *o, const Model *model) {
+    if (!variant_norm(model->config)->approximates) return;
+    size_t bytes = (size_t)model->L * dtype_size(model->k->accum);
+    void *raw = must_malloc(bytes, "BHyT's products");
+    double *values = must_calloc((size_t)model->L, sizeof *values, "BHyT's products");
+    model->k->copy(model->queue, raw, model->bhyt_c, bytes, COPY_TO_HOST);
+    model->k->queue_wait(model->queue);
+    for (int l = 0; l < model->L; l++)
+        values[l] = model->k->accum == DTYPE_F64 ? ((double *)raw)[l] : (double)((float *)raw)[l];
+    cJSON_AddItemToObject(o, "bhyt_c", exact_list(values, (uint32_t)model->L));
+    free(values);
+    free(raw);
+}
+
 static cJSON *state_object(const Config *config, const Model *model, const StepState *state, const Progress *progress) {
     cJSON *o = cJSON_CreateObject();
     char variant[128];
@@ -82,6 +97,7 @@ static cJSON *state_object(const Config *config, const Model *model, const StepS
     cJSON_AddStringToObject(o, "kernels", model->k->name);
     cJSON_AddStringToObject(o, "variant", variant);
     cJSON_AddStringToObject(o, "version", config_version());
+    add_bhyt(o, model);
     cJSON *window = cJSON_AddObjectToObject(o, "window");
     cJSON_AddNumberToObject(window, "next", state->window_next);
     cJSON_AddItemToObject(window, "loss", exact_list(state->loss_window, state->window_count));

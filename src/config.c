@@ -111,9 +111,20 @@ static bool text_fits(const Flag *flag, const char *value, Error *error) {
            error_set(error, "--%s: %zu bytes are too long; the most is %.0f", flag->name, length, flag->max);
 }
 
+/* Texts live as long as the program; the list keeps them reachable, for leak checkers. */
+typedef struct Text {
+    struct Text *next;
+    char bytes[];
+} Text;
+static Text *texts;
+
 static bool set_text(const char **field, const Flag *flag, const char *value, Error *error) {
     if (!text_fits(flag, value, error)) return false;
-    *field = strcpy(must_malloc(strlen(value) + 1, "a flag's value"), value); /* lives as long as the program */
+    Text *text = must_malloc(sizeof *text + strlen(value) + 1, "a flag's value");
+    strcpy(text->bytes, value);
+    text->next = texts;
+    texts = text;
+    *field = text->bytes;
     return true;
 }
 

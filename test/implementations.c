@@ -20,8 +20,7 @@ const Implementation implementations[] = {
     {.kernels = &kernels_cuda_f32, .plain = &kernels_plain_f32, .slow = true, .host_memory = true},
     {.kernels = &kernels_cuda_bf16, .plain = &kernels_plain_bf16, .slow = true, .host_memory = true},
 #endif
-    /* The plain versions can be run as implementations: that tests the suite, and them against differences.
-     */
+    /* The plain versions can be run as implementations: this tests suite and loops. */
     {.kernels = &kernels_plain_f64,
      .plain = &kernels_plain_f64,
      .host_memory = true,

@@ -18,7 +18,7 @@ typedef float real_; /* cpu/f32 */
         return wrapped;                                                                                      \
     }
 
-/* ---------------------------------------------------------------------------------------------- junction */
+/* -------------------------------------------------------------------------------------------- junction */
 
 static void no_epsilon(Queue *queue, const Junction *j) {
     Junction wrong = *j;
@@ -93,8 +93,7 @@ static void wrong_mean(Queue *queue, const JunctionBackward *b) {
 }
 REPLACE(junction_backward, wrong_mean)
 
-/* --------------------------------------------------------------------------------- linear, activation,
- * embedding */
+/* ------------------------------------------------------------------ linear, activation, embedding */
 
 static void row_not_written(Queue *queue, const Linear *l) {
     Linear wrong = *l;
@@ -146,7 +145,7 @@ static void lost_duplicates(Queue *queue, const EmbeddingBackward *b) {
 }
 REPLACE(embedding_backward, lost_duplicates)
 
-/* ---------------------------------------------------------------------------------------------- attention */
+/* ------------------------------------------------------------------------------------------- attention */
 
 /* Token t sees t + 1 too. */
 static void mask_off_by_one(Queue *queue, const Attention *a) {
@@ -194,8 +193,7 @@ static void one_key_short(Queue *queue, const AttentionDecode *a) {
 }
 REPLACE(attention_decode, one_key_short)
 
-/* --------------------------------------------------------------------------------------------- loss and step
- */
+/* --------------------------------------------------------------------------------------- loss and step */
 
 static void ignored_counted(Queue *queue, const CrossEntropy *e) {
     uint32_t targets[256];

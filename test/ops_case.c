@@ -21,7 +21,9 @@ static uint64_t next_random(Case *c) {
 double uniform(Case *c) {
     return ((double)(next_random(c) >> 11) + 0.5) * 0x1p-53;
 }
-double centred(Case *c) { return 3.4641016151377544 * (uniform(c) - 0.5); }
+double centred(Case *c) {
+    return 3.4641016151377544 * (uniform(c) - 0.5);
+}
 int64_t below(Case *c, int64_t n) {
     return (int64_t)(next_random(c) % (uint64_t)n);
 }

@@ -28,7 +28,7 @@ static void head_title(Case *c, const HeadShape *s) {
     c->cpu_only = s->D % 8 != 0;
 }
 
-/* ---------------------------------------------------------------------------------------------------- qkv */
+/* ------------------------------------------------------------------------------------------------- qkv */
 
 typedef struct QkvVariant {
     QkvNorm norm;
@@ -106,8 +106,7 @@ static Qkv *qkv(Case *c, const HeadShape *s, const QkvVariant *v, bool backward,
     return q;
 }
 
-/* The rms of one number leaves rounding noise, times up to 1/√ε: nothing to compare, and nothing to resolve.
- */
+/* The rms of one number leaves rounding noise, times up to 1/√ε: nothing to compare or resolve. */
 static bool degenerate(Case *c, const HeadShape *s, const QkvVariant *v) {
     bool is = s->D == 1 && v->norm != QKV_NORM_NONE;
     for (int i = 0; is && i < c->n_tensors; i++) c->tensor[i].only_finite = true;
@@ -139,7 +138,7 @@ static void declare_qkv_backward(Case *c, const void *shape, const void *variant
     call(c, OP_qkv_backward, b);
 }
 
-/* ---------------------------------------------------------------------------------------------- attention */
+/* ------------------------------------------------------------------------------------------- attention */
 
 typedef struct AttentionVariant {
     bool documents;

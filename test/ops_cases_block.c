@@ -2,7 +2,7 @@
  * ops_harness.h). */
 #include "ops_harness.h"
 
-/* ---------------------------------------------------------------------------------------------- embedding */
+/* ------------------------------------------------------------------------------------------- embedding */
 
 typedef struct EmbeddingShape {
     int B, T, C, V;
@@ -64,7 +64,7 @@ static void declare_embedding_backward(Case *c, const void *shape, const void *v
     call(c, OP_embedding_backward, b);
 }
 
-/* ------------------------------------------------------------------------------------------------- linear */
+/* ---------------------------------------------------------------------------------------------- linear */
 
 typedef struct LinearShape {
     int64_t N;
@@ -140,7 +140,7 @@ static void declare_linear_backward_weight(Case *c, const void *shape, const voi
     call(c, OP_linear_backward_weight, b);
 }
 
-/* --------------------------------------------------------------------------------------------- activation */
+/* ------------------------------------------------------------------------------------------ activation */
 
 typedef struct ActivationShape {
     int64_t N;

@@ -217,7 +217,7 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
         t->s_in = scale_operand(c, TO(j->s_in), v->s_in);
         t->f = matrix(c, TO(j->f), STORAGE, IN, s->N, s->C);
         t->f->unread = backward && !v->sdd && v->inner == NORM_NONE;
-        ramp(t->f, 5);
+        ramp(t->f, 12);
         if (v->extreme) extreme_rows(t->f);
         if (v->bias) t->bias = vector(c, TO(j->bias), STORAGE, IN, s->C);
         t->sdd = norm_operands(c, &j->sdd, "sdd", v->sdd ? NORM_RMSNORM : NORM_NONE, s, v, made);
@@ -243,6 +243,9 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
 /* The statistics of one number leave rounding noise, times up to 1/√ε, of what they normalize: nothing to
  * compare. */
 static bool degenerate(Case *c, const RowShape *s, const JunctionVariant *v) {
+    for (int i = 0; v->norm == NORM_DYT && v->extreme && i < c->n_tensors;
+         i++) /* 1 − t² of |t| near 1 is noise too */
+        if (strcmp(c->tensor[i].name, "norm.dscalar") == 0) c->tensor[i].only_finite = true;
     bool statistics = v->sdd || (v->norm != NORM_NONE && v->norm != NORM_DYT) ||
                       (v->inner != NORM_NONE && v->inner != NORM_DYT);
     bool is = s->C == 1 && statistics;

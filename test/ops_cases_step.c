@@ -4,8 +4,7 @@
 
 #include <stddef.h>
 
-/* ------------------------------------------------------------------------------------------- cross-entropy
- */
+/* --------------------------------------------------------------------------------------- cross-entropy */
 
 typedef struct LossShape {
     int64_t N;
@@ -69,8 +68,7 @@ static void declare_cross_entropy(Case *c, const void *shape, const void *varian
     derivative(logits, logits, 1);
 }
 
-/* ------------------------------------------------------------------------------------------ the step's sums
- */
+/* ------------------------------------------------------------------------------------- the step's sums */
 
 typedef struct CountShape {
     int64_t n;
@@ -114,8 +112,7 @@ static void declare_step_begin(Case *c, const void *shape, const void *variant) 
     call(c, OP_step_begin, a);
 }
 
-/* ------------------------------------------------------------------------------------------------ the arenas
- */
+/* ------------------------------------------------------------------------------------------ the arenas */
 
 typedef struct ArenaShape {
     int n_slots;
@@ -177,7 +174,7 @@ static Arena arena(Case *c, const ArenaShape *s) {
     return a;
 }
 
-/* An arena's numbers: normal times size in the true elements, zero in the padding. */
+/* An arena's numbers: of that size in the true elements, zero in the padding. */
 static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *a, double size,
                           bool positive) {
     constant(t, 0);
@@ -247,8 +244,7 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     call(c, OP_adamw, a);
 }
 
-/* ------------------------------------------------------------------------------------- telemetry, conversion
- */
+/* ------------------------------------------------------------------------------- telemetry, conversion */
 
 typedef struct StatsShape {
     int64_t N;

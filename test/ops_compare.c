@@ -30,8 +30,7 @@ void report_failure(Report *report, const char *format, ...) {
     if (!report->quiet && report->failures <= 12) fprintf(stderr, "# %s\n", line);
 }
 
-/* ------------------------------------------------------------------------------------- which cases are run
- */
+/* --------------------------------------------------------------------------------- which cases are run */
 
 /* All pairs of shape and variant, or so many along diagonals that each shape and each variant comes at least
  * twice. */
@@ -92,8 +91,7 @@ static void for_cases(const Implementation *implementation, Operation operation,
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- values
- */
+/* ---------------------------------------------------------------------------------------------- values */
 
 /* One output over all draws of a case. */
 typedef struct Pool {
@@ -233,8 +231,7 @@ void test_values(const Implementation *implementation, Operation operation, uint
     for_cases(implementation, operation, false, seed, report, case_values);
 }
 
-/* ---------------------------------------------------------------------------------------------------- bits
- */
+/* ------------------------------------------------------------------------------------------------ bits */
 
 static void fresh_run(Image *image, const Case *c) {
     image_upload(image, false);
@@ -323,8 +320,7 @@ void test_bits(const Implementation *implementation, Operation operation, uint64
     for_cases(implementation, operation, true, seed, report, case_bits);
 }
 
-/* ----------------------------------------------------------------------------------------------- gradients
- */
+/* ------------------------------------------------------------------------------------------- gradients */
 
 /* The objective of the forward pass with the case's present numbers, less what it was at first. *squares
  * becomes the sum of squares of the terms that moved: their rounding is what limits a difference. */

@@ -12,8 +12,9 @@
  *     matrix(c, TO(a->y), STORAGE, OUT, s->N, s->out);
  *     call(c, OP_linear_forward, a);
  *
- * That is all: the harness fills the tensors with seeded numbers (uniform, mean 0, deviation 1), rounds them to the implementation's
- * types, lays them out padded between guard zones in its memory, points the fields at them, runs, and checks
+ * That is all: the harness fills the tensors with seeded numbers (uniform, mean 0, deviation 1: bounded, so
+ * that no single element's rounding decides), rounds them to the implementation's types, lays them out padded
+ * between guard zones in its memory, points the fields at them, runs, and checks
  *   - IN      that not a bit of it changed;
  *   - OUT     that each element was written (it starts as NaN);
  *   - ADDED   that a parameter's gradient was added to what was there (it does not start as zero);
@@ -129,7 +130,7 @@ extern const int n_families_block, n_families_attention, n_families_junction, n_
 /* All families in one numbering; NULL past the end. */
 const Family *family_at(int index);
 
-/* ------------------------------------------------------------------------------------ writing a case down */
+/* --------------------------------------------------------------------------------- writing a case down */
 
 #define TO(member) (void *)&(member), #member
 
@@ -170,7 +171,7 @@ void dtype_of(Case *c, DType *field, TypeClass type);
 void case_open(Case *c, const Family *family, int shape, int variant, uint64_t seed, int draw);
 void case_close(Case *c);
 
-/* ------------------------------------------------------------------------------------------------ running */
+/* --------------------------------------------------------------------------------------------- running */
 
 const char *operation_name(Operation operation);
 bool operation_present(const Kernels *k, Operation operation);
@@ -212,7 +213,7 @@ void case_prepare(Case *c, const Implementation *implementation);
  * lacks. */
 const Kernels *truth_for(const Kernels *k, const Case *c, Operation operation);
 
-/* ------------------------------------------------------------------------------------------------- modes */
+/* ----------------------------------------------------------------------------------------------- modes */
 
 typedef struct Report {
     int cases, failures;

@@ -1,5 +1,4 @@
-/* ops_plain.c: which operations the plain versions have, and the memory and queues that they need (host's).
- */
+/* ops_plain.c: which operations the plain versions have, their memory and their queues (the host's). */
 #include "ops_plain.h"
 
 #include <time.h>

@@ -292,8 +292,7 @@ static real gelu_slope(real z) {
     return (real)0.5 * (1 + t) + (real)0.5 * z * (1 - t * t) * k * (1 + 3 * (real)0.044715L * z * z);
 }
 
-/* A row of h: parts of F elements at stride padded(F); after α ⊙ rms(·) it is packed in z, normalized in hat.
- */
+/* A row of h: parts of F elements at stride padded(F); after α ⊙ rms(·) packed in z, normalized in hat. */
 typedef struct ActivationRow {
     int parts, groups; /* groups: how many rms there are in a row */
     real *h, *hat, *z;

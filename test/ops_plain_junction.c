@@ -76,8 +76,7 @@ static void sums_add(NormSums *sums, int C, const NormGradient *to) {
     free(sums->dbeta);
 }
 
-/* dr = norm'(g), one row. Where v̂ was given (dv not NULL), *dv is the gradient at v̂ and none goes through r.
- */
+/* dr = norm'(g), one row. Where v̂ was given (dv not NULL), *dv is its gradient and none goes through r. */
 static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, const real *r, const real *g,
                           real *dr, real *dv) {
     bool keeps_mean = norm->kind == NORM_LAYERNORM,

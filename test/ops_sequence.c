@@ -6,8 +6,7 @@
 
 #include <stdio.h>
 
-/* ------------------------------------------------------------------------------------ memory, queues, events
- */
+/* ------------------------------------------------------------------------------ memory, queues, events */
 
 static void expect(Report *report, const Kernels *k, bool condition, const char *what) {
     report->cases++;
@@ -81,8 +80,7 @@ void test_memory(const Implementation *implementation, Report *report) {
     k->queue_destroy(queue), k->queue_destroy(second);
 }
 
-/* ------------------------------------------------------------------------------------------------ many steps
- */
+/* ------------------------------------------------------------------------------------------ many steps */
 
 enum { STEPS = 230, N_SLOTS = 3, ELEMENTS = 64 * 3, N_LOSSES = 7 };
 

@@ -52,7 +52,7 @@ static void add(Item item, const char *what, const char *kind) {
     n_items++;
 }
 
-/* ---------------------------------------------------------------------------------------------- one test */
+/* -------------------------------------------------------------------------------------------- one test */
 
 static void run_broken(const Broken *broken, uint64_t seed, Report *report) {
     bool gradients = broken->kind == BROKEN_GRADIENTS;
@@ -122,8 +122,7 @@ static void run_item(void **state) {
         fail_msg("%d failures in %d cases; first: %s", report.failures, report.cases, report.first);
 }
 
-/* ----------------------------------------------------------------------------------------- which tests run
- */
+/* ------------------------------------------------------------------------------------- which tests run */
 
 static bool wanted(const Options *options, const Implementation *implementation) {
     return options->implementation ? strcmp(options->implementation, implementation->kernels->name) == 0
@@ -183,7 +182,7 @@ static int run_all(const Options *options) {
     return _cmocka_run_group_tests("operations", tests, (size_t)n_items, NULL, NULL);
 }
 
-/* ---------------------------------------------------------------------------------------------- the flags */
+/* ------------------------------------------------------------------------------------------- the flags */
 
 static int usage(const char *wrong) {
     if (wrong) fprintf(stderr, "test_ops: %s\n", wrong);

@@ -44,8 +44,8 @@ class Failure(Exception):
 
 
 class Axis:
-    """points: {label: {flag: value}}, in order. `named`: it came from [AXIS POINT] sections; others have a list of
-    values there until resolve()."""
+    """points: {label: {flag: value}}, in order. `named`: it came from [AXIS POINT] sections; others have a
+    list of values there until resolve()."""
 
     def __init__(self, name, points, named):
         self.name, self.points, self.named = name, points, named
@@ -69,7 +69,7 @@ class Run:
         return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
-# ------------------------------------------------------------------------------------------------- values
+# ----------------------------------------------------------------------------------------------------- values
 
 
 def number(text):
@@ -144,7 +144,7 @@ def read_number(text, where):
     return float(value)
 
 
-# -------------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------------------- reading
 
 
 def ready_made():
@@ -165,8 +165,13 @@ def find(text):
 
 def parse(path):
     parser = configparser.ConfigParser(
-        interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), inline_comment_prefixes=(" #", "\t#"),
-        empty_lines_in_values=False, default_section="\n")  # fmt: skip
+        interpolation=None,
+        delimiters=("=",),
+        comment_prefixes=("#", ";"),
+        inline_comment_prefixes=(" #", "\t#"),
+        empty_lines_in_values=False,
+        default_section="\n",
+    )
     parser.optionxform = str
     try:
         with open(path, encoding="utf-8") as file:
@@ -175,10 +180,12 @@ def parse(path):
         raise Failure("%s: %s" % (path, error.strerror)) from None
     except (configparser.Error, UnicodeDecodeError) as error:
         line = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [[None]])[0][0]
-        what = {"DuplicateOptionError": "'%s' stands there twice" % getattr(error, "option", ""),
-                "DuplicateSectionError": "[%s] stands there twice" % getattr(error, "section", ""),
-                "MissingSectionHeaderError": "a line before the first [section]",
-                "UnicodeDecodeError": "not UTF-8"}.get(type(error).__name__, "not a line of the form name = value")  # fmt: skip
+        what = {
+            "DuplicateOptionError": "'%s' stands there twice" % getattr(error, "option", ""),
+            "DuplicateSectionError": "[%s] stands there twice" % getattr(error, "section", ""),
+            "MissingSectionHeaderError": "a line before the first [section]",
+            "UnicodeDecodeError": "not UTF-8",
+        }.get(type(error).__name__, "not a line of the form name = value")
         raise Failure("%s%s: %s" % (path, ":%d" % line if line else "", what)) from None
     return parser
 
@@ -273,12 +280,14 @@ def add_variant(grid, text):
     add_point(grid, "variant", label.strip(), {flag: value for flag, _, value in pairs}, where)
 
 
-# ---------------------------------------------------------------------------------------------------- runs
+# ------------------------------------------------------------------------------------------------------- runs
 
 
 def run_name(axes, labels, flags):
     """Readable by its points, and told apart from every other run by eight digits of its flags' SHA-256."""
-    text = "\n".join("%s=%s" % (flag, canonical(flags[flag])) for flag in sorted(flags) if flag not in NOT_IN_NAME)
+    text = "\n".join(
+        "%s=%s" % (flag, canonical(flags[flag])) for flag in sorted(flags) if flag not in NOT_IN_NAME
+    )
     digits = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = [labels[axis.name] if axis.named else "%s=%s" % (axis.name, labels[axis.name]) for axis in axes]
     readable = re.sub(r"[^A-Za-z0-9.+=_-]", "-", "_".join(parts))[:LONGEST_NAME].lstrip(".-") or "run"
@@ -323,7 +332,7 @@ def baseline_of(text, points):
     return None
 
 
-# --------------------------------------------------------------------------------------------------- plan
+# ------------------------------------------------------------------------------------------------------- plan
 
 
 class Plan:
@@ -337,14 +346,16 @@ class Plan:
         if self.baseline is None or baseline_of(self.baseline, self.points()) is not None:
             return
         known = [label for axis, labels in self.points().items() for label in labels if axis != "seed"]
-        raise Failure("baseline %s: no such point; there are %s" % (self.baseline, ", ".join(known) or "none"))
+        raise Failure(
+            "baseline %s: no such point; there are %s" % (self.baseline, ", ".join(known) or "none")
+        )
 
     def points(self):
         """{axis: labels}, in order."""
         return {axis: list(dict.fromkeys(run.labels[axis] for run in self.runs)) for axis in self.axes}
 
     def series(self):
-        """The axis whose points are compared: the baseline's, else the first that is not the seed; None without."""
+        """The axis whose points are compared: the baseline's, else the first but the seed; or None."""
         found = baseline_of(self.baseline, self.points()) if self.baseline else None
         others = [axis for axis in self.axes if axis != "seed"]
         return found[0] if found else others[0] if others else None
@@ -356,9 +367,14 @@ class Plan:
         return sorted(self.runs, key=lambda run: [points[axis].index(run.labels[axis]) for axis in axes])
 
     def write(self, out):
-        record = {"name": self.name, "about": self.about, "baseline": self.baseline,
-                  "diverged_above": self.diverged_above, "axes": self.axes,
-                  "runs": [{"name": run.name, "labels": run.labels, "flags": run.flags} for run in self.runs]}  # fmt: skip
+        record = {
+            "name": self.name,
+            "about": self.about,
+            "baseline": self.baseline,
+            "diverged_above": self.diverged_above,
+            "axes": self.axes,
+            "runs": [{"name": run.name, "labels": run.labels, "flags": run.flags} for run in self.runs],
+        }
         path, draft = os.path.join(out, PLAN), os.path.join(out, ".%s.%d" % (PLAN, os.getpid()))
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(record, file, indent=1)
@@ -372,14 +388,25 @@ def read_plan(out):
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
         runs = [Run(run["name"], dict(run["labels"]), dict(run["flags"])) for run in record["runs"]]
-        plan = Plan(record["name"], record["about"], record["baseline"], record["diverged_above"], record["axes"], runs)
+        plan = Plan(
+            record["name"],
+            record["about"],
+            record["baseline"],
+            record["diverged_above"],
+            record["axes"],
+            runs,
+        )
         for run in plan.runs:
-            if not re.fullmatch(r"[A-Za-z0-9+=_][A-Za-z0-9.+=_-]*", run.name) or set(run.labels) != set(plan.axes):
+            if not re.fullmatch(r"[A-Za-z0-9+=_][A-Za-z0-9.+=_-]*", run.name) or set(run.labels) != set(
+                plan.axes
+            ):
                 raise ValueError("run %r" % run.name)
             for flag, value in run.flags.items():
                 check_value(check_flag(flag, path), value, path)
     except FileNotFoundError:
-        raise Failure("--out %s holds no %s: name a grid (ready-made: %s)" % (out, PLAN, ", ".join(ready_made()))) from None
+        raise Failure(
+            "--out %s holds no %s: name a grid (ready-made: %s)" % (out, PLAN, ", ".join(ready_made()))
+        ) from None
     except OSError as error:
         raise Failure("%s: %s" % (path, error.strerror)) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,7 +1,7 @@
 """How are the runs run: several at a time, each once, and what is left when someone stops it?
 
-Every run is a train_gpt process of its own with --resume auto. While it lives it holds a lock on .locks/NAME (the
-descriptor is inherited), so that no second sweep starts it again, even if this one was killed and left it alone.
+Every run is a train_gpt process of its own with --resume auto. While it lives it holds a lock on .locks/NAME
+(the descriptor is inherited), so that no second sweep starts it again, even if this one was killed.
 """
 import fcntl
 import os
@@ -58,8 +58,14 @@ class Job:
             self.output_from = output.tell()
             # A session of its own: Ctrl-C reaches the sweep alone, which then asks each run to stop, once.
             self.process = subprocess.Popen(
-                command_of(run, runner.program, runner.out), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env=runner.environment, pass_fds=(descriptor,), start_new_session=True)  # fmt: skip
+                command_of(run, runner.program, runner.out),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=runner.environment,
+                pass_fds=(descriptor,),
+                start_new_session=True,
+            )
 
     def work_done(self):
         """Of this call."""
@@ -85,7 +91,9 @@ class Runner:
         self.costs = costs or {}
         self.environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
         if jobs * threads > usable_cores():
-            self.environment.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would starve each other
+            self.environment.setdefault(
+                "OMP_WAIT_POLICY", "passive"
+            )  # spinning threads would starve each other
         self.results = {run.name: metrics.read(os.path.join(out, run.name)) for run in runs}
         self.failed, self.elsewhere = {}, []
         self.signals, self.obeyed = [], 0
@@ -96,8 +104,10 @@ class Runner:
 
     def run(self):
         waiting = [run for run in self.runs if not self.is_result(run)]
-        handlers = {number: signal.signal(number, self.on_signal)
-                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}  # fmt: skip
+        handlers = {
+            number: signal.signal(number, self.on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         try:
             while self.running or (waiting and not self.stopped_by):
                 while waiting and len(self.running) < self.jobs and not self.stopped_by:
@@ -127,7 +137,9 @@ class Runner:
         if len(self.signals) == self.obeyed:
             return
         if self.running and not self.stopped_by:
-            self.say("Stopping: %d runs write their checkpoints (once more: they are killed)" % len(self.running))
+            self.say(
+                "Stopping: %d runs write their checkpoints (once more: they are killed)" % len(self.running)
+            )
         self.obeyed, self.stopped_by = len(self.signals), self.signals[0]
         for job in self.running:
             (job.process.terminate if self.obeyed == 1 else job.process.kill)()
@@ -157,8 +169,10 @@ class Runner:
             self.failed[run.name] = job.last_words()
             self.say("FAILED    %s: %s" % (run.name, self.failed[run.name]))
             return
-        text = {"done": "val %.4f" % result.final_val() if result.val else "train %.4f" % result.train_loss(),
-                "diverged": result.reason}.get(result.state, "at step %d of %s" % (result.step, result.steps))  # fmt: skip
+        text = {
+            "done": "val %.4f" % result.final_val() if result.val else "train %.4f" % result.train_loss(),
+            "diverged": result.reason,
+        }.get(result.state, "at step %d of %s" % (result.step, result.steps))
         self.say("%-9s %s  %s  (%s)" % (result.state, run.name, text, self.summary(waiting)))
 
     # -------------------------------------------------------------------------------------------- progress
@@ -198,7 +212,9 @@ class Runner:
             return
         parts = [self.summary(waiting)]
         for job in self.running:
-            parts.append("%s %d/%s %.3f" % (job.run.name[:-9], job.tail.step, job.total or "?", job.tail.loss))
+            parts.append(
+                "%s %d/%s %.3f" % (job.run.name[:-9], job.tail.step, job.total or "?", job.tail.loss)
+            )
         line = " | ".join(parts)
         if self.terminal:
             print("\r%s\033[K" % line[: shutil.get_terminal_size().columns - 1], end="", flush=True)

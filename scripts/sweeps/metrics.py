@@ -1,7 +1,7 @@
 """How far did a run come, and what did it measure? Read from its metrics.jsonl.
 
-A run that was cut and resumed has one file: what stands there from steps after the checkpoint that it went on from
-is dropped, and a fresh start drops everything before it.
+A run that was cut and resumed has one file: what stands there from steps after the checkpoint that it went on
+from is dropped, and a fresh start drops everything before it.
 """
 import json
 import math
@@ -62,7 +62,7 @@ class Result:
     def train_loss(self):
         """Mean over the last tenth of the steps: one batch's loss is noise."""
         steps = sorted(self.train)
-        return mean([self.train[step][0] for step in steps[-max(1, len(steps) // 10):]])
+        return mean([self.train[step][0] for step in steps[-max(1, len(steps) // 10) :]])
 
     def final_val(self):
         return self.val[max(self.val)] if self.val else math.nan
@@ -79,7 +79,7 @@ class Result:
         return median([self.train[step][1] for step in self.timed()])
 
     def quiet_ms(self):
-        """A step's time when nothing else disturbed it: of the steps, sorted by time, the one after the first tenth.
+        """A step's time when nothing disturbed it: of all, sorted by time, the one after the first tenth.
         What else runs on the machine only ever adds, and moves the median of one run and not of another."""
         times = sorted(time for time in (self.train[step][1] for step in self.timed()) if math.isfinite(time))
         return times[len(times) // 10] if times else math.nan
@@ -88,8 +88,8 @@ class Result:
         return median([self.train[step][2] for step in self.timed()])
 
     def divergence(self, above=None):
-        """Why this run counts as diverged, or "". Not only what is not finite: also a complete run that ends over
-        the loss `above` or, without that, a tenth over the loss of its own first step."""
+        """Why this run counts as diverged, or "". Not only what is not finite: also a complete run that ends
+        over the loss `above` or, without that, a tenth over the loss of its own first step."""
         if self.state == "diverged":
             return self.reason
         if self.state != "done":

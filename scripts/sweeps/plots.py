@@ -22,8 +22,11 @@ DASHES = ["-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5))]
 MARKERS = "osD^v"
 MOST_PANELS = 16
 # Per layer over the steps: the field of a layer's statistics, the file, and what the axis says.
-OVER_TIME = [("residual_rms", "residual-over-time.png", "residual rms"), ("gate", "gates.png", "GPAS gate g"),
-             ("lambda", "lambda.png", "BHyT λ")]  # fmt: skip
+OVER_TIME = [
+    ("residual_rms", "residual-over-time.png", "residual rms"),
+    ("gate", "gates.png", "GPAS gate g"),
+    ("lambda", "lambda.png", "BHyT λ"),
+]
 
 
 def styles(labels):
@@ -72,8 +75,14 @@ def new_figure(count, width=5.2, height=3.6):
     lines = -(-count // columns)
     if count == 1:
         width, height = 7.0, 4.6
-    figure, axes = plt.subplots(lines, columns, figsize=(columns * width * 0.8 + 1.6, lines * height * 0.85 + 0.6),
-                                dpi=130, squeeze=False, layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(columns * width * 0.8 + 1.6, lines * height * 0.85 + 0.6),
+        dpi=130,
+        squeeze=False,
+        layout="constrained",
+    )
     flat = list(axes.flat)
     for axis in flat[count:]:
         axis.set_axis_off()
@@ -147,7 +156,7 @@ def smooth(points, window):
     result = {}
     for i, step in enumerate(steps):
         reach = min(window // 2, i, len(steps) - 1 - i)
-        near = [value for value in values[i - reach:i + reach + 1] if math.isfinite(value)]
+        near = [value for value in values[i - reach : i + reach + 1] if math.isfinite(value)]
         result[step] = math.fsum(near) / len(near) if near else math.nan
     return result
 
@@ -173,8 +182,11 @@ def draw_loss(layout, panels, out):
             drawn += [points] if points else []
             lines |= {layout.line_of(row)} if points else set()
         shown |= bool(drawn)
-        limit_losses(axis, drawn, max([result.first_loss() for row in rows for result in row.results if result.train],
-                                      default=0))  # fmt: skip
+        limit_losses(
+            axis,
+            drawn,
+            max([result.first_loss() for row in rows for result in row.results if result.train], default=0),
+        )
         for row in rows:
             for result in row.results:
                 draw_end(axis, result, layout.styles[layout.line_of(row)])
@@ -189,16 +201,27 @@ def draw_loss(layout, panels, out):
 
 
 def draw_end(axis, result, style):
-    """A cross where a run ended with losses that are not finite: at the top, if its last loss lies above that."""
-    curve = [(step, loss) for step, loss in loss_curve(result).items() if math.isfinite(loss)] if result.train else []
+    """A cross where a run ended with losses that are not finite: at the top if that loss is higher."""
+    curve = (
+        [(step, loss) for step, loss in loss_curve(result).items() if math.isfinite(loss)]
+        if result.train
+        else []
+    )
     if result.state == "diverged" and curve:
         step, loss = max(curve)
-        axis.plot(step, min(loss, axis.get_ylim()[1]), marker="x", color=style[0], markersize=8, markeredgewidth=2,
-                  clip_on=False)  # fmt: skip
+        axis.plot(
+            step,
+            min(loss, axis.get_ylim()[1]),
+            marker="x",
+            color=style[0],
+            markersize=8,
+            markeredgewidth=2,
+            clip_on=False,
+        )
 
 
 def limit_losses(axis, curves, first):
-    """The first steps' losses would flatten everything else, and so would those of a run that blows up: the axis
+    """The first steps' losses would flatten everything else, as would those of a run that blows up: the axis
     holds what comes after the first fifth, up to the loss that training begins with."""
     late = []
     for points in curves:
@@ -218,7 +241,9 @@ def draw_final(layout, rows, out):
         figure, (axis,) = new_figure(1)
         lines = set()
         rest = [other for other in layout.others if other != name]
-        for key in dict.fromkeys((layout.line_of(row), *(row.labels[other] for other in rest)) for row in rows):
+        for key in dict.fromkeys(
+            (layout.line_of(row), *(row.labels[other] for other in rest)) for row in rows
+        ):
             curves = [{}]
             for row in rows:
                 if (layout.line_of(row), *(row.labels[other] for other in rest)) == key:
@@ -249,7 +274,11 @@ def by_layer(result, field):
     if not result.stats:
         return {}
     layers = result.stats[max(result.stats)]
-    return {layer["layer"]: layer[field] for layer in layers if usable(layer.get(field)) and usable(layer.get("layer"))}
+    return {
+        layer["layer"]: layer[field]
+        for layer in layers
+        if usable(layer.get(field)) and usable(layer.get("layer"))
+    }
 
 
 def usable(value):
@@ -263,7 +292,9 @@ def draw_residual(layout, panels, out):
     for axis, (title, rows) in zip(axes, panels):
         drawn = []
         for row in rows:
-            curves = [curve for curve in (by_layer(result, "residual_rms") for result in row.results) if curve]
+            curves = [
+                curve for curve in (by_layer(result, "residual_rms") for result in row.results) if curve
+            ]
             points = draw_line(axis, curves, layout.styles[layout.line_of(row)], MARKERS[0])
             drawn += [value for _, value in points]
             lines |= {layout.line_of(row)} if points else set()
@@ -294,7 +325,9 @@ def layers_over_time(row, field):
 
 
 def draw_over_time(layout, rows, field, name, ylabel, out):
-    """A panel a row, a line a layer, from dark (first) to light (last), the mean over the seeds; a layer's second value is dashed."""
+    """A panel a row, a line a layer, from dark (first) to light (last): the mean over the seeds.
+
+    A layer's second value is dashed."""
     found = [(row, curves) for row, curves in ((row, layers_over_time(row, field)) for row in rows) if curves]
     if not found:
         return None, 0
@@ -317,8 +350,11 @@ def draw_over_time(layout, rows, field, name, ylabel, out):
 
 def color_bar(figure, axes, last):
     scale = matplotlib.colors.LinearSegmentedColormap.from_list(
-        "layers", [plt.get_cmap("viridis")(0.92 * i / 20) for i in range(21)])  # fmt: skip
-    bar = figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), scale), ax=axes, shrink=0.6, pad=0.02, aspect=30)
+        "layers", [plt.get_cmap("viridis")(0.92 * i / 20) for i in range(21)]
+    )
+    bar = figure.colorbar(
+        plt.cm.ScalarMappable(plt.Normalize(0, 1), scale), ax=axes, shrink=0.6, pad=0.02, aspect=30
+    )
     bar.set_ticks([0, 1], labels=["first", "last layer" if last else "layer"])
     bar.outline.set_visible(False)
 
@@ -329,9 +365,16 @@ def draw(plan, rows, out):
     panels = list(layout.panels.items())
     notes = []
     if len(panels) > MOST_PANELS:
-        notes.append("%d of %d panels are left out of the plots: --only narrows" % (len(panels) - MOST_PANELS, len(panels)))
+        notes.append(
+            "%d of %d panels are left out of the plots: --only narrows"
+            % (len(panels) - MOST_PANELS, len(panels))
+        )
         panels = panels[:MOST_PANELS]
-    paths = [draw_loss(layout, panels, out), draw_residual(layout, panels, out), *draw_final(layout, rows, out)]
+    paths = [
+        draw_loss(layout, panels, out),
+        draw_residual(layout, panels, out),
+        *draw_final(layout, rows, out),
+    ]
     for field, name, ylabel in OVER_TIME:
         path, left_out = draw_over_time(layout, rows, field, name, ylabel, out)
         paths.append(path)

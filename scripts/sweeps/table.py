@@ -1,7 +1,7 @@
 """What came of the sweep, in one table? A row for each combination of points, over its seeds.
 
-table.csv has plain numbers (an empty field is a number that is not there), table.md the same for people, runs.csv
-one line a run.
+table.csv has plain numbers (an empty field is a number that is not there), table.md the same for people,
+runs.csv one line a run.
 """
 import csv
 import math
@@ -10,8 +10,20 @@ import os
 from sweeps import grid as grids
 from sweeps import metrics
 
-RUN_COLUMNS = ["name", "state", "step", "final_val", "best_val", "train", "tokens_per_s", "step_ms", "quiet_ms", "diverged",
-               "skipped_steps", "failure"]  # fmt: skip
+RUN_COLUMNS = [
+    "name",
+    "state",
+    "step",
+    "final_val",
+    "best_val",
+    "train",
+    "tokens_per_s",
+    "step_ms",
+    "quiet_ms",
+    "diverged",
+    "skipped_steps",
+    "failure",
+]
 
 
 class Row:
@@ -23,8 +35,11 @@ class Row:
         self.failed = sum(run.name in failed for run in runs)
         self.divergences = [result.divergence(above) for result in self.results]
         self.diverged = sum(map(bool, self.divergences))
-        self.done = [result for result, why in zip(self.results, self.divergences)
-                     if result.state == "done" and not why]  # fmt: skip
+        self.done = [
+            result
+            for result, why in zip(self.results, self.divergences)
+            if result.state == "done" and not why
+        ]
         # With none complete, what the cut ones have come to stands in; the column `runs` says so.
         self.measured = self.done or [result for result in self.results if result.state == "cut"]
         self.final_val = self.collect(metrics.Result.final_val)
@@ -47,13 +62,18 @@ class Row:
 
 
 def rows_of(plan, results, failed):
-    """The rows in the grid's order, each with its overhead against the baseline's row of the same other points."""
+    """The rows in the grid's order, each with its overhead over the baseline's row of the same points."""
     axes, groups = [axis for axis in plan.axes if axis != "seed"], {}
     for run in plan.runs:
         groups.setdefault(tuple(run.labels[axis] for axis in axes), []).append(run)
     order = [list(labels).index for axis, labels in plan.points().items() if axis != "seed"]
-    groups = dict(sorted(groups.items(), key=lambda item: [place(label) for place, label in zip(order, item[0])]))
-    rows = {key: Row(dict(zip(axes, key)), runs, results, failed, plan.diverged_above) for key, runs in groups.items()}
+    groups = dict(
+        sorted(groups.items(), key=lambda item: [place(label) for place, label in zip(order, item[0])])
+    )
+    rows = {
+        key: Row(dict(zip(axes, key)), runs, results, failed, plan.diverged_above)
+        for key, runs in groups.items()
+    }
     found = grids.baseline_of(plan.baseline, plan.points()) if plan.baseline else None
     for row in rows.values() if found else ():
         axis, label = found
@@ -63,7 +83,7 @@ def rows_of(plan, results, failed):
     return list(rows.values())
 
 
-# ----------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------------------------ files
 
 
 def plain(value, digits=6):
@@ -94,8 +114,16 @@ def table_csv(rows, axes):
         line = [row.labels[axis] for axis in axes]
         for values in (row.final_val, row.best_val, row.train):
             line += [plain(metrics.mean(values), 8), plain(metrics.deviation(values), 8)]
-        line += [plain(row.tokens_per_s), plain(row.step_ms), plain(row.quiet_ms), plain(row.overhead), len(row.runs), len(row.done),
-                 row.diverged, "; ".join(sorted(set(row.divergences) - {""}))]  # fmt: skip
+        line += [
+            plain(row.tokens_per_s),
+            plain(row.step_ms),
+            plain(row.quiet_ms),
+            plain(row.overhead),
+            len(row.runs),
+            len(row.done),
+            row.diverged,
+            "; ".join(sorted(set(row.divergences) - {""})),
+        ]
         lines.append(line)
     return header, lines
 
@@ -104,10 +132,23 @@ def runs_csv(plan, results, failed):
     lines = []
     for run in plan.runs:
         result = results[run.name]
-        lines.append([run.labels[axis] for axis in plan.axes] + [
-            run.name, result.state, result.step, plain(result.final_val(), 8), plain(result.best_val(), 8),
-            plain(result.train_loss(), 8), plain(result.tokens_per_s()), plain(result.step_ms()), plain(result.quiet_ms()),
-            result.divergence(plan.diverged_above), len(result.skipped), failed.get(run.name, "")])  # fmt: skip
+        lines.append(
+            [run.labels[axis] for axis in plan.axes]
+            + [
+                run.name,
+                result.state,
+                result.step,
+                plain(result.final_val(), 8),
+                plain(result.best_val(), 8),
+                plain(result.train_loss(), 8),
+                plain(result.tokens_per_s()),
+                plain(result.step_ms()),
+                plain(result.quiet_ms()),
+                result.divergence(plan.diverged_above),
+                len(result.skipped),
+                failed.get(run.name, ""),
+            ]
+        )
     return plan.axes + RUN_COLUMNS, lines
 
 
@@ -123,7 +164,9 @@ def markdown(plan, rows, results, axes):
     lines = ["# %s" % plan.name, ""]
     lines += [plan.about, ""] if plan.about else []
     lines.append("| %s |" % " | ".join(map(markdown_cell, header)))
-    lines.append("|%s|" % "|".join(["---"] * len(axes) + ["--:"] * (len(header) - len(axes) - 2) + ["---"] * 2))
+    lines.append(
+        "|%s|" % "|".join(["---"] * len(axes) + ["--:"] * (len(header) - len(axes) - 2) + ["---"] * 2)
+    )
     for row in rows:
         cells = [row.labels[axis] for axis in axes]
         cells += [with_deviation(row.final_val), with_deviation(row.best_val), with_deviation(row.train)]
@@ -131,19 +174,29 @@ def markdown(plan, rows, results, axes):
         if baseline:
             cells.append("–" if math.isnan(row.overhead) else "%+.1f %%" % (100 * row.overhead))
         reasons = sorted(set(row.divergences) - {""})
-        cells += ["%d of %d: %s" % (row.diverged, len(row.runs), "; ".join(reasons)) if reasons else "no", row.state()]
+        cells += [
+            "%d of %d: %s" % (row.diverged, len(row.runs), "; ".join(reasons)) if reasons else "no",
+            row.state(),
+        ]
         lines.append("| %s |" % " | ".join(map(markdown_cell, cells)))
     return "\n".join(lines + [""] + notes(results, baseline) + [""])
 
 
 def notes(results, baseline):
-    lines = ["Losses in nats per token, mean ± sample standard deviation over the seeds that ended without diverging;",
-             "train is the mean of a run's last tenth of steps; best val the lowest of its validations. Tokens/s is the",
-             "median step's%s. What ran on the machine at the same time blurs timings."
-             % ("; the time over %s compares the undisturbed steps (the fastest tenth ends there)" % baseline
-                if baseline else "")]  # fmt: skip
+    lines = [
+        "Losses in nats per token, mean ± sample standard deviation over the seeds that did not diverge;",
+        "train is the mean of a run's last tenth of steps, best val its lowest validation. Tokens/s is",
+        "the median step's%s. What ran on the machine at the same time blurs timings."
+        % (
+            "; the time over %s compares the undisturbed steps (the fastest tenth ends there)" % baseline
+            if baseline
+            else ""
+        ),
+    ]
     for what, attribute in (("Program", "version"), ("Device", "device")):
-        names = sorted({str(getattr(result, attribute)) for result in results.values() if getattr(result, attribute)})
+        names = sorted(
+            {str(getattr(result, attribute)) for result in results.values() if getattr(result, attribute)}
+        )
         lines += ["", "%s: %s." % (what, ", ".join(names))] if names else []
         if attribute == "version" and len(names) > 1:
             lines[-1] += " Not all runs are of one version."

@@ -1,0 +1,138 @@
+"""Do plain gpt2 and llama checkpoints mean the same to transformers as to this program, both ways?
+
+Compares logits of the first batch as --probe writes them (fp64) with those of transformers on the same weights in
+fp64. Skipped where torch and transformers are not installed: nothing else needs them.
+"""
+import json
+import os
+import struct
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAM = os.path.abspath(os.environ.get("TRAIN_GPT", os.path.join(ROOT, "train_gpt")))
+SHAPE = ["--n-layer", 2, "--n-embd", 32, "--n-head", 4, "--vocab-size", 96, "--seq-len", 16, "--batch-size", 2]
+TRAINING = ["--steps", 3, "--lr", "1e-2", "--warmup-steps", 0, "--val-every", 0, "--dtype", "fp64"]
+
+# gpt2 is fp64 throughout in transformers: only the order of sums differs. Its llama takes norms, angles and softmax in
+# fp32 whatever the model's type is, with 2⁻²⁴ a rounding, some dozens of them one after the other.
+TOLERANCE = {"gpt2": 1e-10, "llama": 1e-5}
+
+CASES = {"gpt2": ["--arch", "gpt2"], "llama": ["--arch", "llama"],
+         "llama grouped": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 40, "--rope-base", 500],
+         "llama tied": ["--arch", "llama", "--tie-embeddings", "on"],
+         "llama biases": ["--arch", "llama", "--bias", "on"]}
+
+
+@pytest.fixture(scope="module")
+def torch():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    return pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "train.bin"
+    tokens = [(7 * i * i + i // 3) % 96 for i in range(600)]
+    path.write_bytes(struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(f"<{len(tokens)}H", *tokens))
+    return ["--train-data", str(path)]
+
+
+def run(*arguments):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                          text=True, timeout=120, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def probe(path, *arguments):
+    from safetensors.torch import load_file
+    run(*arguments, "--dtype", "fp64", "--probe", path)
+    return load_file(path)
+
+
+def same_logits(torch, model, tensors, tolerance):
+    with torch.no_grad():
+        logits = model(tensors["tokens"].long()).logits
+    want = tensors["logits"]
+    scale = want.pow(2).mean().sqrt()
+    assert scale > 0.01 and logits.dtype == torch.float64
+    assert ((logits - want).abs().max() / scale).item() < tolerance
+
+
+def read_back(torch, folder):
+    from transformers import AutoModelForCausalLM
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, output_loading_info=True,
+                                                          attn_implementation="eager")
+    assert not any(loading.values()), loading  # no key missing, unexpected, or of another shape
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_loads_in_transformers_and_gives_the_same_logits(case, torch, data, tmp_path):
+    out = str(tmp_path / "run")
+    run(*SHAPE, *data, *CASES[case], *TRAINING, "--out", out)
+    model = read_back(torch, os.path.join(out, "step_00000003"))
+    same_logits(torch, model, probe(str(tmp_path / "probe"), "--resume", out), TOLERANCE[case.split()[0]])
+    with torch.no_grad():  # and the test would see a wrong weight
+        next(model.parameters()).mul_(1.001)
+    with pytest.raises(AssertionError):
+        same_logits(torch, model, probe(str(tmp_path / "probe"), "--resume", out), TOLERANCE[case.split()[0]])
+
+
+def foreign(torch, case):
+    """A model of transformers' own making, with weights that are nowhere at their initial value."""
+    import transformers
+    torch.manual_seed(7)
+    if case == "gpt2":
+        config = transformers.GPT2Config(vocab_size=96, n_positions=16, n_embd=32, n_layer=2, n_head=4, n_inner=128)
+    else:
+        config = transformers.LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16,
+                                          tie_word_embeddings=False, rms_norm_eps=1e-6)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+FLAGS = {"gpt2": ["--arch", "gpt2"], "llama": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 64]}
+
+
+@pytest.mark.parametrize("form", ["single", "sharded", "base", "bfloat16"])
+@pytest.mark.parametrize("case", FLAGS)
+def test_weights_of_transformers_load_here_and_give_the_same_logits(case, form, torch, data, tmp_path):
+    model, folder = foreign(torch, case), str(tmp_path / "weights")
+    if form == "base" and case == "llama":
+        pytest.skip("a llama without a head of its own would need a tied one")
+    if form == "bfloat16":
+        model = model.to(torch.bfloat16)
+    (model.transformer if form == "base" else model).save_pretrained(folder, **(
+        {"max_shard_size": "20KB"} if form == "sharded" else {}))
+    if form == "sharded":
+        with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
+            assert len(set(json.load(file)["weight_map"].values())) > 2
+    arguments = [*SHAPE, *data, *FLAGS[case], "--init-from"]
+    tensors = probe(str(tmp_path / "probe"), *arguments, folder)
+    # (Its rotary angles have become bf16 in a model that was: read anew.)
+    same_logits(torch, read_back(torch, folder) if form == "bfloat16" else model.double(), tensors, TOLERANCE[case])
+    if form in ("single", "sharded"):  # the file itself, too
+        name = "model.safetensors" + (".index.json" if form == "sharded" else "")
+        again = probe(str(tmp_path / "probe2"), *arguments, os.path.join(folder, name))
+        assert torch.equal(again["logits"], tensors["logits"])
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama grouped", "llama tied"])
+def test_through_transformers_and_back_no_bit_changes(case, torch, data, tmp_path):
+    from safetensors.torch import load_file
+    first, second, folder = str(tmp_path / "first"), str(tmp_path / "second"), str(tmp_path / "weights")
+    common = [*SHAPE, *data, *CASES[case], *TRAINING]
+    run(*common, "--out", first)
+    read_back(torch, os.path.join(first, "step_00000003")).save_pretrained(folder)
+    run(*common, "--init-from", folder, "--lr", 0, "--weight-decay", 0, "--steps", 1, "--out", second)
+    before = load_file(os.path.join(first, "step_00000003", "model.safetensors"))
+    after = load_file(os.path.join(second, "step_00000001", "model.safetensors"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
