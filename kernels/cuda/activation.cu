@@ -1,6 +1,6 @@
 /*
- * activation.cu: GELU and SwiGLU, with SDD's norm of the row before them where asked, forward and backward, with
- * the column sums for the gradients of α and the bias.
+ * activation.cu: GELU and SwiGLU, with SDD's norm of the row before them where asked, forward and backward,
+ * with the column sums for the gradients of α and the bias.
  *
  * With a norm a first kernel takes each row's statistic: forward its rstd, backward the mean that rmsnorm's
  * gradient subtracts. The row is then read twice.
@@ -105,8 +105,8 @@ __device__ __forceinline__ void load_parts(float (&h)[PARTS][PACK], float (&norm
 }
 
 /*
- * A warp to each row. out[n·statistics + s]: forward (dy NULL) rstd of the row; backward mean(α⊙g⊙x̂) with g the
- * gradient at the normed row.
+ * A warp to each row. out[n·statistics + s]: forward (dy NULL) rstd of the row; backward mean(α⊙g⊙x̂) with g
+ * the gradient at the normed row.
  */
 template <typename S, ActivationKind KIND>
 __global__ void __launch_bounds__(THREADS)
@@ -138,8 +138,7 @@ __global__ void __launch_bounds__(THREADS)
     const float width = (float)r.F * (float)(PARTS / r.statistics);
     for (int s = 0; s < r.statistics; s++) {
         const float mean = warp_sum(sum[s]) / width;
-        if (threadIdx.x % WARP == 0)
-            out[n * r.statistics + s] = dy ? mean : 1.0f / sqrtf(mean + r.eps);
+        if (threadIdx.x % WARP == 0) out[n * r.statistics + s] = dy ? mean : 1.0f / sqrtf(mean + r.eps);
     }
 }
 
@@ -242,8 +241,8 @@ void run_backward(Queue *queue, const ActivationBackward *args) {
     const Chunks chunks = split_rows(r.N);
     float *scratch = NULL;
     if (NORMED || args->dbias)
-        scratch = static_cast<float *>(
-            cuda_scratch(queue, backward_bytes(r.N, stride), "activation_backward"));
+        scratch =
+            static_cast<float *>(cuda_scratch(queue, backward_bytes(r.N, stride), "activation_backward"));
     Partials partials;
     partials.bias = args->dbias ? scratch : NULL;
     partials.alpha = NORMED ? scratch + MAX_CHUNKS * stride : NULL;

@@ -48,8 +48,8 @@ Layout layout_of(const AttentionDecode *args) {
 
 /* Keys and values of one new token a block. Packs: D is a multiple of 8. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
-    append_kernel(const S *__restrict__ qkv, S *__restrict__ k_cache, S *__restrict__ v_cache, Layout layout) {
+__global__ void __launch_bounds__(THREADS) append_kernel(const S *__restrict__ qkv, S *__restrict__ k_cache,
+                                                         S *__restrict__ v_cache, Layout layout) {
     const int64_t n = blockIdx.x;
     const int width = layout.Hkv * layout.D;
     const S *keys = qkv + n * layout.qkv_stride + (int64_t)layout.H * layout.D, *values = keys + width;

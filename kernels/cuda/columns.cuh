@@ -25,8 +25,8 @@ static inline Chunks split_rows(int64_t N, int unit = 1, int most = MAX_CHUNKS) 
     return chunks;
 }
 
-/* out[c] += Σ partial[chunk·stride + group·group_stride + c] over `chunks` rows of partial sums and `groups` of
- * columns in each (heads that share a parameter), for c < columns. NULL out: nothing. */
+/* out[c] += Σ partial[chunk·stride + group·group_stride + c] over `chunks` rows of partial sums and `groups`
+ * of columns in each (heads that share a parameter), for c < columns. NULL out: nothing. */
 void add_columns(Queue *queue, Accum *out, const float *partial, int chunks, int64_t stride, int64_t columns,
                  int groups = 1, int64_t group_stride = 0);
 

@@ -27,8 +27,7 @@ __device__ void inner_norm(RowPacks<Row> &r, const Place<Row> &place, const Norm
     const float slope = slope_of<KIND>(norm, row);
 #pragma unroll
     for (int p = 0; p < Row::PACKS; p++)
-        if (place.column(p) < place.C)
-            apply_norm<KIND>(r[p], norm, row, slope, place.column(p), place.C);
+        if (place.column(p) < place.C) apply_norm<KIND>(r[p], norm, row, slope, place.column(p), place.C);
 }
 
 /* f̃ of a whole row: inner(sdd(f + bias)). */
@@ -72,7 +71,8 @@ __device__ __forceinline__ void add_residual(float (&u)[PACK], const float (&f)[
  * Not yet measured.
  */
 template <typename S, typename R, bool INNER, NormKind NORM, typename Row>
-__global__ void __launch_bounds__(Row::THREADS) junction_forward_kernel(Junction args) {
+__global__ void __launch_bounds__(Row::THREADS, INNER ? 1 : Row::BLOCKS)
+    junction_forward_kernel(Junction args) {
     SHARED_ARRAY(float, buffer, WARP);
     Place<Row> place;
     place.threads = Row::IS_WARP ? WARP : blockDim.x; /* that share a row */
@@ -104,8 +104,7 @@ __global__ void __launch_bounds__(Row::THREADS) junction_forward_kernel(Junction
         const float *vhat = static_cast<const float *>(args.vhat);
         v = fmaf(vhat[0], static_cast<const float *>(args.mean_square_in)[place.row], vhat[1]);
     }
-    const RowStatistics row =
-        take_statistics<NORM, Row>(r, place, args.norm, given, v, args.mean_square_out);
+    const RowStatistics row = take_statistics<NORM, Row>(r, place, args.norm, given, v, args.mean_square_out);
     const float slope = slope_of<NORM>(args.norm, row);
     if (!args.y && !args.y_residual) return;
 #pragma unroll

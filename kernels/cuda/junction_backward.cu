@@ -1,6 +1,7 @@
 /*
- * junction_backward.cu: the residual junction, backward: the gradient of the norms, the residual gradient, the
- * sublayer's output gradient, and the sums for γ, β, α, λ, the bias and the gate, in one pass over memory.
+ * junction_backward.cu: the residual junction, backward: the gradient of the norms, the residual gradient,
+ * the sublayer's output gradient, and the sums for γ, β, α, λ, the bias and the gate, in one pass over
+ * memory.
  *
  * Column sums without atomics: the rows are split over at most 512 blocks, by their number alone; each block
  * adds up its own rows in registers (a thread owns eight columns) and leaves partial sums in scratch, which
@@ -95,8 +96,7 @@ __device__ void branch_gradient(float (&df)[PACK], const Junction &forward, int6
     default:
         break;
     }
-    if (forward.sdd.kind != NORM_NONE)
-        norm_gradient<NORM_RMSNORM>(df, z, forward.sdd, row, place, sdd);
+    if (forward.sdd.kind != NORM_NONE) norm_gradient<NORM_RMSNORM>(df, z, forward.sdd, row, place, sdd);
 }
 
 /* One pack each of u, of the gradient at y, and of the stream's gradient that passes the norm by. A post-type
@@ -123,6 +123,17 @@ __device__ __forceinline__ void store_scalars(const Partials &partials, float ga
 #pragma unroll
     for (int i = 0; i < SCALAR_SUMS; i++)
         if (threadIdx.x == 0) partials.scalars[i * gridDim.x + blockIdx.x] = sum[i];
+}
+
+/* The gradient at the mean square that BHyT was given: −½·rstd³·λ/κ·Σ h⊙r, through v̂ = vhat[0]·v + vhat[1].
+ */
+template <NormKind NORM>
+__device__ __forceinline__ void store_dmean_square(const JunctionBackward &args, const Junction &forward,
+                                                   int64_t row, RowStatistics statistics, bool given,
+                                                   float dot) {
+    const float slope = slope_of<NORM>(forward.norm, statistics);
+    static_cast<float *>(args.dmean_square_out)[row] =
+        given ? -0.5f * statistics.rstd * statistics.rstd * slope * dot * scalar_or(forward.vhat, 1) : 0;
 }
 
 /*
@@ -175,11 +186,8 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
         for (int k = 0; k < ROWS; k++) {
             const int64_t row = row0 + k, at = row * row_stride(C) + column;
             if (row >= last) continue;
-            if (args.dmean_square_out && threadIdx.x == 0) {
-                const float rstd = statistics[k].rstd, slope = slope_of<NORM>(forward.norm, statistics[k]);
-                static_cast<float *>(args.dmean_square_out)[row] =
-                    given ? -0.5f * rstd * rstd * slope * sums[2 * k + 1] * scalar_or(forward.vhat, 1) : 0;
-            }
+            if (args.dmean_square_out && threadIdx.x == 0)
+                store_dmean_square<NORM>(args, forward, row, statistics[k], given, sums[2 * k + 1]);
             const float *dmean_square_in = static_cast<const float *>(args.dmean_square_in);
             const float square = dmean_square_in ? 2 * dmean_square_in[row] / channels : 0;
 #pragma unroll
@@ -220,7 +228,8 @@ __global__ void add_scalars(JunctionBackward args, Partials partials, int blocks
     for (int i = 0; i < SCALAR_SUMS; i++) {
         if (!outs[i]) continue;
         float sum = 0;
-        for (int block = threadIdx.x; block < blocks; block += WARP) sum += partials.scalars[i * blocks + block];
+        for (int block = threadIdx.x; block < blocks; block += WARP)
+            sum += partials.scalars[i * blocks + block];
         sum = warp_sum(sum);
         const float factor = i == D_GATE ? -scalar_or(args.gate_slope, 1) * alpha : 1.0f;
         if (threadIdx.x == 0) *static_cast<float *>(outs[i]) += factor * sum;
@@ -258,9 +267,12 @@ template <typename S> struct RunBackward {
             launch<R, INNER, NORM, Middle>(chunks, threads, partials);
         else
             launch<R, INNER, NORM, Wide>(chunks, threads, partials);
-        Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma, args->norm.dbeta,
-                                          args->dbias,       INNER ? args->inner.dgamma : NULL,
-                                          INNER ? args->inner.dbeta : NULL, INNER ? args->sdd.dgamma : NULL};
+        Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma,
+                                          args->norm.dbeta,
+                                          args->dbias,
+                                          INNER ? args->inner.dgamma : NULL,
+                                          INNER ? args->inner.dbeta : NULL,
+                                          INNER ? args->sdd.dgamma : NULL};
         for (int i = 0; i < COLUMN_SUMS; i++)
             add_columns(queue, outs[i], partials.columns + i * (int64_t)chunks.count * stride,
                         (int)chunks.count, stride, forward.C);

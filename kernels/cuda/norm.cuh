@@ -1,6 +1,6 @@
 /*
- * norm.cuh: the row arithmetic of the five norms (MATH.md §1), in registers: what a thread does with its packs
- * of a row, forward and backward.
+ * norm.cuh: the row arithmetic of the five norms (MATH.md §1), in registers: what a thread does with its
+ * packs of a row, forward and backward.
  *
  * A norm's kind is a template argument here; inner norms, which are rare, are chosen by a switch in the
  * kernel, the junction's own norm when the kernel is launched. Products that another product or sum follows
@@ -39,7 +39,8 @@ __device__ __forceinline__ float output_scale_of(const Norm &norm) {
     return norm.output_scale == 0 ? 1.0f : (float)norm.output_scale;
 }
 
-/* What the learned scalar is multiplied by, and with it the slope inside the tanh: DyT's α, BHyT's λ/κ·rstd. */
+/* What the learned scalar is multiplied by, and with it the slope inside the tanh: DyT's α, BHyT's λ/κ·rstd.
+ */
 template <NormKind KIND> __device__ __forceinline__ float slope_unit(const Norm &norm, RowStatistics row) {
     return KIND == NORM_BHYT ? row.rstd * (float)(1.0 / norm.kappa) : 1.0f;
 }
@@ -51,14 +52,15 @@ template <NormKind KIND> __device__ __forceinline__ float slope_of(const Norm &n
  * Forward
  * ------------------------------------------------------------------------------------------------------ */
 
-/* How a row lies over threads: PACKS packs a thread, over a warp or over a block of at most THREADS. */
+/* How a row lies over threads: PACKS packs a thread, over a warp or over a block of at most THREADS; BLOCKS
+ * is how many a multiprocessor should hold, for enough loads under way. */
 constexpr int ROW_WARPS = 4; /* rows of a block where a warp holds a row */
 struct WarpRow {
-    static constexpr int PACKS = 4, THREADS = ROW_WARPS * WARP;
+    static constexpr int PACKS = 4, THREADS = ROW_WARPS * WARP, BLOCKS = 8;
     static constexpr bool IS_WARP = true;
 };
 struct BlockRow {
-    static constexpr int PACKS = 1, THREADS = 1024;
+    static constexpr int PACKS = 1, THREADS = 1024, BLOCKS = 2;
     static constexpr bool IS_WARP = false;
 };
 
@@ -172,10 +174,9 @@ __device__ __forceinline__ RowStatistics kept_statistics(const Norm &norm, int64
 
 /* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT: dot = Σ h⊙r. */
 template <NormKind KIND>
-__device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK],
-                                                    const float (&gamma)[PACK], const Norm &norm,
-                                                    RowStatistics row, NormSums &sums, float &sum,
-                                                    float &dot) {
+__device__ __forceinline__ void
+norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK], const float (&gamma)[PACK], const Norm &norm,
+                    RowStatistics row, NormSums &sums, float &sum, float &dot) {
     const float scale = output_scale_of(norm), slope = slope_of<KIND>(norm, row);
     sum = dot = 0;
 #pragma unroll
@@ -183,8 +184,7 @@ __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const floa
         const float upstream = scale * g[i];
         g[i] = gamma[i] * upstream;
         if constexpr (KIND != NORM_NONE) {
-            const float hat =
-                is_squash<KIND> ? tanhf(__fmul_rn(slope, r[i])) : (r[i] - row.mean) * row.rstd;
+            const float hat = is_squash<KIND> ? tanhf(__fmul_rn(slope, r[i])) : (r[i] - row.mean) * row.rstd;
             if constexpr (is_squash<KIND>) g[i] *= (1 - hat) * (1 + hat);
             sums.dgamma[i] += upstream * hat;
             if constexpr (KIND == NORM_LAYERNORM || KIND == NORM_DYT) sums.dbeta[i] += upstream;

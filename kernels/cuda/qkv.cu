@@ -180,9 +180,9 @@ __global__ void __launch_bounds__(THREADS)
  * ------------------------------------------------------------------------------------------------------ */
 
 /*
- * Forward: out = turn(α ⊙ raw·rstd). A thread owns a pair of quads and walks down a chunk of rows. `raw` may be
- * `out`. Bytes an element: read and written once, 4 in bf16; gpt2-124m's width at 65,536 tokens: 0.60 GB, floor
- * 0.13 ms at 4.8 TB/s on an H200. Not yet measured.
+ * Forward: out = turn(α ⊙ raw·rstd). A thread owns a pair of quads and walks down a chunk of rows. `raw` may
+ * be `out`. Bytes an element: read and written once, 4 in bf16; gpt2-124m's width at 65,536 tokens: 0.60 GB,
+ * floor 0.13 ms at 4.8 TB/s on an H200. Not yet measured.
  */
 template <typename S, QkvNorm NORM>
 __global__ void __launch_bounds__(THREADS) forward_kernel(const S *raw, S *out, Rows r, int64_t rows) {
@@ -229,8 +229,8 @@ __device__ __forceinline__ void rms_quad(float (&g)[QUAD], const float (&x)[QUAD
 /* Backward, in the same walk; dqkv may be draw. With a norm raw is read too. */
 template <typename S, QkvNorm NORM>
 __global__ void __launch_bounds__(THREADS)
-    backward_kernel(const S *dqkv, S *draw, const S *__restrict__ raw, const float *__restrict__ means, Rows r,
-                    int64_t rows, Partials partials) {
+    backward_kernel(const S *dqkv, S *draw, const S *__restrict__ raw, const float *__restrict__ means,
+                    Rows r, int64_t rows, Partials partials) {
     const int half = r.D / 2, pairs = half / QUAD, index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= r.heads() * pairs) return;
     const int head = index / pairs, i = index % pairs * QUAD, segment = segment_of<NORM>(r, head);
@@ -306,8 +306,8 @@ template <typename S, QkvNorm NORM> void run_backward(Queue *queue, const QkvBac
     const Chunks chunks = split_rows(r.N);
     float *scratch = NULL;
     if (NORM != QKV_NORM_NONE || args->dbias)
-        scratch = static_cast<float *>(
-            cuda_scratch(queue, backward_bytes(r.N, r.heads(), r.D), "qkv_backward"));
+        scratch =
+            static_cast<float *>(cuda_scratch(queue, backward_bytes(r.N, r.heads(), r.D), "qkv_backward"));
     Partials partials;
     partials.bias = args->dbias ? scratch : NULL;
     partials.alpha = NORM != QKV_NORM_NONE ? scratch + MAX_CHUNKS * r.stride : NULL;

@@ -1,6 +1,7 @@
 /*
- * stats.cu: what telemetry wants to know of a tensor, in two passes without atomics: a block sums a chunk of rows,
- * one block the chunks. Values are double: it is off the hot path, and reading the tensor is what it costs.
+ * stats.cu: what telemetry wants to know of a tensor, in two passes without atomics: a block sums a chunk of
+ * rows, one block the chunks. Values are double: it is off the hot path, and reading the tensor is what it
+ * costs.
  */
 #include "columns.cuh"
 
@@ -40,12 +41,12 @@ __global__ void __launch_bounds__(THREADS)
     SHARED_ARRAY(double, buffer, STAT_COUNT *WARP);
     const T *a = static_cast<const T *>(args.a), *b = static_cast<const T *>(args.b);
     const double s = args.s ? (double)*static_cast<const float *>(args.s) : 1;
-    const double gain =
-        args.gain ? (double)*static_cast<const float *>(args.gain) * args.gain_factor : 0;
+    const double gain = args.gain ? (double)*static_cast<const float *>(args.gain) * args.gain_factor : 0;
     const int64_t first = blockIdx.x * rows, last = min(first + rows, args.N), stride = row_stride(args.C);
     double stats[STAT_COUNT] = {};
     for (int64_t n = first; n < last; n++) {
-        const double slope = args.row_gain ? gain * (double)static_cast<const float *>(args.row_gain)[n] : gain;
+        const double slope =
+            args.row_gain ? gain * (double)static_cast<const float *>(args.row_gain)[n] : gain;
         for (int c = threadIdx.x; c < args.C; c += THREADS) {
             const double value = s * to_double(a[n * stride + c]);
             const double other = b ? to_double(b[n * stride + c]) : 0;
@@ -74,12 +75,13 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename T> void run_stats(Queue *queue, const TensorStats *args) {
-    double *partial = static_cast<double *>(
-        cuda_scratch(queue, MAX_CHUNKS * STAT_COUNT * sizeof(double), "tensor_stats"));
+    double *partial =
+        static_cast<double *>(cuda_scratch(queue, MAX_CHUNKS * STAT_COUNT * sizeof(double), "tensor_stats"));
     Chunks chunks = {0, 0};
     if (args->N > 0) {
         chunks = split_rows(args->N);
-        LAUNCH((stats_chunks_kernel<T>), chunks.count, THREADS, 0, queue->stream, *args, chunks.rows, partial);
+        LAUNCH((stats_chunks_kernel<T>), chunks.count, THREADS, 0, queue->stream, *args, chunks.rows,
+               partial);
     }
     LAUNCH(stats_finish_kernel, 1, THREADS, 0, queue->stream, partial, (int)chunks.count, args->out);
 }

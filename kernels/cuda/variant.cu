@@ -57,8 +57,7 @@ constexpr int TILE = 64, DEEP = 16, MINE = 4;
 typedef float TileRow[TILE];
 
 /* W_O's columns that meet row k of W_V: query heads that share a key-value head are added up first. */
-template <typename S>
-__device__ __forceinline__ float folded(const S *row, int k, int group, int D) {
+template <typename S> __device__ __forceinline__ float folded(const S *row, int k, int group, int D) {
     float sum = 0;
     for (int head = 0; head < group; head++)
         sum += to_float(row[(int64_t)(k / D * group + head) * D + k % D]);
@@ -84,8 +83,7 @@ __global__ void __launch_bounds__(THREADS)
         __syncthreads(); /* the tiles may still be read */
         for (int i = threadIdx.x; i < DEEP * TILE; i += THREADS) {
             const int row = first_row + i / DEEP, k = k0 + i % DEEP;
-            left[i % DEEP][i / DEEP] =
-                row < C && k < K ? folded(w_o + row * stride_o, k, H / Hkv, D) : 0;
+            left[i % DEEP][i / DEEP] = row < C && k < K ? folded(w_o + row * stride_o, k, H / Hkv, D) : 0;
         }
         for (int i = threadIdx.x; i < DEEP * TILE; i += THREADS) {
             const int k = k0 + i / TILE, column = first_column + i % TILE;
@@ -157,8 +155,8 @@ template <typename S> void product_norm(Queue *queue, const ProductNorm *args) {
           "product_norm on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
     const int64_t tiles = tiles_of(args->C);
     check(tiles <= 65535, "product_norm on cuda: %d channels are more than a launch can hold", args->C);
-    const S *w_v = static_cast<const S *>(args->w_qkv) +
-                   (int64_t)(args->H + args->Hkv) * args->D * row_stride(args->C);
+    const S *w_v =
+        static_cast<const S *>(args->w_qkv) + (int64_t)(args->H + args->Hkv) * args->D * row_stride(args->C);
     float *partial = static_cast<float *>(cuda_scratch(queue, tiles * tiles * sizeof(float), "product_norm"));
     LAUNCH((product_squares_kernel<S>), dim3((unsigned)tiles, (unsigned)tiles), THREADS, 0, queue->stream,
            static_cast<const S *>(args->w_o), w_v, partial, args->C, args->H, args->Hkv, args->D);
