@@ -157,17 +157,25 @@ $(BUILD)/cuda/%.o: test/%.c
 
 # ------------------------------------------------------------------------------------------------ what people run
 
-BINARIES  := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_ops_emu
-# Under the sanitizers: parsers, data, the operations of every implementation, and the model, not the scripts again.
-SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(BINARIES))
-ifndef SANITIZE
-build/asan/%: FORCE
-	@$(MAKE) --no-print-directory BUILD=build/asan SANITIZE=1 $@
-endif
+# A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
+BINARIES   := $(TESTS) $(BUILD)/test_emu
+EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
+SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(BINARIES))
 
-test: $(PROGRAM) $(BINARIES) test-compilers
-	@$(MAKE) --no-print-directory BUILD=build/asan SANITIZE=1 $(SANITIZED)
-	@TRAIN_GPT=./$(PROGRAM) $(PYTHON) test/run.py $(BINARIES) $(SCRIPTED) $(SANITIZED)
+# Builds first, on all cores; then the runs, one after the other.
+test: test-compilers
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt
+	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED)
+	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BINARIES) $(EMU_SUITES) $(SCRIPTED) $(SANITIZED)
+CORES := $(shell nproc 2>/dev/null || echo 2)
+
+# What takes too long for every change: the emulated suites under the sanitizers and other orders of blocks, the long
+# forms of the scripted tests.
+test-all: test
+	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(SCRIPTED) \
+	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
+	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
 
 # The other compilers, as far as they are here: no warning from any.
 test-compilers:
@@ -191,6 +199,7 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_loader
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+	@echo "make test-all   what takes too long for every change as well"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make clean      removes what was built"
@@ -203,8 +212,7 @@ emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu
 clean:
 	rm -rf build train_gpt
 
-FORCE:
-.PHONY: all test test-compilers demo bench help emu clean gpu_probe test_ops_cuda FORCE
+.PHONY: all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda
 .SECONDARY:
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

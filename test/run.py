@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Runs test programs and says how it went.
 
-    test/run.py PROGRAM_OR_PYTEST_FILE...
+    test/run.py RUN...
 
-A program is a cmocka executable (it speaks TAP), a .py file goes to pytest. Each gets one line with its counts and
+A run is a cmocka program (it speaks TAP), with its arguments if it has any ("build/test_ops test"), or a .py file,
+which goes to pytest. Each gets one line with its counts and
 time; a failing one also shows its output. The last line is the sum: "N passed, M failed" (", K skipped"). Exit
 status 1 if anything failed, or if nothing ran.
 """
@@ -30,7 +31,7 @@ def run(command, environment):
 
 def run_cmocka(path, environment):
     """(passed, failed, skipped, output) of one cmocka program."""
-    status, output = run([os.path.abspath(path)], dict(environment, CMOCKA_MESSAGE_OUTPUT="TAP"))
+    status, output = run(path.split(), dict(environment, CMOCKA_MESSAGE_OUTPUT="TAP"))
     results = re.findall(r"^(ok|not ok) \d+(.*)$", output, re.MULTILINE)
     planned = sum(int(n) for n in re.findall(r"^1\.\.(\d+)$", output, re.MULTILINE))
     skipped = sum("# SKIP" in rest.upper() for verdict, rest in results if verdict == "ok")
@@ -71,7 +72,7 @@ def main(paths):
         for i, value in enumerate((passed, failed, skipped)):
             totals[i] += value
         verdict = "FAILED" if failed else "ok"
-        print(f"{verdict:7}{path:44}{passed:5} passed {failed:3} failed {skipped:3} skipped {time.monotonic() - begin:7.1f} s",
+        print(f"{verdict:7}{path:56}{passed:5} passed {failed:3} failed {skipped:3} skipped {time.monotonic() - begin:7.1f} s",
               flush=True)
         if failed:
             print("\n".join("    " + line for line in output.splitlines()[-200:]), flush=True)

@@ -109,7 +109,8 @@ bool reachable(const void *pointer) {
            find(static_cast<const char *>(pointer) - 1) != allocations.end();
 }
 
-/* What the host keeps at the address, as far as AddressSanitizer knows; null for nothing. */
+/* What of the host's starts at the address, as far as AddressSanitizer knows; null for nothing. Only a start counts: a
+   struct's padding may be the upper half of some old pointer, and with an int below it point anywhere. */
 const char *host_region(const void *pointer) {
 #if defined(__SANITIZE_ADDRESS__)
     char name[128];
@@ -117,7 +118,7 @@ const char *host_region(const void *pointer) {
     size_t bytes = 0;
     const char *kind = __asan_locate_address(const_cast<void *>(pointer), name, sizeof name, &start, &bytes);
     for (const char *host : {"heap", "stack", "global"})
-        if (!strcmp(kind, host) && start) return kind;
+        if (!strcmp(kind, host) && start == pointer) return kind;
 #else
     (void)pointer;
 #endif
