@@ -31,6 +31,7 @@ need cmd:g++ g++ "compiles the CUDA emulation"
 need dpkg libopenmpi-dev "MPI: the tests with several ranks"
 need cmd:mpirun openmpi-bin "MPI's launcher"
 need cmd:clang clang "the second compiler that must give no warning"
+need dpkg libomp-dev "OpenMP's header for clang"
 if python_of_debian; then
     need python:pytest python3-pytest "the Python tests"
     need python:numpy python3-numpy "the Python tests"
