@@ -240,6 +240,12 @@ size_t partial_bytes(int64_t C) {
     return (size_t)(COLUMN_SUMS * row_stride(C) + SCALAR_SUMS) * MAX_CHUNKS * sizeof(float);
 }
 
+/* The arguments without the pointer to the forward call, which is host memory: that goes beside them. */
+JunctionBackward on_device(JunctionBackward args) {
+    args.forward = NULL;
+    return args;
+}
+
 template <typename S> struct RunBackward {
     Queue *queue;
     const JunctionBackward *args;
@@ -247,7 +253,7 @@ template <typename S> struct RunBackward {
     template <typename R, bool INNER, NormKind NORM, typename Width>
     void launch(const Chunks &chunks, unsigned threads, const Partials &partials) {
         LAUNCH((junction_backward_kernel<S, R, INNER, NORM, Width>), chunks.count, threads, 0, queue->stream,
-               *args, *args->forward, chunks.rows, partials);
+               on_device(*args), *args->forward, chunks.rows, partials);
     }
 
     template <typename R, bool INNER, NormKind NORM> void operator()() {
@@ -278,7 +284,8 @@ template <typename S> struct RunBackward {
                         (int)chunks.count, stride, forward.C);
         const float alpha = forward.post && forward.alpha != 0 ? (float)forward.alpha : 1.0f;
         if (args->dgate || args->norm.dscalar || args->inner.dscalar)
-            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, *args, partials, (int)chunks.count, alpha);
+            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, on_device(*args), partials, (int)chunks.count,
+                   alpha);
     }
 };
 
