@@ -256,8 +256,11 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     if (!path_join(path, config->out, name, error) || !hidden_path(partial, config->out, name, ".partial", error))
         return false;
     bool there = lstat(path, &status) == 0;
-    if (there && checkpoint_is_complete(path, progress->step, true, &ignored)) return true;
     remove_leftovers(config->out);
+    if (there && checkpoint_is_complete(path, progress->step, true, &ignored)) {
+        drop_old(config->out, progress->step, config->keep); /* a save that was killed here had not come to it */
+        return true;
+    }
     if (mkdir(partial, 0777)) return error_set(error, "%s: cannot create: %s", partial, strerror(errno));
     bool good = fill(partial, config, model, optimizer, progress, error);
     if (good && there) remove_checkpoint(config->out, progress->step);
