@@ -14,7 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-void checkpoint_name(char name[64], int64_t step) { snprintf(name, 64, "step_%08" PRId64, step); }
+void checkpoint_name(char name[64], int64_t step) {
+    snprintf(name, 64, "step_%08" PRId64, step);
+}
 
 /* The step of a directory's name, or −1. */
 static int64_t step_of(const char *name) {
@@ -57,8 +59,8 @@ int checkpoint_list(const char *directory, int64_t **steps, Error *error) {
 }
 
 bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error *error) {
-    static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE, CHECKPOINT_FLAGS,
-                                         CHECKPOINT_STATE};
+    static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE,
+                                         CHECKPOINT_FLAGS, CHECKPOINT_STATE};
     Manifest manifest;
     if (!manifest_read(path, &manifest, error)) return false;
     bool good = step < 0 || manifest.step == step ||
@@ -71,7 +73,8 @@ bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error
     return good;
 }
 
-/* The newest complete one in a run's directory. false with an empty error: there is none at all, complete or not. */
+/* The newest complete one in a run's directory. false with an empty error: there is none at all, complete or
+ * not. */
 static bool find_newest(const char *directory, char path[CHECKPOINT_PATH], Error *error) {
     int64_t *steps;
     int count = checkpoint_list(directory, &steps, error), passed = 0;
@@ -87,11 +90,14 @@ static bool find_newest(const char *directory, char path[CHECKPOINT_PATH], Error
         found = path_join(path, directory, name, &reasons[passed]) &&
                 checkpoint_is_complete(path, steps[passed], true, &reasons[passed]);
     }
-    for (int i = 0; found && i < passed; i++) warn("passing over an incomplete checkpoint: %s", reasons[i].text);
+    for (int i = 0; found && i < passed; i++)
+        warn("passing over an incomplete checkpoint: %s", reasons[i].text);
     *error = (Error){0};
     if (!found && count)
-        error_set(error, "none of the %d checkpoints in %.200s is complete (remove them to start afresh); the newest: %s",
-                  count, directory, reasons[0].text);
+        error_set(
+            error,
+            "none of the %d checkpoints in %.200s is complete (remove them to start afresh); the newest: %s",
+            count, directory, reasons[0].text);
     free(reasons);
     free(steps);
     return found;
@@ -108,12 +114,14 @@ bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_P
     Error reason = {0};
     *error = (Error){0};
     if (strcmp(resume, "auto") == 0) {
-        return find_newest(out, path, &reason) || (reason.text[0] && error_set(error, "--resume auto: %s", reason.text));
+        return find_newest(out, path, &reason) ||
+               (reason.text[0] && error_set(error, "--resume auto: %s", reason.text));
     }
     if (holds(resume, MANIFEST_NAME) || holds(resume, CHECKPOINT_STATE) || holds(resume, CHECKPOINT_MODEL)) {
         if (snprintf(path, CHECKPOINT_PATH, "%s", resume) >= CHECKPOINT_PATH)
             return error_set(error, "--resume: the path is too long");
-        return checkpoint_is_complete(path, -1, true, &reason) || error_set(error, "--resume %s", reason.text);
+        return checkpoint_is_complete(path, -1, true, &reason) ||
+               error_set(error, "--resume %s", reason.text);
     }
     if (find_newest(resume, path, &reason)) return true;
     return reason.text[0] ? error_set(error, "--resume %s", reason.text)

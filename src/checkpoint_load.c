@@ -23,7 +23,8 @@ typedef struct Written {
  * state.json
  * ---------------------------------------------------------------------------------------------------- */
 
-static bool parse_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count, Error *error) {
+static bool parse_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count,
+                         Error *error) {
     const cJSON *array = cJSON_GetObjectItemCaseSensitive(object, name), *item;
     int n = cJSON_GetArraySize(array);
     if (!cJSON_IsArray(array) || n > most)
@@ -46,7 +47,8 @@ static bool parse_window(const cJSON *o, StepState *state, Error *error) {
         !parse_values(window, "norm", SKIP_WINDOW, state->norm_window, &norms, &reason) ||
         !json_integer(window, "next", 0, SKIP_WINDOW - 1, &next, &reason))
         return error_set(error, "field 'window': %s", reason.text);
-    if (norms != state->window_count) return error_set(error, "field 'window': 'loss' and 'norm' differ in length");
+    if (norms != state->window_count)
+        return error_set(error, "field 'window': 'loss' and 'norm' differ in length");
     state->window_next = (uint32_t)next;
     return true;
 }
@@ -59,7 +61,8 @@ static bool parse_name(const cJSON *o, const char *name, char *out, size_t size,
     return true;
 }
 
-static bool parse_state(const cJSON *o, StepState *state, Progress *progress, Written *written, Error *error) {
+static bool parse_state(const cJSON *o, StepState *state, Progress *progress, Written *written,
+                        Error *error) {
     const int64_t big = INT64_C(1000000000000000);
     int64_t applied, skips;
     bool good = json_integer(o, "step", 0, big, &progress->step, error) &&
@@ -82,7 +85,8 @@ static bool check_variant(const char *directory, const Config *config, const Wri
     char variant[128];
     variant_describe(config, variant, sizeof variant);
     return strcmp(written->variant, variant) == 0 ||
-           error_set(error, "%s is of variant '%s'; this run's is '%s'", directory, written->variant, variant);
+           error_set(error, "%s is of variant '%s'; this run's is '%s'", directory, written->variant,
+                     variant);
 }
 
 /* BHyT's products of weights as they were, not of the weights as they are. */
@@ -103,14 +107,15 @@ static bool load_bhyt(const cJSON *o, const Model *model, Error *error) {
     return good;
 }
 
-static bool read_state(const char *directory, const Model *model, StepState *state, Progress *progress, Written *written,
-                       Error *error) {
+static bool read_state(const char *directory, const Model *model, StepState *state, Progress *progress,
+                       Written *written, Error *error) {
     char path[CHECKPOINT_PATH];
     Error reason = {0};
     if (!path_join(path, directory, CHECKPOINT_STATE, error)) return false;
     cJSON *object = json_read(path, SMALL_FILE_MOST, error);
     if (!object) return false;
-    bool good = parse_state(object, state, progress, written, &reason) || error_set(error, "%s: %s", path, reason.text);
+    bool good = parse_state(object, state, progress, written, &reason) ||
+                error_set(error, "%s: %s", path, reason.text);
     good = good && check_variant(directory, model->config, written, error) &&
            (load_bhyt(object, model, &reason) || error_set(error, "%s: %s", path, reason.text));
     cJSON_Delete(object);
@@ -133,7 +138,7 @@ static bool makes_the_model(const char *name) {
 }
 
 typedef struct Comparison {
-    char *theirs;  /* "name=value\n" of every flag that makes the model */
+    char *theirs; /* "name=value\n" of every flag that makes the model */
     size_t length;
     char difference[256]; /* the first: "--n-head is 2 there and 4 here"; "": none */
 } Comparison;
@@ -159,9 +164,10 @@ static void compare(const char *name, const char *value, bool is_number, void *c
         if (strncmp(line, name, length) || line[length] != '=') continue;
         const char *theirs = line + length + 1;
         int size = (int)strcspn(theirs, "\n");
-        if (strncmp(theirs, "auto\n", 5) && ((int)strlen(value) != size || strncmp(theirs, value, (size_t)size)))
-            snprintf(c->difference, sizeof c->difference, "--%s is %.*s there and %.80s here", name, size < 80 ? size : 80,
-                     theirs, value);
+        if (strncmp(theirs, "auto\n", 5) &&
+            ((int)strlen(value) != size || strncmp(theirs, value, (size_t)size)))
+            snprintf(c->difference, sizeof c->difference, "--%s is %.*s there and %.80s here", name,
+                     size < 80 ? size : 80, theirs, value);
     }
 }
 
@@ -175,26 +181,30 @@ static bool check_flags(const char *directory, const Config *config, Error *erro
     char *bytes = inner_file_read(path, SMALL_FILE_MOST, &size, error);
     if (!bytes) return false;
     config_defaults(&theirs);
-    bool good = config_parse_lines(&theirs, bytes, size, &reason) || error_set(error, "%s: %s", path, reason.text);
+    bool good =
+        config_parse_lines(&theirs, bytes, size, &reason) || error_set(error, "%s: %s", path, reason.text);
     free(bytes);
     if (!good) return false;
     Comparison comparison = {0};
     config_visit(&theirs, collect, &comparison);
     config_visit(config, compare, &comparison);
     free(comparison.theirs);
-    return !comparison.difference[0] || error_set(error, "%s is of another model: %s", directory, comparison.difference);
+    return !comparison.difference[0] ||
+           error_set(error, "%s is of another model: %s", directory, comparison.difference);
 }
 
 /* The same bits need the same of all these; one line says what is not. */
-static void say_what_differs(const char *directory, const Config *config, const Model *model, const Written *written) {
+static void say_what_differs(const char *directory, const Config *config, const Model *model,
+                             const Written *written) {
     char text[512] = "";
     size_t used = 0;
     if (written->threads != config->threads)
-        used += (size_t)snprintf(text + used, sizeof text - used, "; %lld threads, here %lld", (long long)written->threads,
-                                 (long long)config->threads);
+        used += (size_t)snprintf(text + used, sizeof text - used, "; %lld threads, here %lld",
+                                 (long long)written->threads, (long long)config->threads);
     if (written->head_chunk != model->head_chunk)
-        used += (size_t)snprintf(text + used, sizeof text - used, "; a head in chunks of %lld tokens, here %lld",
-                                 (long long)written->head_chunk, (long long)model->head_chunk);
+        used +=
+            (size_t)snprintf(text + used, sizeof text - used, "; a head in chunks of %lld tokens, here %lld",
+                             (long long)written->head_chunk, (long long)model->head_chunk);
     if (strcmp(written->kernels, model->k->name))
         snprintf(text + used, sizeof text - used, "; kernels %s, here %s", written->kernels, model->k->name);
     if (text[0]) warn("%s was written with %s: the bits will differ", directory, text + 2);
@@ -207,7 +217,8 @@ static void say_what_differs(const char *directory, const Config *config, const 
 static bool load_moments(const char *directory, Model *model, Optimizer *optimizer, Error *error) {
     char path[CHECKPOINT_PATH];
     SafetensorsFile file;
-    if (!path_join(path, directory, CHECKPOINT_MOMENTS, error) || !safetensors_open(&file, path, error)) return false;
+    if (!path_join(path, directory, CHECKPOINT_MOMENTS, error) || !safetensors_open(&file, path, error))
+        return false;
     bool good = weights_read(&file, "m.", &(DeviceArena){model, optimizer->m}, error) &&
                 weights_read(&file, "v.", &(DeviceArena){model, optimizer->v}, error);
     safetensors_close(&file);
@@ -221,16 +232,18 @@ static void load_gemm_choices(const char *directory, const Model *model) {
     Error none; /* the device that wrote it had no choices to keep */
     if (!model->k->gemm_choices_load || !path_join(path, directory, CHECKPOINT_GEMM, &none)) return;
     char *text = inner_file_read(path, SMALL_FILE_MOST, &size, &none);
-    if (text && !model->k->gemm_choices_load(text, why, sizeof why)) warn("%s: %s: the bits will differ", path, why);
+    if (text && !model->k->gemm_choices_load(text, why, sizeof why))
+        warn("%s: %s: the bits will differ", path, why);
     free(text);
 }
 
-bool checkpoint_load(const char *path, const Config *config, Model *model, Optimizer *optimizer, Progress *progress,
-                     Error *error) {
+bool checkpoint_load(const char *path, const Config *config, Model *model, Optimizer *optimizer,
+                     Progress *progress, Error *error) {
     StepState state = {0};
     Written written = {0};
     char file[CHECKPOINT_PATH];
-    if (!read_state(path, model, &state, progress, &written, error) || !path_join(file, path, CHECKPOINT_MODEL, error) || !weights_load(model, file, error) ||
+    if (!read_state(path, model, &state, progress, &written, error) ||
+        !path_join(file, path, CHECKPOINT_MODEL, error) || !weights_load(model, file, error) ||
         !check_flags(path, config, error))
         return false;
     say_what_differs(path, config, model, &written);

@@ -82,7 +82,8 @@ static void add_bhyt(cJSON *o, const Model *model) {
     free(raw);
 }
 
-static cJSON *state_object(const Config *config, const Model *model, const StepState *state, const Progress *progress) {
+static cJSON *state_object(const Config *config, const Model *model, const StepState *state,
+                           const Progress *progress) {
     cJSON *o = cJSON_CreateObject();
     char variant[128];
     variant_describe(config, variant, sizeof variant);
@@ -151,7 +152,8 @@ static bool save_model(const char *directory, const Model *model, Error *error) 
            weights_write(path, &(DeviceArena){model, model->master}, &metadata, 1, error);
 }
 
-static bool save_moments(const char *directory, const Model *model, const Optimizer *optimizer, Error *error) {
+static bool save_moments(const char *directory, const Model *model, const Optimizer *optimizer,
+                         Error *error) {
     char path[CHECKPOINT_PATH];
     if (!path_join(path, directory, CHECKPOINT_MOMENTS, error)) return false;
     int count;
@@ -184,17 +186,19 @@ static bool fill(const char *directory, const Config *config, const Model *model
                            CHECKPOINT_FLAGS, CHECKPOINT_STATE,   CHECKPOINT_GEMM};
     const StepState *state = optimizer_read(optimizer);
     char *gemm = gemm_choices(model);
-    bool good = window_is_finite(state, error) && save_model(directory, model, error) &&
-                save_moments(directory, model, optimizer, error) &&
-                write_json(directory, CHECKPOINT_SHAPE, hugging_face_config(config), error) &&
-                write_flags(directory, config, error) &&
-                write_json(directory, CHECKPOINT_STATE, state_object(config, model, state, progress), error) &&
-                (!gemm || write_text(directory, CHECKPOINT_GEMM, gemm, error));
+    bool good =
+        window_is_finite(state, error) && save_model(directory, model, error) &&
+        save_moments(directory, model, optimizer, error) &&
+        write_json(directory, CHECKPOINT_SHAPE, hugging_face_config(config), error) &&
+        write_flags(directory, config, error) &&
+        write_json(directory, CHECKPOINT_STATE, state_object(config, model, state, progress), error) &&
+        (!gemm || write_text(directory, CHECKPOINT_GEMM, gemm, error));
     int count = gemm ? 6 : 5;
     free(gemm);
     Manifest manifest = {0};
-    good = good && manifest_write(directory, progress->step, names, count, error) && directory_sync(directory, error) &&
-           manifest_read(directory, &manifest, error) && manifest_check(directory, &manifest, MANIFEST_MEDIUM, error);
+    good = good && manifest_write(directory, progress->step, names, count, error) &&
+           directory_sync(directory, error) && manifest_read(directory, &manifest, error) &&
+           manifest_check(directory, &manifest, MANIFEST_MEDIUM, error);
     manifest_free(&manifest);
     return good;
 }
@@ -204,7 +208,8 @@ static bool fill(const char *directory, const Config *config, const Model *model
  * ---------------------------------------------------------------------------------------------------- */
 
 /* OUT/.step_00000100.partial, OUT/.step_00000100.old */
-static bool hidden_path(char path[CHECKPOINT_PATH], const char *out, const char *name, const char *ending, Error *error) {
+static bool hidden_path(char path[CHECKPOINT_PATH], const char *out, const char *name, const char *ending,
+                        Error *error) {
     char hidden[96];
     snprintf(hidden, sizeof hidden, ".%s%s", name, ending);
     return path_join(path, out, hidden, error);
@@ -218,7 +223,8 @@ static void remove_leftovers(const char *out) {
         const char *ending = strrchr(entry->d_name, '.');
         char path[CHECKPOINT_PATH];
         Error ignored;
-        bool ours = strncmp(entry->d_name, ".step_", 6) == 0 && (!strcmp(ending, ".partial") || !strcmp(ending, ".old"));
+        bool ours = strncmp(entry->d_name, ".step_", 6) == 0 &&
+                    (!strcmp(ending, ".partial") || !strcmp(ending, ".old"));
         if (ours && path_join(path, out, entry->d_name, &ignored)) directory_remove(path);
     }
     closedir(entries);
@@ -229,11 +235,13 @@ static void remove_checkpoint(const char *out, int64_t step) {
     char name[64], path[CHECKPOINT_PATH], old[CHECKPOINT_PATH];
     Error ignored;
     checkpoint_name(name, step);
-    if (path_join(path, out, name, &ignored) && hidden_path(old, out, name, ".old", &ignored) && rename(path, old) == 0)
+    if (path_join(path, out, name, &ignored) && hidden_path(old, out, name, ".old", &ignored) &&
+        rename(path, old) == 0)
         directory_remove(old);
 }
 
-/* Keeps the newest `keep` that have all their files, from this step back: a later one is damaged, or not ours. */
+/* Keeps the newest `keep` that have all their files, from this step back: a later one is damaged, or not
+ * ours. */
 static void drop_old(const char *out, int64_t step, int64_t keep) {
     int64_t *steps, kept = 0;
     Error ignored;
@@ -241,7 +249,9 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
     for (int i = 0; i < count; i++) {
         char name[64], path[CHECKPOINT_PATH];
         checkpoint_name(name, steps[i]);
-        if (steps[i] > step || !path_join(path, out, name, &ignored) || !checkpoint_is_complete(path, steps[i], false, &ignored)) continue;
+        if (steps[i] > step || !path_join(path, out, name, &ignored) ||
+            !checkpoint_is_complete(path, steps[i], false, &ignored))
+            continue;
         if (kept++ >= keep) remove_checkpoint(out, steps[i]);
     }
     free(steps);
@@ -253,7 +263,8 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     struct stat status;
     Error ignored;
     checkpoint_name(name, progress->step);
-    if (!path_join(path, config->out, name, error) || !hidden_path(partial, config->out, name, ".partial", error))
+    if (!path_join(path, config->out, name, error) ||
+        !hidden_path(partial, config->out, name, ".partial", error))
         return false;
     bool there = lstat(path, &status) == 0;
     remove_leftovers(config->out);
@@ -264,7 +275,8 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     if (mkdir(partial, 0777)) return error_set(error, "%s: cannot create: %s", partial, strerror(errno));
     bool good = fill(partial, config, model, optimizer, progress, error);
     if (good && there) remove_checkpoint(config->out, progress->step);
-    if (good && rename(partial, path)) good = error_set(error, "%s: cannot rename to it: %s", path, strerror(errno));
+    if (good && rename(partial, path))
+        good = error_set(error, "%s: cannot rename to it: %s", path, strerror(errno));
     if (!good) {
         directory_remove(partial);
         return false;

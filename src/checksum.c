@@ -1,8 +1,8 @@
 /*
  * checksum.c: see checksum.h.
  *
- * Eight bytes at a time from eight tables ("slicing-by-8": Kounavis and Berry, IEEE ToC 2008), so that a checkpoint
- * of gigabytes is checked in seconds without a special instruction.
+ * Eight bytes at a time from eight tables ("slicing-by-8": Kounavis and Berry, IEEE ToC 2008), so that a
+ * checkpoint of gigabytes is checked in seconds without a special instruction.
  */
 #include "checksum.h"
 

@@ -1,8 +1,8 @@
 /*
  * checksum.h: are a file's bytes still those that were written?
  *
- * CRC-64/XZ (ECMA-182's polynomial, reflected; the check of .xz files): every burst of up to 64 flipped bits is
- * seen, anything else goes unseen once in 2^64. Against accidents, not against forgery.
+ * CRC-64/XZ (ECMA-182's polynomial, reflected; the check of .xz files): every burst of up to 64 flipped bits
+ * is seen, anything else goes unseen once in 2^64. Against accidents, not against forgery.
  */
 #ifndef CHECKSUM_H
 #define CHECKSUM_H

@@ -34,7 +34,8 @@ char *inner_file_read(const char *path, size_t most, size_t *size, Error *error)
     if (fd < 0) return NULL;
     char *bytes = NULL;
     if (file_size > most) {
-        error_set(error, "%s: %llu bytes, more than such a file can have", path, (unsigned long long)file_size);
+        error_set(error, "%s: %llu bytes, more than such a file can have", path,
+                  (unsigned long long)file_size);
         errno = EFBIG;
     } else {
         *size = (size_t)file_size;

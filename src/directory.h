@@ -1,8 +1,8 @@
 /*
  * directory.h: the directories that this program writes and reads: durable writes, small files, removal.
  *
- * All are flat: files, no folders in them. What stands inside one is never followed out of it: a name that comes from
- * a file must be plain, and a symbolic link is not opened.
+ * All are flat: files, no folders in them. What stands inside one is never followed out of it: a name that
+ * comes from a file must be plain, and a symbolic link is not opened.
  */
 #ifndef DIRECTORY_H
 #define DIRECTORY_H
@@ -18,15 +18,16 @@ enum { PATH_SIZE = 4096, NAME_SIZE = 256 };
 /* path = directory/name. False if that is too long. */
 bool path_join(char path[PATH_SIZE], const char *directory, const char *name, Error *error);
 
-/* Whether a name that came from a file can be that of a file in a directory of ours: letters, digits, '.', '_', '-',
- * the first not a '.', shorter than NAME_SIZE. */
+/* Whether a name that came from a file can be that of a file in a directory of ours: letters, digits, '.',
+ * '_', '-', the first not a '.', shorter than NAME_SIZE. */
 bool name_is_plain(const char *name);
 
-/* A descriptor for reading a regular file that is no symbolic link, and its size; −1 with *error set, and errno
- * (ENOENT where it is not there). */
+/* A descriptor for reading a regular file that is no symbolic link, and its size; −1 with *error set, and
+ * errno (ENOENT where it is not there). */
 int inner_file_open(const char *path, uint64_t *size, Error *error);
 
-/* All of such a file of at most `most` bytes, with a terminating zero; the caller frees. NULL with *error set. */
+/* All of such a file of at most `most` bytes, with a terminating zero; the caller frees. NULL with *error
+ * set. */
 char *inner_file_read(const char *path, size_t most, size_t *size, Error *error);
 
 /* Writes a new file, fsynced. False, and maybe a part of it there, if anything fails. */
@@ -35,7 +36,8 @@ bool durable_write(const char *path, const void *bytes, size_t size, Error *erro
 /* Makes what was created, renamed or removed in a directory durable. */
 bool directory_sync(const char *path, Error *error);
 
-/* Removes a directory with the files in it; of a symbolic link, the link. What cannot be removed stays, silently. */
+/* Removes a directory with the files in it; of a symbolic link, the link. What cannot be removed stays,
+ * silently. */
 void directory_remove(const char *path);
 
 #endif

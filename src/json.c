@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int compare_texts(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 /* Fields are unique in the object and in all that it holds. (cJSON nests at most 1000 deep.) */
 static bool fields_are_unique(const cJSON *value, Error *error) {
@@ -23,7 +25,8 @@ static bool fields_are_unique(const cJSON *value, Error *error) {
     qsort(names, (size_t)n, sizeof *names, compare_texts);
     bool good = true;
     for (int i = 1; good && i < n; i++)
-        if (strcmp(names[i - 1], names[i]) == 0) good = error_set(error, "field '%.100s' stands there twice", names[i]);
+        if (strcmp(names[i - 1], names[i]) == 0)
+            good = error_set(error, "field '%.100s' stands there twice", names[i]);
     free(names);
     return good;
 }
@@ -52,7 +55,8 @@ cJSON *json_read(const char *path, size_t most, Error *error) {
     return object;
 }
 
-bool json_number(const cJSON *object, const char *name, double least, double most, double *value, Error *error) {
+bool json_number(const cJSON *object, const char *name, double least, double most, double *value,
+                 Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
     if (!cJSON_IsNumber(item) || !(item->valuedouble >= least && item->valuedouble <= most))
         return error_set(error, "field '%s' must be a number from %.15g to %.15g", name, least, most);
@@ -60,10 +64,12 @@ bool json_number(const cJSON *object, const char *name, double least, double mos
     return true;
 }
 
-bool json_integer(const cJSON *object, const char *name, int64_t least, int64_t most, int64_t *value, Error *error) {
+bool json_integer(const cJSON *object, const char *name, int64_t least, int64_t most, int64_t *value,
+                  Error *error) {
     double number = 0;
     if (!json_number(object, name, (double)least, (double)most, &number, error)) return false;
-    if (number != floor(number)) return error_set(error, "field '%s' is %.17g, which is not whole", name, number);
+    if (number != floor(number))
+        return error_set(error, "field '%s' is %.17g, which is not whole", name, number);
     *value = (int64_t)number;
     return true;
 }

@@ -14,11 +14,12 @@ char *manifest_text(const Manifest *manifest) {
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
     require(out, "out of memory for a manifest");
-    fprintf(out, "{\n \"format\": %d,\n \"step\": %" PRId64 ",\n \"files\": [\n", MANIFEST_FORMAT, manifest->step);
+    fprintf(out, "{\n \"format\": %d,\n \"step\": %" PRId64 ",\n \"files\": [\n", MANIFEST_FORMAT,
+            manifest->step);
     for (int i = 0; i < manifest->count; i++) {
         const ManifestFile *file = &manifest->files[i];
-        fprintf(out, "  {\"name\": \"%s\", \"bytes\": %" PRIu64 ", \"crc64\": \"%016" PRIx64 "\"}%s\n", file->name,
-                file->bytes, file->checksum, i + 1 < manifest->count ? "," : "");
+        fprintf(out, "  {\"name\": \"%s\", \"bytes\": %" PRIu64 ", \"crc64\": \"%016" PRIx64 "\"}%s\n",
+                file->name, file->bytes, file->checksum, i + 1 < manifest->count ? "," : "");
     }
     fprintf(out, " ],\n");
     require(fflush(out) == 0, "out of memory for a manifest");
@@ -38,7 +39,8 @@ static bool parse_file(const cJSON *item, ManifestFile *file, Error *error) {
     const char *name = json_text(item, "name", error), *sum = name ? json_text(item, "crc64", error) : NULL;
     int64_t bytes;
     if (!sum || !json_integer(item, "bytes", 0, INT64_C(1) << 53, &bytes, error)) return false;
-    if (!name_is_plain(name)) return error_set(error, "'%.100s' cannot be the name of a checkpoint's file", name);
+    if (!name_is_plain(name))
+        return error_set(error, "'%.100s' cannot be the name of a checkpoint's file", name);
     *file = (ManifestFile){.bytes = (uint64_t)bytes};
     strcpy(file->name, name);
     return parse_checksum(sum, &file->checksum, error);
@@ -48,17 +50,20 @@ static bool parse_object(const cJSON *object, Manifest *manifest, Error *error) 
     int64_t format;
     if (!json_integer(object, "format", 0, 1000000, &format, error)) return false;
     if (format != MANIFEST_FORMAT)
-        return error_set(error, "a checkpoint of format %d; this build reads format %d", (int)format, MANIFEST_FORMAT);
+        return error_set(error, "a checkpoint of format %d; this build reads format %d", (int)format,
+                         MANIFEST_FORMAT);
     const cJSON *files = cJSON_GetObjectItemCaseSensitive(object, "files"), *item;
     if (!json_integer(object, "step", 0, INT64_C(1000000000000000), &manifest->step, error)) return false;
     if (!cJSON_IsArray(files)) return error_set(error, "field 'files' must be a list");
     int count = cJSON_GetArraySize(files);
-    if (count > MANIFEST_FILES_MOST) return error_set(error, "%d files; the most is %d", count, MANIFEST_FILES_MOST);
+    if (count > MANIFEST_FILES_MOST)
+        return error_set(error, "%d files; the most is %d", count, MANIFEST_FILES_MOST);
     manifest->files = must_calloc((size_t)count, sizeof *manifest->files, "a manifest");
     cJSON_ArrayForEach(item, files) {
         ManifestFile *file = &manifest->files[manifest->count];
         if (!parse_file(item, file, error)) return false;
-        if (manifest_lists(manifest, file->name)) return error_set(error, "file %s is listed twice", file->name);
+        if (manifest_lists(manifest, file->name))
+            return error_set(error, "file %s is listed twice", file->name);
         manifest->count++;
     }
     return true;
@@ -66,6 +71,9 @@ static bool parse_object(const cJSON *object, Manifest *manifest, Error *error) 
 
 bool manifest_parse(const char *bytes, size_t size, Manifest *manifest, Error *error) {
     *manifest = (Manifest){0};
+    for (size_t i = 0; i < size; i++)
+        if (bytes[i] != '\n' && (bytes[i] < ' ' || bytes[i] > '~'))
+            return error_set(error, "byte %zu is none that a manifest has", i);
     cJSON *object = json_parse(bytes, size, error);
     if (!object) return false;
     bool good = parse_object(object, manifest, error);
@@ -96,16 +104,18 @@ bool manifest_read(const char *directory, Manifest *manifest, Error *error) {
     if (!path_join(path, directory, MANIFEST_NAME, error)) return false;
     char *bytes = inner_file_read(path, MANIFEST_LARGEST, &size, &reason);
     if (!bytes && errno == ENOENT)
-        return error_set(error, "%s: no %s: not a checkpoint, one of an older version, or a damaged one", directory,
-                         MANIFEST_NAME);
+        return error_set(error, "%s: no %s: not a checkpoint, one of an older version, or a damaged one",
+                         directory, MANIFEST_NAME);
     if (!bytes) return error_set(error, "%s", reason.text);
-    bool good = manifest_parse(bytes, size, manifest, &reason) || error_set(error, "%s: %s", path, reason.text);
+    bool good =
+        manifest_parse(bytes, size, manifest, &reason) || error_set(error, "%s: %s", path, reason.text);
     free(bytes);
     return good;
 }
 
 /* The size of an inner file and, where asked for, the checksum of what can be read of it. */
-static bool measure(const char *directory, const char *name, ManifestCheck how, ManifestFile *file, Error *error) {
+static bool measure(const char *directory, const char *name, ManifestCheck how, ManifestFile *file,
+                    Error *error) {
     enum { PIECE = 1 << 20 };
     char path[PATH_SIZE];
     if (!path_join(path, directory, name, error)) return false;
@@ -118,9 +128,11 @@ static bool measure(const char *directory, const char *name, ManifestCheck how, 
     file->checksum = 0;
     for (uint64_t at = 0; how != MANIFEST_SIZES && good && at < file->bytes;) {
         ssize_t n = file_read(fd, piece, PIECE, at);
-        if (n <= 0) good = error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", path, at,
-                                     n < 0 ? strerror(errno) : "the file ends here");
-        else file->checksum = checksum(file->checksum, piece, (size_t)n), at += (uint64_t)n;
+        if (n <= 0)
+            good = error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", path, at,
+                             n < 0 ? strerror(errno) : "the file ends here");
+        else
+            file->checksum = checksum(file->checksum, piece, (size_t)n), at += (uint64_t)n;
     }
     free(piece);
     close(fd);
@@ -149,10 +161,11 @@ bool manifest_check(const char *directory, const Manifest *manifest, ManifestChe
         ManifestFile have;
         if (!measure(directory, want->name, how, &have, error)) return false;
         if (have.bytes != want->bytes)
-            return error_set(error, "%s/%s: %" PRIu64 " bytes long; its manifest says %" PRIu64, directory, want->name,
-                             have.bytes, want->bytes);
+            return error_set(error, "%s/%s: %" PRIu64 " bytes long; its manifest says %" PRIu64, directory,
+                             want->name, have.bytes, want->bytes);
         if (how != MANIFEST_SIZES && have.checksum != want->checksum)
-            return error_set(error, "%s/%s: damaged: its checksum is %016" PRIx64 ", its manifest says %016" PRIx64,
+            return error_set(error,
+                             "%s/%s: damaged: its checksum is %016" PRIx64 ", its manifest says %016" PRIx64,
                              directory, want->name, have.checksum, want->checksum);
     }
     return true;

@@ -1,8 +1,8 @@
 /*
  * manifest.h: which files make up a checkpoint, and are they whole?
  *
- * manifest.json is the last file that is written into a checkpoint: where it is there and every file has the size and
- * the checksum (checksum.h) that it says, the checkpoint is complete; otherwise it is none.
+ * manifest.json is the last file that is written into a checkpoint: where it is there and every file has the
+ * size and the checksum (checksum.h) that it says, the checkpoint is complete; otherwise it is none.
  *
  *     {
  *      "format": 2,
@@ -14,14 +14,15 @@
  *      "crc64": "…"            of all bytes before this line
  *     }
  *
- * There is exactly one text for what a manifest says, and any other is refused: no byte of it can change unseen.
+ * There is exactly one text for what a manifest says, and any other is refused: no byte of it can change
+ * unseen.
  */
 #ifndef MANIFEST_H
 #define MANIFEST_H
 
 #include "directory.h"
 
-#define MANIFEST_NAME   "manifest.json"
+#define MANIFEST_NAME "manifest.json"
 enum { MANIFEST_FORMAT = 2, MANIFEST_LARGEST = 1 << 20, MANIFEST_FILES_MOST = 4096 };
 
 typedef struct ManifestFile {

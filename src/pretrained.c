@@ -27,15 +27,18 @@ typedef struct Source {
  * The index
  * ---------------------------------------------------------------------------------------------------- */
 
-static char *copy_text(const char *text) { return strcpy(must_malloc(strlen(text) + 1, "a name"), text); }
+static char *copy_text(const char *text) {
+    return strcpy(must_malloc(strlen(text) + 1, "a name"), text);
+}
 
 static bool parse_map(const cJSON *map, ShardedTensor *list, int *count, Error *error) {
     const cJSON *item;
     cJSON_ArrayForEach(item, map) {
-        if (!cJSON_IsString(item)) return error_set(error, "the file of tensor %.100s must be a text", item->string);
+        if (!cJSON_IsString(item))
+            return error_set(error, "the file of tensor %.100s must be a text", item->string);
         if (!name_is_plain(item->valuestring))
-            return error_set(error, "tensor %.100s: '%.200s' is not the name of a file in this directory", item->string,
-                             item->valuestring);
+            return error_set(error, "tensor %.100s: '%.200s' is not the name of a file in this directory",
+                             item->string, item->valuestring);
         list[*count] = (ShardedTensor){copy_text(item->string), copy_text(item->valuestring)};
         ++*count;
     }
@@ -92,8 +95,11 @@ static void make_room(Source *source, size_t files) {
 static bool no_link(const char *path, Error *error) {
     struct stat status;
     return lstat(path, &status) || !S_ISLNK(status.st_mode) ||
-           error_set(error, "%s: a symbolic link; none inside a directory is followed (name the file itself, or copy "
-                            "with cp -L)", path);
+           error_set(
+               error,
+               "%s: a symbolic link; none inside a directory is followed (name the file itself, or copy "
+               "with cp -L)",
+               path);
 }
 
 static int find_file(const Source *source, const char *path) {
@@ -103,20 +109,23 @@ static int find_file(const Source *source, const char *path) {
 }
 
 /* Opens every shard once; each must hold exactly the tensors that the index gives it. */
-static bool open_shards(Source *source, const char *directory, const ShardedTensor *list, int count, Error *error) {
+static bool open_shards(Source *source, const char *directory, const ShardedTensor *list, int count,
+                        Error *error) {
     size_t held = 0;
     char path[PATH_SIZE];
     for (int i = 0; i < count; i++) {
         if (!path_join(path, directory, list[i].file, error)) return false;
         int at = find_file(source, path);
         if (at < 0) {
-            if (source->n_files == SHARDS_MOST) return error_set(error, "%s: over %d shards", source->path, SHARDS_MOST);
+            if (source->n_files == SHARDS_MOST)
+                return error_set(error, "%s: over %d shards", source->path, SHARDS_MOST);
             if (!no_link(path, error) || !add_file(source, path, error)) return false;
             at = source->n_files - 1;
             held += source->files[at].header.n_tensors;
         }
         if (!safetensors_find(&source->files[at].header, list[i].name))
-            return error_set(error, "%s: no tensor %.100s, which the index says is there", path, list[i].name);
+            return error_set(error, "%s: no tensor %.100s, which the index says is there", path,
+                             list[i].name);
     }
     return held == (size_t)count ||
            error_set(error, "%s: its shards hold %zu tensors, the index names %d", source->path, held, count);
@@ -154,7 +163,8 @@ static bool is_there(const char *path) {
 
 static bool open_directory(Source *source, const char *directory, Error *error) {
     char whole[PATH_SIZE], index[PATH_SIZE];
-    if (!path_join(whole, directory, WHOLE_NAME, error) || !path_join(index, directory, INDEX_NAME, error)) return false;
+    if (!path_join(whole, directory, WHOLE_NAME, error) || !path_join(index, directory, INDEX_NAME, error))
+        return false;
     if (is_there(whole)) return no_link(whole, error) && open_single(source, whole, error);
     if (is_there(index)) return no_link(index, error) && open_index(source, index, error);
     return error_set(error, "%s: holds neither %s nor %s", directory, WHOLE_NAME, INDEX_NAME);
@@ -198,7 +208,8 @@ static bool ends_with(const char *text, const char *end) {
 
 /* Buffers that transformers has saved beside the parameters: they follow from the shape. */
 static bool is_buffer(const Model *model, const char *name) {
-    if (model->config->arch == ARCH_GPT2) return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias");
+    if (model->config->arch == ARCH_GPT2)
+        return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias");
     return ends_with(name, ".rotary_emb.inv_freq");
 }
 
@@ -221,8 +232,10 @@ static bool same_values(const TensorPlace *a, const TensorPlace *b, bool *same, 
 static bool check_tied_head(const TensorPlace *head, const TensorPlace *embedding, Error *error) {
     bool same;
     if (!same_values(head, embedding, &same, error)) return false;
-    return same || error_set(error, "%s: tensor %s differs from %s, and this model ties them (--tie-embeddings off "
-                                    "does not)", head->file->path, head->name, embedding->name);
+    return same || error_set(error,
+                             "%s: tensor %s differs from %s, and this model ties them (--tie-embeddings off "
+                             "does not)",
+                             head->file->path, head->name, embedding->name);
 }
 
 static bool check_rest(const Source *source, const Model *model, const TensorPlace *embedding, Error *error) {
@@ -231,9 +244,11 @@ static bool check_rest(const Source *source, const Model *model, const TensorPla
         for (size_t i = 0; i < file->header.n_tensors; i++) {
             const SafetensorsTensor *tensor = &file->header.tensors[i];
             if (source->used[f][i] || is_buffer(model, tensor->name)) continue;
-            bool tied_head = strcmp(tensor->name, "lm_head.weight") == 0 && model->config->tie_embeddings == SWITCH_ON;
+            bool tied_head =
+                strcmp(tensor->name, "lm_head.weight") == 0 && model->config->tie_embeddings == SWITCH_ON;
             if (!tied_head)
-                return error_set(error, "%s: tensor %.100s, which this model does not have", file->path, tensor->name);
+                return error_set(error, "%s: tensor %.100s, which this model does not have", file->path,
+                                 tensor->name);
             if (!check_tied_head(&(TensorPlace){tensor->name, file, tensor}, embedding, error)) return false;
         }
     }
@@ -246,15 +261,17 @@ bool pretrained_load(Model *model, const char *path, Error *error) {
     if (good) {
         int count;
         FileTensor *tensors = params_file_tensors(&model->params, &count);
-        TensorPlace *places = must_calloc((size_t)count, sizeof *places, "the tensors of --init-from"), *embedding = places;
+        TensorPlace *places = must_calloc((size_t)count, sizeof *places, "the tensors of --init-from"),
+                    *embedding = places;
         for (int i = 0; i < count; i++) {
             places[i] = find(&source, tensors[i].name);
             if (tensors[i].param->id == PARAM_TOKENS) embedding = &places[i];
         }
         DeviceArena masters = {model, model->master};
-        good = embedding->tensor
-                   ? check_rest(&source, model, embedding, error) && weights_read_places(places, &masters, error)
-                   : weights_read_places(places, &masters, error); /* which names what is missing */
+        good =
+            embedding->tensor
+                ? check_rest(&source, model, embedding, error) && weights_read_places(places, &masters, error)
+                : weights_read_places(places, &masters, error); /* which names what is missing */
         free(places);
         free(tensors);
     }

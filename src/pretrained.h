@@ -6,11 +6,11 @@
  *   a model.safetensors.index.json, with the shards that it names in its own directory;
  *   a directory with model.safetensors, or else with model.safetensors.index.json.
  *
- * Names are Hugging Face's, with or without the first "transformer." (gpt2) or "model." (llama). What such files hold
- * beside the parameters is accepted where it says nothing: gpt2's attention masks (…attn.bias, …attn.masked_bias),
- * llama's RoPE frequencies (…rotary_emb.inv_freq), and, where the model ties its embeddings, an lm_head.weight that
- * equals the token embedding. Anything else that the model does not have is an error, as is anything missing, of
- * another shape, or not floating-point.
+ * Names are Hugging Face's, with or without the first "transformer." (gpt2) or "model." (llama). What such
+ * files hold beside the parameters is accepted where it says nothing: gpt2's attention masks (…attn.bias,
+ * …attn.masked_bias), llama's RoPE frequencies (…rotary_emb.inv_freq), and, where the model ties its
+ * embeddings, an lm_head.weight that equals the token embedding. Anything else that the model does not have
+ * is an error, as is anything missing, of another shape, or not floating-point.
  *
  * The path itself may be a symbolic link; inside the directory none is followed, and no name leads out of it.
  */

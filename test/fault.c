@@ -12,6 +12,7 @@
  *   FAULT_AT=N FAULT_TIMES=M    to calls N … N + M − 1 (M default 1; 0: for ever)
  *   FAULT_DO=kill       SIGKILL before the call
  *            stop       SIGSTOP before the call
+ *            hang       the calling thread never comes back
  *            fail:ERR   the call fails with errno ERR, a number
  *            short      half of the bytes go through (at least one), without an error
  *            tear       half of the bytes go through, then SIGKILL
@@ -95,6 +96,7 @@ static Deed meet(const char *call, const char *path) {
     if (!deed || !within(number, "FAULT_AT", "FAULT_TIMES")) return NOTHING;
     if (strcmp(deed, "kill") == 0) raise(SIGKILL);
     if (strcmp(deed, "stop") == 0) raise(SIGSTOP);
+    while (strcmp(deed, "hang") == 0) sleep(1);
     if (strcmp(deed, "short") == 0) return SHORT;
     if (strcmp(deed, "tear") == 0) return TEAR;
     if (strcmp(deed, "flip") == 0) return FLIP;

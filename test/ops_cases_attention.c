@@ -151,6 +151,8 @@ typedef struct AttentionVariant {
  * and at 2 nearly every row has one. */
 static const AttentionVariant attention_variants[] = {
     {.size = 0.7}, {.documents = true, .size = 0.7}, {.size = 2}};
+static const QkvVariant qkv_measured[] = {{.rope = true, .in_place = true},
+                                          {.norm = QKV_NORM_HEAD, .rope = true}};
 static const HeadShape attention_measured_shapes[] = {{4, 256, 12, 12, 64}, {1, 1024, 12, 4, 64}};
 static const AttentionVariant attention_measured[] = {{.size = 1}};
 
@@ -240,7 +242,7 @@ const Family families_attention[] = {
     FAMILY(attention_backward, declare_attention_backward, attention_measured_shapes, attention_measured,
            .perf = true),
     FAMILY(attention_decode, declare_attention_decode, decode_measured_shapes, decode_measured, .perf = true),
-    FAMILY(qkv_forward, declare_qkv_forward, attention_measured_shapes, qkv_variants, .perf = true),
-    FAMILY(qkv_backward, declare_qkv_backward, attention_measured_shapes, qkv_variants, .perf = true),
+    FAMILY(qkv_forward, declare_qkv_forward, attention_measured_shapes, qkv_measured, .perf = true),
+    FAMILY(qkv_backward, declare_qkv_backward, attention_measured_shapes, qkv_measured, .perf = true),
 };
 const int n_families_attention = sizeof families_attention / sizeof families_attention[0];

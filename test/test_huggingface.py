@@ -35,7 +35,8 @@ def torch():
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "train.bin"
     tokens = [(7 * i * i + i // 3) % 96 for i in range(600)]
-    path.write_bytes(struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(f"<{len(tokens)}H", *tokens))
+    header = struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253)
+    path.write_bytes(header + struct.pack(f"<{len(tokens)}H", *tokens))
     return ["--train-data", str(path)]
 
 

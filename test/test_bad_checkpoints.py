@@ -1,0 +1,194 @@
+"""Is a checkpoint that was damaged, forged, or another model's refused in one line, with nothing changed on disk?
+
+Runs the executable named by TRAIN_GPT (default: ./train_gpt) with faults.py's harness. All positions of a flipped bit
+are test_checkpoint.c's; here is a choice of them, or with TEST_ALL=1 every byte of a manifest and 200 of each file.
+"""
+import json
+import os
+import random
+import shutil
+
+# (Fixtures are asked for by name.)
+from faults import (
+    ALL, MANIFEST, MODEL, MOMENTS, base, begun, checkpoints, crc64, data, file_bytes, flip, leftovers, out,
+    picture, run, same_bits, step_directory, tmp_path)
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(base, out, *more, says=()):
+    """A resume that ends with exit 2 and one line, and changes nothing on disk."""
+    before = picture(out)
+    message = run(*base[0], "--out", out, *(more or ["--resume", "auto"]), code=2).stderr
+    for word in says:
+        assert word in message, f"'{word}' is not in: {message}"
+    assert picture(out) == before
+    return message
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unseen(base, out):
+    """All of test_checkpoint.c's positions, here through the program: a choice, or every byte of the manifest."""
+    draw = random.Random(3)
+    begun(base, out, 2)
+    place = step_directory(out, 2)
+    size = os.path.getsize(os.path.join(place, MANIFEST))
+    positions = [(MANIFEST, i) for i in (range(size) if ALL else draw.sample(range(size), 25))]
+    for name in sorted(os.listdir(place)):
+        size = os.path.getsize(os.path.join(place, name))
+        positions += [(name, draw.randrange(size)) for _ in range(200 if ALL else 5) if name != MANIFEST]
+    for name, position in positions:
+        bit = draw.randrange(8)
+        flip(os.path.join(place, name), position, bit)
+        refused(base, out, says=(f"{place}/{name}",))
+        flip(os.path.join(place, name), position, bit)
+    run(*base[0], "--out", out, "--resume", "auto")
+    same_bits(out, base[1], 6)
+    print(f"{len(positions)} flips")
+
+
+def test_truncated_missing_and_linked_files_are_refused(base, out):
+    begun(base, out, 2)
+    place = step_directory(out, 2)
+    for name in sorted(os.listdir(place)):
+        path, whole = os.path.join(place, name), file_bytes(place, name)
+        for size in {0, 1, len(whole) // 2, len(whole) - 1}:
+            os.truncate(path, size)
+            refused(base, out, says=(f"{place}/{name}",))
+        with open(path, "wb") as file:
+            file.write(whole + b"\0")
+        refused(base, out, says=(f"{place}/{name}",))
+        os.unlink(path)
+        refused(base, out, says=(place, name))
+        os.symlink(step_directory(base[1], 2) + "/" + name, path)
+        refused(base, out, says=(f"{place}/{name}", "symbolic link"))
+        os.unlink(path)
+        os.mkdir(path)
+        refused(base, out, says=(f"{place}/{name}",))
+        os.rmdir(path)
+        os.mkfifo(path)
+        refused(base, out, says=(f"{place}/{name}",))
+        os.unlink(path)
+        with open(path, "wb") as file:
+            file.write(whole)
+    run(*base[0], "--out", out, "--resume", "auto")
+
+
+def rewrite_manifest(place, change):
+    """A manifest with right checksums over whatever the files are now."""
+    manifest = json.loads(file_bytes(place, MANIFEST))
+    for entry in manifest["files"]:
+        if os.path.exists(os.path.join(place, entry["name"])):
+            data = file_bytes(place, entry["name"])
+            entry["bytes"], entry["crc64"] = len(data), f"{crc64(data):016x}"
+    change(manifest)
+    lines = ",\n".join(f'  {{"name": "{entry["name"]}", "bytes": {entry["bytes"]}, "crc64": "{entry["crc64"]}"}}'
+                       for entry in manifest["files"])
+    text = f'{{\n "format": {manifest["format"]},\n "step": {manifest["step"]},\n "files": [\n{lines}\n ],\n'
+    with open(os.path.join(place, MANIFEST), "w", encoding="ascii") as file:
+        file.write(text + f' "crc64": "{crc64(text.encode()):016x}"\n}}\n')
+
+
+def test_foreign_older_and_crafted_checkpoints_are_refused(base, out):
+    begun(base, out, 2)
+    place = step_directory(out, 2)
+    os.mkdir(out + ".keep")
+    shutil.copytree(place, out + ".keep/step")
+
+    def fresh():
+        shutil.rmtree(place)
+        shutil.copytree(out + ".keep/step", place)
+
+    rewrite_manifest(place, lambda manifest: None)
+    assert file_bytes(place, MANIFEST) == file_bytes(base[1], "step_00000002", MANIFEST)  # the function above is right
+    rewrite_manifest(place, lambda manifest: manifest.update(format=1))
+    refused(base, out, says=(place, "format 1", "format 2"))
+    rewrite_manifest(place, lambda manifest: manifest.update(format=2, step=3))
+    refused(base, out, says=(place, "step 3"))
+    for name in ("../step_00000002/state.json", "/etc/passwd", ".hidden", "a b", ""):
+        fresh()
+        rewrite_manifest(place, lambda manifest: manifest["files"][0].update(name=name))
+        refused(base, out, says=(f"{place}/{MANIFEST}", f"'{name}'"))
+    fresh()
+    rewrite_manifest(place, lambda manifest: manifest["files"].pop(1))
+    refused(base, out, says=(f"{place}/{MANIFEST}", MOMENTS))
+
+    for name, field, value in (("state.json", "applied", -1), ("state.json", "applied", 3), ("state.json", "step", 1.5),
+                               ("state.json", "window", None), ("state.json", "windows", "4"),
+                               ("state.json", "threads", 0), ("state.json", "variant", "post layernorm"), ("state.json", "kernels", "x" * 100)):
+        fresh()
+        state = json.loads(file_bytes(place, name))
+        state[field] = value
+        with open(os.path.join(place, name), "w", encoding="ascii") as file:
+            json.dump(state, file)
+        rewrite_manifest(place, lambda manifest: None)
+        refused(base, out, says=(place, "variant" if field == "variant" else f"'{field}'"))
+    for text in ("{", "[]", "{} {}", '{"step": 1, "step": 2}', "", "\0"):
+        fresh()
+        with open(os.path.join(place, "state.json"), "w", encoding="ascii") as file:
+            file.write(text)
+        rewrite_manifest(place, lambda manifest: None)
+        refused(base, out, says=(f"{place}/state.json",))
+    fresh()
+    with open(os.path.join(place, "config.ini"), "a", encoding="ascii") as file:
+        file.write("no-such-flag = 1\n")
+    rewrite_manifest(place, lambda manifest: None)
+    refused(base, out, says=(f"{place}/config.ini", "no-such-flag"))
+    fresh()
+    os.unlink(os.path.join(place, MANIFEST))
+    refused(base, out, says=(place, "older version"))
+    refused(base, out, "--resume", place, says=(place, "older version"))
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_tensor_or_flag(base, out):
+    begun(base, out, 2)
+    place = step_directory(out, 2)
+    for change, says in ((["--norm", "rmsnorm"], "rmsnorm"),
+                         (["--n-head", 4, "--n-kv-head", 4], "--n-head is 2 there and 4 here"),
+                         (["--n-layer", 2], "transformer.h.1."), (["--n-embd", 32], "transformer.wte.weight"),
+                         (["--seq-len", 16, "--total-batch-tokens", 32], "transformer.wpe.weight"),
+                         (["--n-ffn", 32], "mlp.c_fc.weight"), (["--vocab-size", 257], "transformer.wte.weight"),
+                         (["--tie-embeddings", "off"], "lm_head.weight"),
+                         (["--norm-eps", "1e-3"], "--norm-eps"), (["--arch", "llama", "--norm", "layernorm"], "tensor"),
+                         (["--bias", "off"], "bias")):
+        refused(base, out, "--resume", "auto", *change, says=(place, says))
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(base, out):
+    begun(base, out, 2, 4, 6)
+    flip(os.path.join(step_directory(out, 6), MODEL), 5000, 1)
+    os.truncate(os.path.join(step_directory(out, 4), "state.json"), 10)
+    done = run(*base[0], "--out", out, "--resume", "auto")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert f"{step_directory(out, 6)}/{MODEL}" in lines[0] and "damaged" in lines[0]
+    assert f"{step_directory(out, 4)}/state.json" in lines[1] and "10 bytes" in lines[1]
+    assert f"resumed from {step_directory(out, 2)}" in done.stdout
+    assert checkpoints(out) == [2, 4, 6] and leftovers(out) == []  # the damaged ones were replaced
+    same_bits(out, base[1], 6)
+
+
+def test_a_damaged_newer_checkpoint_does_not_count_among_those_kept(base, out):
+    begun(base, out, 2, 6)
+    flip(os.path.join(step_directory(out, 6), MODEL), 5000, 1)
+    run(*base[0][:-2], "--keep", 1, "--steps", 4, "--out", out, "--resume", "auto")
+    assert sorted(name for name in os.listdir(out) if "step" in name) == ["step_00000004", "step_00000006"]
+    text = run(*base[0][:-2], "--keep", 1, "--out", out, "--resume", "auto").stdout
+    assert f"resumed from {step_directory(out, 4)}" in text and checkpoints(out) == [6]
+    same_bits(out, base[1], 6)
+
+
+def test_saving_a_step_that_is_there_is_no_error(base, out):
+    begun(base, out, 2, 4, 6)
+    before = picture(step_directory(out, 6)), picture(step_directory(out, 4))
+    run(*base[0], "--out", out, "--resume", "auto")
+    assert (picture(step_directory(out, 6)), picture(step_directory(out, 4))) == before
+
+
+def test_names_in_the_directory_that_are_no_checkpoints_are_let_be(base, out):
+    begun(base, out, 2)
+    for name in ("step_3", "step_00000009x", "step_-0000001", "other", ".step_notes"):
+        os.mkdir(os.path.join(out, name))
+    os.mkdir(os.path.join(out, ".step_00000003.partial"))
+    run(*base[0][:-2], "--keep", 1, "--out", out, "--resume", "auto")
+    assert sorted(os.listdir(out)) == [".step_notes", "metrics.jsonl", "other", "step_-0000001", "step_00000006",
+                                       "step_00000009x", "step_3"]
