@@ -16,23 +16,8 @@
     "n-embd=16 n-head=2 n-ffn=13 seq-len=9 vocab-size=31 batch-size=2 lr=0.01 warmup-steps=1 steps=4 "       \
     "gpas-init=0.3 "
 
-/* Calls test(settings) for every legal case of METHODS; architectures take turns. */
 static void for_every_variant(void (*test)(const char *settings)) {
-    int legal = 0;
-    long count = variant_count(METHODS, METHOD_COUNT);
-    for (long i = 0; i < count; i++) {
-        char methods[256], settings[512];
-        VariantCase c = variant_case(METHODS, METHOD_COUNT, i);
-        variant_settings(METHODS, METHOD_COUNT, &c, methods, sizeof methods);
-        if (!variant_is_legal(methods)) continue;
-        /* Lengths of words differ, so turns by the sum of choices reach every pair of words. */
-        int turn = (c.word[0] + c.word[1] + c.word[2] + c.word[3]) % 2;
-        snprintf(settings, sizeof settings, TINY "%s %s", turn ? "arch=gpt2" : "arch=llama n-kv-head=1",
-                 methods);
-        test(settings);
-        legal++;
-    }
-    assert_int_equal(legal, (4 * 6 + 2) * 3 * 3);
+    assert_int_equal(variant_for_each(TINY, test), (4 * 6 + 2) * 3 * 3);
 }
 
 /* ------------------------------------------------------------------------------------------------------
