@@ -80,6 +80,7 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_RMSNORM, .s_in = SCALE_USUAL, .s_out = SCALE_ZERO, .wide = true},
     {.norm = NORM_RMSNORM, .s_in = SCALE_ZERO, .s_out = SCALE_NEGATIVE, .mean_square = true},
     {.norm = NORM_LAYERNORM, .s_out = SCALE_ZERO, .bias = true},
+    {.norm = NORM_RMSNORM, .alpha = 1.5, .s_in = SCALE_USUAL, .s_out = SCALE_USUAL, .bias = true},
     /* sandwich and SDD */
     {.norm = NORM_RMSNORM, .inner = NORM_RMSNORM},
     {.norm = NORM_LAYERNORM,
