@@ -135,6 +135,31 @@ static void telemetry_changes_no_bit(void **state) {
     for_every_variant(watch);
 }
 
+static size_t allocated;
+
+static void *counting_alloc(size_t bytes) {
+    allocated += bytes;
+    return kernels_cpu_f32.alloc(bytes);
+}
+
+static void count_telemetry(const char *settings) {
+    static Kernels counting;
+    Fixture f;
+    counting = kernels_cpu_f32;
+    counting.alloc = counting_alloc;
+    setup(&f, &counting, settings);
+    allocated = 0;
+    Telemetry *telemetry = telemetry_create(&f.model);
+    assert_int_equal(allocated, telemetry_bytes(&f.config, &counting));
+    telemetry_destroy(telemetry);
+    teardown(&f);
+}
+
+static void telemetry_takes_what_the_plan_says(void **state) {
+    (void)state;
+    for_every_variant(count_telemetry);
+}
+
 /* ------------------------------------------------------------------------------------------------------
  * One variant as another's special case
  * ---------------------------------------------------------------------------------------------------- */
@@ -290,6 +315,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recomputing_changes_no_bit),
         cmocka_unit_test(telemetry_changes_no_bit),
+        cmocka_unit_test(telemetry_takes_what_the_plan_says),
         cmocka_unit_test(shut_gates_are_the_plain_model_bit_for_bit),
         cmocka_unit_test(mix_without_post_layers_is_pre_and_with_all_is_post),
         cmocka_unit_test(bhyt_fed_the_exact_statistic_is_bhyt_exact),
