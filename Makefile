@@ -166,7 +166,8 @@ $(BUILD)/cuda/%.o: test/%.c
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
 BINARIES   := $(TESTS) $(BUILD)/test_emu
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
-SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(BINARIES))
+# test_gradients runs no code that test_variants does not, half a million times.
+SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_gradients,$(BINARIES)))
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
@@ -179,7 +180,7 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(SCRIPTED) \
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
 
