@@ -166,7 +166,7 @@ $(BUILD)/cuda/%.o: test/%.c
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
 BINARIES   := $(TESTS) $(BUILD)/test_emu
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
-# test_gradients runs no code that test_variants does not, half a million times.
+# test_gradients runs no code that test_variants does not, only more often.
 SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_gradients,$(BINARIES)))
 
 # Builds first, on all cores; then the runs, one after the other.
