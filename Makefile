@@ -1,7 +1,7 @@
 # make            train_gpt
 # make test       all tests of the default suite; the last line is "N passed, M failed"
 # make demo       synthetic data, two minutes of training, the loss against the language's entropy
-# make bench      timings as JSON lines
+# make bench      timings as JSON lines (fifteen minutes)
 # make help       the other targets
 #
 # ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan.
@@ -192,8 +192,9 @@ CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 demo: $(PROGRAM)
 	@scripts/demo.sh
 
-bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_loader
+bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_loader
 	@$(BUILD)/bench_step gpt2-124m 4 256
+	@$(BUILD)/bench_variant
 	@$(BUILD)/bench_loader
 	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
 
