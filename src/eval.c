@@ -33,14 +33,13 @@ void validator_destroy(Validator *v) {
     v->model->k->host_release(v->targets);
 }
 
-double validator_run(Validator *v, int64_t *tokens) {
+bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
     Model *m = v->model;
-    Error error = {0};
-    check(loader_seek(v->loader, 0, &error), "--val-data: %s", error.text);
+    if (!loader_seek(v->loader, 0, error)) return false;
     m->k->step_begin(m->queue, &(StepBegin){.state = v->state});
     for (int64_t batch = 0; batch < v->batches; batch++) {
         Batch into = {.tokens = v->tokens, .targets = v->targets};
-        check(loader_next(v->loader, &into, &error), "--val-data: %s", error.text);
+        if (!loader_next(v->loader, &into, error)) return false;
         int64_t rows = v->windows - batch * m->B; /* that count */
         for (int64_t i = rows * m->T; i < m->N; i++) v->targets[i] = TARGET_IGNORED;
         model_feed(m, v->tokens, v->targets);
@@ -52,5 +51,6 @@ double validator_run(Validator *v, int64_t *tokens) {
     m->k->copy(m->queue, &seen, v->state, sizeof seen, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
     *tokens = v->windows * m->T;
-    return seen.loss_sum / (double)*tokens;
+    *loss = seen.loss_sum / (double)*tokens;
+    return true;
 }

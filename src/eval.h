@@ -24,7 +24,7 @@ typedef struct Validator {
 void validator_create(Validator *validator, Model *model);
 void validator_destroy(Validator *validator);
 
-/* Mean loss in nats per token; *tokens is set to how many counted. Exit 2 if a shard cannot be read any more. */
-double validator_run(Validator *validator, int64_t *tokens);
+/* Mean loss in nats per token, and over how many. False with *error set if a shard cannot be read any more. */
+bool validator_run(Validator *validator, double *loss, int64_t *tokens, Error *error);
 
 #endif
