@@ -4,13 +4,13 @@
 #include <stdlib.h>
 
 void validator_create(Validator *v, Model *model) {
-    enum { BATCHES_AUTO = 40 };
+    enum { BATCHES_AUTO = 40, SEED = 0 };
     const Config *c = model->config;
     Error error = {0};
     *v = (Validator){.model = model};
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
-                           .n_ranks = 1, .vocab = (uint32_t)model->V};
+                           .n_ranks = 1, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
     v->loader = loader_create(&config, &error);
     check(v->loader, "--val-data: %s", error.text);
 

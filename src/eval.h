@@ -1,8 +1,9 @@
 /*
  * eval.h: the loss on validation shards.
  *
- * Windows are taken in their natural order from the first, the same ones every time; the last batch is filled
- * up with rows that do not count. Nothing of the training state is touched.
+ * Windows are drawn from the whole set, not from its beginning, which may be one book; the draw hangs on the
+ * shards alone, so every validation of every run over them, whatever its --seed, takes the same ones. The last batch
+ * is filled up with rows that do not count. Nothing of the training state is touched.
  */
 #ifndef EVAL_H
 #define EVAL_H

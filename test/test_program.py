@@ -389,6 +389,20 @@ def test_eval_only_gives_the_runs_last_validation_loss(trained):
         assert float(loss) == pytest.approx(last["loss"], abs=tolerance) and int(tokens) == last["tokens"]
 
 
+def test_a_short_validation_samples_the_whole_set(trained, tmp_path):
+    """Two sets that begin alike: their few validation batches must not be the beginning's."""
+    same, other = ([i * step % 251 for i in range(4000)] for step in (7, 11))
+    write_shard(tmp_path / "a.bin", same + same)
+    write_shard(tmp_path / "b.bin", same + other)
+    few = ["--resume", trained, "--eval-only", "--val-batches", 5]
+
+    def loss(name, *more):
+        return run(*few, "--val-data", tmp_path / name, *more).out
+
+    assert loss("a.bin") != loss("b.bin")
+    assert loss("a.bin", "--seed", 5) == loss("a.bin")
+
+
 def generated(trained, prompt, *arguments):
     done = subprocess.run(
         [PROGRAM, "--resume", trained, "--generate", prompt, *map(str, arguments)],
