@@ -451,8 +451,9 @@ typedef struct SumSquares {
 
 /* From loss_sum and sum_squares: norms, clip scales, the skip decision, the window, bias corrections.
  * Non-finite loss or norm: skip. skip_sigma > 0 and a full window: skip if loss or norm is more than
- * skip_sigma standard deviations above its window's mean. A skipped step enters no window. Whatever is finite, a
- * spike too, sets skips_in_a_row back to 0: that counts towards a run which has lost its numbers, and a spike has not. */
+ * skip_sigma standard deviations above its window's mean. A skipped step enters no window. skips_in_a_row grows
+ * with a non-finite step, and is 0 after a finite one, be it applied or skipped as a spike: it counts towards a
+ * model that has lost its numbers. */
 typedef struct StepDecide {
     StepState *state;
     double beta1, beta2;

@@ -107,8 +107,7 @@ def checkpoints(out):
 def latest_is_whole(out):
     """OUT/latest, if it is there, is a link to one of the checkpoints."""
     link = os.path.join(out, "latest")
-    return not os.path.lexists(link) or os.readlink(link) in [os.path.basename(step_directory(out, step))
-                                                              for step in checkpoints(out)]
+    return not os.path.lexists(link) or os.readlink(link) in [f"step_{step:08d}" for step in checkpoints(out)]
 
 
 def leftovers(out):

@@ -123,8 +123,10 @@ def test_foreign_older_and_crafted_checkpoints_are_refused(base, out):
             json.dump(state, file)
         rewrite_manifest(place, lambda manifest: None)
         refused(base, out, says=(place, "variant" if field == "variant" else f"'{field}'"))
-    for change, says in (({"step": 1, "applied": 1}, ("'step' is 1", "step 2")), ({"step": 3}, ("'step' is 3", "step 2")),
-                         ({"window": {"next": 5, "loss": [1.0, 2.0], "norm": [1.0, 2.0]}}, ("'window'", "'next' is 5"))):
+    window = {"next": 5, "loss": [1.0, 2.0], "norm": [1.0, 2.0]}
+    for change, says in (({"step": 1, "applied": 1}, ("'step' is 1", "step 2")),
+                         ({"step": 3}, ("'step' is 3", "step 2")),
+                         ({"window": window}, ("'window'", "'next' is 5"))):
         fresh()
         state = {**json.loads(file_bytes(place, "state.json")), **change}
         with open(os.path.join(place, "state.json"), "w", encoding="ascii") as file:
@@ -162,16 +164,17 @@ def test_a_checkpoint_of_another_model_is_refused_by_tensor_or_flag(base, out):
         refused(base, out, "--resume", "auto", *change, says=(place, says))
 
 
-VARIANTS = ["", "--norm rmsnorm", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--placement post", "--placement sandwich",
-            "--placement deepnorm", "--placement mix --mix-post-layers 1", "--placement lns", "--final-norm off",
-            "--embed-norm on", "--embed-scale on", "--gpas layer", "--gpas sublayer", "--gpas layer --gpas-act tanh",
-            "--sdd paper", "--sdd released", "--norm bhyt --bhyt-gamma-var on", "--norm bhyt --bhyt-lambda-final 1",
-            "--positions rope", "--activation swiglu --n-ffn 64", "--arch llama"]
+VARIANTS = ["", "--norm rmsnorm", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--placement post",
+            "--placement sandwich", "--placement deepnorm", "--placement mix --mix-post-layers 1",
+            "--placement lns", "--final-norm off", "--embed-norm on", "--embed-scale on", "--gpas layer",
+            "--gpas sublayer", "--gpas layer --gpas-act tanh", "--sdd paper", "--sdd released",
+            "--norm bhyt --bhyt-gamma-var on", "--norm bhyt --bhyt-lambda-final 1", "--positions rope",
+            "--activation swiglu --n-ffn 64", "--arch llama"]
 
 
 def test_no_variant_loads_into_another(base, tmp_path):
-    """Each into the next and into the first, tensors of the same names and shapes or not: file or directory, and what
-    differs, in one line; nothing on disk changes, and no --out is made."""
+    """Each into the next and into the first, tensors of the same names and shapes or not: directory and tensor or
+    flag in one line; nothing on disk changes, and no --out is made."""
     def place(i):
         return str(tmp_path / f"{i}")
 
@@ -184,16 +187,18 @@ def test_no_variant_loads_into_another(base, tmp_path):
             there = step_directory(place(other), 1)
             # What the other one's config.ini says lies below the command line: so each is said in full.
             message = run(*base[0], *full(variant), "--resume", there, "--out", target, code=2).stderr
-            assert there in message and re.search("tensor|variant|--[a-z]", message), (variant, VARIANTS[other], message)
+            said = there in message and re.search("tensor|variant|--[a-z]", message)
+            assert said, (variant, VARIANTS[other], message)
     assert picture(tmp_path) == before and not os.path.exists(target)
 
 
 def full(variant):
     """Every flag of a variant, with those that it leaves at their defaults."""
-    flags = {"--arch": "gpt2", "--norm": "auto", "--placement": "pre", "--final-norm": "auto", "--embed-norm": "off",
-             "--embed-scale": "off", "--gpas": "off", "--gpas-act": "silu", "--sdd": "off", "--bhyt-gamma-var": "off",
-             "--bhyt-lambda-final": "0", "--positions": "auto", "--activation": "auto", "--mix-post-layers": "auto",
-             "--bias": "auto", "--tie-embeddings": "auto", "--norm-eps": "auto", "--n-ffn": "auto"}
+    flags = {"--arch": "gpt2", "--placement": "pre", "--embed-norm": "off", "--embed-scale": "off", "--gpas": "off",
+             "--gpas-act": "silu", "--sdd": "off", "--bhyt-gamma-var": "off", "--bhyt-lambda-final": "0"}
+    for name in ("norm", "norm-eps", "final-norm", "positions", "activation", "mix-post-layers", "bias",
+                 "tie-embeddings", "n-ffn"):
+        flags["--" + name] = "auto"
     words = variant.split()
     flags.update(zip(words[::2], words[1::2]))
     return [word for pair in flags.items() for word in pair]

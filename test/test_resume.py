@@ -8,14 +8,15 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
 
 # (Fixtures are asked for by name.)
 from faults import (
-    MODEL, SMALL, base, begun, calls_of, checkpoints, data, events, fault, file_bytes, leftovers, metrics, out, picture, run,
-    same_bits, sentences, start, step_directory, tmp_path, wait_for, write_shard)
+    MODEL, PROGRAM, SMALL, base, begun, calls_of, checkpoints, data, environment, events, fault, file_bytes, leftovers,
+    metrics, out, picture, run, same_bits, sentences, start, step_directory, tmp_path, wait_for, write_shard)
 
 # -------------------------------------------------------------------------------------------------- bit-exact resume
 
@@ -111,7 +112,7 @@ def test_a_second_interrupt_ends_a_step_that_waits_for_its_data_for_ever(base, d
     with start(*base[0], "--steps", 10 ** 7, "--save-every", 0, "--out", out, "--resume", "auto",
                env=fault(CALLS="pread", PATH=os.path.dirname(data[1]), AT=40, TIMES=0, DO="hang", TRACE=trace)) as process:
         wait_for(process, "^step 3/")
-        while len(calls_of(trace)) < 40:
+        while not os.path.exists(trace) or len(calls_of(trace)) < 40:
             time.sleep(0.01)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             process.send_signal(number)
@@ -141,6 +142,13 @@ def test_a_reader_that_goes_away_does_not_end_the_run(base, out):
         process.stdout.close()
         assert process.wait(timeout=60) == 0
     assert checkpoints(out) == [2000]
+
+
+def test_an_output_that_cannot_be_written_does_not_end_the_run(base, out):
+    """A job's log on a full disk."""
+    with open("/dev/full", "w", encoding="ascii") as full:
+        subprocess.run([PROGRAM, *map(str, base[0]), "--out", out], stdout=full, check=True, env=environment())
+    same_bits(out, base[1], 6)
 
 
 def test_time_is_measured_by_a_clock_that_does_not_jump(base, fault, out):
