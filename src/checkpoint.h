@@ -71,8 +71,8 @@ bool checkpoint_load(const char *path, const Config *config, Model *model, Optim
  * set, and errno, if it cannot be read. */
 int checkpoint_list(const char *directory, int64_t **steps, Error *error);
 
-/* Whether a directory is a complete checkpoint: of a step and no link, if that is not −1; sizes only, or contents
- * too. */
+/* Whether a directory is a complete checkpoint: of a step and no link, if that is not −1; sizes only, or
+ * contents too. */
 bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error *error);
 
 /* The name of a step's directory. */

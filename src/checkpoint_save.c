@@ -240,8 +240,8 @@ static void remove_checkpoint(const char *out, int64_t step) {
         directory_remove(old);
 }
 
-/* OUT/latest, replaced in one moment; what stands there and is no link is let be. A file system may have no links, and
- * nothing depends on this one: failing is no error. */
+/* OUT/latest, replaced in one moment; what stands there and is no link is let be. A file system may have no
+ * links, and nothing depends on this one: failing is no error. */
 static void point_latest(const char *out, const char *name) {
     char latest[CHECKPOINT_PATH], partial[CHECKPOINT_PATH];
     struct stat status;

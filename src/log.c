@@ -26,7 +26,7 @@ static void drop_torn_line(int file) {
         at -= newline ? (off_t)(piece + size - 1 - newline) : (off_t)size;
         if (newline) break;
     }
-    if (at < end && ftruncate(file, at)) return; /* a disk that refuses that will refuse the next line, and that is said */
+    if (at < end && ftruncate(file, at)) return; /* who refuses that refuses the next line too, which is said */
 }
 
 /* No link is followed and no pipe waited for: the directory may be anybody's. */
