@@ -108,6 +108,7 @@ static void check_memory(const Run *run, bool train) {
     run->k->describe(&info);
     double bytes = (double)plan.weights + (double)plan.gradients + (double)plan.moments + (double)plan.activations +
                    (double)plan.workspace;
+    if (train && run->config.stats_every) bytes += (double)telemetry_bytes(&run->config, run->k);
     require(!info.memory_total || bytes <= (double)info.memory_total,
             "out of memory: this run takes %.2f GB, %s has %.2f GB; --dry-run says what takes how much", bytes * 1e-9,
             info.name, (double)info.memory_total * 1e-9);

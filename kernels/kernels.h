@@ -45,7 +45,9 @@
  * SCRATCH
  *
  *   A queue owns one scratch area, which the operation that runs on it may use. scratch_bytes() tells, for the
- *   largest shapes of a run, how much any operation needs; it is a pure function, so --dry-run can call it.
+ *   largest shapes of a run, how much any operation needs; it is a pure function of them and, on the CPU, of the
+ *   OpenMP thread count, so --dry-run can call it. A CPU queue holds for the thread count at its creation:
+ *   attention never takes more threads than it has room for, the others count on no more being there.
  *
  * Compiles as C11 and as C++17.
  */
@@ -171,11 +173,11 @@ typedef struct Junction {
 
 /*
  * Backward. With g_y = dy (+ dresidual_in if post):
- *   pre-type:   dr = norm'(g_y) + dresidual_in (+ dmean_square_in·2r/C);  du = dr (a GPAS scale passes the
- *               gradient unchanged);  dgate += −slope·Σ dr⊙u;           dresidual_out = du
- *   post-type:  du = norm'(g_y) (+ dmean_square_in·2u/C);
- *               dgate += −slope·alpha·Σ du⊙x;                            dresidual_out = alpha·du
- * norm' uses r = s_out·u. df = sdd'(inner'(du)); dbias = column sums of df. With f = NULL, x stands for u.
+ *   pre-type:   dr = norm'(g_y) + dresidual_in (+ dmean_square_in·2r/C);  du = dr;  dgate += −slope·Σ dr⊙u
+ *   post-type:  du = norm'(g_y) (+ dmean_square_in·2u/C);                 dgate += −slope·alpha·Σ du⊙x
+ * dresidual_out = alpha·du in both: a GPAS scale passes the gradient unchanged, DeepNorm's constant multiplies it.
+ * norm' uses r = s_out·u. df = sdd'(inner'(du)); dbias = column sums of df as it is before it is rounded to Storage.
+ * With f = NULL, x stands for u.
  */
 typedef struct JunctionBackward {
     const Junction *forward; /* the arguments of the forward call, tensors and kept statistics still there;
@@ -300,7 +302,7 @@ typedef struct QkvBackward {
     const Storage *dqkv;      /* [N, (H+2·Hkv)·D] */
     Storage *draw;            /* same shape, out; may be dqkv itself */
     Accum *dalpha_q, *dalpha_k, *dalpha_v; /* +=, with norm (dalpha_v or NULL) */
-    Accum *dbias;             /* [(H+2·Hkv)·D] += column sums of draw, or NULL */
+    Accum *dbias;             /* [(H+2·Hkv)·D] += column sums of draw before its rounding to Storage, or NULL */
 } QkvBackward;
 
 /* --------------------------------------------------------------------------------------------------------
@@ -360,7 +362,7 @@ typedef struct ActivationBackward {
     const Storage *dy;         /* [N,F] */
     Storage *dh;               /* as h, out; may be h itself */
     Accum *dalpha;             /* as alpha, +=, with norm */
-    Accum *dbias;              /* as a row of h, += column sums of dh, or NULL */
+    Accum *dbias;              /* as a row of h, += column sums of dh before its rounding to Storage, or NULL */
 } ActivationBackward;
 
 /* --------------------------------------------------------------------------------------------------------

@@ -78,28 +78,26 @@ static inline bool element_next(Elements *e) {
     return true;
 }
 
-/* Weights well away from their initial ones and zeros, so that no gradient is small by symmetry. */
-static inline void perturb(const Fixture *f, void *arena, bool gates) {
-    const Params *params = &f->model.params;
-    for (int i = 0; i < params->count; i++) {
-        const Param *p = &params->list[i];
-        if (p->id == PARAM_GATE && !gates) continue;
+/* Adds normal numbers of this deviation to everything. */
+static inline void perturb(const Model *m, void *arena, double noise) {
+    for (int i = 0; i < m->params.count; i++) {
+        const Param *p = &m->params.list[i];
         for (Elements e = {.p = p}; element_next(&e);) {
             uint64_t key = philox_name_hash(p->piece[e.piece].key);
-            double noise = 0.2 * philox_normal(7, key, (uint64_t)e.index);
-            element_set(&f->model, arena, e.at, element_get(&f->model, arena, e.at) + noise);
+            double more = noise * philox_normal(7, key, (uint64_t)e.index);
+            element_set(m, arena, e.at, element_get(m, arena, e.at) + more);
         }
     }
 }
 
-static inline void setup_with(Fixture *f, const Kernels *k, const char *settings, bool gates) {
+static inline void setup_with(Fixture *f, const Kernels *k, const char *settings, double noise) {
     memset(f, 0, sizeof *f);
     configure(&f->config, settings);
     model_create(&f->model, &f->config, k, true);
     optimizer_create(&f->optimizer, &f->model);
     void *arena = calloc((size_t)f->model.params.elements, dtype_size(k->accum));
     params_init(&f->model.params, &f->config, k->accum, arena);
-    perturb(f, arena, gates);
+    perturb(&f->model, arena, noise);
     model_load(&f->model, arena);
     model_refresh(&f->model);
     free(arena);
@@ -112,8 +110,9 @@ static inline void setup_with(Fixture *f, const Kernels *k, const char *settings
     if (f->model.N > 1) f->targets[1] = TARGET_IGNORED;
 }
 
+/* Weights well away from their initial ones and from zero, so that no gradient is small by symmetry. */
 static inline void setup(Fixture *f, const Kernels *k, const char *settings) {
-    setup_with(f, k, settings, true);
+    setup_with(f, k, settings, 0.2);
 }
 
 static inline void teardown(Fixture *f) {

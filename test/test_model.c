@@ -7,9 +7,9 @@
 /* ------------------------------------------------------------------------------------------------------ */
 
 /* Trains a few steps; returns the weights (caller frees) and the losses. */
-static void *train_with(const Kernels *k, const char *settings, bool gates, double losses[4], size_t *bytes) {
+static void *train(const Kernels *k, const char *settings, double losses[4], size_t *bytes) {
     Fixture f;
-    setup_with(&f, k, settings, gates);
+    setup(&f, k, settings);
     for (int step = 0; step < 4; step++) {
         begin(&f, step);
         model_forward(&f.model, true);
@@ -23,10 +23,6 @@ static void *train_with(const Kernels *k, const char *settings, bool gates, doub
     memcpy(weights, f.model.master, *bytes);
     teardown(&f);
     return weights;
-}
-
-static void *train(const Kernels *k, const char *settings, double losses[4], size_t *bytes) {
-    return train_with(k, settings, true, losses, bytes);
 }
 
 static void assert_same_training(const Kernels *k, const char *a, const char *b) {

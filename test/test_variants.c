@@ -16,23 +16,8 @@
     "n-embd=16 n-head=2 n-ffn=13 seq-len=9 vocab-size=31 batch-size=2 lr=0.01 warmup-steps=1 steps=4 "       \
     "gpas-init=0.3 "
 
-/* Calls test(settings) for every legal case of METHODS; architectures take turns. */
 static void for_every_variant(void (*test)(const char *settings)) {
-    int legal = 0;
-    long count = variant_count(METHODS, METHOD_COUNT);
-    for (long i = 0; i < count; i++) {
-        char methods[256], settings[512];
-        VariantCase c = variant_case(METHODS, METHOD_COUNT, i);
-        variant_settings(METHODS, METHOD_COUNT, &c, methods, sizeof methods);
-        if (!variant_is_legal(methods)) continue;
-        /* Lengths of words differ, so turns by the sum of choices reach every pair of words. */
-        int turn = (c.word[0] + c.word[1] + c.word[2] + c.word[3]) % 2;
-        snprintf(settings, sizeof settings, TINY "%s %s", turn ? "arch=gpt2" : "arch=llama n-kv-head=1",
-                 methods);
-        test(settings);
-        legal++;
-    }
-    assert_int_equal(legal, (4 * 6 + 2) * 3 * 3);
+    assert_int_equal(variant_for_each(TINY, test), (4 * 6 + 2) * 3 * 3);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -148,6 +133,31 @@ static void watch(const char *settings) {
 static void telemetry_changes_no_bit(void **state) {
     (void)state;
     for_every_variant(watch);
+}
+
+static size_t allocated;
+
+static void *counting_alloc(size_t bytes) {
+    allocated += bytes;
+    return kernels_cpu_f32.alloc(bytes);
+}
+
+static void count_telemetry(const char *settings) {
+    static Kernels counting;
+    Fixture f;
+    counting = kernels_cpu_f32;
+    counting.alloc = counting_alloc;
+    setup(&f, &counting, settings);
+    allocated = 0;
+    Telemetry *telemetry = telemetry_create(&f.model);
+    assert_int_equal(allocated, telemetry_bytes(&f.config, &counting));
+    telemetry_destroy(telemetry);
+    teardown(&f);
+}
+
+static void telemetry_takes_what_the_plan_says(void **state) {
+    (void)state;
+    for_every_variant(count_telemetry);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -305,6 +315,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recomputing_changes_no_bit),
         cmocka_unit_test(telemetry_changes_no_bit),
+        cmocka_unit_test(telemetry_takes_what_the_plan_says),
         cmocka_unit_test(shut_gates_are_the_plain_model_bit_for_bit),
         cmocka_unit_test(mix_without_post_layers_is_pre_and_with_all_is_post),
         cmocka_unit_test(bhyt_fed_the_exact_statistic_is_bhyt_exact),

@@ -72,6 +72,22 @@ bool variant_is_legal(const char *settings) {
     return !approximates || strstr(settings, "placement=pre") || strstr(settings, "placement=lns");
 }
 
+int variant_for_each(const char *shape, void (*test)(const char *settings)) {
+    int legal = 0;
+    for (long i = 0; i < variant_count(METHODS, METHOD_COUNT); i++) {
+        char methods[256], settings[640];
+        VariantCase c = variant_case(METHODS, METHOD_COUNT, i);
+        variant_settings(METHODS, METHOD_COUNT, &c, methods, sizeof methods);
+        if (!variant_is_legal(methods)) continue;
+        bool gpt2 = (c.word[0] + c.word[1] + c.word[2] + c.word[3]) % 2;
+        snprintf(settings, sizeof settings, "%s %s %s", shape, gpt2 ? "arch=gpt2" : "arch=llama n-kv-head=1",
+                 methods);
+        test(settings);
+        legal++;
+    }
+    return legal;
+}
+
 static bool is_legal(const Factor *factors, int count, const VariantCase *c) {
     char settings[512];
     variant_settings(factors, count, c, settings, sizeof settings);

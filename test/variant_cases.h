@@ -37,6 +37,10 @@ VariantCase variant_case(const Factor *factors, int count, long i);
 /* Its words, one after the other. */
 void variant_settings(const Factor *factors, int count, const VariantCase *c, char *text, size_t size);
 
+/* Calls test(settings) for every legal case of METHODS, `shape` put before; architectures take turns, such
+ * that every two words of METHODS meet in both. Returns how many there were. */
+int variant_for_each(const char *shape, void (*test)(const char *settings));
+
 /* The one rule of MATH.md §2: bhyt approximates within pre-norm blocks. */
 bool variant_is_legal(const char *settings);
 
