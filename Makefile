@@ -137,7 +137,7 @@ $(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
 
 # What tests of whole models share beside the library.
 $(BUILD)/test_gradients: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o variant_cases.o)
-$(BUILD)/test_variants $(BUILD)/test_extremes: $(BUILD)/test/variant_cases.o
+$(BUILD)/test_variants $(BUILD)/test_extremes $(BUILD)/test_variant_rules: $(BUILD)/test/variant_cases.o
 $(BUILD)/test_gradient_faults: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o)
 
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
@@ -223,7 +223,8 @@ $(BUILD)/cuda/%.o: test/%.c
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
 BINARIES   := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_host_path
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
-SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(TESTS) $(BUILD)/test_emu)
+# test_gradients runs no code that test_variants does not, only more often.
+SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_gradients $(BUILD)/test_host_path,$(BINARIES)))
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
@@ -236,7 +237,7 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(SCRIPTED) \
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
 
