@@ -1,13 +1,13 @@
 /*
  * race.cpp: which two accesses to memory are unordered (race.h has the rules). Compiled only with -DEMU_RACE.
  *
- * All of device, pinned and shared memory lies in one range of addresses; behind it lies a cell for every two bytes.
- * A cell knows its last write and the reads since: by which operation, block and thread, after how many barriers of
- * the block and of the warp, and from which instruction. That is enough to decide every access exactly, whatever the
- * number of threads: fibers run one at a time, so a later access is compared with all that was unordered before.
- * Two approximations: reads of more than two unordered streams (the third replaces the second); reads by several
- * lanes of one warp that partial masks have synchronised at different times (may be called a race though they are
- * not; kernels here use full masks).
+ * All of device, pinned and shared memory lies in one range of addresses; behind it lies a cell for every two
+ * bytes. A cell knows its last write and the reads since: by which operation, block and thread, after how
+ * many barriers of the block and of the warp, and from which instruction. That is enough to decide every
+ * access exactly, whatever the number of threads: fibers run one at a time, so a later access is compared
+ * with all that was unordered before. Two approximations: reads of more than two unordered streams (the third
+ * replaces the second); reads by several lanes of one warp that partial masks have synchronised at different
+ * times (may be called a race though they are not; kernels here use full masks).
  */
 #include "race.h"
 #include "runtime.h"
@@ -37,7 +37,8 @@ Cell *cells;
 size_t arena_used = SHARED_BYTES, shared_used;
 std::map<size_t, std::vector<void *>> freed; /* by size */
 
-struct Work { /* an operation of a stream; [0] is nothing, and the host gets one for each time it queues something */
+struct Work { /* an operation of a stream; [0] is nothing, and the host gets one for each time it queues
+                 something */
     uint32_t stream, number;
     const char *name;
 };
@@ -50,7 +51,8 @@ uint32_t host_work; /* the host's entry in works for its present time; 0: none y
 thread_local const Clock *now_clock = nullptr; /* of the operation that this thread of the host runs */
 uint32_t now_work, now_run;
 uint32_t epoch, warp_time[MAX_THREADS / WARP];
-uint32_t known[MAX_THREADS / WARP][WARP][WARP]; /* [warp][lane][other]: other's past up to that time of the warp */
+uint32_t known[MAX_THREADS / WARP][WARP]
+              [WARP]; /* [warp][lane][other]: other's past up to that time of the warp */
 
 void map_arena() {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, access = PROT_READ | PROT_WRITE;
@@ -190,19 +192,21 @@ std::string who(const Stamp &stamp, const Stamp &now) {
 
 const char *what_is_missing(const Stamp &before, const Stamp &now) {
     if (before.work != now.work)
-        return !now_clock || !works[before.work].stream ? "the host waits for nothing between" : "no event orders them";
+        return !now_clock || !works[before.work].stream ? "the host waits for nothing between"
+                                                        : "no event orders them";
     if (before.run != now.run) return "blocks of one launch are unordered";
     if (before.thread / WARP != now.thread / WARP) return "no __syncthreads between";
     return "no __syncwarp or __syncthreads between";
 }
 
-[[noreturn]] void report(const char *memory, const Stamp &now, const char *verb, size_t bytes, const Stamp &before,
-                         const char *before_verb, const char *missing) {
+[[noreturn]] void report(const char *memory, const Stamp &now, const char *verb, size_t bytes,
+                         const Stamp &before, const char *before_verb, const char *missing) {
     bool shared = in_shared(memory);
     std::string here = code_place(now.code), there = code_place(before.code), other = who(before, now);
     const char *operation = now_clock && !running ? works[now.work].name : "";
-    fault("race: %s%s%s %zu bytes of %s memory at %s; %s %s at %s; %s", operation, *operation ? " " : "", verb, bytes,
-          shared ? "shared" : "global", here.c_str(), other.c_str(), before_verb, there.c_str(), missing);
+    fault("race: %s%s%s %zu bytes of %s memory at %s; %s %s at %s; %s", operation, *operation ? " " : "",
+          verb, bytes, shared ? "shared" : "global", here.c_str(), other.c_str(), before_verb, there.c_str(),
+          missing);
 }
 
 /* ---- one access -------------------------------------------------------------------------------------- */
@@ -219,8 +223,8 @@ const char *const before_verbs[] = {"read it", "wrote it", "updated it atomicall
 
 void check_async(const Cell &cell, const Access &access, const Stamp &now) {
     if (!cell.filling || cell.fill.run != now.run) return;
-    report(access.memory, now, verbs[(int)access.kind], access.bytes, cell.fill, "fills it by cp.async, started",
-           "no cp_async_wait between");
+    report(access.memory, now, verbs[(int)access.kind], access.bytes, cell.fill,
+           "fills it by cp.async, started", "no cp_async_wait between");
 }
 
 void access_cell(Cell &cell, const Access &access, const Stamp &now) {
@@ -238,8 +242,9 @@ void access_cell(Cell &cell, const Access &access, const Stamp &now) {
                what_is_missing(read, now));
     }
     Atomic atomic = access.kind != Kind::ATOMIC ? Atomic::NO
-                    : both_atomic && (cell.atomic == Atomic::BLOCKS || cell.write.run != now.run) ? Atomic::BLOCKS
-                                                                                                 : Atomic::BLOCK;
+                    : both_atomic && (cell.atomic == Atomic::BLOCKS || cell.write.run != now.run)
+                        ? Atomic::BLOCKS
+                        : Atomic::BLOCK;
     cell = Cell{};
     cell.write = now;
     cell.atomic = atomic;
@@ -256,8 +261,10 @@ void access_range(const void *memory, size_t bytes, Kind kind, const Thread *by,
     Access self = {static_cast<const char *>(memory), bytes, kind, in_shared(memory)};
     for_cells(memory, bytes, [&](Cell &cell) {
         /* The same again changes nothing. */
-        if (kind == Kind::READ && cell.readers == Readers::ONE && !cell.filling && same_place(cell.read, now)) return;
-        if (kind == Kind::WRITE && same_place(cell.write, now) && !cell.read.work && !cell.filling && !cell.atomic)
+        if (kind == Kind::READ && cell.readers == Readers::ONE && !cell.filling && same_place(cell.read, now))
+            return;
+        if (kind == Kind::WRITE && same_place(cell.write, now) && !cell.read.work && !cell.filling &&
+            !cell.atomic)
             return;
         access_cell(cell, self, now);
     });
@@ -307,7 +314,8 @@ void *allocate(size_t bytes) {
         again.pop_back();
         return memory;
     }
-    if (rounded > ARENA_BYTES - arena_used) fault("the race checker's %zu GiB are used up", ARENA_BYTES >> 30);
+    if (rounded > ARENA_BYTES - arena_used)
+        fault("the race checker's %zu GiB are used up", ARENA_BYTES >> 30);
     void *memory = arena + arena_used;
     arena_used += rounded;
     return memory;

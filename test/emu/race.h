@@ -1,18 +1,15 @@
 /*
- * race.h: what the engine tells the race checker (race.cpp). In every build but the race checker's (`make race`,
- * -DEMU_RACE) all of it is empty.
+ * race.h: what the engine tells the race checker (race.cpp). In every build but the race checker's (`make
+ * race`, -DEMU_RACE) all of it is empty.
  *
- * The compiler's -fsanitize=thread puts a call before each access to memory; race.cpp answers those calls itself,
- * with CUDA's own order of events in place of pthreads'. Two accesses to the same bytes, one of them a write,
- * race unless one is before the other by
- *   within a thread        its own order;
- *   within a block         a __syncthreads between them;
- *   within a warp          a __syncwarp whose mask names both lanes (a shuffle, a vote, an mma order no memory);
- *   between blocks         nothing: the blocks of a launch are unordered;
- *   within a stream        its order;
- *   between streams        an event recorded and waited for, the legacy default stream's rules, or the host
- *                          waiting for the one before it queues the other.
- * A cp.async writes from its start to the wait that covers it, as its thread: nobody may touch the bytes meanwhile.
+ * The compiler's -fsanitize=thread puts a call before each access to memory; race.cpp answers those calls
+ * itself, with CUDA's own order of events in place of pthreads'. Two accesses to the same bytes, one of them
+ * a write, race unless one is before the other by within a thread        its own order; within a block a
+ * __syncthreads between them; within a warp          a __syncwarp whose mask names both lanes (a shuffle, a
+ * vote, an mma order no memory); between blocks         nothing: the blocks of a launch are unordered; within
+ * a stream        its order; between streams        an event recorded and waited for, the legacy default
+ * stream's rules, or the host waiting for the one before it queues the other. A cp.async writes from its
+ * start to the wait that covers it, as its thread: nobody may touch the bytes meanwhile.
  */
 #ifndef EMU_RACE_H
 #define EMU_RACE_H
@@ -31,8 +28,8 @@ namespace race {
 
 const bool ON = true;
 
-/* How far each stream's work is known to be done: Clock[stream's number] = how many of its operations. Number 0 is
-   the host. */
+/* How far each stream's work is known to be done: Clock[stream's number] = how many of its operations. Number
+   0 is the host. */
 typedef std::vector<uint32_t> Clock;
 
 /* A stream's number and what is before its next operation. */
@@ -61,13 +58,14 @@ void block_begin();
 void block_synchronised();
 void warp_synchronised(unsigned warp, unsigned mask);
 
-/* Accesses that no instrumented code makes. by: the thread, or null for the operation as a whole; at: the address of
-   the code behind it, or null. */
+/* Accesses that no instrumented code makes. by: the thread, or null for the operation as a whole; at: the
+   address of the code behind it, or null. */
 void touch(const void *memory, size_t bytes, bool write, const Thread *by, const void *at);
 void async_begins(const void *shared, size_t bytes, const void *at);
 void async_ends(const void *shared, size_t bytes);
 
-/* Notes the kernel's launch for the list of kernels that ran (EMU_KERNELS names the file that gets it at exit). */
+/* Notes the kernel's launch for the list of kernels that ran (EMU_KERNELS names the file that gets it at
+ * exit). */
 void note_kernel(const char *name, const void *function);
 
 #else

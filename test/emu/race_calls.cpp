@@ -1,7 +1,7 @@
 /*
- * race_calls.cpp: the calls that gcc's -fsanitize=thread puts before each access, answered for the race checker; and
- * how an instruction's address becomes a file and a line. Compiled only with -DEMU_RACE; the program is linked without
- * the sanitizer's own library.
+ * race_calls.cpp: the calls that gcc's -fsanitize=thread puts before each access, answered for the race
+ * checker; and how an instruction's address becomes a file and a line. Compiled only with -DEMU_RACE; the
+ * program is linked without the sanitizer's own library.
  */
 #include "race.h"
 
@@ -145,13 +145,21 @@ ssize_t emu_race_pread(int file, void *to, size_t bytes, off_t offset) {
     return pread(file, to, bytes, offset);
 }
 
-/* Host code only: the guards of static locals, and the counts of shared_ptr. */
-char __tsan_atomic8_load(const volatile char *address, int) {
-    return __atomic_load_n(address, __ATOMIC_SEQ_CST);
-}
-int __tsan_atomic32_fetch_add(volatile int *address, int value, int) {
-    return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
-}
+/* Host code only: the guards of static locals, the counts of shared_ptr, the signal that was caught. They order the
+   host's threads, which are one to the checker. */
+#define EMU_ATOMICS(bits, type)                                                                              \
+    type __tsan_atomic##bits##_load(const volatile type *address, int) {                                     \
+        return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                   \
+    }                                                                                                        \
+    void __tsan_atomic##bits##_store(volatile type *address, type value, int) {                              \
+        __atomic_store_n(address, value, __ATOMIC_SEQ_CST);                                                  \
+    }                                                                                                        \
+    type __tsan_atomic##bits##_fetch_add(volatile type *address, type value, int) {                          \
+        return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);                                         \
+    }
+EMU_ATOMICS(8, char)
+EMU_ATOMICS(32, int)
+EMU_ATOMICS(64, long)
 
 } // extern "C"
 

@@ -1,4 +1,5 @@
-/* race_cell.h: what the race checker remembers of two bytes of memory, and how it names code; race.cpp's own. */
+/* race_cell.h: what the race checker remembers of two bytes of memory, and how it names code; race.cpp's own.
+ */
 #ifndef EMU_RACE_CELL_H
 #define EMU_RACE_CELL_H
 
@@ -23,13 +24,14 @@ struct Stamp {
 };
 
 inline bool same_place(const Stamp &a, const Stamp &b) {
-    return a.work == b.work && a.run == b.run && a.thread == b.thread && a.epoch == b.epoch && a.time == b.time;
+    return a.work == b.work && a.run == b.run && a.thread == b.thread && a.epoch == b.epoch &&
+           a.time == b.time;
 }
 
 enum class Kind : unsigned char { READ, WRITE, ATOMIC };
 
-/* Who has read since the last write, in the latest epoch: one thread, lanes of one warp, several warps, several
-   blocks. */
+/* Who has read since the last write, in the latest epoch: one thread, lanes of one warp, several warps,
+   several blocks. */
 enum class Readers : unsigned char { ONE, LANES, WARPS, BLOCKS };
 
 /* The last write was atomic: by threads of one block, of several. */

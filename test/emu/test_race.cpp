@@ -1,9 +1,9 @@
 /*
  * test_race.cpp: does the race checker find planted races, and is it silent on their mended twins?
  *
- * A case is a function, run in a process of its own; a racy one must end with EMU_EXIT and must have named the race,
- * a clean one must end well. Each runs under several seeds: whether two accesses are ordered does not hang on the
- * order in which they happened to run.
+ * A case is a function, run in a process of its own; a racy one must end with EMU_EXIT and must have named
+ * the race, a clean one must end well. Each runs under several seeds: whether two accesses are ordered does
+ * not hang on the order in which they happened to run.
  */
 #include "test_emu.h"
 
@@ -25,7 +25,8 @@ template <bool barrier> __global__ void read_after_write(int *out) {
     out[threadIdx.x] = value[blockDim.x - 1 - threadIdx.x];
 }
 
-/* Right under the natural order: a thread takes its neighbour's value before the neighbour, later, changes it. */
+/* Right under the natural order: a thread takes its neighbour's value before the neighbour, later, changes
+ * it. */
 template <bool barrier> __global__ void write_after_read(int *out) {
     SHARED_ARRAY(int, value, 128);
     value[threadIdx.x] = (int)threadIdx.x;
@@ -229,8 +230,8 @@ template <bool event> void product_then_kernel() {
     CUBLASLT_CHECK(cublasLtCreate(&handle), "test");
     CUBLASLT_CHECK(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "test");
     CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&square, CUDA_R_32F, 8, 8, 8), "test");
-    CUBLASLT_CHECK(cublasLtMatmul(handle, desc, &one, a.at, square, a.at, square, &zero, d.at, square, d.at, square,
-                                  nullptr, nullptr, 0, s.first),
+    CUBLASLT_CHECK(cublasLtMatmul(handle, desc, &one, a.at, square, a.at, square, &zero, d.at, square, d.at,
+                                  square, nullptr, nullptr, 0, s.first),
                    "test");
     if (event) s.order();
     LAUNCH(copy, 1, 64, 0, s.second, reinterpret_cast<int *>(to.at), reinterpret_cast<const int *>(d.at));
@@ -312,17 +313,23 @@ template <typename T> std::vector<T> zeros(size_t count) {
         LAUNCH(kernel, 1, 64, 0, 0, out.at, in.at, ##__VA_ARGS__);                                           \
         synchronize();                                                                                       \
     }
-#define PLANTED_AND_CLEAN(name, racy, clean, ...) {name, racy, {__VA_ARGS__}}, {name ", mended", clean, {}}
+#define PLANTED_AND_CLEAN(name, racy, clean, ...)                                                            \
+    {name, racy, {__VA_ARGS__}}, {                                                                           \
+        name ", mended", clean, {}                                                                           \
+    }
 
 const Planted cases[] = {
     PLANTED_AND_CLEAN("a missing __syncthreads", ON_INTS((read_after_write<false>), 1, 64),
-                      ON_INTS((read_after_write<true>), 1, 64), "kernel read_after_write<false>, block (0, 0, 0), ",
-                      "race: ", "4 bytes of shared memory at test_race.cpp:",
-                      " it at test_race.cpp:", "no __syncthreads between"),
-    PLANTED_AND_CLEAN("a missing __syncthreads among 1024 threads", ON_INTS((read_after_write<false>), 2, 1024),
-                      ON_INTS((read_after_write<true>), 1, 1024), "race: ", "4 bytes of shared memory"),
-    PLANTED_AND_CLEAN("a write after a read whose output is right", ON_INTS((write_after_read<false>), 1, 128),
-                      ON_INTS((write_after_read<true>), 1, 128), "race: writes 4 bytes of shared memory", "read it"),
+                      ON_INTS((read_after_write<true>), 1, 64),
+                      "kernel read_after_write<false>, block (0, 0, 0), ",
+                      "race: ", "4 bytes of shared memory at test_race.cpp:", " it at test_race.cpp:",
+                      "no __syncthreads between"),
+    PLANTED_AND_CLEAN("a missing __syncthreads among 1024 threads",
+                      ON_INTS((read_after_write<false>), 2, 1024), ON_INTS((read_after_write<true>), 1, 1024),
+                      "race: ", "4 bytes of shared memory"),
+    PLANTED_AND_CLEAN("a write after a read whose output is right",
+                      ON_INTS((write_after_read<false>), 1, 128), ON_INTS((write_after_read<true>), 1, 128),
+                      "race: writes 4 bytes of shared memory", "read it"),
     PLANTED_AND_CLEAN("a word that all warps read, then written", ON_INTS((broadcast<false>), 1, 128),
                       ON_INTS((broadcast<true>), 1, 128), "shared memory", "no __syncthreads between"),
     PLANTED_AND_CLEAN("a missing barrier in global memory", exchange<false>, exchange<true>,
@@ -331,17 +338,18 @@ const Planted cases[] = {
 
     PLANTED_AND_CLEAN("a shuffle in place of a __syncwarp", ON_INTS((across_lanes<false>), 1, 32),
                       ON_INTS((across_lanes<true>), 1, 32), "no __syncwarp or __syncthreads between"),
-    PLANTED_AND_CLEAN("a partial __syncwarp", ON_INTS((across_groups<8>), 1, 32), ON_INTS((across_groups<7>), 1, 32),
-                      "no __syncwarp or __syncthreads between"),
+    PLANTED_AND_CLEAN("a partial __syncwarp", ON_INTS((across_groups<8>), 1, 32),
+                      ON_INTS((across_groups<7>), 1, 32), "no __syncwarp or __syncthreads between"),
     PLANTED_AND_CLEAN("ldmatrix without a barrier", ON_INTS((load_matrix<false>), 1, 32),
-                      ON_INTS((load_matrix<true>), 1, 32), "of shared memory", "no __syncwarp or __syncthreads between"),
+                      ON_INTS((load_matrix<true>), 1, 32), "of shared memory",
+                      "no __syncwarp or __syncthreads between"),
 
     PLANTED_AND_CLEAN("a missing barrier between cp.async buffers", ON_TILES((two_buffers<false>), 4),
                       ON_TILES((two_buffers<true>), 4), "of shared memory"),
     PLANTED_AND_CLEAN("others' cp.async without a barrier", ON_TILES((others_copies<false>)),
                       ON_TILES((others_copies<true>)), "shared memory"),
-    PLANTED_AND_CLEAN("cp.async read before its wait", ON_TILES((own_copy<false>)), ON_TILES((own_copy<true>)),
-                      "fills it by cp.async", "no cp_async_wait between"),
+    PLANTED_AND_CLEAN("cp.async read before its wait", ON_TILES((own_copy<false>)),
+                      ON_TILES((own_copy<true>)), "fills it by cp.async", "no cp_async_wait between"),
 
     PLANTED_AND_CLEAN("two blocks write one word", ON_INTS((blocks_write<false>), 2, 32),
                       ON_INTS((blocks_write<true>), 2, 32), "race: writes 4 bytes of global memory",
@@ -355,16 +363,16 @@ const Planted cases[] = {
                       "fill in another stream wrote it", "no event orders them"),
     PLANTED_AND_CLEAN("a missing event wait, write second", read_then_write<false>, read_then_write<true>,
                       "race: cudaMemsetAsync writes 256 bytes", "in another stream", "no event orders them"),
-    PLANTED_AND_CLEAN("an event recorded too early", event_too_early<false>, event_too_early<true>, "race: ",
-                      "no event orders them"),
-    PLANTED_AND_CLEAN("a missing event wait behind a product", product_then_kernel<false>, product_then_kernel<true>,
+    PLANTED_AND_CLEAN("an event recorded too early", event_too_early<false>, event_too_early<true>,
                       "race: ", "no event orders them"),
+    PLANTED_AND_CLEAN("a missing event wait behind a product", product_then_kernel<false>,
+                      product_then_kernel<true>, "race: ", "no event orders them"),
     {"the default stream orders blocking streams", default_stream_orders, {}},
 
-    PLANTED_AND_CLEAN("a pinned buffer used again", pinned_again<false>, pinned_again<true>, "race: ",
-                      "the host waits for nothing between"),
-    PLANTED_AND_CLEAN("a result read too early", early_result<false>, early_result<true>, "race: ",
-                      "the host waits for nothing between"),
+    PLANTED_AND_CLEAN("a pinned buffer used again", pinned_again<false>, pinned_again<true>,
+                      "race: ", "the host waits for nothing between"),
+    PLANTED_AND_CLEAN("a result read too early", early_result<false>, early_result<true>,
+                      "race: ", "the host waits for nothing between"),
     {"the host's wait orders streams", host_orders_streams, {}},
 };
 const size_t CASES = sizeof cases / sizeof cases[0];
@@ -393,8 +401,8 @@ int run_in_child(void (*run)(), std::string *said) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* The clean ones (racy false) or the planted ones that did not end as they must, under seeds 0 … 3. Which of a race's
-   two ends is reported depends on the seed, so the words count under seed 0 only. */
+/* The clean ones (racy false) or the planted ones that did not end as they must, under seeds 0 … 3. Which of
+   a race's two ends is reported depends on the seed, so the words count under seed 0 only. */
 int count_wrong(bool racy) {
     int wrong = 0;
     for (uint64_t seed = 0; seed <= 3; seed++)
@@ -403,9 +411,12 @@ int count_wrong(bool racy) {
             emu::set_seed(seed);
             std::string said;
             int exit_code = run_in_child(planted.run, &said);
-            bool good = exit_code == (racy ? emu::EMU_EXIT : 0) && (!racy || said.find("race: ") != std::string::npos);
+            bool good = exit_code == (racy ? emu::EMU_EXIT : 0) &&
+                        (!racy || said.find("race: ") != std::string::npos);
             for (const char *part : planted.said) good &= seed != 0 || said.find(part) != std::string::npos;
-            if (!good) printf("%s, seed %d: exit code %d, said: %s\n", planted.name, (int)seed, exit_code, said.c_str());
+            if (!good)
+                printf("%s, seed %d: exit code %d, said: %s\n", planted.name, (int)seed, exit_code,
+                       said.c_str());
             if (racy && getenv("EMU_VERBOSE") && !seed) printf("%s: %s", planted.name, said.c_str());
             wrong += !good;
         }
