@@ -1,5 +1,7 @@
 /* report.c: see report.h. */
 #include "report.h"
+#include "device.h"
+#include "telemetry.h"
 #include "variant.h"
 
 #include <stdio.h>
@@ -19,6 +21,10 @@ static void describe_model(const Config *c, const Params *params) {
            (double)params->true_elements * 1e-6, (double)params->true_elements_no_embeddings * 1e-6);
 }
 
+static void describe_fallback(void) {
+    if (device_notice()) printf("%s\n", device_notice());
+}
+
 static void describe_batch(const Config *c) {
     printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps; %lld updates, %.3g M tokens\n",
            (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len,
@@ -28,6 +34,7 @@ static void describe_batch(const Config *c) {
 void report_run(const Config *c, const Model *model) {
     DeviceInfo info = {0};
     model->k->describe(&info);
+    describe_fallback();
     describe_model(c, &model->params);
     describe_batch(c);
     printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·C·T for causal attention)\n",
@@ -41,6 +48,7 @@ void report_plan(const Config *c, const Kernels *k) {
     Params params;
     model_plan(c, k, true, &plan);
     params_build(&params, c);
+    describe_fallback();
     describe_model(c, &params);
     describe_batch(c);
     printf("parameters: %lld\n", (long long)params.true_elements);
@@ -54,11 +62,13 @@ void report_plan(const Config *c, const Kernels *k) {
         {"moments", (double)plan.moments, "AdamW"},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
         {"workspace", (double)plan.workspace, "gradients of activations, logits, scratch"},
+        {"telemetry", c->stats_every ? (double)telemetry_bytes(c, k) : 0, "--stats-every"},
         {"process", PROCESS_BYTES + THREAD_BYTES * (double)c->threads, "estimate: libraries, their buffers, data"},
     };
     double total = 0;
     printf("memory (%s, recompute %s):\n", k->name, config_choice("recompute", c->recompute));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].bytes == 0) continue;
         printf("  %-12s %10.1f MB  %s\n", rows[i].name, rows[i].bytes * 1e-6, rows[i].help);
         total += rows[i].bytes;
     }
