@@ -4,7 +4,8 @@
 # make bench      timings as JSON lines
 # make help       the other targets
 #
-# ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan.
+# ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan;
+# STANDALONE=1 without oneDNN, OpenBLAS, cJSON and cmocka (test/standalone/README.md).
 
 ifeq ($(origin CC),default)
     CC   := gcc
@@ -21,7 +22,8 @@ WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE)
 comma    := ,
-LDLIBS   += -ldnnl -lopenblas -lcjson -lmvec -lm -lpthread
+LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
+CMOCKA   := $(if $(STANDALONE),,-lcmocka)
 ifdef SANITIZE
     CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
     LDFLAGS += -fsanitize=address,undefined
@@ -29,6 +31,10 @@ endif
 
 HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
+ifdef STANDALONE
+    CFLAGS += -Itest/standalone/include
+    CPU    += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
+endif
 PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
 
 all: $(PROGRAM)
@@ -56,6 +62,14 @@ $(BUILD)/cpu_f64/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCPU_F64 -MMD -MP -c $< -o $@
 
+# In place of libraries, for machines that have none.
+$(BUILD)/standalone/json.o: test/standalone/json.c
+$(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o: test/standalone/gemm.c
+$(BUILD)/standalone/gemm_f64.o: CFLAGS += -DCPU_F64
+$(BUILD)/standalone/%.o:
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
 # ---------------------------------------------------------------------------------------------------- tests
 
 PLAIN    := $(foreach type,F32 BF16 F64 LONG,$(patsubst test/%.c,$(BUILD)/plain_$(type)/%.o,$(wildcard test/ops_plain*.c)))
@@ -79,10 +93,10 @@ endef
 $(foreach type,F32 BF16 F64 LONG,$(eval $(call plain_rule,$(type))))
 
 $(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
 $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
@@ -128,10 +142,18 @@ train_gpt_emu: $(EMU)/train_gpt
 	cp $< $@
 
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+
+# The probe of a GPU, to check itself (--tiny).
+$(EMU)/gpu_probe.o: test/gpu_probe.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
+
+$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(BUILD)/src/check.o
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lboost_context -o $@
 
 # nvcc compiles kernels/cuda and the probe of a GPU, nothing else. CUDA_ARCHS=90 for one machine; three by default.
 NVCC       ?= nvcc
@@ -149,7 +171,7 @@ $(BUILD)/gpu_probe: test/gpu_probe.cu $(CUDA) $(BUILD)/src/check.o
 	$(NVCC) $(CUDA_FLAGS) $^ $(CUDA_LIBS) -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA) $(LIBRARY)
-	$(NVCC) $(CUDA_CODE) -Xcompiler -fopenmp $^ $(LDLIBS) $(CUDA_LIBS) -lcmocka -o $@
+	$(NVCC) $(CUDA_CODE) -Xcompiler -fopenmp $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
 
 $(BUILD)/cuda/%.o: test/%.c
 	@mkdir -p $(@D)
