@@ -1,4 +1,4 @@
-# make            train_gpt
+# make            train_gpt, with its CUDA backend where nvcc is found
 # make test       all tests of the default suite; the last line is "N passed, M failed"
 # make demo       synthetic data, two minutes of training, the loss against the language's entropy
 # make bench      timings as JSON lines
@@ -6,6 +6,7 @@
 #
 # ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan;
 # STANDALONE=1 without oneDNN, OpenBLAS, cJSON and cmocka (test/standalone/README.md).
+# CUDA=0 leaves CUDA out; CUDA_ARCHS="90 100" builds for these GPUs (this machine's, or else 80, 90 and 100).
 
 ifeq ($(origin CC),default)
     CC   := gcc
@@ -16,18 +17,45 @@ endif
 ARCH     ?= native
 BUILD    ?= build
 PYTHON   ?= python3
+comma    := ,
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unversioned)
 
 WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE)
-comma    := ,
 LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
 CMOCKA   := $(if $(STANDALONE),,-lcmocka)
 ifdef SANITIZE
     CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
     LDFLAGS += -fsanitize=address,undefined
 endif
+
+# CUDA: nvcc from the path, or from where NVIDIA puts it. Of its libraries the runtime is linked, and cuBLASLt opened
+# when a GPU is (kernels/cuda/cublaslt_load.cu).
+ifeq ($(origin NVCC),undefined)
+    NVCC := $(firstword $(shell command -v nvcc) $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
+endif
+ifdef SANITIZE
+    CUDA := 0
+endif
+ifeq ($(origin CUDA),undefined)
+    CUDA := $(if $(NVCC),1,0)
+endif
+ifeq ($(CUDA),1)
+    CUDA_ROOT  := $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC))))
+    CUDA_DIRS  := $(firstword $(foreach dir,lib64 lib targets/$(shell uname -m)-linux/lib, \
+                      $(patsubst %/libcudart_static.a,%,$(wildcard $(CUDA_ROOT)/$(dir)/libcudart_static.a))))
+ifeq ($(origin CUDA_ARCHS),undefined)
+    KNOWN_ARCHS := $(filter-out 7%,$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
+    LOCAL_ARCHS := $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))
+    CUDA_ARCHS  := $(or $(sort $(filter $(KNOWN_ARCHS),$(LOCAL_ARCHS))),$(filter $(KNOWN_ARCHS),80 90 100))
+endif
+endif
+CUDA_CODE    := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch))
+CUDA_WERROR  := -Werror all-warnings
+CUDA_FLAGS   := -std=c++17 -O3 $(CUDA_WERROR) -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
+CUDA_LIBS    := $(foreach dir,$(CUDA_DIRS),-L$(dir) -Wl$(comma)-rpath$(comma)$(dir)) -lcudart_static -ldl -lrt
+CUDA_OBJECTS := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
 
 HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
@@ -39,8 +67,25 @@ PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
 
 all: $(PROGRAM)
 
-$(PROGRAM): $(BUILD)/train_gpt.o $(HOST) $(CPU)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
+# What the executable holds: it is linked again when that changes, and GPU code compiled again for other GPUs.
+$(BUILD)/holds: TEXT = CUDA=$(CUDA)
+$(BUILD)/cuda/archs: TEXT = $(CUDA_ARCHS)
+$(BUILD)/holds $(BUILD)/cuda/archs: FORCE
+	@mkdir -p $(@D)
+	@echo '$(TEXT)' | cmp -s - $@ || echo '$(TEXT)' > $@
+
+ifeq ($(CUDA),1)
+WITH_CUDA := $(addprefix $(BUILD)/cuda/,device.o config.o)
+PARTS     := $(BUILD)/train_gpt.o $(filter-out %/device.o %/config.o,$(HOST)) $(WITH_CUDA) $(CPU) $(CUDA_OBJECTS)
+$(PROGRAM): $(PARTS) $(BUILD)/holds
+	$(CXX) -fopenmp $(LDFLAGS) $(PARTS) $(LDLIBS) $(CUDA_LIBS) -o $@
+	@echo "$@: for CPUs, and for GPUs of compute capability $(CUDA_ARCHS)"
+else
+PARTS     := $(BUILD)/train_gpt.o $(HOST) $(CPU)
+$(PROGRAM): $(PARTS) $(BUILD)/holds
+	$(CC) -fopenmp $(LDFLAGS) $(PARTS) $(LDLIBS) -o $@
+	@echo "$@: for CPUs only ($(if $(NVCC),CUDA=$(CUDA),there is no nvcc))"
+endif
 
 # The program and src/ are C11, whatever the extension says.
 $(BUILD)/train_gpt.o: train_gpt.cu
@@ -51,7 +96,16 @@ $(BUILD)/src/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/src/config.o: CFLAGS += -DVERSION='"$(VERSION)"'
+$(BUILD)/src/config.o $(BUILD)/cuda/config.o: CFLAGS += -DVERSION='"$(VERSION)"'
+
+# nvcc compiles kernels/cuda and the probe of a GPU, nothing else.
+$(BUILD)/cuda/%.o: kernels/cuda/%.cu $(BUILD)/cuda/archs
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/cuda/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DWITH_CUDA -MMD -MP -c $< -o $@
 
 # One source, two element types.
 $(BUILD)/cpu_f32/%.o: kernels/cpu/%.c
@@ -155,23 +209,15 @@ $(EMU)/gpu_probe.o: test/gpu_probe.cu
 $(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(BUILD)/src/check.o
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lboost_context -o $@
 
-# nvcc compiles kernels/cuda and the probe of a GPU, nothing else. CUDA_ARCHS=90 for one machine; three by default.
-NVCC       ?= nvcc
-CUDA_ARCHS ?= 80 90 100
-CUDA_CODE  := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch))
-CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
-CUDA       := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
-CUDA_LIBS  := -lcublasLt
-
-$(BUILD)/cuda/%.o: kernels/cuda/%.cu
-	@mkdir -p $(@D)
+# The executable's objects stand above, where they are linked.
+$(BUILD)/cuda/gpu_probe.o: test/gpu_probe.cu $(BUILD)/cuda/archs
 	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/gpu_probe: test/gpu_probe.cu $(CUDA) $(BUILD)/src/check.o
-	$(NVCC) $(CUDA_FLAGS) $^ $(CUDA_LIBS) -o $@
+$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(BUILD)/src/check.o
+	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lpthread -o $@
 
-$(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA) $(LIBRARY)
-	$(NVCC) $(CUDA_CODE) -Xcompiler -fopenmp $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
+$(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
+	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
 
 $(BUILD)/cuda/%.o: test/%.c
 	@mkdir -p $(@D)
@@ -206,9 +252,9 @@ test-compilers:
 	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
-	@if command -v $(NVCC) >/dev/null; then echo "nvcc: no warning allowed"; \
-	    $(MAKE) --no-print-directory -j2 CUDA_ARCHS=90 BUILD=build/nvcc build/nvcc/gpu_probe; \
-	else echo "nvcc is not here: skipped"; fi
+	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
+	    $(MAKE) --no-print-directory -j$(CORES) $(BUILD)/gpu_probe; \
+	else echo "nvcc is not here, or not wanted: skipped"; fi
 CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 
 demo: $(PROGRAM)
@@ -223,18 +269,27 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 	@echo "make test-all   what takes too long for every change as well"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
+	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make clean      removes what was built"
 
 gpu_probe: $(BUILD)/gpu_probe
 test_ops_cuda: $(BUILD)/test_ops_cuda
 
+# On a machine with a GPU. gpu-binaries: what to carry to one where nothing shall be built (scripts/gpu/README.md).
+gpu-check:
+	@$(PYTHON) scripts/gpu_check.py $(GPU_CHECK)
+
+gpu-binaries:
+	@$(PYTHON) scripts/gpu_check.py --build-only --build $(BUILD)/gpu-binaries --arch x86-64-v3 $(GPU_CHECK)
+
 emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu
 
 clean:
 	rm -rf build train_gpt
 
-.PHONY: all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda
+FORCE:
+.PHONY: FORCE all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda gpu-check gpu-binaries
 .SECONDARY:
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

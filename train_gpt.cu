@@ -128,6 +128,8 @@ static void open_model(Run *run, bool train) {
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
+    /* What trains says it with its first lines (report_run); --generate writes its text, and nothing else, to stdout. */
+    if (device_notice() && (!train || run->config.probe)) warn("%s", device_notice());
 }
 
 static void open_training_data(Run *run) {

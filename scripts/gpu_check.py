@@ -4,7 +4,7 @@
     scripts/gpu_check.py [PART…]            all parts, or some: suite, training, operations, steps, pytorch, variants,
                                             sanitizer, or one of those that --list names
     scripts/gpu_check.py --list
-    scripts/gpu_check.py --build-only       leaves programs in --build, for --binaries elsewhere
+    scripts/gpu_check.py --build-only       leaves in --build what another machine needs as --binaries
     scripts/gpu_check.py --rehearse         every part without a GPU, on the emulation and the CPU, at tiny sizes
 
 Needs a copy of the tree, CUDA (nvcc), gcc, make and Python 3; PyTorch for `pytorch`, compute-sanitizer for `sanitizer`.
@@ -34,6 +34,8 @@ def arguments(argv):
     parser.add_argument("--binaries", metavar="DIR")
     parser.add_argument("--build", default="build/gpu", metavar="DIR", help="where to build (build/gpu)")
     parser.add_argument("--build-only", action="store_true")
+    parser.add_argument("--arch", help="of the processor, for gcc (this one's)")
+    parser.add_argument("--cuda-archs", metavar="LIST", help='of GPUs, as "90" (this machine\'s, or else all)')
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--limit", type=float, default=225, metavar="SECONDS", help="for each part (225)")
     parser.add_argument("--out", metavar="DIR", help="of the results file (test/results; a rehearsal: a temporary one)")
@@ -58,7 +60,8 @@ def find_machine(options):
         folder = os.path.join(ROOT, options.build)
         os.makedirs(folder, exist_ok=True)
         begin = time.monotonic()
-        machines.build(options.build, options.jobs, os.path.join(folder, "build.log"))
+        settings = [f"{name}={value}" for name, value in (("ARCH", options.arch), ("CUDA_ARCHS", options.cuda_archs)) if value]
+        machines.build(options.build, options.jobs, os.path.join(folder, "build.log"), settings)
         with open(os.path.join(folder, "commit"), "w", encoding="utf-8") as file:
             file.write((options.commit or machines.commit(None)) + "\n")
         print(f"built in {time.monotonic() - begin:.0f} s: {folder}", flush=True)
@@ -119,6 +122,7 @@ def main(argv):
         print(f"gpu_check.py: {error}", file=sys.stderr)
         return 1
     if options.build_only:
+        machines.pack(machine.folder)
         return 0
     machine.sanitizer = options.sanitizer or machine.sanitizer
     found = open_results(options)

@@ -86,6 +86,27 @@ def test_a_learning_rate_that_is_one_percent_off_is_seen(tmp_path):
     assert worst(off, truth) > limit(worst(single, truth))
 
 
+def run_on(machine, *flags):
+    """A short run on a machine whose GPU cannot serve, as EMU_DEVICE says."""
+    return subprocess.run([str(EMULATED), "--smoke", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=False, env=dict(os.environ, OMP_NUM_THREADS="1", EMU_DEVICE=machine))
+
+
+@pytest.mark.parametrize("machine, why", [
+    ("no-driver", "no NVIDIA driver on this machine"),
+    ("old-driver", "the NVIDIA driver is too old: it serves CUDA 11.8, this program needs 13.0"),
+    ("none", "the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide it)"),
+    ("no-code", "this build has no code for CUDA on the host (emulation) (compute capability 9.0); "
+                "make CUDA_ARCHS=90 builds it"),
+])
+def test_without_a_gpu_that_can_serve_auto_takes_the_cpu_and_cuda_is_refused(machine, why):
+    refused = run_on(machine, "--device", "cuda")
+    assert (refused.returncode, refused.stderr.decode()) == (2, f"train_gpt: --device cuda: {why}\n")
+    fallen_back = run_on(machine)
+    assert fallen_back.returncode == 0 and not fallen_back.stderr
+    assert f"no usable GPU ({why}): running on the CPU" in fallen_back.stdout.decode().splitlines()
+
+
 def test_two_emulated_runs_have_the_same_bits_under_another_order_of_blocks(tmp_path):
     flags = ["--norm", "rmsnorm", "--gpas", "layer", "--device", "cuda", "--dtype", "bf16"]
     first = losses(tmp_path / "a", flags)

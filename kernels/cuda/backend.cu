@@ -7,6 +7,7 @@
  */
 #include "types.cuh"
 
+#include <stdarg.h>
 #include <string.h>
 
 struct Event {
@@ -27,40 +28,65 @@ bool is_open = false;
 int device_index = 0;
 
 /* Says why there is no device, and forgets the error, so that a caller can go on without one. */
-bool no_device(char *text, size_t size, const char *what, cudaError_t status) {
-    snprintf(text, size, "%s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+CHECK_PRINTF(3, 4) bool no_device(char *text, size_t size, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, size, format, args);
+    va_end(args);
     cudaGetLastError();
     return false;
 }
 
+bool failed_to(char *text, size_t size, const char *what, cudaError_t status) {
+    return no_device(text, size, "%s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+/* CUDA says "insufficient driver" both of an old one and of none. */
+bool no_driver(char *text, size_t size) {
+    int driver = 0, runtime = CUDART_VERSION;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        return no_device(text, size, "no NVIDIA driver on this machine");
+    return no_device(text, size, "the NVIDIA driver is too old: it serves CUDA %d.%d, this program needs %d.%d",
+                     driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
+
+bool count_devices(int *count, char *text, size_t size) {
+    cudaError_t status = cudaGetDeviceCount(count);
+    if (status == cudaErrorInsufficientDriver) return no_driver(text, size);
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && *count == 0))
+        return no_device(text, size, "the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide it)");
+    return status == cudaSuccess || failed_to(text, size, "asking for GPUs", status);
+}
+
 __global__ void nothing() {}
+
+/* Whether this build holds machine code (or PTX) that the device can run. */
+bool has_code(const cudaDeviceProp &device, char *text, size_t size) {
+    if (device.major < 8)
+        return no_device(text, size, "%s has compute capability %d.%d; 8.0 or newer is needed", device.name,
+                         device.major, device.minor);
+    cudaFuncAttributes attributes;
+    cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(nothing));
+    if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction)
+        return no_device(text, size, "this build has no code for %s (compute capability %d.%d); "
+                         "make CUDA_ARCHS=%d%d builds it", device.name, device.major, device.minor, device.major,
+                         device.minor);
+    return status == cudaSuccess || failed_to(text, size, "looking for code for the GPU", status);
+}
 
 bool device_open(int index, char *text, size_t size) {
     int count = 0;
-    cudaError_t status = cudaGetDeviceCount(&count);
-    if (status != cudaSuccess) return no_device(text, size, "no CUDA device", status);
-    if (index < 0 || index >= count) {
-        snprintf(text, size, "no CUDA device %d: this machine has %d", index, count);
-        return false;
-    }
-    if (is_open && index != device_index) {
-        snprintf(text, size, "CUDA device %d is open already: one a process", device_index);
-        return false;
-    }
+    if (!count_devices(&count, text, size)) return false;
+    if (index < 0 || index >= count)
+        return no_device(text, size, "no GPU %d: this machine has %d", index, count);
+    if (is_open && index != device_index)
+        return no_device(text, size, "GPU %d is open already: one a process", device_index);
     cudaDeviceProp properties;
-    status = cudaGetDeviceProperties(&properties, index);
-    if (status != cudaSuccess) return no_device(text, size, "asking for the device's properties", status);
-    if (properties.major < 8) {
-        snprintf(text, size, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name,
-                 properties.major, properties.minor);
-        return false;
-    }
+    cudaError_t status = cudaGetDeviceProperties(&properties, index);
+    if (status != cudaSuccess) return failed_to(text, size, "asking for the GPU's properties", status);
     status = cudaSetDevice(index);
-    if (status != cudaSuccess) return no_device(text, size, "taking the CUDA device", status);
-    cudaFuncAttributes attributes;
-    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(nothing));
-    if (status != cudaSuccess)
-        return no_device(text, size, "this build holds no code for the CUDA device", status);
+    if (status != cudaSuccess) return failed_to(text, size, "taking the GPU", status);
+    if (!has_code(properties, text, size) || !cublaslt_load(text, size)) return false;
     if (!is_open) linear_open();
     is_open = true;
     device_index = index;

@@ -76,18 +76,34 @@ def environment(binaries=None, **more):
     return dict(os.environ, LD_LIBRARY_PATH=path, OMP_WAIT_POLICY="passive", **more)
 
 
-def build(folder, jobs, log):
+def build(folder, jobs, log, settings=()):
     """Builds PROGRAMS into a folder inside the tree, with gcc, make and nvcc alone. Unavailable says why it cannot."""
-    if not find_tool("nvcc"):
+    nvcc = find_tool("nvcc")
+    if not nvcc:
         raise Unavailable("there is no nvcc, and no --binaries DIR was given")
-    env = dict(os.environ, PATH=os.path.dirname(find_tool("nvcc")) + os.pathsep + os.environ.get("PATH", ""))
-    command = ["make", f"-j{jobs}", "-C", ROOT, "STANDALONE=1", "WARNINGS=-Wall -Wextra", "CUDA_WERROR=",
-               f"BUILD={folder}", *(f"{folder}/{name}" for name in PROGRAMS)]
+    env = dict(os.environ, PATH=os.path.dirname(nvcc) + os.pathsep + os.environ.get("PATH", ""))
+    command = ["make", f"-j{jobs}", "-C", ROOT, "STANDALONE=1", "CUDA=1", "WARNINGS=-Wall -Wextra", "CUDA_WERROR=",
+               "LDFLAGS=-static-libgcc -static-libstdc++", f"BUILD={folder}", *settings,
+               *(f"{folder}/{name}" for name in PROGRAMS)]
     with open(log, "wb") as file:
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env, check=False)
     if done.returncode:
         with open(log, encoding="utf-8", errors="replace") as file:
             raise Unavailable(f"the build failed ({log}): {' | '.join(file.read().splitlines()[-3:])}")
+
+
+def pack(folder):
+    """Leaves of a build what another machine needs: the programs, their commit, and the OpenMP library in lib/."""
+    os.makedirs(os.path.join(folder, "lib"), exist_ok=True)
+    for line in output(["ldd", os.path.join(folder, "train_gpt")]).splitlines():
+        words = line.split()
+        if words and words[0].startswith("libgomp") and len(words) > 2:
+            shutil.copy(words[2], os.path.join(folder, "lib", words[0]))
+    for name in os.listdir(folder):
+        if name not in PROGRAMS + ["lib", "commit"]:
+            path = os.path.join(folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    subprocess.run(["strip", *(os.path.join(folder, name) for name in PROGRAMS)], check=False)
 
 
 class Machine:

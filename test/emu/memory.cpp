@@ -215,6 +215,11 @@ const struct {
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
     {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+     "no kernel image is available for execution on the device"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorIllegalState, "cudaErrorIllegalState",
@@ -244,7 +249,18 @@ const char *cudaGetErrorString(cudaError_t error) {
 
 /* ---- the device -------------------------------------------------------------------------------------- */
 
+namespace {
+/* EMU_DEVICE makes this a machine that cannot serve: no-driver, old-driver, none. */
+bool machine_has(const char *what) {
+    const char *device = getenv("EMU_DEVICE");
+    return device && !strcmp(device, what);
+}
+} // namespace
+
 cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (machine_has("no-driver") || machine_has("old-driver")) return raise(cudaErrorInsufficientDriver);
+    if (machine_has("none")) return raise(cudaErrorNoDevice);
     *count = 1;
     return cudaSuccess;
 }
@@ -323,7 +339,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
+    *version = machine_has("no-driver") ? 0 : machine_has("old-driver") ? 11080 : CUDART_VERSION;
     return cudaSuccess;
 }
 

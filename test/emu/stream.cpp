@@ -253,6 +253,8 @@ using namespace emu;
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *function) {
     Lock lock;
+    const char *device = getenv("EMU_DEVICE");
+    if (device && !strcmp(device, "no-code")) return raise(cudaErrorNoKernelImageForDevice);
     *attributes = cudaFuncAttributes();
     attributes->maxThreadsPerBlock = MAX_THREADS;
     attributes->numRegs = 32;
