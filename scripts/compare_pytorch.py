@@ -140,28 +140,28 @@ def listen(side, printer, deadline):
 
 
 def interleave(options, machine, ours, theirs, side, printer, deadline):
-    """The ratio's row, from both sides at their best."""
-    flags = ["--preset", options.preset]
-    row = {"row": "ratio", "preset": options.preset, "train_gpt": {"batch_size": ours[0]},
-           "pytorch": {"mode": theirs["mode"], "batch_size": theirs["batch_size"]}, "flags": flags}
+    """The ratio's row, from both sides at their best; from the searches alone, where they do not run beside each other."""
+    row = {"row": "ratio", "preset": options.preset, "batch_size": ours[0],
+           "pytorch": {"mode": theirs["mode"], "batch_size": theirs["batch_size"]}}
     command = steps.train_command(machine, options.preset, ours[0], options.tokens)
+    alone, found, why = ours[1], [], "no time was left"
     try:
         with Run(command, steps.environment(machine)) as run:
             run.wait_steps(steps.WARMUP_STEPS, deadline)
+            alone = alone or steps.measure(run, machine, deadline, turns=2)
             run.pause()
             side.child.stdin.write(b"go\n")
             side.child.stdin.flush()
             side.wait_steps(2, deadline)
             found = pairs.ratios(run, side, options.pairs, options.turn, deadline)
     except RunFailed as error:
-        if ours[1] is None:
-            raise
-        why = f"they did not run beside each other: {steps.refusal(str(error))}"
-        printer.row(**row, ratio=round(theirs["seconds"] / ours[1], 5), low=None, high=None, pairs=0, why=why)
+        why = steps.refusal(str(error))
+    if found:
+        printer.row(**row, **pairs.summary(found))
         return
-    if not found:
-        raise RunFailed("no time left for turns of both sides")
-    printer.row(**row, **pairs.summary(found))
+    if alone is None:
+        raise RunFailed(why)
+    printer.row(**row, ratio=round(theirs["seconds"] / alone, 5), low=None, high=None, pairs=0, why=why)
 
 
 def main(argv):

@@ -60,10 +60,12 @@ def find_machine(options):
         folder = os.path.join(ROOT, options.build)
         os.makedirs(folder, exist_ok=True)
         begin = time.monotonic()
-        settings = [f"{name}={value}" for name, value in (("ARCH", options.arch), ("CUDA_ARCHS", options.cuda_archs)) if value]
+        commit = options.commit or machines.commit(None)
+        wanted = {"ARCH": options.arch, "CUDA_ARCHS": options.cuda_archs, "VERSION": commit}
+        settings = [f"{name}={value}" for name, value in wanted.items() if value]
         machines.build(options.build, options.jobs, os.path.join(folder, "build.log"), settings)
         with open(os.path.join(folder, "commit"), "w", encoding="utf-8") as file:
-            file.write((options.commit or machines.commit(None)) + "\n")
+            file.write(commit + "\n")
         print(f"built in {time.monotonic() - begin:.0f} s: {folder}", flush=True)
     return machines.Machine(os.path.abspath(folder), machines.environment(folder), "cuda", options.python)
 
@@ -107,6 +109,8 @@ def print_table(found):
         shown = "-" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         wanted = f"{relation} {target:,g}" if relation else ""
         print(f"{name:{width}}  {shown:>12}  {wanted:>12}  {verdict[marks.met(relation, target, value)]}")
+    if found.data["gpu"] == "rehearsal":
+        print("\na rehearsal: the numbers mean nothing")
     print("\nparts: " + ", ".join(f"{name} {part['status']}" for name, part in found.data["parts"].items()))
     print(f"results: {os.path.relpath(found.path)}")
 

@@ -22,14 +22,18 @@ def output(command, timeout=60):
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
 
+def smi():
+    return shutil.which("nvidia-smi") or "/usr/local/nvidia/bin/nvidia-smi"
+
+
 def gpu_name():
-    lines = output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()
+    lines = output([smi(), "--query-gpu=name", "--format=csv,noheader"]).splitlines()
     return lines[0].strip() if lines else None
 
 
 def gpu_facts():
     query = "driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
-    lines = output(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]).splitlines()
+    lines = output([smi(), f"--query-gpu={query}", "--format=csv,noheader"]).splitlines()
     facts = dict(zip(query.split(","), (value.strip() for value in lines[0].split(",")))) if lines else {}
     nvcc = find_tool("nvcc")
     facts["nvcc"] = (output([nvcc, "--version"]).splitlines() or [None])[-1] if nvcc else None

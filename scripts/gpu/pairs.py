@@ -13,6 +13,7 @@ import threading
 import time
 
 STEP = re.compile(rb"^step (\d+)/")
+FEWEST = 6  # turns from which the median has an interval of 95 %
 SETTLING = 2  # steps after a turn begins that are not counted: the first contains the pause, the second its echo
 
 
@@ -93,24 +94,27 @@ class Run:
         self.kill()
 
 
-def ratios(a, b, rounds, seconds, deadline, on_pair=lambda pair: None):
-    """b's seconds a step over a's, one number a round, until the deadline. Both are paused when this returns."""
+def ratios(a, b, rounds, seconds, deadline):
+    """b's seconds a step over a's, one number a round, as many as end before the deadline. A program that fails after six
+    rounds (a median then has an interval) ends them; before, RunFailed."""
     found = []
-    b.pause()
-    before = a.turn(seconds, deadline)
-    for _ in range(rounds):
-        if time.monotonic() + 3 * seconds > deadline:
-            break
-        a.pause()
-        _drain(before)
-        own = b.turn(seconds, deadline)
+    try:
         b.pause()
-        _drain(own)
-        after = a.turn(seconds, deadline)
-        found.append(own / ((before + after) / 2))
-        on_pair({"a_ms": round((before + after) * 500, 4), "b_ms": round(own * 1e3, 4)})
-        before = after
-    a.pause()
+        before = a.turn(seconds, deadline)
+        for _ in range(rounds):
+            a.pause()
+            _drain(before)
+            own = b.turn(seconds, deadline)
+            b.pause()
+            _drain(own)
+            after = a.turn(seconds, deadline)
+            found.append(own / ((before + after) / 2))
+            before = after
+        a.pause()
+    except RunFailed:
+        a.pause(), b.pause()
+        if len(found) < FEWEST and time.monotonic() < deadline or not found:
+            raise
     return found
 
 
@@ -127,7 +131,7 @@ def median(values):
 
 def interval(values, confidence=0.95):
     """(low, high) for the median of what the values are drawn from, by order statistics: no distribution is assumed.
-    None with fewer than six values, from which no interval of 95 % can be had."""
+    None with fewer than FEWEST values."""
     ordered, n = sorted(values), len(values)
     best = None
     for k in range(n // 2):  # the median is below the k-th smallest with probability P(at most k of n coins fall)

@@ -136,7 +136,7 @@ LR = 3e-3
 
 
 def training_losses(machine, program, shape, name, flags, device, dtype, threads):
-    out = os.path.join(machine.scratch, f"train-{name}-{device}-{dtype}-{os.getpid()}")
+    out = os.path.join(machine.scratch, f"train-{name}-{device}-{dtype}-{time.monotonic_ns()}")
     command = [program, *shape, *flags, "--device", device, "--dtype", dtype, "--lr", LR, "--warmup-steps", 2, "--out", out]
     done = subprocess.run([str(word) for word in command], env=dict(machine.env, OMP_NUM_THREADS=str(threads)),
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200, check=False)
@@ -182,6 +182,9 @@ def training(machine, part, deadline):
                 good = len(found) == len(truth) and worst <= limit and truth[-1] < truth[0]
                 passed, failed = passed + good, failed + (not good)
                 part.row(case=name, dtype=dtype, worst=worst, limit=limit, first=truth[0], last=truth[-1], good=good)
+            same = losses("cuda", "bf16") == found  # a promise: the same bits on every run
+            passed, failed = passed + same, failed + (not same)
+            part.row(case=name, dtype="bf16", same_bits_again=same)
         except (RunFailed, subprocess.TimeoutExpired) as error:
             failed += 1
             part.row(case=name, result=f"failed: {error}")
@@ -260,7 +263,7 @@ def variants(machine, part, deadline, names):
             part.row(variant=name, flags=marks.VARIANTS.get(name, []), preset=preset, batch_size=batch_size, **result)
             if name == "A/A":
                 part.set(a_a=result)
-            elif result["pairs"] >= 6:
+            elif result["pairs"] >= pairs.FEWEST:
                 part.mark(f"variant.{name}.overhead", result["ratio"])
 
 

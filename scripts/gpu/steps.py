@@ -11,12 +11,12 @@ ENDLESS = 100_000_000
 WARMUP_STEPS = 5  # first: libraries choose algorithms; graphs are captured; clocks rise
 
 
-def train_command(machine, preset, batch_size, tokens, flags=(), steps=ENDLESS):
+def train_command(machine, preset, batch_size, tokens, flags=()):
     size = marks.SIZES[preset]
     shard = data.shard(machine.scratch, size["V"], 1 << 16 if machine.rehearsal else data.TOKENS)
     dtype = "bf16" if machine.device == "cuda" else "fp32"
     return [machine.program("train_gpt"), "--preset", preset, "--train-data", shard, "--batch-size", batch_size,
-            "--total-batch-tokens", tokens, "--steps", steps, "--lr", "1e-4", "--lr-schedule", "constant",
+            "--total-batch-tokens", tokens, "--steps", ENDLESS, "--lr", "1e-4", "--lr-schedule", "constant",
             "--warmup-steps", 0, "--val-every", 0, "--device", machine.device, "--dtype", dtype, *flags]
 
 
@@ -24,16 +24,14 @@ def environment(machine):
     return dict(machine.env, OMP_NUM_THREADS="1") if machine.rehearsal else machine.env
 
 
-def flops_per_token(machine, preset, flags=()):
-    """(FLOPs a token, the device's peak FLOP/s or None), as the program counts and prints them, from two short steps."""
+def flops_per_token(machine, preset):
+    """(FLOPs a token, the device's peak FLOP/s or None), as the program counts and prints them, from a first step."""
     size = marks.SIZES[preset]
     out = os.path.join(machine.scratch, f"count-{preset}-{os.getpid()}")
     tokens = size["batch_sizes"][0] * size["T"]
-    command = train_command(machine, preset, size["batch_sizes"][0], tokens, [*flags, "--out", out, "--save-every", 0],
-                            steps=1)
-    # The counts stand in the first step's line; the run is ended before it writes a checkpoint of gigabytes.
-    with Run(command[:command.index("--steps") + 1] + [ENDLESS] + command[command.index("--steps") + 2:],
-             environment(machine)) as run:
+    command = train_command(machine, preset, size["batch_sizes"][0], tokens, ["--out", out])
+    # The counts stand in the first step's line; the run ends there, before it writes a checkpoint of gigabytes.
+    with Run(command, environment(machine)) as run:
         run.wait_steps(1, time.monotonic() + 120)
         run.pause()
         with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as file:
