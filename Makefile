@@ -195,6 +195,18 @@ $(EMU)/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(CPU) $(EMU_CORE) $(EMU_CUDA)
 train_gpt_emu: $(EMU)/train_gpt
 	cp $< $@
 
+# The host's side of CUDA against the emulated device's lateness.
+$(EMU)/host/%.o: test/emu/host/%.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
+
+$(EMU)/host/%.o: test/emu/host/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
 
@@ -226,13 +238,13 @@ $(BUILD)/cuda/%.o: test/%.c
 # ------------------------------------------------------------------------------------------------ what people run
 
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
-BINARIES   := $(TESTS) $(BUILD)/test_emu
+BINARIES   := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_host_path
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
-SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(BINARIES))
+SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(TESTS) $(BUILD)/test_emu)
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(EMU)/gpu_probe
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED)
 	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BINARIES) $(EMU_SUITES) $(SCRIPTED) $(SANITIZED)
 CORES := $(shell nproc 2>/dev/null || echo 2)
@@ -283,7 +295,7 @@ gpu-check:
 gpu-binaries:
 	@$(PYTHON) scripts/gpu_check.py --build-only --build $(BUILD)/gpu-binaries --arch x86-64-v3 $(GPU_CHECK)
 
-emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu
+emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu $(BUILD)/test_host_path
 
 clean:
 	rm -rf build train_gpt
@@ -292,4 +304,4 @@ FORCE:
 .PHONY: FORCE all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda gpu-check gpu-binaries
 .SECONDARY:
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -66,6 +66,7 @@ typedef struct Config {
     /* run */
     const char *out, *resume;
     int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
+    int64_t cuda_graph, gemm_tune;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;

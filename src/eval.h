@@ -7,6 +7,7 @@
 #ifndef EVAL_H
 #define EVAL_H
 
+#include "feed.h"
 #include "loader.h"
 #include "model.h"
 
@@ -17,7 +18,7 @@ typedef struct Validator {
     int64_t windows;  /* that count in one validation */
     int64_t batches;
     StepState *state; /* device: sums this validation's losses */
-    uint32_t *tokens, *targets;
+    Feed feed;
 } Validator;
 
 /* Opens the shards of config->val_data. Exit 2 if they cannot serve. */

@@ -110,6 +110,10 @@ static const Flag RUN[] = {
     INT("stats-every", stats_every, "0", 0, 1e12, "telemetry of every layer into metrics.jsonl every so many steps (0: none)"),
     INT("log-every", log_every, "1", 1, 1e12, "steps between progress lines where there is no terminal"),
     CHOICE("device", device, "auto", "auto|cpu|cuda", "auto: a GPU if this build and machine have one"),
+    CHOICE("cuda-graph", cuda_graph, "auto", "auto|on|off",
+           "launch a step as captured graphs; changes no bit (auto: for models whose kernels are short)"),
+    CHOICE("gemm-tune", gemm_tune, "off", "off|on",
+           "measure eight algorithms for each matrix product in the first step; gemm.json in the checkpoint keeps them"),
     INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: as OMP_NUM_THREADS or the machine says)"),
 };
 

@@ -147,6 +147,7 @@ static void lay_out_workspace(Model *m, Arena *arena) {
     m->dmean_square = arena_take(arena, (size_t)m->N * dtype_size(m->k->accum));
     if (m->config->sdd == SDD_RELEASED) m->dcontext = arena_take(arena, rows_bytes(m->N, m->H * m->D, storage));
     m->wide = arena_take(arena, rows_bytes(m->N, m->F > m->QKV ? m->F : m->QKV, storage));
+    m->dqkv = padded(m->QKV) == m->QKV ? m->wide : arena_take(arena, rows_bytes(m->N, m->QKV, storage));
     m->dresidual = arena_take(arena, rows_bytes(m->N, m->C, residual_type(m)));
     if (needs_df(m)) m->df = arena_take(arena, rows_bytes(m->N, m->C, storage));
 }
