@@ -15,6 +15,7 @@ lines are a table of all marks. Exit status: 0 if every part was done, 1 if one 
 """
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,6 +71,15 @@ def find_machine(options):
     return machines.Machine(os.path.abspath(folder), machines.environment(folder), "cuda", options.python)
 
 
+def refuse_without_gpu(machine):
+    """One line in the place of a dozen failed parts."""
+    done = subprocess.run([machine.program("train_gpt"), "--device", "cuda", "--preset", "micro", "--dry-run"],
+                          env=machine.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise Unavailable(f"no GPU that can be checked ({done.stdout.decode(errors='replace').strip()[-300:]}); "
+                          "--rehearse needs none")
+
+
 def open_results(options):
     gpu = "rehearsal" if options.rehearse else machines.gpu_name() or "unknown GPU"
     commit = options.commit or machines.commit(options.binaries)
@@ -122,6 +132,8 @@ def main(argv):
         return 0
     try:
         machine = find_machine(options)
+        if not options.rehearse and not options.build_only:
+            refuse_without_gpu(machine)
     except Unavailable as error:
         print(f"gpu_check.py: {error}", file=sys.stderr)
         return 1

@@ -298,6 +298,21 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path):
     assert "gpt2-124m.tokens_per_s" in text and data["marks"]["gpt2-124m.tokens_per_s"] is None
 
 
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    script(tmp_path / "train_gpt", "#!/bin/sh\necho 'train_gpt: --device cuda: no NVIDIA driver on this machine' >&2; exit 2\n")
+    done = subprocess.run([sys.executable, CHECK, "--binaries", str(tmp_path), "--out", str(tmp_path / "r")],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1 and not done.stdout and not (tmp_path / "r").exists()
+    assert re.fullmatch(r"gpu_check.py: no GPU that can be checked \(.*no NVIDIA driver.*\n", done.stderr.decode())
+
+
+def test_a_training_that_hangs_ends_at_the_limit(tmp_path):
+    begin = time.monotonic()
+    part, _ = run_part(tmp_path, Fake(tmp_path, train_gpt=script(tmp_path / "t", "#!/bin/sh\nexec sleep 60\n")), "training",
+                       seconds=16)
+    assert time.monotonic() - begin < 30 and part["failed"] >= 1 and part["passed"] == 0
+
+
 def test_a_part_that_is_none_is_refused(tmp_path):
     done = subprocess.run([sys.executable, CHECK, "nonsense"], stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2 and b"'nonsense' is no part; there are: suite-bf16" in done.stderr
