@@ -4,7 +4,8 @@
 # make bench      timings as JSON lines (fifteen minutes)
 # make help       the other targets
 #
-# ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan.
+# ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan;
+# STANDALONE=1 without oneDNN, OpenBLAS, cJSON and cmocka (test/standalone/README.md).
 # CUDA=0 leaves CUDA out; CUDA_ARCHS="90 100" builds for these GPUs (this machine's, or else 80, 90 and 100).
 
 ifeq ($(origin CC),default)
@@ -22,7 +23,8 @@ VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unversione
 WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE)
-LDLIBS   += -ldnnl -lopenblas -lcjson -lmvec -lm -lpthread
+LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
+CMOCKA   := $(if $(STANDALONE),,-lcmocka)
 ifdef SANITIZE
     CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
     LDFLAGS += -fsanitize=address,undefined
@@ -50,12 +52,17 @@ ifeq ($(origin CUDA_ARCHS),undefined)
 endif
 endif
 CUDA_CODE    := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch))
-CUDA_FLAGS   := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
+CUDA_WERROR  := -Werror all-warnings
+CUDA_FLAGS   := -std=c++17 -O3 $(CUDA_WERROR) -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
 CUDA_LIBS    := $(foreach dir,$(CUDA_DIRS),-L$(dir) -Wl$(comma)-rpath$(comma)$(dir)) -lcudart_static -ldl -lrt
 CUDA_OBJECTS := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
 
 HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
+ifdef STANDALONE
+    CFLAGS += -Itest/standalone/include
+    CPU    += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
+endif
 PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
 
 all: $(PROGRAM)
@@ -109,6 +116,14 @@ $(BUILD)/cpu_f64/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCPU_F64 -MMD -MP -c $< -o $@
 
+# In place of libraries, for machines that have none.
+$(BUILD)/standalone/json.o: test/standalone/json.c
+$(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o: test/standalone/gemm.c
+$(BUILD)/standalone/gemm_f64.o: CFLAGS += -DCPU_F64
+$(BUILD)/standalone/%.o:
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
 # ---------------------------------------------------------------------------------------------------- tests
 
 PLAIN    := $(foreach type,F32 BF16 F64 LONG,$(patsubst test/%.c,$(BUILD)/plain_$(type)/%.o,$(wildcard test/ops_plain*.c)))
@@ -133,7 +148,7 @@ endef
 $(foreach type,F32 BF16 F64 LONG,$(eval $(call plain_rule,$(type))))
 
 $(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
 # What tests of whole models share beside the library.
 $(BUILD)/test_gradients: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o variant_cases.o)
@@ -141,7 +156,7 @@ $(BUILD)/test_variants $(BUILD)/test_extremes $(BUILD)/test_variant_rules: $(BUI
 $(BUILD)/test_gradient_faults: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o)
 
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
 $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
@@ -199,10 +214,18 @@ $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EM
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
 
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+
+# The probe of a GPU, to check itself (--tiny).
+$(EMU)/gpu_probe.o: test/gpu_probe.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
+
+$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(BUILD)/src/check.o
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lboost_context -o $@
 
 # The race checker: the same again with the compiler's calls before each access to memory (-fsanitize=thread), which
 # test/emu/race_calls.cpp answers; never linked with the sanitizer's own library.
@@ -248,7 +271,7 @@ $(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(BUILD)/src/check
 	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lpthread -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
-	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -lcmocka -o $@
+	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
 
 $(BUILD)/cuda/%.o: test/%.c
 	@mkdir -p $(@D)
@@ -265,7 +288,7 @@ SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_grad
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES)
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) $(EMU)/gpu_probe
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED)
 	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_OPS_RACE=$(BUILD)/test_ops_race \
 	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED)
@@ -316,11 +339,19 @@ help:
 	@echo "make test-all   what takes too long for every change as well"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
+	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make clean      removes what was built"
 
 gpu_probe: $(BUILD)/gpu_probe
 test_ops_cuda: $(BUILD)/test_ops_cuda
+
+# On a machine with a GPU. gpu-binaries: what to carry to one where nothing shall be built (scripts/gpu/README.md).
+gpu-check:
+	@$(PYTHON) scripts/gpu_check.py $(GPU_CHECK)
+
+gpu-binaries:
+	@$(PYTHON) scripts/gpu_check.py --build-only --build $(BUILD)/gpu-binaries --arch x86-64-v3 $(GPU_CHECK)
 
 emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu $(BUILD)/test_host_path
 
@@ -329,6 +360,7 @@ clean:
 
 FORCE:
 .PHONY: FORCE all test test-all test-emu race test-compilers demo bench help emu clean gpu_probe test_ops_cuda
+.PHONY: FORCE all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda gpu-check gpu-binaries
 .SECONDARY:
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
