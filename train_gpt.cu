@@ -80,12 +80,22 @@ static void find_checkpoint(Run *run, int argc, char **argv) {
     }
 }
 
+/* A resume without --out goes on where the checkpoint stands. Its config.ini names a directory too, but that may be
+ * another one by now, or anybody's: a path in a file is no order to write there. */
+static void stay_with_the_checkpoint(Run *run) {
+    char out[CHECKPOINT_PATH];
+    Error error = {0};
+    bool good = checkpoint_parent(run->resume_from, out, &error) && config_set(&run->config, "out", out, &error);
+    check(good, "--resume %s", error.text);
+}
+
 static void parse_flags(Run *run, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
     find_checkpoint(run, argc, argv);
     snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
     config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
     Config *c = &run->config;
+    if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
     if (c->smoke) smoke_prepare(c);
     if (c->generate) c->batch_size = 1;
     if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;

@@ -131,6 +131,16 @@ bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_P
                           : error_set(error, "--resume %s: no checkpoint there", resume);
 }
 
+bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error) {
+    char *real = realpath(path, NULL);
+    if (!real) return error_set(error, "%s: %s", path, strerror(errno));
+    char *slash = strrchr(real, '/');
+    slash[slash == real] = '\0';
+    const bool fits = snprintf(parent, CHECKPOINT_PATH, "%s", real) < CHECKPOINT_PATH;
+    free(real);
+    return fits || error_set(error, "%.200s…: the path is too long", path);
+}
+
 int64_t checkpoint_newest_step(const char *out) {
     int64_t *steps, newest = -1;
     Error ignored;

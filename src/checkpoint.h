@@ -47,6 +47,9 @@ typedef struct Progress {
  * directory itself, which must be complete. Says on stderr which newer ones it passed over and why. */
 bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_PATH], Error *error);
 
+/* The directory that a checkpoint stands in, with no link in its path. */
+bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error);
+
 /* The newest checkpoint in a run's directory by name and sizes alone; −1: none. */
 int64_t checkpoint_newest_step(const char *out);
 

@@ -164,6 +164,17 @@ def test_a_checkpoint_of_another_model_is_refused_by_tensor_or_flag(base, out):
         refused(base, out, "--resume", "auto", *change, says=(place, says))
 
 
+def test_a_resume_writes_where_the_checkpoint_stands_not_where_its_files_say(base, out, tmp_path):
+    """The directory was moved, or came from somebody else: config.ini's own `out` is never written to."""
+    run(*base[0], "--steps", 2, "--out", tmp_path / "old")
+    os.rename(tmp_path / "old", out)
+    for resume, last in ((out, 4), (step_directory(out, 4), 6)):
+        text = run(*base[0], "--steps", last, "--resume", resume).stdout
+        assert f"checkpoint {step_directory(os.path.realpath(out), last)}" in text
+    assert checkpoints(out) == [2, 4, 6] and not os.path.exists(tmp_path / "old")
+    same_bits(out, base[1], 6)
+
+
 VARIANTS = ["", "--norm rmsnorm", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--placement post",
             "--placement sandwich", "--placement deepnorm", "--placement mix --mix-post-layers 1",
             "--placement lns", "--final-norm off", "--embed-norm on", "--embed-scale on", "--gpas layer",

@@ -114,6 +114,9 @@ def test_a_second_interrupt_ends_a_step_that_waits_for_its_data_for_ever(base, d
         wait_for(process, "^step 3/")
         while not os.path.exists(trace) or len(calls_of(trace)) < 40:
             time.sleep(0.01)
+        steps = -1
+        while steps != (steps := len(metrics(out))):  # until what was read ahead is used up
+            time.sleep(1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             process.send_signal(number)
             time.sleep(0.1)
