@@ -170,6 +170,19 @@ def test_a_signal_lets_the_steps_in_flight_land_and_saves_the_last(number, tmp_p
     assert weights(tmp_path / "cut", steps[-1]) == weights(tmp_path / "whole", steps[-1])
 
 
+# The emulated algorithms differ in their last bits; the one that EMU_FAST_ALGORITHM names is the fastest.
+def test_measured_algorithms_stay_with_the_checkpoint(tmp_path):
+    flags = [*CUDA, *CONSTANT, "--gemm-tune", "on"]
+    run(tmp_path / "straight", flags, EMU_FAST_ALGORITHM="5")
+    run(tmp_path / "parts", [*flags, "--steps", "4"], EMU_FAST_ALGORITHM="5")
+    run(tmp_path / "parts", [*flags, "--resume", "auto"], EMU_FAST_ALGORITHM="2")
+    run(tmp_path / "other", flags, EMU_FAST_ALGORITHM="2")
+    assert weights(tmp_path / "straight", STEPS) == weights(tmp_path / "parts", STEPS)
+    assert weights(tmp_path / "straight", STEPS) != weights(tmp_path / "other", STEPS)
+    gemm = f"step_{STEPS:08d}/gemm.json"
+    assert (tmp_path / "straight" / gemm).read_text() == (tmp_path / "parts" / gemm).read_text()
+
+
 # Rows of 48 in a stride of 64: what lies in the padding of an operand becomes gradients of padding, which the norm
 # counts and no checkpoint keeps. fp32 sums of some thousand terms: 2^-24 · √4096 relative, times 16 operations deep.
 def test_padding_that_is_not_zero_is_not_there(tmp_path):

@@ -5,7 +5,7 @@
  * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
  * the functions here are called from one host thread.
  */
-#include "types.cuh"
+#include "gemm.cuh"
 
 #include <stdarg.h>
 #include <string.h>
@@ -318,6 +318,10 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.capture_end = capture_end;
     k.graph_launch = graph_launch;
     k.graph_destroy = graph_destroy;
+
+    k.gemm_tune = linear_tune;
+    k.gemm_choices_load = gemm_choices_load;
+    k.gemm_choices_save = gemm_choices_save;
 
     k.embedding_forward = embedding_forward<S>;
     k.embedding_backward = embedding_backward<S>;
