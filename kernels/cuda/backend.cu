@@ -186,8 +186,11 @@ Queue *queue_create(size_t scratch_bytes) {
     return queue;
 }
 
+/* What a kernel did wrong while it ran is told by whoever waits, without its name. */
+#define LATER "; if a kernel failed, CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name it"
+
 void queue_wait(Queue *queue) {
-    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue");
+    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue" LATER);
 }
 
 void queue_destroy(Queue *queue) {
@@ -229,7 +232,7 @@ void event_wait(Queue *queue, Event *event) {
 }
 
 void event_host_wait(Event *event) {
-    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event");
+    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event" LATER);
 }
 
 double event_elapsed(Event *from, Event *to) {
@@ -247,7 +250,8 @@ Graph *capture_end(Queue *queue) {
     cudaGraph_t graph;
     CUDA_CHECK(cudaStreamEndCapture(queue->stream, &graph), "ending a capture");
     Graph *result = static_cast<Graph *>(must_calloc(1, sizeof(Graph), "a graph"));
-    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0), "instantiating a graph");
+    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0),
+               "making a graph of a step (--cuda-graph off takes no memory for one)");
     CUDA_CHECK(cudaGraphDestroy(graph), "giving back a graph's template");
     return result;
 }
