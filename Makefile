@@ -267,8 +267,8 @@ $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) 
 $(BUILD)/cuda/gpu_probe.o: test/gpu_probe.cu $(BUILD)/cuda/archs
 	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(BUILD)/src/check.o
-	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lpthread -o $@
+$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(addprefix $(BUILD)/src/,check.o json.o directory.o)
+	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lcjson -lpthread -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@

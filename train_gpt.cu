@@ -133,8 +133,10 @@ static void check_memory(const Run *run, bool train) {
                    (double)plan.workspace;
     if (train && run->config.stats_every) bytes += (double)telemetry_bytes(&run->config, run->k);
     require(!info.memory_total || bytes <= (double)info.memory_total,
-            "out of memory: this run takes %.2f GB, %s has %.2f GB; --dry-run says what takes how much", bytes * 1e-9,
-            info.name, (double)info.memory_total * 1e-9);
+            "out of memory: this run takes %.4g GB, %s has %.4g GB; a lower --batch-size%s takes less; --dry-run says "
+            "what takes how much",
+            bytes * 1e-9, info.name, (double)info.memory_total * 1e-9,
+            train && run->config.recompute != RECOMPUTE_BLOCK ? ", or --recompute block," : "");
 }
 
 /* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What

@@ -186,5 +186,7 @@ bool cublaslt_load(char *text, size_t size);
 /* cuBLASLt's handle, made and taken down with the device. */
 void linear_open(void);
 void linear_close(void);
+void linear_forget_plans(void); /* algorithms are chosen anew */
+void linear_tune(bool tune);    /* whether to measure for shapes that have no plan yet */
 
 #endif

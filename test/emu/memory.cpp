@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <algorithm>
 #include <map>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -24,7 +25,12 @@ namespace emu {
 
 namespace {
 
-const size_t DEVICE_BYTES = (size_t)141 << 30; /* what the device says it has */
+/* What the device says it has: 141 GiB, or EMU_MEMORY; and what others hold of it, EMU_MEMORY_TAKEN. In bytes. */
+size_t bytes_from_environment(const char *name, size_t otherwise) {
+    const char *text = getenv(name);
+    return text ? strtoull(text, nullptr, 10) : otherwise;
+}
+const size_t DEVICE_BYTES = bytes_from_environment("EMU_MEMORY", (size_t)141 << 30);
 const size_t ALIGNMENT = 256;
 
 struct Allocation {
@@ -32,7 +38,7 @@ struct Allocation {
     bool device;
 };
 std::map<uintptr_t, Allocation> allocations; /* device and pinned host memory, by address */
-size_t device_used;
+size_t device_used = std::min(DEVICE_BYTES, bytes_from_environment("EMU_MEMORY_TAKEN", 0));
 cudaError_t last_error = cudaSuccess;
 
 /* Large blocks are kept for the next caller: each test takes the same tens of megabytes of scratch memory again, and
