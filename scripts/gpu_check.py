@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""What does this GPU make of this program? Tests, memory checks, timings, the comparison with PyTorch; one JSON file.
+"""What does this GPU make of this program? Tests, memory checks, timings, PyTorch beside; one JSON file.
 
-    scripts/gpu_check.py [PART…]            all parts, or some: suite, training, operations, steps, pytorch, variants,
-                                            sanitizer, or one of those that --list names
+    scripts/gpu_check.py [PART…]        all parts, or some: suite, training, operations, steps, pytorch,
+                                        variants, sanitizer, or one of those that --list names
     scripts/gpu_check.py --list
-    scripts/gpu_check.py --build-only       leaves in --build what another machine needs as --binaries
-    scripts/gpu_check.py --rehearse         every part without a GPU, on the emulation and the CPU, at tiny sizes
+    scripts/gpu_check.py --build-only   leaves in --build what another machine needs as --binaries
+    scripts/gpu_check.py --rehearse     every part without a GPU, on emulation and CPU, at tiny sizes
 
-Needs a copy of the tree, CUDA (nvcc), gcc, make and Python 3; PyTorch for `pytorch`, compute-sanitizer for `sanitizer`.
-Programs are built into --build unless --binaries names a folder that has them (train_gpt, test_ops_cuda, gpu_probe, and
-what libraries they need in its lib/). Each part ends by --limit seconds; one that fails does not stop the others. After
-every measurement the results file is written anew; results of an earlier call at the same commit stay in it. The last
-lines are a table of all marks. Exit status: 0 if every part was done, 1 if one failed or was skipped, 2 for bad usage.
+Needs a copy of the tree, CUDA (nvcc), gcc, make and Python 3; PyTorch for `pytorch`, compute-sanitizer for
+`sanitizer`. Programs are built into --build unless --binaries names a folder that has them (train_gpt,
+test_ops_cuda, gpu_probe, and what libraries they need in its lib/). Each part ends by --limit seconds; one
+that fails does not stop the others. After every measurement the results file is written anew; results of an
+earlier call at the same commit stay in it. The last lines are a table of all marks. Exit status: 0 if every
+part was done, 1 if one failed or was skipped, 2 for bad usage.
 """
+
 import argparse
 import os
 import subprocess
@@ -29,17 +31,23 @@ from gpu.machine import ROOT, Unavailable  # noqa: E402
 
 
 def arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", nargs="*")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--binaries", metavar="DIR")
     parser.add_argument("--build", default="build/gpu", metavar="DIR", help="where to build (build/gpu)")
     parser.add_argument("--build-only", action="store_true")
     parser.add_argument("--arch", help="of the processor, for gcc (this one's)")
-    parser.add_argument("--cuda-archs", metavar="LIST", help='of GPUs, as "90" (this machine\'s, or else all)')
+    parser.add_argument(
+        "--cuda-archs", metavar="LIST", help='of GPUs, as "90" (this machine\'s, or else all)'
+    )
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--limit", type=float, default=225, metavar="SECONDS", help="for each part (225)")
-    parser.add_argument("--out", metavar="DIR", help="of the results file (test/results; a rehearsal: a temporary one)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="of the results file (test/results; a rehearsal: a temporary one)"
+    )
     parser.add_argument("--into", metavar="FILE", help="an earlier results file of this commit to add to")
     parser.add_argument("--commit", help="the name of what is checked (asked of git)")
     parser.add_argument("--python", default=sys.executable, help="one with PyTorch (this one)")
@@ -73,17 +81,26 @@ def find_machine(options):
 
 def refuse_without_gpu(machine):
     """One line in the place of a dozen failed parts."""
-    done = subprocess.run([machine.program("train_gpt"), "--device", "cuda", "--preset", "micro", "--dry-run"],
-                          env=machine.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        [machine.program("train_gpt"), "--device", "cuda", "--preset", "micro", "--dry-run"],
+        env=machine.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if done.returncode:
-        raise Unavailable(f"no GPU that can be checked ({done.stdout.decode(errors='replace').strip()[-300:]}); "
-                          "--rehearse needs none")
+        raise Unavailable(
+            f"no GPU that can be checked ({done.stdout.decode(errors='replace').strip()[-300:]}); "
+            "--rehearse needs none"
+        )
 
 
 def open_results(options):
     gpu = "rehearsal" if options.rehearse else machines.gpu_name() or "unknown GPU"
     commit = options.commit or machines.commit(options.binaries)
-    out = options.out or (tempfile.mkdtemp(prefix="gpu-check-") if options.rehearse else os.path.join(ROOT, "test", "results"))
+    out = options.out or (
+        tempfile.mkdtemp(prefix="gpu-check-") if options.rehearse else os.path.join(ROOT, "test", "results")
+    )
     path = os.path.join(out, results.file_name(gpu, commit))
     if options.into and not os.path.exists(path):
         os.makedirs(out, exist_ok=True)
@@ -106,7 +123,10 @@ def run_part(name, machine, found, limit):
         if not isinstance(error, parts.RunFailed):
             traceback.print_exc()
     reason = part.data.get("reason")
-    print(f"{name}: {part.data['status']} in {part.data['seconds']:.0f} s{': ' + reason if reason else ''}", flush=True)
+    print(
+        f"{name}: {part.data['status']} in {part.data['seconds']:.0f} s{': ' + reason if reason else ''}",
+        flush=True,
+    )
 
 
 def print_table(found):

@@ -1,4 +1,5 @@
 """Tokens to measure with: a shard of a vocabulary's ids, some frequent, most rare, as in text."""
+
 import array
 import os
 import random

@@ -1,4 +1,5 @@
 """What is there to measure, and with which programs? The GPU, the commit, the programs: given, or built."""
+
 import glob
 import os
 import shutil
@@ -16,7 +17,9 @@ class Unavailable(Exception):
 def output(command, timeout=60):
     """What a command prints, or '' where it is not there or fails."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
@@ -58,19 +61,28 @@ def cuda_roots():
     nvcc = shutil.which("nvcc")
     named = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     roots = named + [os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))] if nvcc else named
-    return [root for root in roots + sorted(glob.glob("/usr/local/cuda*"), reverse=True) if root and os.path.isdir(root)]
+    return [
+        root
+        for root in roots + sorted(glob.glob("/usr/local/cuda*"), reverse=True)
+        if root and os.path.isdir(root)
+    ]
 
 
 def find_tool(name):
     """nvcc, compute-sanitizer: on the path, or in a CUDA toolkit."""
-    beside = [os.path.join(root, *where) for root in cuda_roots()
-              for where in (("bin", name), ("compute-sanitizer", name))]
+    beside = [
+        os.path.join(root, *where)
+        for root in cuda_roots()
+        for where in (("bin", name), ("compute-sanitizer", name))
+    ]
     return shutil.which(name) or next((path for path in beside if os.access(path, os.X_OK)), None)
 
 
 def environment(binaries=None, **more):
-    """Libraries beside the programs, of the toolkit, and of PyTorch's packages (cuBLASLt may be in no other place)."""
+    """Libraries beside the programs, of the toolkit, and of PyTorch's packages (cuBLASLt may be in no other
+    place)."""
     import sysconfig
+
     packages = sysconfig.get_paths()["purelib"]
     folders = [os.path.join(binaries, "lib")] if binaries else []
     folders += [os.path.join(root, lib) for root in cuda_roots() for lib in ("lib64", "lib")]
@@ -81,14 +93,26 @@ def environment(binaries=None, **more):
 
 
 def build(folder, jobs, log, settings=()):
-    """Builds PROGRAMS into a folder inside the tree, with gcc, make and nvcc alone. Unavailable says why it cannot."""
+    """Builds PROGRAMS into a folder inside the tree, with gcc, make and nvcc alone. Unavailable says why it
+    cannot."""
     nvcc = find_tool("nvcc")
     if not nvcc:
         raise Unavailable("there is no nvcc, and no --binaries DIR was given")
     env = dict(os.environ, PATH=os.path.dirname(nvcc) + os.pathsep + os.environ.get("PATH", ""))
-    command = ["make", f"-j{jobs}", "-C", ROOT, "STANDALONE=1", "CUDA=1", "WARNINGS=-Wall -Wextra", "CUDA_WERROR=",
-               "LDFLAGS=-static-libgcc -static-libstdc++", f"BUILD={folder}", *settings,
-               *(f"{folder}/{name}" for name in PROGRAMS)]
+    command = [
+        "make",
+        f"-j{jobs}",
+        "-C",
+        ROOT,
+        "STANDALONE=1",
+        "CUDA=1",
+        "WARNINGS=-Wall -Wextra",
+        "CUDA_WERROR=",
+        "LDFLAGS=-static-libgcc -static-libstdc++",
+        f"BUILD={folder}",
+        *settings,
+        *(f"{folder}/{name}" for name in PROGRAMS),
+    ]
     with open(log, "wb") as file:
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env, check=False)
     if done.returncode:
@@ -97,7 +121,8 @@ def build(folder, jobs, log, settings=()):
 
 
 def pack(folder):
-    """Leaves of a build what another machine needs: the programs, their commit, and the OpenMP library in lib/."""
+    """Leaves of a build what another machine needs: the programs, their commit, and the OpenMP library in
+    lib/."""
     os.makedirs(os.path.join(folder, "lib"), exist_ok=True)
     for line in output(["ldd", os.path.join(folder, "train_gpt")]).splitlines():
         words = line.split()
@@ -131,13 +156,20 @@ class Machine:
 class Rehearsal(Machine):
     """The same parts without a GPU: the emulation for kernels, the CPU for whole steps."""
 
-    PLACES = {"train_gpt": ["train_gpt"], "train_gpt_emu": ["build/emu/train_gpt", "train_gpt_emu"],
-              "test_ops_cuda": ["build/test_ops_emu"], "gpu_probe": ["build/emu/gpu_probe"]}
+    PLACES = {
+        "train_gpt": ["train_gpt"],
+        "train_gpt_emu": ["build/emu/train_gpt", "train_gpt_emu"],
+        "test_ops_cuda": ["build/test_ops_emu"],
+        "gpu_probe": ["build/emu/gpu_probe"],
+    }
 
     def __init__(self, env, python=sys.executable):
         super().__init__(ROOT, env, "cpu", python)
         self.rehearsal, self.preset = True, "micro"
-        self.given = {"train_gpt": os.environ.get("TRAIN_GPT"), "train_gpt_emu": os.environ.get("TRAIN_GPT_EMU")}
+        self.given = {
+            "train_gpt": os.environ.get("TRAIN_GPT"),
+            "train_gpt_emu": os.environ.get("TRAIN_GPT_EMU"),
+        }
 
     def program(self, name):
         places = [self.given.get(name)] if self.given.get(name) else []

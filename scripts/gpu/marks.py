@@ -1,13 +1,13 @@
 """Which numbers does the project want from a GPU, and how much is enough?
 
-MARKS: one row a mark: its name, the part of scripts/gpu_check.py that measures it, the least or the most that is wanted
-(None: it is only recorded).
+MARKS: one row a mark: its name, the part of scripts/gpu_check.py that measures it, the least or the most
+that is wanted (None: it is only recorded).
 """
 
 MODELS = ["gpt2-124m", "gpt2-350m", "gpt2-1558m", "llama-1b"]
 
-# How many sequences a micro-step may have, and how many tokens an update has: the same for every side of a comparison.
-# Each batch size times the sequence length divides the tokens.
+# How many sequences a micro-step may have, and how many tokens an update has: the same for every side of a
+# comparison. Each batch size times the sequence length divides the tokens.
 SIZES = {
     "gpt2-124m": {"batch_sizes": [16, 32, 64, 128], "tokens": 128 * 1024, "T": 1024, "V": 50257},
     "gpt2-350m": {"batch_sizes": [16, 32, 64], "tokens": 64 * 1024, "T": 1024, "V": 50257},
@@ -17,12 +17,14 @@ SIZES = {
     "micro": {"batch_sizes": [2, 4], "tokens": 4 * 64, "T": 64, "V": 256},
 }
 
-# PyTorch's modes (scripts/gpu/torch_side.py), the quickest to prepare first: all batch sizes are tried in that one.
-# Compiling 48 layers as a whole takes longer than a part may.
-TORCH_MODES = {"gpt2-124m": ["compile-blocks", "padded", "compile", "bf16"],
-               "gpt2-350m": ["compile-blocks", "padded", "compile"],
-               "gpt2-1558m": ["compile-blocks", "padded"],
-               "llama-1b": ["compile-blocks", "padded", "compile"]}
+# PyTorch's modes (scripts/gpu/torch_side.py), the quickest to prepare first: all batch sizes are tried in
+# that one. Compiling 48 layers as a whole takes longer than a part may.
+TORCH_MODES = {
+    "gpt2-124m": ["compile-blocks", "padded", "compile", "bf16"],
+    "gpt2-350m": ["compile-blocks", "padded", "compile"],
+    "gpt2-1558m": ["compile-blocks", "padded"],
+    "llama-1b": ["compile-blocks", "padded", "compile"],
+}
 
 # name → flags over the baseline, which is llama's default: pre + rmsnorm.
 VARIANTS = {
@@ -47,23 +49,33 @@ VARIANT_PARTS = {
 
 
 def _marks():
-    wanted = {"gpt2-124m.tokens_per_s": 500e3, "gpt2-1558m.tokens_per_s": 48e3,
-              "gpt2-124m.vs_pytorch": 1.05, "gpt2-1558m.vs_pytorch": 1.05}
+    wanted = {
+        "gpt2-124m.tokens_per_s": 500e3,
+        "gpt2-1558m.tokens_per_s": 48e3,
+        "gpt2-124m.vs_pytorch": 1.05,
+        "gpt2-1558m.vs_pytorch": 1.05,
+    }
     rows = []
     for model in MODELS:
         for what, part in (("tokens_per_s", "steps"), ("mfu", "steps"), ("vs_pytorch", "pytorch")):
             name = f"{model}.{what}"
             rows.append((name, f"{part}-{model}", ">=" if name in wanted else None, wanted.get(name)))
-    rows += [("attention.fwd_tflops", "operations", ">=", 200), ("attention.bwd_tflops", "operations", ">=", 120),
-             ("junction.fwd_bandwidth_share", "operations", ">=", 0.80),
-             ("junction.bwd_bandwidth_share", "operations", ">=", 0.75),
-             ("adamw.bandwidth_share", "operations", ">=", 0.80)]
+    rows += [
+        ("attention.fwd_tflops", "operations", ">=", 200),
+        ("attention.bwd_tflops", "operations", ">=", 120),
+        ("junction.fwd_bandwidth_share", "operations", ">=", 0.80),
+        ("junction.bwd_bandwidth_share", "operations", ">=", 0.75),
+        ("adamw.bandwidth_share", "operations", ">=", 0.80),
+    ]
     for part, names in VARIANT_PARTS.items():
         for name in names:
             most = 1.005 if name in ("gpas", "bhyt") else None
             rows.append((f"variant.{name}.overhead", part, "<=" if most else None, most))
-    rows += [("tests.passed", "suite training", None, None), ("tests.failed", "suite training", "<=", 0),
-             ("sanitizer.errors", "sanitizer", "<=", 0)]
+    rows += [
+        ("tests.passed", "suite training", None, None),
+        ("tests.failed", "suite training", "<=", 0),
+        ("sanitizer.errors", "sanitizer", "<=", 0),
+    ]
     return rows
 
 

@@ -1,9 +1,11 @@
-"""How much longer does one take than the other? Two programs that train, run in turns, and an interval for the ratio.
+"""How much longer does one take than the other? Two programs that train, run in turns, and an interval for
+the ratio.
 
-A machine's speed drifts by more than the differences that are looked for. So both programs are started, one is stopped
-(SIGSTOP) while the other runs some steps, then they change places; each turn of the second is compared with the mean
-of the first's turns before and after it. A stopped program holds memory but no time.
+A machine's speed drifts by more than the differences that are looked for. So both programs are started, one
+is stopped (SIGSTOP) while the other runs some steps, then they change places; each turn of the second is
+compared with the mean of the first's turns before and after it. A stopped program holds memory but no time.
 """
+
 import math
 import os
 import re
@@ -14,7 +16,9 @@ import time
 
 STEP = re.compile(rb"^step (\d+)/")
 FEWEST = 6  # turns from which the median has an interval of 95 %
-SETTLING = 2  # steps after a turn begins that are not counted: the first contains the pause, the second its echo
+SETTLING = (
+    2  # steps after a turn begins that are not counted: the first contains the pause, the second its echo
+)
 
 
 class RunFailed(Exception):
@@ -29,8 +33,14 @@ class Run:
         self.times, self.lines, self.last = [], [], []
         self.changed = threading.Condition()
         self.ended = False
-        self.child = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=stdin,
-                                      env=env, start_new_session=True)
+        self.child = subprocess.Popen(
+            self.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=stdin,
+            env=env,
+            start_new_session=True,
+        )
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
@@ -62,7 +72,8 @@ class Run:
         self.wait(lambda: len(self.times) >= count, deadline)
 
     def turn(self, seconds, deadline, fewest=2):
-        """Runs for some seconds and at least `fewest` steps; seconds a step, without the first SETTLING ones."""
+        """Runs for some seconds and at least `fewest` steps; seconds a step, without the first SETTLING
+        ones."""
         self.resume()
         first = len(self.times) + SETTLING
         self.wait_steps(first + fewest, deadline)
@@ -95,8 +106,8 @@ class Run:
 
 
 def ratios(a, b, rounds, seconds, deadline):
-    """b's seconds a step over a's, one number a round, as many as end before the deadline. A program that fails after six
-    rounds (a median then has an interval) ends them; before, RunFailed."""
+    """b's seconds a step over a's, one number a round, as many as end before the deadline. A program that
+    fails after six rounds (a median then has an interval) ends them; before, RunFailed."""
     found = []
     try:
         b.pause()
@@ -130,11 +141,13 @@ def median(values):
 
 
 def interval(values, confidence=0.95):
-    """(low, high) for the median of what the values are drawn from, by order statistics: no distribution is assumed.
-    None with fewer than FEWEST values."""
+    """(low, high) for the median of what the values are drawn from, by order statistics: no distribution is
+    assumed. None with fewer than FEWEST values."""
     ordered, n = sorted(values), len(values)
     best = None
-    for k in range(n // 2):  # the median is below the k-th smallest with probability P(at most k of n coins fall)
+    for k in range(
+        n // 2
+    ):  # the median is below the k-th smallest with probability P(at most k of n coins fall)
         below = sum(math.comb(n, i) for i in range(k + 1)) / 2.0**n
         if 1 - 2 * below >= confidence:
             best = (ordered[k], ordered[n - 1 - k])
@@ -144,4 +157,9 @@ def interval(values, confidence=0.95):
 def summary(values):
     low, high = interval(values) or (None, None)
     shorten = lambda x: None if x is None else round(x, 5)
-    return {"ratio": shorten(median(values)), "low": shorten(low), "high": shorten(high), "pairs": len(values)}
+    return {
+        "ratio": shorten(median(values)),
+        "low": shorten(low),
+        "high": shorten(high),
+        "pairs": len(values),
+    }

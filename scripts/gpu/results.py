@@ -1,9 +1,10 @@
-"""How are the results of a GPU kept? One JSON file, written anew after every measurement: a cut run loses no more.
+"""How are the results of a GPU kept? In one JSON file, written anew after every measurement.
 
 {"gpu": …, "commit": …, "marks": {name: number or null}, "targets": {name: {"target", "command", "met"}},
  "parts": {part: {"status": "running|done|failed|skipped", "reason", "seconds", "rows": […], "marks": {…},
                   "passed", "failed"}}}
 """
+
 import json
 import os
 import re
@@ -13,11 +14,17 @@ from gpu import marks
 
 
 def file_name(gpu, commit):
-    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + "-" + re.sub(r"[^A-Za-z0-9.]+", "-", commit) + ".json"
+    return (
+        re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+        + "-"
+        + re.sub(r"[^A-Za-z0-9.]+", "-", commit)
+        + ".json"
+    )
 
 
 class Results:
-    """A results file. An older one of the same GPU and commit is added to; a part that runs again replaces itself."""
+    """A results file. An older one of the same GPU and commit is added to; a part that runs again replaces
+    itself."""
 
     def __init__(self, path, gpu, commit, machine):
         self.path = path
@@ -35,9 +42,13 @@ class Results:
     def write(self):
         self.data["marks"] = self.marks()
         self.data["targets"] = {
-            name: {"target": f"{relation} {target:g}" if relation else None, "command": marks.command(part),
-                   "met": marks.met(relation, target, self.data["marks"][name])}
-            for name, part, relation, target in marks.MARKS}
+            name: {
+                "target": f"{relation} {target:g}" if relation else None,
+                "command": marks.command(part),
+                "met": marks.met(relation, target, self.data["marks"][name]),
+            }
+            for name, part, relation, target in marks.MARKS
+        }
         order = ["gpu", "commit", "marks", "targets", "machine", "parts"]
         text = json.dumps({key: self.data[key] for key in order}, indent=1) + "\n"
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
@@ -64,8 +75,12 @@ class Part:
 
     def __init__(self, results, name):
         self.results, self.name, self.started = results, name, time.monotonic()
-        self.data = results.data["parts"][name] = {"status": "running", "command": marks.command(name),
-                                                   "rows": [], "marks": {}}
+        self.data = results.data["parts"][name] = {
+            "status": "running",
+            "command": marks.command(name),
+            "rows": [],
+            "marks": {},
+        }
         results.write()
 
     def row(self, **fields):

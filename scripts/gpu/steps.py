@@ -1,4 +1,5 @@
 """How fast does train_gpt take steps? Runs of it as the parts of a check need them."""
+
 import json
 import os
 import re
@@ -15,9 +16,32 @@ def train_command(machine, preset, batch_size, tokens, flags=()):
     size = marks.SIZES[preset]
     shard = data.shard(machine.scratch, size["V"], 1 << 16 if machine.rehearsal else data.TOKENS)
     dtype = "bf16" if machine.device == "cuda" else "fp32"
-    return [machine.program("train_gpt"), "--preset", preset, "--train-data", shard, "--batch-size", batch_size,
-            "--total-batch-tokens", tokens, "--steps", ENDLESS, "--lr", "1e-4", "--lr-schedule", "constant",
-            "--warmup-steps", 0, "--val-every", 0, "--device", machine.device, "--dtype", dtype, *flags]
+    return [
+        machine.program("train_gpt"),
+        "--preset",
+        preset,
+        "--train-data",
+        shard,
+        "--batch-size",
+        batch_size,
+        "--total-batch-tokens",
+        tokens,
+        "--steps",
+        ENDLESS,
+        "--lr",
+        "1e-4",
+        "--lr-schedule",
+        "constant",
+        "--warmup-steps",
+        0,
+        "--val-every",
+        0,
+        "--device",
+        machine.device,
+        "--dtype",
+        dtype,
+        *flags,
+    ]
 
 
 def environment(machine):
@@ -25,12 +49,14 @@ def environment(machine):
 
 
 def flops_per_token(machine, preset):
-    """(FLOPs a token, the device's peak FLOP/s or None), as the program counts and prints them, from a first step."""
+    """(FLOPs a token, the device's peak FLOP/s or None), as the program counts and prints them, from a
+    first step."""
     size = marks.SIZES[preset]
     out = os.path.join(machine.scratch, f"count-{preset}-{os.getpid()}")
     tokens = size["batch_sizes"][0] * size["T"]
     command = train_command(machine, preset, size["batch_sizes"][0], tokens, ["--out", out])
-    # The counts stand in the first step's line; the run ends there, before it writes a checkpoint of gigabytes.
+    # The counts stand in the first step's line; the run ends there, before it writes a checkpoint of
+    # gigabytes.
     with Run(command, environment(machine)) as run:
         run.wait_steps(1, time.monotonic() + 120)
         run.pause()
@@ -65,8 +91,13 @@ def search(machine, preset, part, deadline, batch_sizes=None, tokens=None):
             if time.monotonic() > deadline:
                 break
             continue
-        part.row(side="train_gpt", batch_size=batch_size, tokens_per_update=tokens, ms=round(seconds * 1e3, 4),
-                 tokens_per_s=round(tokens / seconds))
+        part.row(
+            side="train_gpt",
+            batch_size=batch_size,
+            tokens_per_update=tokens,
+            ms=round(seconds * 1e3, 4),
+            tokens_per_s=round(tokens / seconds),
+        )
         if best is None or seconds < best[1]:
             best = (batch_size, seconds)
     return best

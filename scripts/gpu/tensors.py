@@ -1,4 +1,5 @@
 """Reads and writes safetensors files as PyTorch tensors, with nothing but PyTorch."""
+
 import ctypes
 import json
 import struct
@@ -10,7 +11,9 @@ TYPES = {"F32": torch.float32, "F64": torch.float64, "U32": torch.int32}  # toke
 
 def write(path, tensors):
     header, offset = {}, 0
-    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()
+    }
     for name, tensor in tensors.items():
         size = 4 * tensor.numel()
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}

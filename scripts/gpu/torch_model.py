@@ -1,7 +1,9 @@
 """train_gpt's gpt2 and llama (its defaults: pre-norm) in PyTorch, as one would write them there to be fast.
 
-Query, key and value are one product, and gate and up are one. Files have Hugging Face's names (`file_tensors`).
+Query, key and value are one product, and gate and up are one. Files have Hugging Face's names
+(`file_tensors`).
 """
+
 import math
 
 import torch
@@ -84,7 +86,8 @@ def rotate(x, cos, sin):
 
 
 class Model(nn.Module):
-    """padded: the vocabulary and the MLP's width are rounded up to 64s, with numbers that no token and no loss sees."""
+    """padded: the vocabulary and the MLP's width are rounded up to 64s, with numbers that no token and no
+    loss sees."""
 
     def __init__(self, shape, padded=False):
         super().__init__()
@@ -99,7 +102,8 @@ class Model(nn.Module):
         if shape.tied:
             self.head.weight = self.tokens.weight
         angles = torch.arange(shape.T, dtype=torch.float64)[:, None] * shape.rope_base ** (
-            -torch.arange(0, shape.D, 2, dtype=torch.float64) / shape.D)
+            -torch.arange(0, shape.D, 2, dtype=torch.float64) / shape.D
+        )
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -125,43 +129,59 @@ class Model(nn.Module):
         generator = torch.Generator(self.tokens.weight.device).manual_seed(seed)
         for name, p in self.named_parameters():
             p.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, std, generator=generator)
-        self.tokens.weight[self.shape.V:] = 0
-        self.head.weight[self.shape.V:] = 0
+        self.tokens.weight[self.shape.V :] = 0
+        self.head.weight[self.shape.V :] = 0
         real, width = self.shape.F, self.width
         for block in self.blocks:
             block.mlp_out.weight[:, real:] = 0
             for first in range(0, block.mlp_in.weight.shape[0], width):
-                block.mlp_in.weight[first + real: first + width] = 0
+                block.mlp_in.weight[first + real : first + width] = 0
                 if block.mlp_in.bias is not None:
-                    block.mlp_in.bias[first + real: first + width] = 0
+                    block.mlp_in.bias[first + real : first + width] = 0
 
     def file_tensors(self, of=lambda parameter: parameter.detach()):
         """Hugging Face's name → of(parameter) in the file's shape."""
         s = self.shape
         found = {}
         if not s.llama:
-            found["transformer.wte.weight"], found["transformer.wpe.weight"] = of(self.tokens.weight)[: s.V], of(self.positions.weight)
+            found["transformer.wte.weight"], found["transformer.wpe.weight"] = of(self.tokens.weight)[
+                : s.V
+            ], of(self.positions.weight)
             for i, block in enumerate(self.blocks):
                 h = f"transformer.h.{i}."
                 for name, norm in (("ln_1", block.norm_1), ("ln_2", block.norm_2)):
                     found[h + name + ".weight"], found[h + name + ".bias"] = of(norm.weight), of(norm.bias)
-                for name, linear in (("attn.c_attn", block.qkv), ("attn.c_proj", block.attention_out),
-                                     ("mlp.c_fc", block.mlp_in), ("mlp.c_proj", block.mlp_out)):
-                    found[h + name + ".weight"], found[h + name + ".bias"] = of(linear.weight).t(), of(linear.bias)
-            found["transformer.ln_f.weight"], found["transformer.ln_f.bias"] = of(self.norm.weight), of(self.norm.bias)
+                for name, linear in (
+                    ("attn.c_attn", block.qkv),
+                    ("attn.c_proj", block.attention_out),
+                    ("mlp.c_fc", block.mlp_in),
+                    ("mlp.c_proj", block.mlp_out),
+                ):
+                    found[h + name + ".weight"], found[h + name + ".bias"] = of(linear.weight).t(), of(
+                        linear.bias
+                    )
+            found["transformer.ln_f.weight"], found["transformer.ln_f.bias"] = of(self.norm.weight), of(
+                self.norm.bias
+            )
         else:
             found["model.embed_tokens.weight"] = of(self.tokens.weight)[: s.V]
             for i, block in enumerate(self.blocks):
                 h = f"model.layers.{i}."
                 q, k, v = of(block.qkv.weight).split([s.H * s.D, s.Hkv * s.D, s.Hkv * s.D])
                 gate, up = of(block.mlp_in.weight).chunk(2)
-                found.update({h + "input_layernorm.weight": of(block.norm_1.weight),
-                              h + "post_attention_layernorm.weight": of(block.norm_2.weight),
-                              h + "self_attn.q_proj.weight": q, h + "self_attn.k_proj.weight": k,
-                              h + "self_attn.v_proj.weight": v,
-                              h + "self_attn.o_proj.weight": of(block.attention_out.weight),
-                              h + "mlp.gate_proj.weight": gate[: s.F], h + "mlp.up_proj.weight": up[: s.F],
-                              h + "mlp.down_proj.weight": of(block.mlp_out.weight)[:, : s.F]})
+                found.update(
+                    {
+                        h + "input_layernorm.weight": of(block.norm_1.weight),
+                        h + "post_attention_layernorm.weight": of(block.norm_2.weight),
+                        h + "self_attn.q_proj.weight": q,
+                        h + "self_attn.k_proj.weight": k,
+                        h + "self_attn.v_proj.weight": v,
+                        h + "self_attn.o_proj.weight": of(block.attention_out.weight),
+                        h + "mlp.gate_proj.weight": gate[: s.F],
+                        h + "mlp.up_proj.weight": up[: s.F],
+                        h + "mlp.down_proj.weight": of(block.mlp_out.weight)[:, : s.F],
+                    }
+                )
             found["model.norm.weight"] = of(self.norm.weight)
         if not s.tied:
             found["lm_head.weight"] = of(self.head.weight)[: s.V]

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """The PyTorch side of scripts/compare_pytorch.py, a process of its own: torch_side.py JOB.json
 
-First the check: the model of the job (few layers of it) computes the same loss and gradient as train_gpt from the same
-weights. Then the search: seconds a step for each batch size, then for each mode at the best of those. Prints one JSON
-object a line, the last one {"row": "ready"}; then, after a line on stdin, steps of the best without end, each with a
-line `step N/0` when it is finished.
+First the check: the model of the job (few layers of it) computes the same loss and gradient as train_gpt
+from the same weights. Then the search: seconds a step for each batch size, then for each mode at the best
+of those. Prints one JSON object a line, the last one {"row": "ready"}; then, after a line on stdin, steps
+of the best without end, each with a line `step N/0` when it is finished.
 
-Modes: compile-blocks (torch.compile of each block and of the head), compile (of the whole), padded (as compile-blocks;
-vocabulary and MLP width rounded up to 64s), bf16 (as compile-blocks; parameters and moments in bf16 without fp32 masters:
-another optimizer than train_gpt's, listed and not compared), eager.
+Modes: compile-blocks (torch.compile of each block and of the head), compile (of the whole), padded (as
+compile-blocks; vocabulary and MLP width rounded up to 64s), bf16 (as compile-blocks; parameters and moments
+in bf16 without fp32 masters: another optimizer than train_gpt's, listed and not compared), eager.
 """
+
 import contextlib
 import gc
 import json
@@ -35,6 +36,7 @@ def say(**row):
 
 # ------------------------------------------------------------------------------------------------- check
 
+
 def loss_and_gradients(model, probe, device, dtype):
     model = model.to(device, dtype)
     model.zero_grad(set_to_none=True)
@@ -49,12 +51,14 @@ def distance(a, b):
 
 
 def check(job, device):
-    """Both in fp32 against PyTorch in fp64: at most three times as far from it as PyTorch in fp32 is, and never asked
-    to be nearer than 16 roundings (sums of thousands of terms in some other order)."""
+    """Both in fp32 against PyTorch in fp64: at most three times as far from it as PyTorch in fp32 is, and
+    never asked to be nearer than 16 roundings (sums of thousands of terms in some other order)."""
     shape = Shape(dict(job["settings"], **{"n-layer": job["check_layers"]}))
     model = Model(shape)
     model.randomize(seed=7)
-    weights, out = os.path.join(job["scratch"], "check.safetensors"), os.path.join(job["scratch"], "probe.safetensors")
+    weights, out = os.path.join(job["scratch"], "check.safetensors"), os.path.join(
+        job["scratch"], "probe.safetensors"
+    )
     tensors.write(weights, model.file_tensors())
     command = [*job["probe_command"], "--init-from", weights, "--probe", out]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -62,24 +66,31 @@ def check(job, device):
         raise SystemExit(f"check: {' '.join(command)}: {done.stdout.decode(errors='replace').strip()[-300:]}")
     probe = tensors.read(out, lambda name: name in ("tokens", "targets", "loss") or name.startswith("grad."))
     os.remove(weights), os.remove(out)
-    ours = {name[len("grad."):]: value.double() for name, value in probe.items() if name.startswith("grad.")}
+    ours = {name[len("grad.") :]: value.double() for name, value in probe.items() if name.startswith("grad.")}
     truth, truth_gradients = loss_and_gradients(model, probe, device, torch.float64)
     single, single_gradients = loss_and_gradients(model, probe, device, torch.float32)
     if set(ours) != set(truth_gradients):
         raise SystemExit(f"check: other tensors: {sorted(set(ours) ^ set(truth_gradients))[:4]}")
     norm = sum(g.square().sum().item() for g in truth_gradients.values()) ** 0.5
-    row = {"loss": truth, "train_gpt": abs(probe["loss"].item() - truth), "pytorch": abs(single - truth),
-           "gradient_norm": norm, "train_gpt_gradient": distance(ours, truth_gradients),
-           "pytorch_gradient": distance(single_gradients, truth_gradients)}
+    row = {
+        "loss": truth,
+        "train_gpt": abs(probe["loss"].item() - truth),
+        "pytorch": abs(single - truth),
+        "gradient_norm": norm,
+        "train_gpt_gradient": distance(ours, truth_gradients),
+        "pytorch_gradient": distance(single_gradients, truth_gradients),
+    }
     floor = 16 * 2.0**-24
-    good = (row["train_gpt"] <= max(3 * row["pytorch"], floor * truth)
-            and row["train_gpt_gradient"] <= max(3 * row["pytorch_gradient"], floor * norm))
+    good = row["train_gpt"] <= max(3 * row["pytorch"], floor * truth) and row["train_gpt_gradient"] <= max(
+        3 * row["pytorch_gradient"], floor * norm
+    )
     say(row="check", good=good, layers=job["check_layers"], **row)
     if not good:
         raise SystemExit("check: the two sides are not the same model")
 
 
 # ----------------------------------------------------------------------------------------------- training
+
 
 class Trainer:
     """One model in one mode; steps of any batch size."""
@@ -100,11 +111,13 @@ class Trainer:
             for block in model.blocks:
                 block.compile(dynamic=False)
             model.loss = torch.compile(model.loss, dynamic=False)
-        groups = [{"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": decay}
-                  for matrix, decay in ((True, 0.1), (False, 0.0))]
+        groups = [
+            {"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": decay}
+            for matrix, decay in ((True, 0.1), (False, 0.0))
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
         ids = data.read(job["shard"])
-        self.ids = torch.frombuffer(ids, dtype=torch.int16).to(torch.int32) & 0xffff
+        self.ids = torch.frombuffer(ids, dtype=torch.int16).to(torch.int32) & 0xFFFF
         self.window = torch.arange(shape.T + 1)
         self.draw = torch.Generator().manual_seed(1)
 
@@ -175,16 +188,24 @@ class Search:
             release()
             return
         peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
-        say(**row, tokens_per_update=self.job["tokens"], ms=round(seconds * 1e3, 4),
-            tokens_per_s=round(self.job["tokens"] / seconds), peak_bytes=peak,
-            preparing_s=round(time.monotonic() - begin - 5 * seconds, 1), compared=mode not in OTHER_OPTIMIZER)
+        say(
+            **row,
+            tokens_per_update=self.job["tokens"],
+            ms=round(seconds * 1e3, 4),
+            tokens_per_s=round(self.job["tokens"] / seconds),
+            peak_bytes=peak,
+            preparing_s=round(time.monotonic() - begin - 5 * seconds, 1),
+            compared=mode not in OTHER_OPTIMIZER,
+        )
         if mode not in OTHER_OPTIMIZER and (self.best is None or seconds < self.best[2]):
             self.best, self.trainer = (mode, batch_size, seconds), trainer
 
     def run(self):
         modes, sizes = self.job["modes"], self.job["batch_sizes"]
         for mode in modes:
-            for batch_size in sizes if self.best is None or mode == self.best[0] == modes[0] else [self.best[1]]:
+            for batch_size in (
+                sizes if self.best is None or mode == self.best[0] == modes[0] else [self.best[1]]
+            ):
                 kept = self.trainer and self.trainer.mode == mode
                 trainer = self.trainer if kept else Trainer(self.job, mode, self.device)
                 self.try_one(trainer, batch_size)
@@ -219,7 +240,11 @@ def main(path):
     device = torch.device(job["device"])
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(torch._dynamo.config, limit, 256)  # beyond it blocks would silently run uncompiled
-    say(row="pytorch", version=torch.__version__, device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu")
+    say(
+        row="pytorch",
+        version=torch.__version__,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    )
     check(job, device)
     release()
     search = Search(job, device)
