@@ -131,7 +131,7 @@ OPS      := $(patsubst test/%.c,$(BUILD)/test/%.o,$(filter-out test/ops_plain%,$
               test/test_ops.c test/implementations.c)
 SINGLE   := $(filter-out test/test_ops.c,$(wildcard test/test_*.c))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(SINGLE)) $(BUILD)/test_ops
-SCRIPTED := $(wildcard test/test_*.py)
+SCRIPTED := $(wildcard test/test_*.py test/fuzz/test_*.py)
 LIBRARY  := $(HOST) $(CPU)
 
 $(BUILD)/test/%.o: test/%.c
@@ -277,6 +277,63 @@ $(BUILD)/cuda/%.o: test/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DWITH_CUDA -MMD -MP -c $< -o $@
 
+# Fuzzing (test/fuzz/README.md): each parser under libFuzzer, and in `make test` what it once found, with gcc alone.
+FUZZ         := build/fuzz
+FUZZ_CLANG   ?= clang
+FUZZ_SECONDS ?= 30
+FUZZ_CJSON   ?=# a cJSON.c to instrument as well; otherwise the library as it is installed
+FUZZ_CHECKS  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FUZZ_FLAGS   := -std=gnu11 -g -O1 $(WARNINGS) $(FUZZ_CHECKS)
+FUZZ_SHARED  := $(filter-out test/fuzz/fuzz_% test/fuzz/replay.c,$(wildcard test/fuzz/*.c))
+FUZZ_HOST    := $(patsubst src/%.c,$(FUZZ)/src/%.o,$(wildcard src/*.c))
+FUZZ_NAMES   := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
+FUZZ_TEXT    := tokenizer jsonl packed pieces shard
+FUZZ_TARGETS := $(patsubst %,$(FUZZ)/fuzz_%,$(FUZZ_NAMES))
+
+$(FUZZ)/src/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(FUZZ_CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+
+$(FUZZ)/test/%.o: test/fuzz/%.c
+	@mkdir -p $(@D)
+	$(FUZZ_CLANG) $(FUZZ_FLAGS) -MMD -MP -c $< -o $@
+
+# Archives, so that a target holds only what it reaches: less to instrument, faster to run.
+$(FUZZ)/host.a: $(FUZZ_HOST)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(FUZZ)/shared.a: $(patsubst test/fuzz/%.c,$(FUZZ)/test/%.o,$(FUZZ_SHARED))
+	@rm -f $@
+	ar rcs $@ $^
+
+$(FUZZ)/cpu.a: $(CPU)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(FUZZ)/cjson.o: $(FUZZ_CJSON)
+	$(FUZZ_CLANG) -g -O1 $(FUZZ_CHECKS) -fsanitize=fuzzer-no-link -c $< -o $@
+
+$(FUZZ)/fuzz_%: $(FUZZ)/test/fuzz_%.o $(FUZZ)/shared.a $(FUZZ)/host.a $(FUZZ)/cpu.a $(if $(FUZZ_CJSON),$(FUZZ)/cjson.o)
+	$(FUZZ_CLANG) $(FUZZ_CHECKS) -fsanitize=fuzzer -Wl,--wrap=fail $^ -fopenmp=libgomp $(LDLIBS) -o $@
+
+FUZZ_PROBE   := int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size) { return data && size > 99; }
+
+fuzz-build: $(CPU)
+	@mkdir -p $(FUZZ)
+	@if echo '$(FUZZ_PROBE)' | $(FUZZ_CLANG) -fsanitize=fuzzer,address -x c - -o $(FUZZ)/probe 2>/dev/null; then \
+	    $(MAKE) --no-print-directory -j$(CORES) $(FUZZ_TARGETS); \
+	else rm -f $(FUZZ_TARGETS); echo "$(FUZZ_CLANG) with libFuzzer is not here: fuzzing is skipped"; fi
+
+fuzz: fuzz-build
+	@$(PYTHON) test/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_NAMES) $(patsubst %,text_%,$(FUZZ_TEXT))
+
+# The committed inputs again, each target's in one run.
+REPLAYS      := $(foreach name,$(FUZZ_NAMES),"build/asan/replay_$(name) $(wildcard test/fuzz/corpus/$(name) test/fuzz/regressions/$(name))")
+
+$(BUILD)/replay_%: $(BUILD)/test/fuzz/fuzz_%.o $(patsubst %.c,$(BUILD)/%.o,test/fuzz/replay.c $(FUZZ_SHARED)) $(LIBRARY)
+	$(CC) -fopenmp $(LDFLAGS) -Wl,--wrap=fail $^ $(LDLIBS) -o $@
+
 # ------------------------------------------------------------------------------------------------ what people run
 
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
@@ -285,13 +342,16 @@ RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 # test_gradients runs no code that test_variants does not, only more often.
 SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_gradients $(BUILD)/test_host_path,$(BINARIES)))
+REPLAY     := $(patsubst %,build/asan/replay_%,$(FUZZ_NAMES))
+FUZZING    := "$(PYTHON) test/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_NAMES)"
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
 	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) $(EMU)/gpu_probe
-	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED)
+	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
+	@$(MAKE) --no-print-directory fuzz-build
 	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_OPS_RACE=$(BUILD)/test_ops_race \
-	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED)
+	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED) $(REPLAYS) $(FUZZING)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 # What takes too long for every change: the emulated suites under the sanitizers and other orders of blocks, the long
@@ -317,7 +377,7 @@ race:
 test-compilers:
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
 	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
-	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c)) || exit 1; \
+	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
 	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
@@ -337,6 +397,7 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_load
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 	@echo "make test-all   what takes too long for every change as well"
+	@echo "make fuzz       the parsers of files under libFuzzer, FUZZ_SECONDS=30 each (test/fuzz/README.md)"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
 	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
@@ -359,8 +420,8 @@ clean:
 	rm -rf build train_gpt
 
 FORCE:
-.PHONY: FORCE all test test-all test-emu race test-compilers demo bench help emu clean gpu_probe test_ops_cuda
-.PHONY: FORCE all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda gpu-check gpu-binaries
+.PHONY: FORCE all test test-all test-emu race test-compilers fuzz fuzz-build demo bench help emu clean gpu_probe test_ops_cuda
+.PHONY: gpu-check gpu-binaries
 .SECONDARY:
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(FUZZ)/*/*.d)

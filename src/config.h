@@ -83,6 +83,9 @@ typedef struct Config {
  * prints. The texts in it live as long as the program. */
 void config_parse(Config *config, int argc, char **argv, const char *base);
 
+/* The same, but false with *error set where that exits 2, and --help, --version and --list-variants only set. */
+bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error);
+
 /* The value of one text flag of the command line or else its --config file, or NULL; before config_parse(), to find
  * that checkpoint. Exits as config_parse() does. */
 const char *config_peek(int argc, char **argv, const char *name);
@@ -109,6 +112,9 @@ const char *config_version(void);
 
 /* Defaults only; for tests and for config_parse. */
 void config_defaults(Config *config);
+
+/* Frees the texts of every Config there has been: they are undefined afterwards. For tests that parse without end. */
+void config_forget_texts(void);
 
 /* Sets one flag from text, as the command line does. */
 bool config_set(Config *config, const char *name, const char *value, Error *error);
