@@ -95,23 +95,23 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     /* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
     const int query_block = shape.blocks - 1 - (int)(blockIdx.x % shape.blocks);
     const int head = (int)(blockIdx.x / shape.blocks % shape.H);
-    const int64_t b = blockIdx.x / shape.blocks / shape.H;
+    const int b = (int)(blockIdx.x / shape.blocks / shape.H);
     const int kv_head = head / (shape.H / shape.Hkv), q0 = query_block * C::ROWS;
     const int row0 = first_row<TILES>();
-    const bf16 *token = qkv + b * T * shape.qkv_stride;
-    const bf16 *queries = token + (int64_t)head * D;
-    const bf16 *keys = token + (int64_t)(shape.H + kv_head) * D;
-    const bf16 *values = keys + (int64_t)shape.Hkv * D;
-    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + b * T : NULL;
+    const int n0 = b * T;
+    const HeadRows queries = {qkv, shape.qkv_stride, n0, head * D};
+    const HeadRows keys = {qkv, shape.qkv_stride, n0, (shape.H + kv_head) * D};
+    const HeadRows values = {qkv, shape.qkv_stride, n0, (shape.H + shape.Hkv + kv_head) * D};
+    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
 
     const KeyRange range = first_keys<C::ROWS>(doc_start, q0, T, range_buffer);
     const int first_tile = range.least / KEYS;
     const int last_tile = (min(q0 + C::ROWS, T) - 1) / KEYS;
 
-    copy_rows<D, C::ROWS>(shared + C::STAGE, queries, shape.qkv_stride, q0, T); /* through stage 1 */
+    copy_rows<D, C::ROWS>(shared + C::STAGE, queries, q0, T); /* through stage 1 */
     cp_async_commit();
-    copy_rows<D, KEYS>(shared, keys, shape.qkv_stride, first_tile * KEYS, T);
-    copy_rows<D, KEYS>(shared + C::TILE, values, shape.qkv_stride, first_tile * KEYS, T);
+    copy_rows<D, KEYS>(shared, keys, first_tile * KEYS, T);
+    copy_rows<D, KEYS>(shared + C::TILE, values, first_tile * KEYS, T);
     cp_async_commit();
 
     cp_async_wait<1>();
@@ -138,8 +138,8 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
         cp_async_wait<0>();
         __syncthreads(); /* this tile is there, and all warps are through with the one before it */
         if (tile < last_tile) {
-            copy_rows<D, KEYS>(next, keys, shape.qkv_stride, key0 + KEYS, T);
-            copy_rows<D, KEYS>(next + C::TILE, values, shape.qkv_stride, key0 + KEYS, T);
+            copy_rows<D, KEYS>(next, keys, key0 + KEYS, T);
+            copy_rows<D, KEYS>(next + C::TILE, values, key0 + KEYS, T);
             cp_async_commit();
         }
         if (key0 > q0 + row0 + TILES * 16 - 1) continue; /* above this warp's diagonal */
@@ -162,9 +162,9 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     }
 
     float factor[TILES][2];
-    finish_rows<TILES>(factor, lse + (b * shape.H + head) * T, rows, T, shape.scale);
+    finish_rows<TILES>(factor, lse + (int64_t)(b * shape.H + head) * T, rows, T, shape.scale);
     __syncthreads(); /* the stages are free */
-    const int64_t first = b * T + q0 + row0;
+    const int64_t first = n0 + q0 + row0;
     store_rows<D, TILES>(out + first * shape.out_stride + (int64_t)head * D, shape.out_stride,
                          T - (q0 + row0), shared + row0 * C::STRIDE, sum, factor);
 }

@@ -90,18 +90,29 @@ __host__ __device__ constexpr int rows_of_a_pass(int packs) {
     return rows;
 }
 
+/* One head's rows of a sequence. In 32-bit parts, which fit (check_attention) and of which uniform registers
+ * hold most; a pointer of 64 bits would be kept a thread. */
+struct HeadRows {
+    const bf16 *tensor;
+    int stride, token, column; /* of the tensor's rows; where the sequence and the head start */
+
+    __device__ __forceinline__ const bf16 *at(int t, int d) const {
+        return tensor + (int64_t)(token + t) * stride + (column + d);
+    }
+};
+
 /* Starts copying rows [first, first + ROWS) of a head into shared memory; rows at or past T become zero. */
 template <int D, int ROWS>
-__device__ __forceinline__ void copy_rows(bf16 *shared, const bf16 *head, int stride, int first, int T) {
+__device__ __forceinline__ void copy_rows(bf16 *shared, const HeadRows &head, int first, int T) {
     constexpr int PACKS = D / PACK, PASS = rows_of_a_pass(PACKS);
     static_assert(ROWS % PASS == 0, "whole passes");
     const int row = threadIdx.x / PACKS, column = threadIdx.x % PACKS * PACK;
     if (PASS * PACKS < ATTENTION_THREADS && row >= PASS) return;
-    const bf16 *source = head + (int64_t)(first + row) * stride + column;
+    const bf16 *source = head.at(first + row, column);
     bf16 *target = shared + row * (D + 8) + column;
 #pragma unroll
     for (int pass = 0; pass < ROWS; pass += PASS)
-        cp_async_16(target + pass * (D + 8), source + (int64_t)pass * stride, first + row + pass < T);
+        cp_async_16(target + pass * (D + 8), source + (int64_t)pass * head.stride, first + row + pass < T);
 }
 
 /* The address that a lane gives ldmatrix_x4 for a 16×16 tile: matrices in the order (row, column) of 8×8
