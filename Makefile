@@ -254,11 +254,11 @@ $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
 # The program whole, its host side as well: what the host does to pinned memory while copies may run.
 $(RACE)/src/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(RACE_CALLS) -include test/emu/race_host.h -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
+	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
 
 $(RACE)/train_gpt.o: train_gpt.cu
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(RACE_CALLS) -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
+	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
 
 $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) $(CPU) $(RACE_CORE) $(RACE_CUDA)
 	$(CXX) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
