@@ -356,7 +356,7 @@ def test_a_rehearsal_runs_the_part(rehearsal, name):
 def test_a_rehearsal_measures_what_it_should_and_says_that_it_means_nothing(rehearsal):
     data, text = rehearsal
     found = data["marks"]
-    assert found["tests.passed"] >= 6 and found["tests.failed"] == 0
+    assert found["tests.passed"] >= 5 and found["tests.failed"] == 0
     assert found["gpt2-124m.tokens_per_s"] > 0 and found["variant.gpas.overhead"] > 0
     assert data["parts"]["variants-norms"]["a_a"]["pairs"] == 6
     assert "the numbers mean nothing" in text and text.splitlines()[-1].startswith("results: ")
