@@ -77,6 +77,9 @@ def arguments(argv):
                 f"a batch size of {n} does not divide {options.tokens} tokens an update, sequences of {size['T']}"
             )
     options.modes = options.modes or marks.TORCH_MODES.get(options.preset, ["compile-blocks"])
+    strange = [mode for mode in options.modes if mode not in marks.ALL_TORCH_MODES]
+    if strange:
+        parser.error(f"--modes: '{strange[0]}' is not one of {', '.join(marks.ALL_TORCH_MODES)}")
     options.dtype = options.dtype or ("bf16" if options.device == "cuda" else "fp32")
     if options.device == "cpu" and options.dtype == "bf16":
         parser.error("train_gpt has no bf16 on a CPU")

@@ -405,6 +405,18 @@ def test_a_part_that_is_none_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------- PyTorch
 
 
+def test_batch_sizes_and_modes_that_cannot_be_are_refused():
+    for words, says in (
+        (["--batch-sizes", "3"], b"does not divide"),
+        (["--batch-sizes", "x"], b"whole numbers"),
+        (["--modes", "fast"], b"'fast' is not one of compile-blocks"),
+        (["--dtype", "bf16"], b"no bf16 on a CPU"),
+    ):
+        command = [sys.executable, COMPARE, "--preset", "micro", "--device", "cpu", *words]
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
 @pytest.fixture(scope="module")
 def compared():
     pytest.importorskip("torch", reason="torch is not installed")

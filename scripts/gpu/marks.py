@@ -19,6 +19,7 @@ SIZES = {
 
 # PyTorch's modes (scripts/gpu/torch_side.py), the quickest to prepare first: all batch sizes are tried in
 # that one. Compiling 48 layers as a whole takes longer than a part may.
+ALL_TORCH_MODES = ["compile-blocks", "compile", "padded", "bf16", "eager"]
 TORCH_MODES = {
     "gpt2-124m": ["compile-blocks", "padded", "compile", "bf16"],
     "gpt2-350m": ["compile-blocks", "padded", "compile"],
