@@ -289,7 +289,7 @@ void model_create(Model *m, const Config *config, const Kernels *k, bool train) 
     lay_out(m, placed);
     make_passing(m);
     m->queue = k->queue_create(m->scratch_bytes);
-    require(m->queue, "out of memory: %.2f GB of scratch; lower --batch-size", (double)m->scratch_bytes / 1e9);
+    require(m->queue, "out of memory: %.4g GB of scratch; lower --batch-size", (double)m->scratch_bytes / 1e9);
     fill_rope(m);
 }
 

@@ -170,6 +170,19 @@ def test_a_signal_lets_the_steps_in_flight_land_and_saves_the_last(number, tmp_p
     assert weights(tmp_path / "cut", steps[-1]) == weights(tmp_path / "whole", steps[-1])
 
 
+# The emulated algorithms differ in their last bits; the one that EMU_FAST_ALGORITHM names is the fastest.
+def test_measured_algorithms_stay_with_the_checkpoint(tmp_path):
+    flags = [*CUDA, *CONSTANT, "--gemm-tune", "on"]
+    run(tmp_path / "straight", flags, EMU_FAST_ALGORITHM="5")
+    run(tmp_path / "parts", [*flags, "--steps", "4"], EMU_FAST_ALGORITHM="5")
+    run(tmp_path / "parts", [*flags, "--resume", "auto"], EMU_FAST_ALGORITHM="2")
+    run(tmp_path / "other", flags, EMU_FAST_ALGORITHM="2")
+    assert weights(tmp_path / "straight", STEPS) == weights(tmp_path / "parts", STEPS)
+    assert weights(tmp_path / "straight", STEPS) != weights(tmp_path / "other", STEPS)
+    gemm = f"step_{STEPS:08d}/gemm.json"
+    assert (tmp_path / "straight" / gemm).read_text() == (tmp_path / "parts" / gemm).read_text()
+
+
 # Rows of 48 in a stride of 64: what lies in the padding of an operand becomes gradients of padding, which the norm
 # counts and no checkpoint keeps. fp32 sums of some thousand terms: 2^-24 · √4096 relative, times 16 operations deep.
 def test_padding_that_is_not_zero_is_not_there(tmp_path):
@@ -187,6 +200,31 @@ def test_padding_that_is_not_zero_is_not_there(tmp_path):
 def test_graphs_are_refused_where_there_are_none(tmp_path):
     message = run(tmp_path / "cpu", ["--device", "cpu", "--cuda-graph", "on"], code=2)
     assert message == "train_gpt: --cuda-graph on: cpu/f32 has no graphs; auto uses them where there are some\n"
+
+
+# A model of 2 layers, 64 wide, on a GPU of 64 MB of which another program holds all but some: each arena in turn is
+# the one that does not fit. 32 MiB of the plan are the products' workspace.
+@pytest.mark.parametrize("free, says", [
+    (100_000, "for weights, 0.0001 GB are free; a smaller model (--n-layer, --n-embd) takes less"),
+    (800_000, "for gradients"),
+    (1_300_000, "for activations"),
+    (1_300_000, "lower --batch-size, or use --recompute act or block"),
+    (20_000_000, "GB of scratch; lower --batch-size"),
+])
+def test_memory_that_does_not_suffice_is_told_with_size_and_flag(free, says, tmp_path):
+    total = 64_000_000
+    done = subprocess.run([str(EMULATED), "--smoke", "--device", "cuda"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=False, env=dict(os.environ, OMP_NUM_THREADS="1", EMU_MEMORY=str(total),
+                                                EMU_MEMORY_TAKEN=str(total - free)))
+    message = done.stderr.decode()
+    assert done.returncode == 1 and message.count("\n") == 1, message
+    assert message.startswith("train_gpt: out of memory") and "GB" in message and says in message, message
+
+
+def test_a_gpu_that_is_too_small_is_told_before_anything_is_taken(tmp_path):
+    message = run(tmp_path / "run", ["--device", "cuda"], code=1, EMU_MEMORY="10000000")
+    assert message.startswith("train_gpt: out of memory: this run takes 0.03")
+    assert "CUDA on the host (emulation) has 0.01 GB; a lower --batch-size, or --recompute block, takes less" in message
 
 
 def run_on(machine, *flags):

@@ -5,7 +5,7 @@
  * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
  * the functions here are called from one host thread.
  */
-#include "types.cuh"
+#include "gemm.cuh"
 
 #include <stdarg.h>
 #include <string.h>
@@ -186,8 +186,11 @@ Queue *queue_create(size_t scratch_bytes) {
     return queue;
 }
 
+/* What a kernel did wrong while it ran is told by whoever waits, without its name. */
+#define LATER "; if a kernel failed, CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name it"
+
 void queue_wait(Queue *queue) {
-    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue");
+    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue" LATER);
 }
 
 void queue_destroy(Queue *queue) {
@@ -229,7 +232,7 @@ void event_wait(Queue *queue, Event *event) {
 }
 
 void event_host_wait(Event *event) {
-    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event");
+    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event" LATER);
 }
 
 double event_elapsed(Event *from, Event *to) {
@@ -247,7 +250,8 @@ Graph *capture_end(Queue *queue) {
     cudaGraph_t graph;
     CUDA_CHECK(cudaStreamEndCapture(queue->stream, &graph), "ending a capture");
     Graph *result = static_cast<Graph *>(must_calloc(1, sizeof(Graph), "a graph"));
-    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0), "instantiating a graph");
+    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0),
+               "making a graph of a step (--cuda-graph off takes no memory for one)");
     CUDA_CHECK(cudaGraphDestroy(graph), "giving back a graph's template");
     return result;
 }
@@ -318,6 +322,10 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.capture_end = capture_end;
     k.graph_launch = graph_launch;
     k.graph_destroy = graph_destroy;
+
+    k.gemm_tune = linear_tune;
+    k.gemm_choices_load = gemm_choices_load;
+    k.gemm_choices_save = gemm_choices_save;
 
     k.embedding_forward = embedding_forward<S>;
     k.embedding_backward = embedding_backward<S>;

@@ -1,5 +1,5 @@
 /* test_host_path.c: does the host keep its promises to a device that works later: steps in flight, pinned buffers in
- * turn, captured steps? Runs over the emulation, whose queues run as late as CUDA allows and whose graphs replay
+ * turn, captured steps, algorithms chosen by measuring? Runs over the emulation, whose queues run as late as CUDA allows and whose graphs replay
  * frozen arguments. Each promise has a planted breach that must show. */
 #include "../../../src/check.h"
 #include "../../../src/feed.h"
@@ -8,6 +8,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,7 @@ static Kernels kernels;                     /* the implementation under test, wi
 static const Kernels *genuine;
 static const Event *ignored[MOST_EVENTS];   /* events that the host does not wait for */
 static int graph_launches, updates_called;
+static const char *tuned = "off";           /* --gemm-tune */
 
 static void event_host_wait(Event *event) {
     for (int i = 0; i < MOST_EVENTS; i++)
@@ -102,7 +104,7 @@ static Trained train(const char *graphs, const char *norm, Breach which) {
     char *argv[] = {"test",       "--arch",    "llama",   "--norm",       (char *)norm, "--n-layer",    "2",
                     "--n-embd",   "16",        "--n-head", "2",           "--n-ffn",    "24",           "--vocab-size",
                     "29",         "--seq-len", "4",       "--batch-size", "2",          "--cuda-graph", (char *)graphs,
-                    "--init-std", "0.1"};
+                    "--init-std", "0.1",       "--gemm-tune", (char *)tuned};
     Config config;
     Model model;
     Optimizer optimizer;
@@ -185,12 +187,112 @@ static void an_outcome_that_is_read_too_early_is_seen(void **state) {
     assert_false(same(right, train("on", "rmsnorm", REPORTS_NOT_WAITED_FOR)));
 }
 
+/* ---- --gemm-tune: the choice of algorithms ---- */
+
+/* A run on a device that has just been opened, so that no plan and no choice is left from before. */
+static Trained train_afresh(const char *tune, const char *choices, char **saved) {
+    char text[256] = "";
+    tuned = tune;
+    kernels.close();
+    assert_true(kernels.open(0, text, sizeof text));
+    assert_true(!choices || kernels.gemm_choices_load(choices, text, sizeof text));
+    Trained out = train("on", "rmsnorm", NOTHING);
+    if (saved) *saved = kernels.gemm_choices_save();
+    tuned = "off";
+    return out;
+}
+
+static int count(const char *text, const char *word) {
+    int found = 0;
+    for (const char *at = text; (at = strstr(at, word)); at++) found++;
+    return found;
+}
+
+/* The emulated algorithms differ in their last bits, and in their times as told. */
+static void measured_algorithms_are_kept_and_obeyed(void **state) {
+    (void)state;
+    const Kernels *const all[] = {&kernels_cuda_f32, &kernels_cuda_bf16};
+    for (int i = 0; i < 2; i++) {
+        char *none, *choices, *again;
+        use(all[i]);
+        Trained first = train_afresh("off", NULL, &none);
+        assert_null(none);
+        setenv("EMU_FAST_ALGORITHM", "5", 1);
+        Trained measured = train_afresh("on", NULL, &choices);
+        assert_int_equal(count(choices, "\"algorithm\""), 6); /* padded to 64 × 64 or 128 × 64, three products each */
+        setenv("EMU_FAST_ALGORITHM", "2", 1);
+        Trained obeyed = train_afresh("on", choices, &again); /* nothing is left to measure */
+        unsetenv("EMU_FAST_ALGORITHM");
+        assert_string_equal(choices, again);
+        assert_false(memcmp(first.masters, measured.masters, first.bytes) == 0);
+        assert_true(same(measured, obeyed));
+        free(first.masters);
+        free(choices);
+        free(again);
+    }
+}
+
+static char *replaced(const char *text, const char *from, const char *to) {
+    const char *at = strstr(text, from);
+    assert_non_null(at);
+    char *out = must_malloc(strlen(text) + strlen(to) + 1, "a text");
+    sprintf(out, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    return out;
+}
+
+static void other_places_and_damage_are_refused_with_a_reason(void **state) {
+    (void)state;
+    const struct {
+        const char *from, *to, *said;
+    } cases[] = {
+        {"CUDA on the host (emulation)", "NVIDIA H200", "measured on NVIDIA H200"},
+        {"130000", "120400", "cuBLASLt 120400, here are CUDA on the host (emulation) and 130000"},
+        {"\"gpu\"", "\"cpu\"", "'gpu'"},
+        {"\"products\"", "\"product\"", "'products'"},
+        {"\"m\":\t", "\"m\":\t-", "'m'"},
+        {"\"bf16\"", "\"bf17\"", "bf16 or fp32"},
+        {"\"transpose\":\t\"", "\"transpose\":\t\"x", "two of n and t"},
+        {"\"algorithm\":\t\"", "\"algorithm\":\t\"00", "128 hexadecimal digits"},
+        {"{", "[", ""},
+    };
+    char *choices, text[256];
+    use(&kernels_cuda_bf16);
+    free(train_afresh("on", NULL, &choices).masters);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *changed = replaced(choices, cases[i].from, cases[i].to);
+        assert_false(kernels.gemm_choices_load(changed, text, sizeof text));
+        if (!strstr(text, cases[i].said)) assert_string_equal(text, cases[i].said); /* shows both */
+        free(changed);
+    }
+    /* Cut anywhere: refused, as nothing whole is left. */
+    for (size_t length = strlen(choices) - 1; length > 2; length -= length / 7 + 1) {
+        choices[length] = '\0';
+        assert_false(kernels.gemm_choices_load(choices, text, sizeof text));
+    }
+    free(choices);
+}
+
+/* The library refuses it, and the run goes on with the first of its own. */
+static void an_algorithm_that_the_library_refuses_is_not_used(void **state) {
+    (void)state;
+    char *choices;
+    use(&kernels_cuda_bf16);
+    Trained first = train_afresh("off", NULL, NULL);
+    free(train_afresh("on", NULL, &choices).masters);
+    for (char *at = choices; (at = strstr(at, "\"algorithm\":\t\"")); at += 14) memset(at + 14, 'f', 16);
+    assert_true(same(first, train_afresh("off", choices, NULL)));
+    free(choices);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(graphs_change_no_bit),
         cmocka_unit_test(a_learning_rate_that_is_an_argument_is_seen),
         cmocka_unit_test(a_batch_that_is_overwritten_too_early_is_seen),
         cmocka_unit_test(an_outcome_that_is_read_too_early_is_seen),
+        cmocka_unit_test(measured_algorithms_are_kept_and_obeyed),
+        cmocka_unit_test(other_places_and_damage_are_refused_with_a_reason),
+        cmocka_unit_test(an_algorithm_that_the_library_refuses_is_not_used),
     };
     return cmocka_run_group_tests_name("the host path", tests, NULL, NULL);
 }
