@@ -74,7 +74,7 @@ def arguments(argv):
     for n in options.batch_sizes + [options.our_batch_size] * bool(options.our_batch_size):
         if n < 1 or options.tokens % (n * size["T"]):
             parser.error(
-                f"a batch size of {n} does not divide {options.tokens} tokens an update, sequences of {size['T']}"
+                f"a batch size of {n} does not divide {options.tokens} tokens an update, {size['T']} each"
             )
     options.modes = options.modes or marks.TORCH_MODES.get(options.preset, ["compile-blocks"])
     strange = [mode for mode in options.modes if mode not in marks.ALL_TORCH_MODES]
