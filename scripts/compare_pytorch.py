@@ -6,7 +6,7 @@
 
 1. The check: both compute the same loss and gradient from the same weights in fp32, as near to fp64 as
    rounding allows.
-2. Each side's best: seconds a step for each listed batch size and, for PyTorch, each listed mode
+2. Each side's best: seconds a step for each listed batch size, then for each listed mode at the best
    (torch.compile of the blocks or of the whole, padded or not; scaled_dot_product_attention, fused AdamW;
    bf16: autocast over fp32 parameters, as train_gpt keeps fp32 masters). A mode that is another optimizer
    (bf16 parameters) is listed, not compared.
@@ -51,6 +51,7 @@ def arguments(argv):
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--dtype", choices=["bf16", "fp32"], help="bf16 on cuda, fp32 on cpu")
     parser.add_argument("--batch-sizes", type=listed, metavar="N,N", help="of both sides")
+    parser.add_argument("--our-mode", default="default", choices=sorted(marks.OUR_MODES))
     parser.add_argument(
         "--our-batch-size", type=int, metavar="N", help="found before: train_gpt's is not searched"
     )
@@ -74,9 +75,12 @@ def arguments(argv):
     for n in options.batch_sizes + [options.our_batch_size] * bool(options.our_batch_size):
         if n < 1 or options.tokens % (n * size["T"]):
             parser.error(
-                f"a batch size of {n} does not divide {options.tokens} tokens an update, sequences of {size['T']}"
+                f"a batch size of {n} does not divide {options.tokens} tokens an update, {size['T']} each"
             )
     options.modes = options.modes or marks.TORCH_MODES.get(options.preset, ["compile-blocks"])
+    strange = [mode for mode in options.modes if mode not in marks.ALL_TORCH_MODES]
+    if strange:
+        parser.error(f"--modes: '{strange[0]}' is not one of {', '.join(marks.ALL_TORCH_MODES)}")
     options.dtype = options.dtype or ("bf16" if options.device == "cuda" else "fp32")
     if options.device == "cpu" and options.dtype == "bf16":
         parser.error("train_gpt has no bf16 on a CPU")
@@ -182,11 +186,11 @@ def interleave(options, machine, ours, theirs, side, printer, deadline):
     row = {
         "row": "ratio",
         "preset": options.preset,
-        "batch_size": ours[0],
+        "train_gpt": {"mode": ours[1], "batch_size": ours[0]},
         "pytorch": {"mode": theirs["mode"], "batch_size": theirs["batch_size"]},
     }
-    command = steps.train_command(machine, options.preset, ours[0], options.tokens)
-    alone, found, why = ours[1], [], "no time was left"
+    command = steps.train_command(machine, options.preset, ours[0], options.tokens, marks.OUR_MODES[ours[1]])
+    alone, found, why = ours[2], [], "no time was left"
     try:
         with Run(command, steps.environment(machine)) as run:
             run.wait_steps(steps.WARMUP_STEPS, deadline)
@@ -221,7 +225,7 @@ def main(argv):
         try:
             settings = preset_settings(machine.program("train_gpt"), options.preset)
             if options.our_batch_size:
-                ours = (options.our_batch_size, None)
+                ours = (options.our_batch_size, options.our_mode, None)
             else:
                 found = steps.search(
                     machine,

@@ -356,7 +356,7 @@ def test_a_rehearsal_runs_the_part(rehearsal, name):
 def test_a_rehearsal_measures_what_it_should_and_says_that_it_means_nothing(rehearsal):
     data, text = rehearsal
     found = data["marks"]
-    assert found["tests.passed"] >= 6 and found["tests.failed"] == 0
+    assert found["tests.passed"] >= 5 and found["tests.failed"] == 0
     assert found["gpt2-124m.tokens_per_s"] > 0 and found["variant.gpas.overhead"] > 0
     assert data["parts"]["variants-norms"]["a_a"]["pairs"] == 6
     assert "the numbers mean nothing" in text and text.splitlines()[-1].startswith("results: ")
@@ -403,6 +403,18 @@ def test_a_part_that_is_none_is_refused(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- PyTorch
+
+
+def test_batch_sizes_and_modes_that_cannot_be_are_refused():
+    for words, says in (
+        (["--batch-sizes", "3"], b"does not divide"),
+        (["--batch-sizes", "x"], b"whole numbers"),
+        (["--modes", "fast"], b"'fast' is not one of compile-blocks"),
+        (["--dtype", "bf16"], b"no bf16 on a CPU"),
+    ):
+        command = [sys.executable, COMPARE, "--preset", "micro", "--device", "cpu", *words]
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
 
 
 @pytest.fixture(scope="module")

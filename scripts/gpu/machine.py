@@ -164,7 +164,7 @@ class Rehearsal(Machine):
     }
 
     def __init__(self, env, python=sys.executable):
-        super().__init__(ROOT, env, "cpu", python)
+        super().__init__(ROOT, dict(env, OMP_NUM_THREADS="1"), "cpu", python)
         self.rehearsal, self.preset = True, "micro"
         self.given = {
             "train_gpt": os.environ.get("TRAIN_GPT"),

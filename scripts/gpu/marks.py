@@ -17,8 +17,12 @@ SIZES = {
     "micro": {"batch_sizes": [2, 4], "tokens": 4 * 64, "T": 64, "V": 256},
 }
 
+# train_gpt's: all batch sizes are tried in the first, the others at the best of them.
+OUR_MODES = {"default": [], "gemm-tune": ["--gemm-tune", "on"]}
+
 # PyTorch's modes (scripts/gpu/torch_side.py), the quickest to prepare first: all batch sizes are tried in
 # that one. Compiling 48 layers as a whole takes longer than a part may.
+ALL_TORCH_MODES = ["compile-blocks", "compile", "padded", "bf16", "eager"]
 TORCH_MODES = {
     "gpt2-124m": ["compile-blocks", "padded", "compile", "bf16"],
     "gpt2-350m": ["compile-blocks", "padded", "compile"],

@@ -94,7 +94,7 @@ def run_suite(machine, part, deadline, implementation, operations=(None,)):
 
 def suite(machine, part, deadline, implementation):
     run_suite(
-        machine, part, deadline, implementation, ("adamw", "sum_squares") if machine.rehearsal else (None,)
+        machine, part, deadline, implementation, ("sum_squares",) if machine.rehearsal else (None,)
     )
 
 
@@ -137,7 +137,7 @@ def sanitizer(machine, part, deadline, tool):
         raise Unavailable("there is no compute-sanitizer")
     errors, clean, unchecked = 0, [], []
     part.set(errors=None)
-    operations = ["adamw"] if machine.rehearsal else SANITIZED
+    operations = ["sum_squares"] if machine.rehearsal else SANITIZED
     for operation in operations:
         if time.monotonic() > deadline - 10:
             unchecked.append(f"{operation}: no time left")
@@ -352,11 +352,11 @@ def whole_steps(machine, part, deadline, model):
     best = steps.search(machine, preset, part, deadline)
     if not best:
         raise RunFailed("no batch size could be measured")
-    batch_size, seconds = best
+    batch_size, mode, seconds = best
     tokens = marks.SIZES[preset]["tokens"]
     part.mark(f"{model}.tokens_per_s", round(tokens / seconds, 1))
     flops, peak = steps.flops_per_token(machine, preset)
-    part.set(best_batch_size=batch_size, flops_per_token=flops, peak_flops=peak)
+    part.set(best_batch_size=batch_size, best_mode=mode, flops_per_token=flops, peak_flops=peak)
     part.mark(f"{model}.mfu", round(tokens / seconds * flops / peak, 5) if peak else None)
 
 
@@ -432,9 +432,9 @@ def pytorch(machine, part, deadline, model):
     ]
     if machine.rehearsal:
         command += ["--modes", "eager", "--pairs", 6, "--turn", 0.05]
-    known = part.results.data["parts"].get(f"steps-{model}", {}).get("best_batch_size")
-    if known:
-        command += ["--our-batch-size", known]
+    known = part.results.data["parts"].get(f"steps-{model}", {})
+    if "best_batch_size" in known:
+        command += ["--our-batch-size", known["best_batch_size"], "--our-mode", known["best_mode"]]
     lines = Lines(command, steps.environment(machine), deadline)
     tail = []
     for line in lines:

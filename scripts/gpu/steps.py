@@ -79,25 +79,26 @@ def refusal(text):
 
 
 def search(machine, preset, part, deadline, batch_sizes=None, tokens=None):
-    """Measures each listed batch size; returns (batch size, seconds a step) of the fastest, or None."""
+    """Measures each listed batch size, then each other mode at the best; returns (batch size, mode, seconds a
+    step) of the fastest, or None."""
     tokens = tokens or marks.SIZES[preset]["tokens"]
+    batch_sizes = batch_sizes or marks.SIZES[preset]["batch_sizes"]
     best = None
-    for batch_size in batch_sizes or marks.SIZES[preset]["batch_sizes"]:
-        try:
-            with Run(train_command(machine, preset, batch_size, tokens), environment(machine)) as run:
-                seconds = measure(run, machine, deadline)
-        except RunFailed as error:
-            part.row(side="train_gpt", batch_size=batch_size, error=refusal(str(error)))
-            if time.monotonic() > deadline:
-                break
-            continue
-        part.row(
-            side="train_gpt",
-            batch_size=batch_size,
-            tokens_per_update=tokens,
-            ms=round(seconds * 1e3, 4),
-            tokens_per_s=round(tokens / seconds),
-        )
-        if best is None or seconds < best[1]:
-            best = (batch_size, seconds)
+    for mode, flags in marks.OUR_MODES.items():
+        for batch_size in batch_sizes if best is None else [best[0]]:
+            row = {"side": "train_gpt", "mode": mode, "batch_size": batch_size}
+            if best and time.monotonic() > deadline:
+                part.row(**row, error="not tried: no time left")
+                continue
+            try:
+                command = train_command(machine, preset, batch_size, tokens, flags)
+                with Run(command, environment(machine)) as run:
+                    seconds = measure(run, machine, deadline)
+            except RunFailed as error:
+                part.row(**row, error=refusal(str(error)))
+                continue
+            rate = round(tokens / seconds)
+            part.row(**row, tokens_per_update=tokens, ms=round(seconds * 1e3, 4), tokens_per_s=rate)
+            if best is None or seconds < best[2]:
+                best = (batch_size, mode, seconds)
     return best

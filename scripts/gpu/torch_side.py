@@ -28,6 +28,7 @@ from gpu import data, tensors  # noqa: E402
 from gpu.torch_model import Model, Shape  # noqa: E402
 
 OTHER_OPTIMIZER = ["bf16"]
+MEASURED_STEPS = 5
 
 
 def say(**row):
@@ -147,7 +148,7 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def measure(trainer, batch_size, steps=5):
+def measure(trainer, batch_size):
     """Seconds a step over some, behind two that compile and warm up."""
     for _ in range(2):
         loss = trainer.step(batch_size)
@@ -155,10 +156,10 @@ def measure(trainer, batch_size, steps=5):
         raise RuntimeError(f"the loss is {loss.item()}")
     synchronize(trainer.device)
     begin = time.monotonic()
-    for _ in range(steps):
+    for _ in range(MEASURED_STEPS):
         trainer.step(batch_size)
     synchronize(trainer.device)
-    return (time.monotonic() - begin) / steps
+    return (time.monotonic() - begin) / MEASURED_STEPS
 
 
 def release():
@@ -174,43 +175,41 @@ class Search:
         self.job, self.device, self.best, self.trainer = job, device, None, None
         self.end = time.monotonic() + job["search_seconds"]
 
-    def try_one(self, trainer, batch_size):
-        mode, begin = trainer.mode, time.monotonic()
+    def try_one(self, mode, batch_size):
+        """Its row; what fails is a row too: out of memory, or what a compiler cannot do. Another may."""
+        begin = time.monotonic()
         row = {"row": "side", "side": "pytorch", "mode": mode, "batch_size": batch_size}
-        if self.best and time.monotonic() > self.end:
+        if self.best and begin > self.end:
             say(**row, error="not tried: no time left")
             return
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        kept = self.trainer is not None and self.best[0] == mode
         try:
+            trainer = self.trainer if kept else Trainer(self.job, mode, self.device)
             seconds = measure(trainer, batch_size)
-        except Exception as error:  # out of memory, or what a compiler cannot do: another may
+        except Exception as error:
+            if kept:
+                trainer.optimizer.zero_grad(set_to_none=True)
             say(**row, error=f"{type(error).__name__}: {str(error)[:200]}")
-            trainer.optimizer.zero_grad(set_to_none=True)
-            release()
             return
-        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
         say(
             **row,
             tokens_per_update=self.job["tokens"],
             ms=round(seconds * 1e3, 4),
             tokens_per_s=round(self.job["tokens"] / seconds),
-            peak_bytes=peak,
-            preparing_s=round(time.monotonic() - begin - 5 * seconds, 1),
+            peak_bytes=torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None,
+            preparing_s=round(time.monotonic() - begin - MEASURED_STEPS * seconds, 1),
             compared=mode not in OTHER_OPTIMIZER,
         )
         if mode not in OTHER_OPTIMIZER and (self.best is None or seconds < self.best[2]):
             self.best, self.trainer = (mode, batch_size, seconds), trainer
 
     def run(self):
-        modes, sizes = self.job["modes"], self.job["batch_sizes"]
-        for mode in modes:
-            for batch_size in (
-                sizes if self.best is None or mode == self.best[0] == modes[0] else [self.best[1]]
-            ):
-                kept = self.trainer and self.trainer.mode == mode
-                trainer = self.trainer if kept else Trainer(self.job, mode, self.device)
-                self.try_one(trainer, batch_size)
-                del trainer
-                release()
+        for mode in self.job["modes"]:
+            for batch_size in self.job["batch_sizes"] if self.best is None else [self.best[1]]:
+                self.try_one(mode, batch_size)
+                release()  # here, where no frame of an error holds memory any more
         if not self.best:
             raise SystemExit("no batch size and mode could be measured")
 
