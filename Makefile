@@ -1,10 +1,11 @@
 # make            train_gpt, with its CUDA backend where nvcc is found
 # make test       all tests of the default suite; the last line is "N passed, M failed"
 # make demo       synthetic data, two minutes of training, the loss against the language's entropy
-# make bench      timings as JSON lines
+# make bench      timings as JSON lines (fifteen minutes)
 # make help       the other targets
 #
-# ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan.
+# ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan;
+# STANDALONE=1 without oneDNN, OpenBLAS, cJSON and cmocka (test/standalone/README.md).
 # CUDA=0 leaves CUDA out; CUDA_ARCHS="90 100" builds for these GPUs (this machine's, or else 80, 90 and 100).
 
 ifeq ($(origin CC),default)
@@ -22,7 +23,8 @@ VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unversione
 WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE)
-LDLIBS   += -ldnnl -lopenblas -lcjson -lmvec -lm -lpthread
+LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
+CMOCKA   := $(if $(STANDALONE),,-lcmocka)
 ifdef SANITIZE
     CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
     LDFLAGS += -fsanitize=address,undefined
@@ -50,12 +52,18 @@ ifeq ($(origin CUDA_ARCHS),undefined)
 endif
 endif
 CUDA_CODE    := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch))
-CUDA_FLAGS   := -std=c++17 -O3 -Werror all-warnings -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
+CUDA_WERROR  := -Werror all-warnings
+CUDA_FLAGS   := -std=c++17 -O3 $(CUDA_WERROR) -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda
 CUDA_LIBS    := $(foreach dir,$(CUDA_DIRS),-L$(dir) -Wl$(comma)-rpath$(comma)$(dir)) -lcudart_static -ldl -lrt
 CUDA_OBJECTS := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
 
 HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
+ifdef STANDALONE
+    CFLAGS += -Itest/standalone/include
+    CUDA_FLAGS += -Itest/standalone/include
+    CPU    += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
+endif
 PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
 
 all: $(PROGRAM)
@@ -109,6 +117,14 @@ $(BUILD)/cpu_f64/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCPU_F64 -MMD -MP -c $< -o $@
 
+# In place of libraries, for machines that have none.
+$(BUILD)/standalone/json.o: test/standalone/json.c
+$(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o: test/standalone/gemm.c
+$(BUILD)/standalone/gemm_f64.o: CFLAGS += -DCPU_F64
+$(BUILD)/standalone/%.o:
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
 # ---------------------------------------------------------------------------------------------------- tests
 
 PLAIN    := $(foreach type,F32 BF16 F64 LONG,$(patsubst test/%.c,$(BUILD)/plain_$(type)/%.o,$(wildcard test/ops_plain*.c)))
@@ -123,19 +139,25 @@ $(BUILD)/test/%.o: test/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
-# The plain loops, in four number models.
+# The plain loops, in four number models: the errors that others are measured by must not hang on which products the
+# compiler fuses.
 define plain_rule
 $(BUILD)/plain_$(1)/%.o: test/%.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) -DPLAIN_$(1) -MMD -MP -c $$< -o $$@
+	$$(CC) $$(CFLAGS) -ffp-contract=off -DPLAIN_$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach type,F32 BF16 F64 LONG,$(eval $(call plain_rule,$(type))))
 
 $(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
+
+# What tests of whole models share beside the library.
+$(BUILD)/test_gradients: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o variant_cases.o)
+$(BUILD)/test_variants $(BUILD)/test_extremes $(BUILD)/test_variant_rules: $(BUILD)/test/variant_cases.o
+$(BUILD)/test_gradient_faults: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o)
 
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
-	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
 $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
@@ -144,10 +166,10 @@ $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 # poison read SSE code only.
 EMU       := $(BUILD)/emu
 EMU_FLAGS := -std=c++17 -O2 -g $(WARNINGS) -Wno-unknown-pragmas -fno-strict-aliasing -DEMULATION \
-             -Itest/emu/include -Ikernels/cuda
+             -Itest/emu/include -Ikernels/cuda $(if $(STANDALONE),-Itest/standalone/include)
 EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all,-fsanitize=alignment -fno-sanitize-recover=alignment)
 EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_%,$(wildcard test/emu/*.cpp)))
-EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(wildcard test/emu/test_*.cpp))
+EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out %/test_race.cpp,$(wildcard test/emu/test_*.cpp)))
 EMU_CUDA  := $(patsubst kernels/cuda/%.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
 EMU_OPS   := $(patsubst $(BUILD)/test/%,$(EMU)/%,$(OPS))
 
@@ -190,23 +212,69 @@ $(EMU)/host/%.o: test/emu/host/%.c
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
 
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+
+# The probe of a GPU, to check itself (--tiny). What kernels/cuda takes from the host: messages, JSON.
+PROBE_HOST := $(addprefix $(BUILD)/src/,check.o json.o directory.o) $(if $(STANDALONE),$(BUILD)/standalone/json.o)
+PROBE_LIBS := $(if $(STANDALONE),,-lcjson) -lpthread
+$(EMU)/gpu_probe.o: test/gpu_probe.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
+
+$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(PROBE_HOST)
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(PROBE_LIBS) -lboost_context -o $@
+
+# The race checker: the same again with the compiler's calls before each access to memory (-fsanitize=thread), which
+# test/emu/race_calls.cpp answers; never linked with the sanitizer's own library.
+RACE       := $(BUILD)/race
+RACE_FLAGS := $(EMU_FLAGS) -DEMU_RACE
+RACE_CALLS := -fsanitize=thread --param tsan-instrument-func-entry-exit=0
+RACE_CORE  := $(patsubst $(EMU)/%,$(RACE)/%,$(EMU_CORE))
+RACE_CUDA  := $(patsubst $(EMU)/%,$(RACE)/%,$(EMU_CUDA))
+
+$(RACE)/cublaslt.o $(RACE)/test_race.o: RACE_FLAGS += $(RACE_CALLS)
+
+$(RACE)/%.o: test/emu/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(RACE_FLAGS) -MMD -MP -c $< -o $@
+
+$(RACE)/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	$(CXX) $(RACE_FLAGS) $(RACE_CALLS) -MMD -MP -x c++ -c $< -o $@
+
+$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(BUILD)/src/check.o
+	$(CXX) $^ -lcmocka -lboost_context -o $@
+
+$(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
+	$(CXX) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+
+# The program whole, its host side as well: what the host does to pinned memory while copies may run.
+$(RACE)/src/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(RACE_CALLS) -include test/emu/race_host.h -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
+
+$(RACE)/train_gpt.o: train_gpt.cu
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(RACE_CALLS) -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
+
+$(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) $(CPU) $(RACE_CORE) $(RACE_CUDA)
+	$(CXX) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
 
 # The executable's objects stand above, where they are linked.
 $(BUILD)/cuda/gpu_probe.o: test/gpu_probe.cu $(BUILD)/cuda/archs
 	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(addprefix $(BUILD)/src/,check.o json.o directory.o)
-	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lcjson -lpthread -o $@
+$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(PROBE_HOST)
+	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) $(PROBE_LIBS) -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
-	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -lcmocka -o $@
+	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
 
 $(BUILD)/cuda/%.o: test/%.c
 	@mkdir -p $(@D)
@@ -216,23 +284,37 @@ $(BUILD)/cuda/%.o: test/%.c
 
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
 BINARIES   := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_host_path
+RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
-SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(TESTS) $(BUILD)/test_emu)
+# test_gradients runs no code that test_variants does not, only more often.
+SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_gradients $(BUILD)/test_host_path,$(BINARIES)))
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) $(EMU)/gpu_probe
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED)
-	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BINARIES) $(EMU_SUITES) $(SCRIPTED) $(SANITIZED)
+	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_OPS_RACE=$(BUILD)/test_ops_race \
+	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 # What takes too long for every change: the emulated suites under the sanitizers and other orders of blocks, the long
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(SCRIPTED) \
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
+
+# CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, training.
+test-emu:
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(EMU)/train_gpt
+	@TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) test/test_emulated_training.py
+
+# No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
+race:
+	@$(MAKE) --no-print-directory -j$(CORES) $(RACES)
+	@TEST_OPS_RACE=$(BUILD)/test_ops_race $(PYTHON) test/run.py $(BUILD)/test_race test/test_races.py
+	@cat $(BUILD)/race_kernels.txt
 
 # The other compilers, as far as they are here: no warning from any.
 test-compilers:
@@ -249,8 +331,9 @@ CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 demo: $(PROGRAM)
 	@scripts/demo.sh
 
-bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_loader
+bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_loader
 	@$(BUILD)/bench_step gpt2-124m 4 256
+	@$(BUILD)/bench_variant
 	@$(BUILD)/bench_loader
 	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
 
@@ -258,11 +341,20 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 	@echo "make test-all   what takes too long for every change as well"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
+	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
+	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make clean      removes what was built"
 
 gpu_probe: $(BUILD)/gpu_probe
 test_ops_cuda: $(BUILD)/test_ops_cuda
+
+# On a machine with a GPU. gpu-binaries: what to carry to one where nothing shall be built (scripts/gpu/README.md).
+gpu-check:
+	@$(PYTHON) scripts/gpu_check.py $(GPU_CHECK)
+
+gpu-binaries:
+	@$(PYTHON) scripts/gpu_check.py --build-only --build $(BUILD)/gpu-binaries --arch x86-64-v3 $(GPU_CHECK)
 
 emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu $(BUILD)/test_host_path
 
@@ -270,7 +362,8 @@ clean:
 	rm -rf build train_gpt
 
 FORCE:
-.PHONY: FORCE all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda
+.PHONY: FORCE all test test-all test-emu race test-compilers demo bench help emu clean gpu_probe test_ops_cuda
+.PHONY: FORCE all test test-all test-compilers demo bench help emu clean gpu_probe test_ops_cuda gpu-check gpu-binaries
 .SECONDARY:
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -121,6 +121,7 @@ static void check_memory(const Run *run, bool train) {
     run->k->describe(&info);
     double bytes = (double)plan.weights + (double)plan.gradients + (double)plan.moments + (double)plan.activations +
                    (double)plan.workspace;
+    if (train && run->config.stats_every) bytes += (double)telemetry_bytes(&run->config, run->k);
     require(!info.memory_total || bytes <= (double)info.memory_total,
             "out of memory: this run takes %.4g GB, %s has %.4g GB; a lower --batch-size%s takes less; --dry-run says "
             "what takes how much",
@@ -218,12 +219,6 @@ static void log_start(Run *run) {
     if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
 }
 
-static void validate(Run *run) {
-    int64_t tokens;
-    double loss = validator_run(&run->validator, &tokens);
-    log_val(&run->log, run->step, loss, tokens);
-}
-
 static bool save(Run *run, Error *error) {
     char path[CHECKPOINT_PATH];
     Progress now = progress(run);
@@ -300,14 +295,22 @@ static const char *land(Run *run) {
 }
 
 /* Data that cannot be read end the run, but not what it has learned: the weights are those of its last whole step. */
-static void end_without_data(Run *run, const char *why) {
+static void end_without_data(Run *run, const char *flag, const char *why) {
     Error error = {0};
     if (run->flight.there) land(run);
     if (run->config.out) save(run, &error);
     log_event(&run->log, "data failed", run->step, NULL);
     log_close(&run->log);
-    fail(EXIT_USAGE, "--train-data: %s; the run stops after step %lld; last checkpoint: %s", why, (long long)run->step,
+    fail(EXIT_USAGE, "%s: %s; the run stops after step %lld; last checkpoint: %s", flag, why, (long long)run->step,
          last_checkpoint(run));
+}
+
+static void validate(Run *run) {
+    int64_t tokens;
+    double loss;
+    Error error = {0};
+    if (!validator_run(&run->validator, &loss, &tokens, &error)) end_without_data(run, "--val-data", error.text);
+    log_val(&run->log, run->step, loss, tokens);
 }
 
 /* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
@@ -320,7 +323,7 @@ static void launch(Run *run, int64_t step, Flight *flight) {
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
         Error error = {0};
-        if (!next_batch(run, feed_open(&run->feed), &error)) end_without_data(run, error.text);
+        if (!next_batch(run, feed_open(&run->feed), &error)) end_without_data(run, "--train-data", error.text);
         feed_send(&run->feed);
         step_micro(&run->stepper);
     }
@@ -422,7 +425,9 @@ static void evaluate(Run *run) {
     open_model(run, false);
     validator_create(&run->validator, &run->model);
     int64_t tokens;
-    double loss = validator_run(&run->validator, &tokens);
+    double loss;
+    Error error = {0};
+    check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
     validator_destroy(&run->validator);
 }
@@ -437,6 +442,7 @@ static void print_generated(Run *run) {
 
 static void probe(Run *run) {
     Error error = {0};
+    check(probe_can_write(run->config.probe, &error), "--probe %s", error.text);
     open_model(run, true);
     open_training_data(run);
     const struct FeedSlot *batch = feed_open(&run->feed);

@@ -45,7 +45,9 @@
  * SCRATCH
  *
  *   A queue owns one scratch area, which the operation that runs on it may use. scratch_bytes() tells, for the
- *   largest shapes of a run, how much any operation needs; it is a pure function, so --dry-run can call it.
+ *   largest shapes of a run, how much any operation needs; it is a pure function of them and, on the CPU, of the
+ *   OpenMP thread count, so --dry-run can call it. A CPU queue holds for the thread count at its creation:
+ *   attention never takes more threads than it has room for, the others count on no more being there.
  *
  * Compiles as C11 and as C++17.
  */
@@ -171,11 +173,11 @@ typedef struct Junction {
 
 /*
  * Backward. With g_y = dy (+ dresidual_in if post):
- *   pre-type:   dr = norm'(g_y) + dresidual_in (+ dmean_square_in·2r/C);  du = dr (a GPAS scale passes the
- *               gradient unchanged);  dgate += −slope·Σ dr⊙u;           dresidual_out = du
- *   post-type:  du = norm'(g_y) (+ dmean_square_in·2u/C);
- *               dgate += −slope·alpha·Σ du⊙x;                            dresidual_out = alpha·du
- * norm' uses r = s_out·u. df = sdd'(inner'(du)); dbias = column sums of df. With f = NULL, x stands for u.
+ *   pre-type:   dr = norm'(g_y) + dresidual_in (+ dmean_square_in·2r/C);  du = dr;  dgate += −slope·Σ dr⊙u
+ *   post-type:  du = norm'(g_y) (+ dmean_square_in·2u/C);                 dgate += −slope·alpha·Σ du⊙x
+ * dresidual_out = alpha·du in both: a GPAS scale passes the gradient unchanged, DeepNorm's constant multiplies it.
+ * norm' uses r = s_out·u. df = sdd'(inner'(du)); dbias = column sums of df as it is before it is rounded to Storage.
+ * With f = NULL, x stands for u.
  */
 typedef struct JunctionBackward {
     const Junction *forward; /* the arguments of the forward call, tensors and kept statistics still there;
@@ -300,7 +302,7 @@ typedef struct QkvBackward {
     const Storage *dqkv;      /* [N, (H+2·Hkv)·D] */
     Storage *draw;            /* same shape, out; may be dqkv itself */
     Accum *dalpha_q, *dalpha_k, *dalpha_v; /* +=, with norm (dalpha_v or NULL) */
-    Accum *dbias;             /* [(H+2·Hkv)·D] += column sums of draw, or NULL */
+    Accum *dbias;             /* [(H+2·Hkv)·D] += column sums of draw before its rounding to Storage, or NULL */
 } QkvBackward;
 
 /* --------------------------------------------------------------------------------------------------------
@@ -360,7 +362,7 @@ typedef struct ActivationBackward {
     const Storage *dy;         /* [N,F] */
     Storage *dh;               /* as h, out; may be h itself */
     Accum *dalpha;             /* as alpha, +=, with norm */
-    Accum *dbias;              /* as a row of h, += column sums of dh, or NULL */
+    Accum *dbias;              /* as a row of h, += column sums of dh before its rounding to Storage, or NULL */
 } ActivationBackward;
 
 /* --------------------------------------------------------------------------------------------------------
@@ -410,7 +412,7 @@ struct StepState {
     double bias_correction[2];      /* 1 − β₁ᵗ, 1 − β₂ᵗ with t = applied */
     uint64_t applied;               /* updates that reached the weights */
     uint32_t skip;                  /* SkipReason of this step; adamw changes nothing when it is not SKIP_NONE */
-    uint32_t skips_in_a_row;        /* non-finite ones only */
+    uint32_t skips_in_a_row;        /* non-finite steps since the last finite one */
     uint32_t window_count;          /* entries that the window holds, ≤ SKIP_WINDOW */
     uint32_t window_next;           /* next entry to overwrite */
     double loss_window[SKIP_WINDOW];/* mean losses and gradient norms of applied steps: finite values only */
@@ -451,7 +453,9 @@ typedef struct SumSquares {
 
 /* From loss_sum and sum_squares: norms, clip scales, the skip decision, the window, bias corrections.
  * Non-finite loss or norm: skip. skip_sigma > 0 and a full window: skip if loss or norm is more than
- * skip_sigma standard deviations above its window's mean. A skipped step enters no window. */
+ * skip_sigma standard deviations above its window's mean. A skipped step enters no window. skips_in_a_row grows
+ * with a non-finite step, and is 0 after a finite one, be it applied or skipped as a spike: it counts towards a
+ * model that has lost its numbers. */
 typedef struct StepDecide {
     StepState *state;
     double beta1, beta2;

@@ -62,6 +62,9 @@ bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error
     static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE,
                                          CHECKPOINT_FLAGS, CHECKPOINT_STATE};
     Manifest manifest;
+    struct stat status;
+    if (step >= 0 && lstat(path, &status) == 0 && S_ISLNK(status.st_mode))
+        return error_set(error, "%s: a symbolic link; none inside a run's directory is followed", path);
     if (!manifest_read(path, &manifest, error)) return false;
     bool good = step < 0 || manifest.step == step ||
                 error_set(error, "%s: its %s is one of step %" PRId64, path, MANIFEST_NAME, manifest.step);

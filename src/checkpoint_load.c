@@ -3,6 +3,7 @@
 #include "checkpoint.h"
 #include "flags.h"
 #include "json.h"
+#include "manifest.h"
 #include "variant.h"
 #include "weights.h"
 
@@ -49,6 +50,9 @@ static bool parse_window(const cJSON *o, StepState *state, Error *error) {
         return error_set(error, "field 'window': %s", reason.text);
     if (norms != state->window_count)
         return error_set(error, "field 'window': 'loss' and 'norm' differ in length");
+    /* Entries come one after the other: until the window is full, the next one is the first free one. */
+    if (state->window_count < SKIP_WINDOW && next != state->window_count)
+        return error_set(error, "field 'window': 'next' is %d with %u entries", (int)next, state->window_count);
     state->window_next = (uint32_t)next;
     return true;
 }
@@ -111,13 +115,20 @@ static bool read_state(const char *directory, const Model *model, StepState *sta
                        Written *written, Error *error) {
     char path[CHECKPOINT_PATH];
     Error reason = {0};
-    if (!path_join(path, directory, CHECKPOINT_STATE, error)) return false;
+    Manifest manifest;
+    if (!path_join(path, directory, CHECKPOINT_STATE, error) || !manifest_read(directory, &manifest, error))
+        return false;
+    const int64_t step = manifest.step;
+    manifest_free(&manifest);
     cJSON *object = json_read(path, SMALL_FILE_MOST, error);
     if (!object) return false;
     bool good = parse_state(object, state, progress, written, &reason) ||
                 error_set(error, "%s: %s", path, reason.text);
     good = good && check_variant(directory, model->config, written, error) &&
            (load_bhyt(object, model, &reason) || error_set(error, "%s: %s", path, reason.text));
+    if (good && progress->step != step)
+        good = error_set(error, "%s: field 'step' is %lld; the manifest is one of step %lld", path,
+                         (long long)progress->step, (long long)step);
     cJSON_Delete(object);
     return good;
 }

@@ -496,7 +496,26 @@ static void resolve_model(Config *c) {
           (long long)c->n_head, (long long)c->head_size);
 }
 
+/* Each says what to do and then stops: two of them would leave one undone, unsaid. */
+static void check_one_mode(const Config *c) {
+    const struct {
+        const char *name;
+        bool given;
+    } modes[] = {{"dry-run", c->dry_run},
+                 {"smoke", c->smoke},
+                 {"eval-only", c->eval_only},
+                 {"generate", c->generate != NULL},
+                 {"probe", c->probe != NULL}};
+    const char *first = NULL;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        if (!modes[i].given) continue;
+        check(!first, "--%s and --%s are two things to do; give one of them", first, modes[i].name);
+        first = modes[i].name;
+    }
+}
+
 void config_resolve(Config *c, int ranks) {
+    check_one_mode(c);
     resolve_model(c);
     int64_t micro = c->batch_size * c->seq_len * ranks;
     check(micro <= INT32_MAX, "--batch-size %lld × --seq-len %lld × %d ranks is %lld tokens; the most is %d",

@@ -4,13 +4,13 @@
 #include <stdlib.h>
 
 void validator_create(Validator *v, Model *model) {
-    enum { BATCHES_AUTO = 40 };
+    enum { BATCHES_AUTO = 40, SEED = 0 };
     const Config *c = model->config;
     Error error = {0};
     *v = (Validator){.model = model};
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
-                           .n_ranks = 1, .vocab = (uint32_t)model->V};
+                           .n_ranks = 1, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
     v->loader = loader_create(&config, &error);
     check(v->loader, "--val-data: %s", error.text);
 
@@ -29,15 +29,14 @@ void validator_destroy(Validator *v) {
     feed_destroy(&v->feed);
 }
 
-double validator_run(Validator *v, int64_t *tokens) {
+bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
     Model *m = v->model;
-    Error error = {0};
-    check(loader_seek(v->loader, 0, &error), "--val-data: %s", error.text);
+    if (!loader_seek(v->loader, 0, error)) return false;
     m->k->step_begin(m->queue, &(StepBegin){.state = v->state});
     for (int64_t batch = 0; batch < v->batches; batch++) {
         struct FeedSlot *slot = feed_open(&v->feed);
         Batch into = {.tokens = slot->tokens, .targets = slot->targets};
-        check(loader_next(v->loader, &into, &error), "--val-data: %s", error.text);
+        if (!loader_next(v->loader, &into, error)) return false;
         int64_t rows = v->windows - batch * m->B; /* that count */
         for (int64_t i = rows * m->T; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;
         feed_send(&v->feed);
@@ -48,5 +47,6 @@ double validator_run(Validator *v, int64_t *tokens) {
     m->k->copy(m->queue, &seen, v->state, sizeof seen, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
     *tokens = v->windows * m->T;
-    return seen.loss_sum / (double)*tokens;
+    *loss = seen.loss_sum / (double)*tokens;
+    return true;
 }

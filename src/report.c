@@ -1,6 +1,7 @@
 /* report.c: see report.h. */
 #include "report.h"
 #include "device.h"
+#include "telemetry.h"
 #include "variant.h"
 
 #include <stdio.h>
@@ -61,11 +62,13 @@ void report_plan(const Config *c, const Kernels *k) {
         {"moments", (double)plan.moments, "AdamW"},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
         {"workspace", (double)plan.workspace, "gradients of activations, logits, scratch"},
+        {"telemetry", c->stats_every ? (double)telemetry_bytes(c, k) : 0, "--stats-every"},
         {"process", PROCESS_BYTES + THREAD_BYTES * (double)c->threads, "estimate: libraries, their buffers, data"},
     };
     double total = 0;
     printf("memory (%s, recompute %s):\n", k->name, config_choice("recompute", c->recompute));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].bytes == 0) continue;
         printf("  %-12s %10.1f MB  %s\n", rows[i].name, rows[i].bytes * 1e-6, rows[i].help);
         total += rows[i].bytes;
     }

@@ -32,6 +32,17 @@ static void lay_out(Telemetry *t, Arena *arena) {
     t->sums = arena_take(arena, sums_bytes(t->model));
 }
 
+size_t telemetry_bytes(const Config *c, const Kernels *k) {
+    Model m = {.k = k, .N = c->batch_size * c->seq_len, .C = (int)c->n_embd, .L = (int)c->n_layer,
+               .residual_is_accum = c->residual_dtype == RESIDUAL_FP32 && k->storage != k->accum};
+    Telemetry t = {.model = &m};
+    Arena counted = {0};
+    params_build(&m.params, c);
+    lay_out(&t, &counted);
+    params_free(&m.params);
+    return counted.used;
+}
+
 Telemetry *telemetry_create(Model *model) {
     Telemetry *t = must_calloc(1, sizeof *t, "telemetry");
     Arena counted = {0}, placed = {0};

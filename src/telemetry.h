@@ -25,6 +25,9 @@
 
 typedef struct Telemetry Telemetry;
 
+/* What telemetry takes on the device in a run of this config, for --dry-run. */
+size_t telemetry_bytes(const Config *config, const Kernels *k);
+
 /* Takes memory for a copy of the weights and of the stream. Exit 1 if it is short. */
 Telemetry *telemetry_create(Model *model);
 void telemetry_destroy(Telemetry *telemetry); /* NULL is fine */

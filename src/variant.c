@@ -129,14 +129,16 @@ void variant_resolve(Config *c) {
     if (c->mix_post_layers == AUTO_INT) c->mix_post_layers = c->n_layer / 4;
     if (isnan(c->sdd_eps)) c->sdd_eps = c->sdd == SDD_RELEASED ? 1e-5 : 1e-6;
     if (c->sdd == SDD_RELEASED && strcmp(row->name, "post") == 0) c->embed_norm = FLAG_ON; /* MATH.md §4 */
-    check(c->mix_post_layers <= c->n_layer, "--mix-post-layers %lld is more than --n-layer %lld",
+    check(row->type != PLACE_MIX || c->mix_post_layers <= c->n_layer,
+          "--mix-post-layers %lld is more than --n-layer %lld: with --placement mix it is 0 to that many",
           (long long)c->mix_post_layers, (long long)c->n_layer);
     check(!variant_norm(c)->approximates || (row->type == PLACE_PRE && !row->inner),
           "--norm bhyt approximates within a pre-norm block: --placement must be pre or lns, not %s "
           "(--norm bhyt-exact goes with all)", row->name);
     bool starts_here = !c->init_from && !c->resume;
     check(!c->gpas || !starts_here || strcmp(config_choice("gpas-act", c->gpas_act), "relu") || c->gpas_init != 0,
-          "--gpas-act relu has derivative 0 at 0, so gates that start there never move; give --gpas-init another value");
+          "--gpas-act relu has derivative 0 at --gpas-init 0, so such gates never move: give --gpas-init another value, "
+          "or --gpas-act silu, identity, tanh or leaky-relu");
 }
 
 void variant_describe(const Config *c, char *text, size_t size) {
@@ -148,20 +150,66 @@ void variant_describe(const Config *c, char *text, size_t size) {
     if (c->sdd && (size_t)n < size) snprintf(text + n, size - (size_t)n, " sdd-%s", config_choice("sdd", c->sdd));
 }
 
+/* The words of the other switches: what each means, and where it is from. */
+typedef struct Word {
+    const char *name, *formula, *source;
+} Word;
+
+static const Word GPAS_WORDS[] = {
+    {"layer", "y = x − act(g)·sg(x) on the residual; one gate g a layer", "arXiv 2506.22049"},
+    {"sublayer", "the same, a gate for attention and one for the MLP", "after arXiv 2506.22049"},
+    {"with post, deepnorm", "on the shortcut alone: x ← N(α·y + F(x))", "deepnorm: arXiv 2506.22049; post: after it"},
+};
+static const Word GPAS_ACT_WORDS[] = {
+    {"silu", "act(g) = g·σ(g)", "arXiv 2506.22049"},
+    {"identity", "act(g) = g", ""},
+    {"relu", "act(g) = max(g, 0)", ""},
+    {"tanh", "act(g) = tanh(g)", ""},
+    {"leaky-relu", "act(g) = g, or 0.01·g below 0", ""},
+};
+static const Word SDD_WORDS[] = {
+    {"paper", "Wx becomes α ⊙ rms(Wx) in every linear layer of a block", "arXiv 2502.15499"},
+    {"released", "q, k by head, context, o, gate and up as one row, down", "its authors' code"},
+};
+static const Word OPTION_WORDS[] = {
+    {"--final-norm", "a norm before the head; auto: not for post, deepnorm", ""},
+    {"--embed-norm", "norm the embedding; on by itself for sdd released + post", "arXiv 2502.15499"},
+    {"--embed-scale", "one learned scalar on the embedding, at first √C", "arXiv 2503.10622"},
+    {"--mix-post-layers", "mix: how many layers are post", "arXiv 2412.13795"},
+    {"--lns-init", "lns: γ starts at 1/√layer and is learned on", "arXiv 2506.22049"},
+    {"--deepnorm-init", "deepnorm: Xavier gains (8L)^−¼; off: plain init", "arXiv 2203.00555"},
+    {"--bhyt-gamma-var", "bhyt: mean γ² in pre's estimate too, as lns has it", "arXiv 2601.09719"},
+    {"--bhyt-lambda-final", "bhyt: the final norm is bhyt-exact; 0: an rmsnorm", "arXiv 2601.09719"},
+};
+
+static void print_row(const char *name, const char *formula, const char *source) {
+    int width = 0; /* characters, where printf counts bytes */
+    for (const char *at = formula; *at; at++) width += (*at & 0xc0) != 0x80;
+    printf("  %-20s %s", name, formula);
+    if (*source) printf("%*s  %s", width < 56 ? 56 - width : 0, "", source);
+    printf("\n");
+}
+
+static void print_words(const char *title, const Word *words, size_t count) {
+    printf("%s\n", title);
+    for (size_t i = 0; i < count; i++) print_row(words[i].name, words[i].formula, words[i].source);
+}
+
+#define PRINT_WORDS(title, words) print_words(title, words, sizeof words / sizeof *words)
+
 void variant_print_table(void) {
     printf("--norm\n");
-    for (int i = 0; i < NORM_COUNT; i++)
-        printf("  %-12s %-50s %s\n", NORMS[i].name, NORMS[i].formula, NORMS[i].source);
-    printf("--placement\n");
-    for (int i = 0; i < PLACEMENT_COUNT; i++)
-        printf("  %-12s %-50s %s\n", PLACEMENTS[i].name, PLACEMENTS[i].formula, PLACEMENTS[i].source);
-    printf("--gpas\n"
-           "  layer        y = (1 − act(g))·x forward, gradient unchanged; a gate a layer   arXiv 2506.22049\n"
-           "  sublayer     the same, a gate a sublayer\n"
-           "--sdd\n"
-           "  paper        Wx becomes α ⊙ rms(Wx) in every linear layer of a block          arXiv 2502.15499\n"
-           "  released     the sites of the authors' code: q and k per head, context, gate and up as one row\n"
-           "Every norm goes with every placement, gpas and sdd, but:\n"
-           "  --norm bhyt with --placement post, sandwich, deepnorm or mix: its estimate is of a pre-norm block\n"
-           "  --gpas-act relu with --gpas-init 0: such gates never move\n");
+    for (int i = 0; i < NORM_COUNT; i++) print_row(NORMS[i].name, NORMS[i].formula, NORMS[i].source);
+    printf("--placement (F: a sublayer, N: the norm)\n");
+    for (int i = 0; i < PLACEMENT_COUNT; i++) print_row(PLACEMENTS[i].name, PLACEMENTS[i].formula, PLACEMENTS[i].source);
+    PRINT_WORDS("--gpas (off, or)", GPAS_WORDS);
+    PRINT_WORDS("--gpas-act", GPAS_ACT_WORDS);
+    PRINT_WORDS("--sdd (off, or)", SDD_WORDS);
+    PRINT_WORDS("options", OPTION_WORDS);
+    printf("refused\n"
+           "  --norm bhyt with --placement post, sandwich, deepnorm, mix: it estimates a pre-norm block's statistic; "
+           "--norm bhyt-exact goes there\n"
+           "  --gpas-act relu with --gpas-init 0: its derivative there is 0, the gates would never move\n"
+           "  --placement mix with --mix-post-layers over --n-layer\n"
+           "Everything else goes with everything else.\n");
 }

@@ -19,6 +19,8 @@ typedef struct JunctionVariant {
     bool bias;
     Scale s_in, s_out;
     double alpha, output_scale;
+    double scalar;            /* DyT's α, BHyT's λ; 0: a usual one */
+    bool zero_scalar;
     bool no_gamma, no_beta;   /* NULL */
     bool frozen;              /* parameters without gradients */
     bool in_place;            /* u = x; dresidual_out = dresidual_in */
@@ -62,6 +64,13 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_BHYT, .wide = true, .first = true, .output_scale = 0.70710678118654752},
     {.norm = NORM_BHYT, .extreme = true},
     {.norm = NORM_BHYT, .no_gamma = true, .s_in = SCALE_USUAL, .s_out = SCALE_NEGATIVE, .mean_square = true},
+    {.norm = NORM_DYT, .scalar = -0.8, .s_out = SCALE_USUAL},
+    {.norm = NORM_DYT, .zero_scalar = true, .bias = true},
+    {.norm = NORM_BHYT, .scalar = -3},
+    {.norm = NORM_BHYT, .zero_scalar = true, .mean_square = true},
+    {.norm = NORM_BHYT, .vhat = true, .scalar = -1.5, .s_out = SCALE_NEGATIVE},
+    {.norm = NORM_BHYT, .s_out = SCALE_ZERO, .s_in = SCALE_USUAL},
+    {.norm = NORM_DYT, .post = true, .s_in = SCALE_ZERO, .scalar = -0.5},
     {.norm = NORM_BHYT, .vhat = true},
     {.norm = NORM_BHYT, .vhat = true, .s_out = SCALE_USUAL, .s_in = SCALE_USUAL, .in_place = true},
     {.norm = NORM_BHYT, .vhat = true, .wide = true, .mean_square = true, .sdd = true},
@@ -71,6 +80,7 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_RMSNORM, .s_in = SCALE_USUAL, .s_out = SCALE_ZERO, .wide = true},
     {.norm = NORM_RMSNORM, .s_in = SCALE_ZERO, .s_out = SCALE_NEGATIVE, .mean_square = true},
     {.norm = NORM_LAYERNORM, .s_out = SCALE_ZERO, .bias = true},
+    {.norm = NORM_RMSNORM, .alpha = 1.5, .s_in = SCALE_USUAL, .s_out = SCALE_USUAL, .bias = true},
     /* sandwich and SDD */
     {.norm = NORM_RMSNORM, .inner = NORM_RMSNORM},
     {.norm = NORM_LAYERNORM,
@@ -95,6 +105,20 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_LAYERNORM, .post = true, .wide = true, .only_residual = true, .sdd = true},
     {.norm = NORM_DYT, .post = true, .s_in = SCALE_USUAL, .bias = true},
     {.norm = NORM_BHYT, .post = true, .alpha = 1.7, .inner = NORM_RMSNORM},
+};
+
+/* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
+ * and 4,096 channels. Few rows, and few variants: one of every norm, and of every path by itself. */
+static const RowShape junction_wide_shapes[] = {{2, 1030}, {1, 2052}, {1, 4099}};
+static const JunctionVariant junction_wide[] = {
+    {.norm = NORM_LAYERNORM, .bias = true, .in_place = true},
+    {.norm = NORM_RMSNORM, .s_in = SCALE_USUAL, .s_out = SCALE_NEGATIVE, .wide = true},
+    {.norm = NORM_DYT, .post = true, .alpha = 1.5, .s_in = SCALE_USUAL, .bias = true},
+    {.norm = NORM_BHYT, .mean_square = true, .output_scale = 0.5},
+    {.norm = NORM_BHYT, .vhat = true, .sdd = true},
+    {.norm = NORM_RMSNORM, .inner = NORM_RMSNORM, .sdd = true},
+    {.norm = NORM_LAYERNORM, .inner = NORM_LAYERNORM, .post = true, .wide = true, .both = true},
+    {.norm = NORM_RMSNORM, .first = true, .extreme = true},
 };
 
 static const RowShape junction_measured_shapes[] = {{1024, 768}};
@@ -129,8 +153,11 @@ static NormTensors norm_operands(Case *c, Norm *norm, const char *name, NormKind
     if (!v->no_gamma) t.gamma = spread(c, vector(c, TO(norm->gamma), ACCUM, IN, s->C), 1, 0.3);
     if (!v->no_beta && (kind == NORM_LAYERNORM || kind == NORM_DYT))
         t.beta = vector(c, TO(norm->beta), ACCUM, IN, s->C);
-    if (kind == NORM_DYT) t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1), 0.5);
-    if (kind == NORM_BHYT) t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1), 2);
+    if (kind == NORM_DYT || kind == NORM_BHYT) {
+        double usual = kind == NORM_DYT ? 0.5 : 2;
+        t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1),
+                            v->zero_scalar ? 0 : v->scalar != 0 ? v->scalar : usual);
+    }
     if (kind == NORM_LAYERNORM) flat(c, &norm->mean, member(c, name, "mean"), ACCUM, made, 1, s->N);
     if (statistics) flat(c, &norm->rstd, member(c, name, "rstd"), ACCUM, made, 1, s->N);
     return t;
@@ -192,6 +219,8 @@ static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v)
                  {v->no_dy, "dy=NULL"},
                  {v->no_dresidual, "dresidual=NULL"},
                  {v->df_is_dresidual, "df=NULL"},
+                 {v->scalar != 0, "scalar"},
+                 {v->zero_scalar, "zero-scalar"},
                  {v->extreme, "extreme"}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (words[i].on) describe(c, " %s", words[i].name);
@@ -386,6 +415,8 @@ static void declare_bhyt_terms(Case *c, const void *shape, const void *variant) 
 const Family families_junction[] = {
     FAMILY(junction_forward, declare_junction_forward, junction_shapes, junction_variants),
     FAMILY(junction_backward, declare_junction_backward, junction_shapes, junction_variants),
+    FAMILY(junction_forward, declare_junction_forward, junction_wide_shapes, junction_wide),
+    FAMILY(junction_backward, declare_junction_backward, junction_wide_shapes, junction_wide),
     FAMILY(gpas_scales, declare_gpas_scales, gpas_shapes, gpas_variants),
     FAMILY(product_norm, declare_product_norm, product_shapes, no_variant, .no_bits = true),
     FAMILY(bhyt_terms, declare_bhyt_terms, bhyt_shapes, bhyt_variants),

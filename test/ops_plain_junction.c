@@ -200,7 +200,7 @@ void PLAIN(junction_backward)(Queue *queue, const JunctionBackward *b) {
             if (!j->post && b->dresidual_in) du[c] += get_r(accum, b->dresidual_in, i);
             if (b->dmean_square_in) du[c] += get_a(b->dmean_square_in, n) * 2 * r[c] / (real)C;
             if (b->dgate) gate += du[c] * (j->post ? get_r(accum, j->x, i) : u[c]);
-            put_r(accum, b->dresidual_out, i, j->post ? alpha * du[c] : du[c]);
+            put_r(accum, b->dresidual_out, i, alpha * du[c]);
         }
         memcpy(df, du, (size_t)C * sizeof(real));
         if (j->f && (j->sdd.kind != NORM_NONE || j->inner.kind != NORM_NONE)) {

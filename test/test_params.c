@@ -330,6 +330,249 @@ static void decay_goes_where_decay_on_says(void **state) {
         }
 }
 
+/* ------------------------------------------------------------------------------------------------------
+ * Initial values of the variants (MATH.md §1 to §4)
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* Every matrix of a block has this deviation; `expected` says which for a piece of a parameter. */
+typedef double Expected(const Config *c, const Param *p, int piece);
+
+static void assert_matrices(const char *shape, const char *more, Expected *expected) {
+    Config config;
+    Params params;
+    double *arena = initial(&params, &config, shape, more);
+    int seen = 0;
+    for (int i = 0; i < params.count; i++)
+        for (int j = 0; params.list[i].kind == PARAM_MATRIX && j < params.list[i].pieces; j++, seen++)
+            assert_distributed(arena, &params.list[i], j, 0, expected(&config, &params.list[i], j));
+    assert_true(seen >= 5 * (int)config.n_layer);
+    free(arena);
+    params_free(&params);
+}
+
+/* Q and K with gain 1, V, O and the MLP with (8L)^−¼; fans of each by itself, not of the fused product. */
+static double xavier(const Config *c, const Param *p, int piece) {
+    bool q_or_k = p->id == PARAM_QKV && piece < 2;
+    double gain = q_or_k ? 1 : pow(8.0 * (double)c->n_layer, -0.25);
+    return gain * sqrt(2.0 / (p->piece[piece].rows + p->cols));
+}
+
+static double plain(const Config *c, const Param *p, int piece) {
+    (void)p, (void)piece;
+    return c->init_std;
+}
+
+static double plain_gpt2(const Config *c, const Param *p, int piece) {
+    bool into_stream = p->id == PARAM_ATTN_OUT || p->id == PARAM_MLP_OUT;
+    return plain(c, p, piece) / (into_stream ? sqrt(2.0 * (double)c->n_layer) : 1);
+}
+
+static double sdd(const Config *c, const Param *p, int piece) {
+    (void)p, (void)piece;
+    return c->sdd_init_scale / sqrt(2.5 * (double)c->n_embd);
+}
+
+#define WIDE_GPT2  "arch=gpt2 n-layer=3 n-embd=96 n-head=6 n-ffn=200 vocab-size=70 init-std=0.05"
+#define WIDE_LLAMA "arch=llama n-layer=2 n-embd=96 n-head=6 n-kv-head=2 n-ffn=200 vocab-size=70 init-std=0.05"
+
+static void matrices_start_with_the_deviation_of_their_variant(void **state) {
+    (void)state;
+    assert_matrices(WIDE_GPT2, "placement=deepnorm", xavier);
+    assert_matrices(WIDE_LLAMA, "placement=deepnorm gpas=layer", xavier);
+    assert_matrices(WIDE_GPT2, "placement=deepnorm deepnorm-init=off", plain_gpt2);
+    assert_matrices(WIDE_LLAMA, "placement=deepnorm deepnorm-init=off gpas=layer", plain);
+    assert_matrices(WIDE_GPT2, "placement=post norm=dyt gpas=sublayer", plain_gpt2);
+    assert_matrices(WIDE_GPT2, "placement=lns", plain); /* no 1/√(2L) with it */
+    assert_matrices(WIDE_GPT2, "placement=lns lns-init=on", plain);
+    assert_matrices(WIDE_GPT2, "sdd=paper", sdd);
+    assert_matrices(WIDE_LLAMA, "sdd=paper placement=deepnorm sdd-init-scale=0.1", sdd); /* SDD's own goes before */
+}
+
+/* Mean, deviation and the largest |w| of a parameter's numbers, all pieces, in units of σ. */
+static void moments(const double *arena, const Param *p, double sigma, double *std, double *most, int64_t *count) {
+    double squares = 0;
+    *most = 0;
+    *count = 0;
+    for (int j = 0; j < p->pieces; j++)
+        for (int r = 0; r < p->piece[j].rows; r++)
+            for (int c = 0; c < p->cols; c++, ++*count) {
+                double z = row_of(arena, p, j, r)[c] / sigma;
+                squares += z * z;
+                *most = fmax(*most, fabs(z));
+            }
+    *std = sqrt(squares / (double)*count);
+}
+
+/* Cut at 3σ, a normal's deviation is √(1 − 6φ(3)/(2Φ(3) − 1)) = 0.98658 of σ. Of 262,144 numbers the sample's lies
+ * within 5 of its own deviations, 0.7 %, of that: one failure in a million; uncut it would be at 1, and 700 of them
+ * would lie beyond 3σ. */
+static void released_sdd_is_cut_at_three_sigma_and_papers_is_not(void **state) {
+    (void)state;
+    static const char *const FORMS[] = {"sdd=paper", "sdd=released", "sdd=released sdd-init-scale=0.1"};
+    for (int form = 0; form < 3; form++) {
+        Config config;
+        Params params;
+        double *arena = initial(&params, &config,
+                                "arch=llama n-layer=1 n-embd=512 n-head=8 n-ffn=512 vocab-size=16", FORMS[form]);
+        double sigma = (form == 2 ? 0.1 : 1) / sqrt(2.5 * 512), std, most;
+        double expected = form == 0 ? 1 : 0.98658;
+        static const ParamId IDS[] = {PARAM_ATTN_OUT, PARAM_MLP_OUT};
+        for (int i = 0; i < 2; i++) {
+            int64_t count;
+            moments(arena, params_find(&params, IDS[i], 0), sigma, &std, &most, &count);
+            assert_int_equal(count, 512 * 512);
+            assert_true(fabs(std - expected) <= 5 * expected / sqrt(2.0 * (double)count));
+            assert_true(form == 0 ? most > 3 : most <= 3 && most > 2.9);
+        }
+        free(arena);
+        params_free(&params);
+    }
+}
+
+static void assert_constant(const double *arena, const Params *params, ParamId id, int layer, double value) {
+    const Param *p = params_find(params, id, layer);
+    if (!p) fail_msg("parameter %d of layer %d is not there", (int)id, layer);
+    for (int j = 0; j < p->pieces; j++)
+        for (int r = 0; r < p->piece[j].rows; r++)
+            if (!(fabs(row_of(arena, p, j, r)[0] - value) <= 1e-15 * fabs(value))) /* a rounding of √ and of 1/√ */
+                fail_msg("%s starts at %.17g, not %.17g", p->piece[j].key, row_of(arena, p, j, r)[0], value);
+}
+
+static void vectors_and_scalars_start_at_the_value_of_their_variant(void **state) {
+    (void)state;
+    static const struct {
+        const char *settings;
+        ParamId id;
+        int layer;
+        double value;
+    } WANT[] = {
+        {"placement=lns lns-init=on", PARAM_NORM1, 0, 1},
+        {"placement=lns lns-init=on", PARAM_NORM1, 2, 0.57735026918962573},
+        {"placement=lns lns-init=on", PARAM_NORM2, 1, 0.70710678118654746},
+        {"placement=lns lns-init=on", PARAM_FINAL, -1, 1},
+        {"placement=lns", PARAM_NORM1, 2, 1},
+        {"placement=pre lns-init=on", PARAM_NORM2, 2, 1},
+        {"sdd=paper", PARAM_SDD_ATTN_OUT, 0, 0.57735026918962573},
+        {"sdd=paper", PARAM_SDD_MLP_OUT, 2, 0.57735026918962573},
+        {"sdd=paper", PARAM_SDD_Q, 1, 1},
+        {"sdd=paper", PARAM_SDD_K, 1, 1},
+        {"sdd=paper", PARAM_SDD_V, 1, 1},
+        {"sdd=paper", PARAM_SDD_MLP_IN, 1, 1},
+        {"sdd=released", PARAM_SDD_ATTN_OUT, 2, 0.40824829046386302},
+        {"sdd=released", PARAM_SDD_MLP_OUT, 0, 0.40824829046386302},
+        {"sdd=released", PARAM_SDD_CONTEXT, 1, 1},
+        {"sdd=released", PARAM_SDD_MLP_IN, 1, 1},
+        {"gpas=layer", PARAM_GATE, 1, 0},
+        {"gpas=sublayer gpas-init=-0.25", PARAM_GATE, 2, -0.25},
+        {"norm=bhyt embed-norm=on", PARAM_NORM1_SCALAR, 1, 2},
+        {"norm=bhyt", PARAM_NORM2_SCALAR, 1, 1},
+        {"norm=bhyt embed-norm=on", PARAM_EMBED_NORM_SCALAR, -1, 2},
+        {"norm=bhyt bhyt-lambda-final=3", PARAM_FINAL_SCALAR, -1, 3},
+        {"norm=bhyt-exact bhyt-lambda-attn=3 bhyt-lambda-mlp=-4 placement=sandwich", PARAM_NORM1_SCALAR, 0, 3},
+        {"norm=bhyt-exact bhyt-lambda-attn=3 bhyt-lambda-mlp=-4 placement=sandwich", PARAM_INNER2_SCALAR, 0, -4},
+        {"norm=dyt", PARAM_NORM1_SCALAR, 0, 0.5},
+        {"norm=dyt dyt-alpha-attn=0.8 dyt-alpha-other=0.2", PARAM_NORM1_SCALAR, 1, 0.8},
+        {"norm=dyt dyt-alpha-attn=0.8 dyt-alpha-other=0.2", PARAM_NORM2_SCALAR, 1, 0.2},
+        {"norm=dyt dyt-alpha-attn=0.8 dyt-alpha-other=0.2", PARAM_FINAL_SCALAR, -1, 0.2},
+        {"embed-scale=on", PARAM_EMBED_SCALE, -1, 8},
+    };
+    for (size_t w = 0; w < sizeof WANT / sizeof *WANT; w++) {
+        Config config;
+        Params params;
+        double *arena = initial(&params, &config, "arch=llama n-layer=3 n-embd=64 n-head=2 vocab-size=70",
+                                WANT[w].settings);
+        assert_constant(arena, &params, WANT[w].id, WANT[w].layer, WANT[w].value);
+        free(arena);
+        params_free(&params);
+    }
+    Config config;
+    Params params; /* the final norm is an rmsnorm unless it is given a λ */
+    configure(&config, "arch=llama n-layer=1 n-embd=64 n-head=2 vocab-size=70", "norm=bhyt");
+    params_build(&params, &config);
+    assert_null(params_find(&params, PARAM_FINAL_SCALAR, -1));
+    params_free(&params);
+}
+
+/* Gates and λ never decay; what is a vector decays with all. Gates alone have a clip of their own. */
+static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void **state) {
+    (void)state;
+    static const struct {
+        ParamId id;
+        bool all; /* whether --decay-on all reaches it */
+        int clip;
+    } WANT[] = {
+        {PARAM_GATE, false, CLIP_GATES},        {PARAM_NORM1_SCALAR, false, CLIP_ALL},
+        {PARAM_INNER1_SCALAR, false, CLIP_ALL}, {PARAM_NORM1, true, CLIP_ALL},
+        {PARAM_SDD_Q, true, CLIP_ALL},          {PARAM_SDD_CONTEXT, true, CLIP_ALL},
+        {PARAM_SDD_MLP_OUT, true, CLIP_ALL},
+    };
+    static const char *const WHERE[] = {"decay-on=matrices", "decay-on=no-embeddings", "decay-on=all"};
+    for (int where = 0; where < 3; where++)
+        for (int dyt = 0; dyt < 2; dyt++) {
+            Config config;
+            Params params;
+            char more[160];
+            snprintf(more, sizeof more, "norm=%s placement=sandwich gpas=sublayer sdd=released weight-decay=0.3 %s",
+                     dyt ? "dyt" : "bhyt-exact", WHERE[where]);
+            configure(&config, "arch=llama n-layer=2 n-embd=64 n-head=2 vocab-size=70", more);
+            params_build(&params, &config);
+            ParamSlot *slots = params_slots(&params, &config);
+            for (size_t w = 0; w < sizeof WANT / sizeof *WANT; w++)
+                for (int layer = 0; layer < 2; layer++) {
+                    const Param *p = params_find(&params, WANT[w].id, layer);
+                    bool scalar = WANT[w].id == PARAM_NORM1_SCALAR || WANT[w].id == PARAM_INNER1_SCALAR;
+                    bool decays = where == 2 && (WANT[w].all || (dyt && scalar)); /* DyT's α is a vector like others */
+                    assert_true(slots[p - params.list].weight_decay == (decays ? 0.3 : 0));
+                    assert_int_equal(slots[p - params.list].clip_group, WANT[w].clip);
+                }
+            for (int i = 0; i < params.count; i++)
+                assert_int_equal(slots[i].clip_group == CLIP_GATES, params.list[i].id == PARAM_GATE);
+            free(slots);
+            params_free(&params);
+        }
+}
+
+static void variants_tensors_have_documented_names(void **state) {
+    (void)state;
+    static const struct {
+        const char *settings, *name;
+        int64_t size;
+    } WANT[] = {
+        {"arch=llama gpas=layer", "model.layers.1.gpas.gate", 1},
+        {"arch=gpt2 gpas=sublayer", "transformer.h.0.gpas.gate", 2},
+        {"arch=llama norm=bhyt", "model.layers.1.input_layernorm.lambda", 1},
+        {"arch=gpt2 norm=bhyt-exact", "transformer.h.1.ln_2.lambda", 1},
+        {"arch=llama norm=dyt", "model.layers.0.post_attention_layernorm.alpha", 1},
+        {"arch=llama sdd=paper n-kv-head=1", "model.layers.0.self_attn.sdd.alpha_k", 32},
+        {"arch=llama sdd=released", "model.layers.0.self_attn.sdd.alpha_q", 32},
+        {"arch=llama sdd=released", "model.layers.1.self_attn.sdd.alpha_context", 64},
+        {"arch=llama sdd=released n-ffn=70", "model.layers.1.mlp.sdd.alpha_gate_up", 140},
+        {"arch=llama sdd=paper n-ffn=70", "model.layers.1.mlp.sdd.alpha_gate", 70},
+        {"arch=gpt2 sdd=paper", "transformer.h.1.attn.sdd.alpha_o", 64},
+        {"arch=gpt2 sdd=released", "transformer.h.1.mlp.sdd.alpha_down", 64},
+        {"arch=llama placement=sandwich", "model.layers.1.self_attn.output_norm.weight", 64},
+        {"arch=llama placement=sandwich", "model.layers.1.mlp.output_norm.weight", 64},
+        {"arch=gpt2 embed-norm=on", "transformer.embed_norm.weight", 64},
+        {"arch=llama embed-scale=on", "model.embed_scale", 1},
+    };
+    for (size_t w = 0; w < sizeof WANT / sizeof *WANT; w++) {
+        Config config;
+        Params params;
+        int count, found = 0;
+        configure(&config, "n-layer=2 n-embd=64 n-head=2 vocab-size=70", WANT[w].settings);
+        params_build(&params, &config);
+        FileTensor *tensors = params_file_tensors(&params, &count);
+        for (int i = 0; i < count; i++)
+            if (strcmp(tensors[i].name, WANT[w].name) == 0) {
+                found++;
+                assert_true(tensors[i].dims == 1 && tensors[i].shape[0] == WANT[w].size);
+            }
+        if (found != 1) fail_msg("%s: %s is there %d times", WANT[w].settings, WANT[w].name, found);
+        free(tensors);
+        params_free(&params);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parameters_lie_one_after_the_other_on_padded_places),
@@ -341,6 +584,11 @@ int main(void) {
         cmocka_unit_test(padding_is_zero_and_both_types_start_alike),
         cmocka_unit_test(initial_values_depend_on_name_and_seed_alone),
         cmocka_unit_test(decay_goes_where_decay_on_says),
+        cmocka_unit_test(matrices_start_with_the_deviation_of_their_variant),
+        cmocka_unit_test(released_sdd_is_cut_at_three_sigma_and_papers_is_not),
+        cmocka_unit_test(vectors_and_scalars_start_at_the_value_of_their_variant),
+        cmocka_unit_test(variants_parameters_have_the_decay_and_clip_group_of_their_kind),
+        cmocka_unit_test(variants_tensors_have_documented_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
     const Columns place = {C, column, column < C, buffer};
     const int64_t first = blockIdx.x * rows_a_block, last = min(first + rows_a_block, forward.N);
     const float scale_out = scalar_or(forward.s_out, 1), channels = (float)C;
-    const float alpha = forward.post && forward.alpha != 0 ? (float)forward.alpha : 1.0f;
+    const float alpha = forward.alpha != 0 ? (float)forward.alpha : 1.0f;
     const bool given = NORM == NORM_BHYT && forward.mean_square_in;
 
     NormSums norm, inner, sdd;

@@ -5,8 +5,10 @@
  * sees host code touch device memory, which is poisoned for it except while device work runs. Fresh memory
  * holds emu::POISON.
  */
+#include "race.h"
 #include "runtime.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <algorithm>
@@ -39,6 +41,16 @@ std::map<uintptr_t, Allocation> allocations; /* device and pinned host memory, b
 size_t device_used = std::min(DEVICE_BYTES, bytes_from_environment("EMU_MEMORY_TAKEN", 0));
 cudaError_t last_error = cudaSuccess;
 
+/* Large blocks are kept for the next caller: each test takes the same tens of megabytes of scratch memory again, and
+   fresh pages from the system were four fifths of the operation suite's time. */
+struct KeepLargeBlocks {
+    KeepLargeBlocks() {
+        mallopt(M_MMAP_THRESHOLD, 1 << 30);
+        mallopt(M_TRIM_THRESHOLD, 1 << 30);
+        mallopt(M_TOP_PAD, 64 << 20);
+    }
+} keep_large_blocks;
+
 /* The allocation that holds the address, or end(). */
 std::map<uintptr_t, Allocation>::iterator find(const void *pointer) {
     uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
@@ -55,8 +67,8 @@ cudaError_t allocate(void **pointer, size_t bytes, bool device) {
     *pointer = nullptr;
     if (!bytes) return cudaSuccess;
     if (device && bytes > DEVICE_BYTES - device_used) return raise(cudaErrorMemoryAllocation);
-    void *memory = nullptr;
-    if (posix_memalign(&memory, ALIGNMENT, bytes)) return raise(cudaErrorMemoryAllocation);
+    void *memory = race::allocate(bytes);
+    if (!memory && posix_memalign(&memory, ALIGNMENT, bytes)) return raise(cudaErrorMemoryAllocation);
     poison_fill(memory, bytes);
     allocations[reinterpret_cast<uintptr_t>(memory)] = {bytes, device};
     if (device) {
@@ -74,8 +86,9 @@ cudaError_t release(void *pointer, bool device, const char *call) {
         fault("%s: %p is not the start of an allocation of this kind (freed twice?)", call, pointer);
     if (device) device_used -= at->second.bytes;
     ASAN_UNPOISON_MEMORY_REGION(pointer, at->second.bytes);
+    race::release(pointer, at->second.bytes);
     allocations.erase(at);
-    free(pointer);
+    if (!race::ON) free(pointer);
     return cudaSuccess;
 }
 

@@ -409,7 +409,7 @@ def layer_norm_sites(s, layout):
 
 
 def alpha_name(layout, site):
-    return (layout.attn if site in ("q", "k", "v", "context", "o") else layout.mlp) + "alpha_" + site
+    return (layout.attn if site in ("q", "k", "v", "context", "o") else layout.mlp) + "sdd.alpha_" + site
 
 
 def matrix_shapes(s):
@@ -455,7 +455,7 @@ def shapes(s):
         for site, width in sdd_sites(s).items():
             table[prefix + alpha_name(layout, site)] = ((width,), "gamma")
         if s.gpas != "off":
-            table[prefix + "gpas_gate"] = ((2 if s.gpas == "sublayer" else 1,), "gate")
+            table[prefix + "gpas.gate"] = ((2 if s.gpas == "sublayer" else 1,), "gate")
     if s.final_norm == "on":
         add_norm(layout.final_norm, s.final_norm_kind)
     if s.tie_embeddings == "off":
@@ -525,7 +525,7 @@ def read_layer(s, weights, layer_index):
         rows = jnp.split(fused.weight, borders)
         biases = [None] * 3 if fused.bias is None else jnp.split(fused.bias, borders)
         matrices.update({site: Matrix(*pair) for site, pair in zip("qkv", zip(rows, biases))})
-    gates = weights.get(prefix + "gpas_gate")  # one for both sites, or one each
+    gates = weights.get(prefix + "gpas.gate")  # one for both sites, or one each
     norms = {at: read_norm(weights, prefix + name) for at, name in layer_norm_sites(s, layout).items()}
     return LayerWeights(
         **matrices,
