@@ -61,6 +61,7 @@ HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
 ifdef STANDALONE
     CFLAGS += -Itest/standalone/include
+    CUDA_FLAGS += -Itest/standalone/include
     CPU    += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
 endif
 PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
@@ -165,7 +166,7 @@ $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 # poison read SSE code only.
 EMU       := $(BUILD)/emu
 EMU_FLAGS := -std=c++17 -O2 -g $(WARNINGS) -Wno-unknown-pragmas -fno-strict-aliasing -DEMULATION \
-             -Itest/emu/include -Ikernels/cuda
+             -Itest/emu/include -Ikernels/cuda $(if $(STANDALONE),-Itest/standalone/include)
 EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all,-fsanitize=alignment -fno-sanitize-recover=alignment)
 EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_%,$(wildcard test/emu/*.cpp)))
 EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out %/test_race.cpp,$(wildcard test/emu/test_*.cpp)))
@@ -211,7 +212,7 @@ $(EMU)/host/%.o: test/emu/host/%.c
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
 
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
@@ -219,13 +220,15 @@ $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
 
-# The probe of a GPU, to check itself (--tiny).
+# The probe of a GPU, to check itself (--tiny). What kernels/cuda takes from the host: messages, JSON.
+PROBE_HOST := $(addprefix $(BUILD)/src/,check.o json.o directory.o) $(if $(STANDALONE),$(BUILD)/standalone/json.o)
+PROBE_LIBS := $(if $(STANDALONE),,-lcjson) -lpthread
 $(EMU)/gpu_probe.o: test/gpu_probe.cu
 	@mkdir -p $(@D)
 	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
 
-$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lboost_context -o $@
+$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(PROBE_HOST)
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(PROBE_LIBS) -lboost_context -o $@
 
 # The race checker: the same again with the compiler's calls before each access to memory (-fsanitize=thread), which
 # test/emu/race_calls.cpp answers; never linked with the sanitizer's own library.
@@ -267,8 +270,8 @@ $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) 
 $(BUILD)/cuda/gpu_probe.o: test/gpu_probe.cu $(BUILD)/cuda/archs
 	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(addprefix $(BUILD)/src/,check.o json.o directory.o)
-	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lcjson -lpthread -o $@
+$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(PROBE_HOST)
+	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) $(PROBE_LIBS) -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@

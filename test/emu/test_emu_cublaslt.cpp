@@ -196,16 +196,16 @@ void an_algorithm_that_was_kept_is_checked(void **) {
     c.open();
     other.open();
     assert_int_equal(c.ask(), CUBLAS_STATUS_SUCCESS);
-    auto check = [](const Case &x, const cublasLtMatmulAlgo_t &algorithm, cublasLtMatmulHeuristicResult_t *result) {
+    auto recheck = [](const Case &x, const cublasLtMatmulAlgo_t &algorithm, cublasLtMatmulHeuristicResult_t *result) {
         return cublasLtMatmulAlgoCheck(handle(), x.desc, x.a, x.b, x.d, x.d, &algorithm, result);
     };
     for (int i = 0; i < 8; i++) {
         cublasLtMatmulHeuristicResult_t result = {};
-        assert_int_equal(check(c, c.results[i].algo, &result), CUBLAS_STATUS_SUCCESS);
+        assert_int_equal(recheck(c, c.results[i].algo, &result), CUBLAS_STATUS_SUCCESS);
         assert_int_equal(result.workspaceSize, c.results[i].workspaceSize);
-        assert_int_equal(check(other, c.results[i].algo, &result), CUBLAS_STATUS_INVALID_VALUE);
+        assert_int_equal(recheck(other, c.results[i].algo, &result), CUBLAS_STATUS_INVALID_VALUE);
         c.results[i].algo.data[0] ^= 1;
-        assert_int_equal(check(c, c.results[i].algo, &result), CUBLAS_STATUS_INVALID_VALUE);
+        assert_int_equal(recheck(c, c.results[i].algo, &result), CUBLAS_STATUS_INVALID_VALUE);
     }
     c.close();
     other.close();
