@@ -13,8 +13,8 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAM = pathlib.Path(os.environ.get("TEST_OPS_RACE", ROOT / "build" / "test_ops_race"))
-TRAIN = pathlib.Path(os.environ.get("TRAIN_GPT_RACE", ROOT / "build" / "race" / "train_gpt"))
+PROGRAM = ROOT / os.environ.get("TEST_OPS_RACE", "build/test_ops_race")
+TRAIN = ROOT / os.environ.get("TRAIN_GPT_RACE", "build/race/train_gpt")
 SHARD = ROOT / "test" / "reference" / "fixtures" / "llama" / "train.bin"
 TYPES = ["f32", "bf16"]
 NEVER_LAUNCHED = {"nothing"}  # backend.cu asks the driver about it, no more
