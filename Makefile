@@ -354,6 +354,7 @@ test: test-compilers
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
 	@$(MAKE) --no-print-directory fuzz-build
 	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_OPS_RACE=$(BUILD)/test_ops_race \
+	    TRAIN_GPT_RACE=$(RACE)/train_gpt \
 	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED) $(REPLAYS) $(FUZZING)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
@@ -373,7 +374,7 @@ test-emu:
 # No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
 race:
 	@$(MAKE) --no-print-directory -j$(CORES) $(RACES)
-	@TEST_OPS_RACE=$(BUILD)/test_ops_race $(PYTHON) test/run.py $(BUILD)/test_race test/test_races.py
+	@TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt $(PYTHON) test/run.py $(BUILD)/test_race test/test_races.py
 	@cat $(BUILD)/race_kernels.txt
 
 # The other compilers, as far as they are here: no warning from any.

@@ -4,12 +4,18 @@
  *
  * The compiler's -fsanitize=thread puts a call before each access to memory; race.cpp answers those calls
  * itself, with CUDA's own order of events in place of pthreads'. Two accesses to the same bytes, one of them
- * a write, race unless one is before the other by within a thread        its own order; within a block a
- * __syncthreads between them; within a warp          a __syncwarp whose mask names both lanes (a shuffle, a
- * vote, an mma order no memory); between blocks         nothing: the blocks of a launch are unordered; within
- * a stream        its order; between streams        an event recorded and waited for, the legacy default
- * stream's rules, or the host waiting for the one before it queues the other. A cp.async writes from its
- * start to the wait that covers it, as its thread: nobody may touch the bytes meanwhile.
+ * a write, race unless one is before the other by
+ *
+ *   within a thread    its own order
+ *   within a block     a __syncthreads between them
+ *   within a warp      a __syncwarp whose mask names both lanes (a shuffle, a vote, an mma order no memory)
+ *   between blocks     nothing: the blocks of a launch are unordered
+ *   within a stream    its order
+ *   between streams    an event recorded and waited for, the legacy default stream's rules, or the host waiting
+ *                      for the one before it queues the other
+ *
+ * A cp.async writes from its start to the wait that covers it, as its thread: nobody may touch the bytes
+ * meanwhile.
  */
 #ifndef EMU_RACE_H
 #define EMU_RACE_H
