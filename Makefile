@@ -384,6 +384,9 @@ test-compilers:
 	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
+	@echo "$(CC), without the libraries (test/standalone): no warning allowed"
+	@$(CC) -std=gnu11 -fsyntax-only -fopenmp $(WARNINGS) -Itest/standalone/include -DVERSION='""' $(wildcard src/*.c) \
+	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c
 	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
 	    $(MAKE) --no-print-directory -j$(CORES) $(BUILD)/gpu_probe; \
 	else echo "nvcc is not here, or not wanted: skipped"; fi

@@ -147,6 +147,33 @@ def test_a_stopped_program_takes_no_steps_and_a_killed_one_is_gone(tmp_path):
     assert run.child.returncode == -9
 
 
+def test_a_program_does_not_outlive_who_started_it(tmp_path):
+    starter = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from gpu.pairs import Run
+run = Run({steps_of(tmp_path, "a", 0.01)!r})
+run.wait_steps(2, time.monotonic() + 30)
+run.pause()
+print(run.child.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and state_of(pid) not in (None, "Z"):
+        time.sleep(0.05)
+    assert state_of(pid) in (None, "Z")
+
+
+def state_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
+
+
 def test_a_program_that_ends_is_a_failure_with_its_last_words(tmp_path):
     with pairs.Run(steps_of(tmp_path, "a", 0.001, last=3)) as run, pytest.raises(
         pairs.RunFailed, match="it said so"

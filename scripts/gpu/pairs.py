@@ -6,6 +6,7 @@ is stopped (SIGSTOP) while the other runs some steps, then they change places; e
 compared with the mean of the first's turns before and after it. A stopped program holds memory but no time.
 """
 
+import ctypes
 import math
 import os
 import re
@@ -19,6 +20,15 @@ FEWEST = 6  # turns from which the median has an interval of 95 %
 SETTLING = (
     2  # steps after a turn begins that are not counted: the first contains the pause, the second its echo
 )
+
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent():
+    """For preexec_fn: a program must not go on, and hold a GPU, when who started it was killed."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class RunFailed(Exception):
@@ -40,6 +50,7 @@ class Run:
             stdin=stdin,
             env=env,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         threading.Thread(target=self._read, daemon=True).start()
 

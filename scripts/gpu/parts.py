@@ -29,6 +29,7 @@ class Lines:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=pairs.die_with_parent,
         )
         self.cut = False
         self.timer = threading.Timer(max(deadline - time.monotonic(), 0.1), self._kill)
