@@ -10,6 +10,7 @@
 #include "src/config.h"
 #include "src/device.h"
 #include "src/eval.h"
+#include "src/feed.h"
 #include "src/generate.h"
 #include "src/loader.h"
 #include "src/log.h"
@@ -20,6 +21,7 @@
 #include "src/report.h"
 #include "src/schedule.h"
 #include "src/smoke.h"
+#include "src/step.h"
 #include "src/stop.h"
 #include "src/telemetry.h"
 
@@ -31,6 +33,13 @@
 
 enum { NON_FINITE_MOST = 3 }; /* in a row: the run has diverged */
 
+/* A step that is in the device's queue, and whose outcome the host has not read yet. */
+typedef struct Flight {
+    bool there;
+    double begun, lr;
+    int report; /* for optimizer_await() */
+} Flight;
+
 typedef struct Run {
     Config config;
     const Kernels *k;
@@ -39,12 +48,16 @@ typedef struct Run {
     Optimizer optimizer;
     ShardSet train_set;
     Loader *loader;
-    uint32_t *tokens, *targets; /* host, [B·T] */
+    Feed feed;
+    Step stepper;
     bool validates;
     Validator validator;
     Telemetry *telemetry; /* NULL without --stats-every */
     Log log;
-    int64_t step;       /* finished updates */
+    int64_t step;       /* finished updates, whose outcome has been read */
+    Flight flight;      /* the one after them */
+    double landed;      /* when the outcome of the last one was read */
+    uint32_t skips_in_a_row;
     Progress resumed;   /* what the checkpoint said */
     double first_loss, last_loss;
     char last_checkpoint[CHECKPOINT_PATH];
@@ -67,12 +80,22 @@ static void find_checkpoint(Run *run, int argc, char **argv) {
     }
 }
 
+/* A resume without --out goes on where the checkpoint stands. Its config.ini names a directory too, but that may be
+ * another one by now, or anybody's: a path in a file is no order to write there. */
+static void stay_with_the_checkpoint(Run *run) {
+    char out[CHECKPOINT_PATH];
+    Error error = {0};
+    bool good = checkpoint_parent(run->resume_from, out, &error) && config_set(&run->config, "out", out, &error);
+    check(good, "--resume %s", error.text);
+}
+
 static void parse_flags(Run *run, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
     find_checkpoint(run, argc, argv);
     snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
     config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
     Config *c = &run->config;
+    if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
     if (c->smoke) smoke_prepare(c);
     if (c->generate) c->batch_size = 1;
     if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
@@ -110,8 +133,10 @@ static void check_memory(const Run *run, bool train) {
                    (double)plan.workspace;
     if (train && run->config.stats_every) bytes += (double)telemetry_bytes(&run->config, run->k);
     require(!info.memory_total || bytes <= (double)info.memory_total,
-            "out of memory: this run takes %.2f GB, %s has %.2f GB; --dry-run says what takes how much", bytes * 1e-9,
-            info.name, (double)info.memory_total * 1e-9);
+            "out of memory: this run takes %.4g GB, %s has %.4g GB; a lower --batch-size%s takes less; --dry-run says "
+            "what takes how much",
+            bytes * 1e-9, info.name, (double)info.memory_total * 1e-9,
+            train && run->config.recompute != RECOMPUTE_BLOCK ? ", or --recompute block," : "");
 }
 
 /* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What
@@ -129,6 +154,8 @@ static void open_model(Run *run, bool train) {
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
+    /* What trains says it with its first lines (report_run); --generate writes its text, and nothing else, to stdout. */
+    if (device_notice() && (!train || run->config.probe)) warn("%s", device_notice());
 }
 
 static void open_training_data(Run *run) {
@@ -149,10 +176,13 @@ static void open_training_data(Run *run) {
                            .shuffle = true};
     run->loader = loader_create(&config, &error);
     check(run->loader, "--train-data: %s", error.text);
-    size_t bytes = (size_t)model->N * sizeof(uint32_t);
-    run->tokens = run->k->host_alloc(bytes);
-    run->targets = run->k->host_alloc(bytes);
-    require(run->tokens && run->targets, "out of memory: %zu bytes for a batch", 2 * bytes);
+    feed_create(&run->feed, &run->model);
+}
+
+static void close_training_data(Run *run) {
+    loader_destroy(run->loader);
+    shard_set_close(&run->train_set);
+    feed_destroy(&run->feed);
 }
 
 static Progress progress(const Run *run) {
@@ -171,8 +201,8 @@ static void compare_data(const Run *run) {
          (long long)now.epoch_windows);
 }
 
-static bool next_batch(Run *run, Error *error) {
-    return loader_next(run->loader, &(Batch){.tokens = run->tokens, .targets = run->targets}, error);
+static bool next_batch(Run *run, const struct FeedSlot *into, Error *error) {
+    return loader_next(run->loader, &(Batch){.tokens = into->tokens, .targets = into->targets}, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -199,12 +229,6 @@ static void log_start(Run *run) {
     if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
 }
 
-static void validate(Run *run) {
-    int64_t tokens;
-    double loss = validator_run(&run->validator, &tokens);
-    log_val(&run->log, run->step, loss, tokens);
-}
-
 static bool save(Run *run, Error *error) {
     char path[CHECKPOINT_PATH];
     Progress now = progress(run);
@@ -229,44 +253,12 @@ static void save_on_the_way(Run *run) {
               last_checkpoint(run));
 }
 
-/* Data that cannot be read end the run, but not what it has learned: the weights are those of its last whole step. */
-static void end_without_data(Run *run, const char *why) {
-    Error error = {0};
-    if (run->config.out) save(run, &error);
-    log_event(&run->log, "data failed", run->step, NULL);
-    log_close(&run->log);
-    fail(EXIT_USAGE, "--train-data: %s; the run stops after step %lld; last checkpoint: %s", why, (long long)run->step,
-         last_checkpoint(run));
-}
-
 static void print_sample(Run *run) {
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
     generate(&run->model, "", stdout);
 }
 
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
-
-/* One update from micro_steps batches. Returns what came of it. */
-static const StepState *train_step(Run *run, double lr) {
-    const Config *c = &run->config;
-    Model *model = &run->model;
-    StepInputs inputs = {.lr = lr, .step = (uint64_t)run->step};
-    inputs.loss_scale = 1 / (double)c->total_batch_tokens;
-    if (c->bhyt_refresh > 0 && run->step % c->bhyt_refresh == 0) model_refresh(model);
-    optimizer_begin(&run->optimizer, &inputs);
-    for (int64_t micro = 0; micro < c->micro_steps; micro++) {
-        Error error = {0};
-        if (!next_batch(run, &error)) end_without_data(run, error.text);
-        model_feed(model, run->tokens, run->targets);
-        model_forward(model, true);
-        model_head(model, run->optimizer.state, true);
-        model_backward(model);
-        if (micro + 1 < c->micro_steps) run->k->queue_wait(model->queue); /* the host buffers are reused */
-    }
-    if (run->telemetry && due(run->step + 1, c->stats_every)) telemetry_before(run->telemetry);
-    optimizer_update(&run->optimizer);
-    return optimizer_read(&run->optimizer);
-}
 
 /* A step that did not reach the weights; the third non-finite one in a row ends the run. */
 static void report_skip(Run *run, const StepState *state, double loss) {
@@ -291,28 +283,102 @@ static const char *reason_to_stop(const Run *run) {
     return NULL;
 }
 
-static void loop(Run *run) {
+/* Reads what came of the step in flight, and tells. Returns why the run should end now, or NULL. */
+static const char *land(Run *run) {
+    const Config *c = &run->config;
+    const Flight flight = run->flight;
+    const StepState *state = optimizer_await(&run->optimizer, flight.report);
+    double loss = state->loss_sum / (double)c->total_batch_tokens, now = log_seconds();
+    /* From the end of the step before, where this one was waiting for it in the queue. */
+    double ms = (now - (flight.begun > run->landed ? flight.begun : run->landed)) * 1e3;
+    run->flight.there = false;
+    run->landed = now;
+    run->skips_in_a_row = state->skips_in_a_row;
+    run->step++;
+    if (run->step == 1) run->first_loss = loss;
+    run->last_loss = loss;
+    if (state->skip) report_skip(run, state, loss);
+    log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = flight.lr, .grad_norm = state->grad_norm,
+                                        .ms = ms, .tokens = c->total_batch_tokens});
+    if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
+    return reason_to_stop(run);
+}
+
+/* Data that cannot be read end the run, but not what it has learned: the weights are those of its last whole step. */
+static void end_without_data(Run *run, const char *flag, const char *why) {
+    Error error = {0};
+    if (run->flight.there) land(run);
+    if (run->config.out) save(run, &error);
+    log_event(&run->log, "data failed", run->step, NULL);
+    log_close(&run->log);
+    fail(EXIT_USAGE, "%s: %s; the run stops after step %lld; last checkpoint: %s", flag, why, (long long)run->step,
+         last_checkpoint(run));
+}
+
+static void validate(Run *run) {
+    int64_t tokens;
+    double loss;
+    Error error = {0};
+    if (!validator_run(&run->validator, &loss, &tokens, &error)) end_without_data(run, "--val-data", error.text);
+    log_val(&run->log, run->step, loss, tokens);
+}
+
+/* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
+ * let land as late as that changes nothing: when its successor is in the queue. */
+static void launch(Run *run, int64_t step, Flight *flight) {
+    const Config *c = &run->config;
+    *flight = (Flight){.there = true, .begun = log_seconds(), .lr = schedule_lr(c, step)};
+    StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)c->total_batch_tokens};
+    if (c->bhyt_refresh > 0 && step % c->bhyt_refresh == 0) model_refresh(&run->model);
+    optimizer_begin(&run->optimizer, &inputs);
+    for (int64_t micro = 0; micro < c->micro_steps; micro++) {
+        Error error = {0};
+        if (!next_batch(run, feed_open(&run->feed), &error)) end_without_data(run, "--train-data", error.text);
+        feed_send(&run->feed);
+        step_micro(&run->stepper);
+    }
+    if (run->telemetry && due(step + 1, c->stats_every)) telemetry_before(run->telemetry);
+    step_update(&run->stepper);
+    flight->report = optimizer_report(&run->optimizer);
+}
+
+/* Whether something reads the weights between this step and the next one. */
+static bool rests_after(const Run *run, int64_t step) {
+    const Config *c = &run->config;
+    return step == c->steps || (run->validates && due(step, c->val_every)) || due(step, c->sample_every) ||
+           (c->out && due(step, c->save_every)) || due(step, c->stats_every);
+}
+
+/* What is due after a step that has landed, with no other in flight. */
+static void rest(Run *run) {
+    const Config *c = &run->config;
+    if (run->validates && due(run->step, c->val_every)) validate(run);
+    if (due(run->step, c->sample_every)) print_sample(run);
+    /* What gives no finite loss is not saved: --keep would drop the last good checkpoint for it. */
+    if (c->out && due(run->step, c->save_every) && !run->skips_in_a_row) save_on_the_way(run);
+}
+
+/* Steps until there is a reason to stop. A GPU has the next one in its queue while the host reads and tells what came
+ * of the last; a CPU is done with a step when it has been launched. */
+static const char *take_steps(Run *run) {
     const Config *c = &run->config;
     const char *reason = NULL;
-    while (run->step < c->steps && !reason) {
-        double begin = log_seconds(), lr = schedule_lr(c, run->step);
-        const StepState *state = train_step(run, lr);
-        double loss = state->loss_sum / (double)c->total_batch_tokens;
-        run->step++;
-        if (run->step == 1) run->first_loss = loss;
-        run->last_loss = loss;
-        if (state->skip) report_skip(run, state, loss);
-        log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = lr,
-                                            .grad_norm = state->grad_norm, .ms = (log_seconds() - begin) * 1e3,
-                                            .tokens = c->total_batch_tokens});
-        if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
-        reason = reason_to_stop(run);
-        if (run->step == c->steps || reason) break;
-        if (run->validates && due(run->step, c->val_every)) validate(run);
-        if (due(run->step, c->sample_every)) print_sample(run);
-        /* What gives no finite loss is not saved: --keep would drop the last good checkpoint for it. */
-        if (c->out && due(run->step, c->save_every) && !state->skips_in_a_row) save_on_the_way(run);
+    bool ahead = strcmp(run->k->device, "cpu") != 0;
+    for (int64_t launched = run->step; launched < c->steps && !reason;) {
+        Flight next;
+        launch(run, launched++, &next);
+        if (run->flight.there) reason = land(run);
+        run->flight = next;
+        if (ahead && !rests_after(run, launched)) continue;
+        reason = land(run);
+        if (run->step < c->steps && !reason) rest(run);
     }
+    return run->flight.there ? land(run) : reason;
+}
+
+static void loop(Run *run) {
+    const Config *c = &run->config;
+    const char *reason = take_steps(run);
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
     if (run->validates && !stop_requested()) validate(run);
     Error error = {0};
@@ -337,6 +403,7 @@ static void train(Run *run) {
           run->model.V);
     open_training_data(run);
     compare_data(run);
+    step_create(&run->stepper, &run->optimizer);
     if (c->stats_every) run->telemetry = telemetry_create(&run->model);
     run->validates = c->val_data != NULL;
     if (run->validates) validator_create(&run->validator, &run->model);
@@ -350,12 +417,10 @@ static void train(Run *run) {
     stop_as_request();
     loop(run);
     log_close(&run->log);
-    loader_destroy(run->loader);
-    shard_set_close(&run->train_set);
-    run->k->host_release(run->tokens);
-    run->k->host_release(run->targets);
+    close_training_data(run);
     if (run->validates) validator_destroy(&run->validator);
     telemetry_destroy(run->telemetry);
+    step_destroy(&run->stepper);
     optimizer_destroy(&run->optimizer);
     if (c->smoke) smoke_finish(c, run->first_loss, run->last_loss);
 }
@@ -370,7 +435,9 @@ static void evaluate(Run *run) {
     open_model(run, false);
     validator_create(&run->validator, &run->model);
     int64_t tokens;
-    double loss = validator_run(&run->validator, &tokens);
+    double loss;
+    Error error = {0};
+    check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
     validator_destroy(&run->validator);
 }
@@ -385,15 +452,14 @@ static void print_generated(Run *run) {
 
 static void probe(Run *run) {
     Error error = {0};
+    check(probe_can_write(run->config.probe, &error), "--probe %s", error.text);
     open_model(run, true);
     open_training_data(run);
-    check(next_batch(run, &error), "--train-data: %s", error.text);
-    require(probe_write(&run->optimizer, run->tokens, run->targets, run->config.probe, &error), "--probe: %s",
+    const struct FeedSlot *batch = feed_open(&run->feed);
+    check(next_batch(run, batch, &error), "--train-data: %s", error.text);
+    require(probe_write(&run->optimizer, batch->tokens, batch->targets, run->config.probe, &error), "--probe: %s",
             error.text);
-    loader_destroy(run->loader);
-    shard_set_close(&run->train_set);
-    run->k->host_release(run->tokens);
-    run->k->host_release(run->targets);
+    close_training_data(run);
     optimizer_destroy(&run->optimizer);
 }
 

@@ -1,4 +1,5 @@
 """What the data tools say on stderr: one-line errors with an exit code, and progress for long work."""
+import re
 import sys
 import time
 
@@ -6,11 +7,16 @@ EXIT_RUNTIME = 1  # the machine failed: the disk is full, say
 EXIT_USAGE = 2  # bad usage or bad input
 
 
+# Names and values in a message come from outside; these would break its line or move a terminal's cursor.
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+MESSAGE_CHARACTERS = 1000
+
+
 class Failure(Exception):
     """What a user, a file or the machine did wrong, as one line; the program ends with exit_code."""
 
     def __init__(self, message, exit_code=EXIT_USAGE):
-        super().__init__(message)
+        super().__init__(CONTROLS.sub("?", message)[:MESSAGE_CHARACTERS])
         self.exit_code = exit_code
 
 

@@ -4,11 +4,33 @@ An encoder has name, vocab_size, eot (the id that ends a document, or None), nee
 whole UTF-8 characters), newline(): a line end's packed tokens, and encode(pieces): a list of byte strings →
 a list of packed tokens, one for each. To add one: write such a class, and a case in make_encoder().
 """
+import contextlib
 import os
 import re
 
 from console import Failure
 from shards import pack_bytes, pack_ids, token_bytes_for
+
+
+MAX_VOCAB_SIZE = 2147483584  # src/flags.c
+
+
+@contextlib.contextmanager
+def library_errors(what):
+    """Whatever tokenizers raises becomes a Failure. It is Rust: plain Exceptions, and panics, which are
+    BaseExceptions of a class that it does not export and come with a backtrace on stderr, kept away here."""
+    with open(os.devnull, "wb") as devnull:
+        stderr = os.dup(2)
+        os.dup2(devnull.fileno(), 2)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise Failure("%s: %s" % (what, error)) from None
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class ByteEncoder:
@@ -47,10 +69,11 @@ class HuggingFaceEncoder(SubwordEncoder):
         except ImportError:
             message = "--tokenizer %s needs the Python package tokenizers (pip install tokenizers)" % path
             raise Failure(message) from None
-        try:
+        self._path = path
+        with library_errors("--tokenizer %s: not a tokenizer.json" % path):
             self._tokenizer = tokenizers.Tokenizer.from_file(path)
-        except Exception as error:  # the library raises plain Exception
-            raise Failure("--tokenizer %s: not a tokenizer.json: %s" % (path, error)) from None
+        if getattr(self._tokenizer.model, "dropout", None):
+            self._tokenizer.model.dropout = None  # the same text gives the same tokens
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.name = os.path.basename(path)
@@ -58,13 +81,17 @@ class HuggingFaceEncoder(SubwordEncoder):
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if not self.vocab_size:
             raise Failure("--tokenizer %s: its vocabulary is empty" % path)
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise Failure("--tokenizer %s: its largest id is %d; train_gpt takes ids up to %d"
+                          % (path, self.vocab_size - 1, MAX_VOCAB_SIZE - 1))  # fmt: skip
         known = [self._tokenizer.token_to_id(token) for token in ([eot_token] if eot_token else self.ENDS)]
         self.eot = next((i for i in known if i is not None), None)
         if eot_token and self.eot is None:
             raise Failure("--eot-token %s: %s has no such token" % (eot_token, path))
 
     def _ids(self, texts):
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        with library_errors("--tokenizer %s: cannot encode this text" % self._path):
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 class TiktokenEncoder(SubwordEncoder):

@@ -412,7 +412,7 @@ struct StepState {
     double bias_correction[2];      /* 1 − β₁ᵗ, 1 − β₂ᵗ with t = applied */
     uint64_t applied;               /* updates that reached the weights */
     uint32_t skip;                  /* SkipReason of this step; adamw changes nothing when it is not SKIP_NONE */
-    uint32_t skips_in_a_row;        /* non-finite ones only */
+    uint32_t skips_in_a_row;        /* non-finite steps since the last finite one */
     uint32_t window_count;          /* entries that the window holds, ≤ SKIP_WINDOW */
     uint32_t window_next;           /* next entry to overwrite */
     double loss_window[SKIP_WINDOW];/* mean losses and gradient norms of applied steps: finite values only */
@@ -453,7 +453,9 @@ typedef struct SumSquares {
 
 /* From loss_sum and sum_squares: norms, clip scales, the skip decision, the window, bias corrections.
  * Non-finite loss or norm: skip. skip_sigma > 0 and a full window: skip if loss or norm is more than
- * skip_sigma standard deviations above its window's mean. A skipped step enters no window. */
+ * skip_sigma standard deviations above its window's mean. A skipped step enters no window. skips_in_a_row grows
+ * with a non-finite step, and is 0 after a finite one, be it applied or skipped as a spike: it counts towards a
+ * model that has lost its numbers. */
 typedef struct StepDecide {
     StepState *state;
     double beta1, beta2;

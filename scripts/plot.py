@@ -44,14 +44,16 @@ def read_losses(path):
 
 
 def smooth(values, window):
-    """At each value the mean over `window` values around it; towards the ends over fewer, never lopsided."""
+    """At each value the mean over `window` values around it. At the beginning, where curves are steep, over fewer,
+    never lopsided; at the end over those that are there: a single step's loss is noise."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
     result = []
     for i in range(len(values)):
-        reach = min(window // 2, i, len(values) - 1 - i)
-        result.append((sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1))
+        reach = min(window // 2, i)
+        end = min(i + reach + 1, len(values))
+        result.append((sums[end] - sums[i - reach]) / (end - (i - reach)))
     return result
 
 

@@ -30,7 +30,7 @@ static inline void *arena_memory(const Kernels *k, size_t bytes, const char *pur
     if (!memory) {
         DeviceInfo info = {0};
         k->describe(&info);
-        fail(EXIT_RUNTIME, "out of memory on %s: %.2f GB for %s, %.2f GB are free; %s", info.name, (double)bytes / 1e9,
+        fail(EXIT_RUNTIME, "out of memory on %s: %.4g GB for %s, %.4g GB are free; %s", info.name, (double)bytes / 1e9,
              purpose, (double)info.memory_free / 1e9, remedy);
     }
     return memory;

@@ -39,7 +39,7 @@ typedef struct Error {
 #endif
 
 /* Writes the message (cut to fit) into *error and returns false, so that a parser can `return error_set(…)`.
- * In all three, control characters in what is printed become '?'. */
+ * In all three, control characters, and what is not UTF-8, become '?' in what is printed. */
 bool error_set(Error *error, const char *format, ...) CHECK_PRINTF(2, 3);
 
 /* Prints "train_gpt: MESSAGE" as one line to stderr and exits with the code. Thread-safe. */

@@ -62,6 +62,9 @@ bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error
     static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE,
                                          CHECKPOINT_FLAGS, CHECKPOINT_STATE};
     Manifest manifest;
+    struct stat status;
+    if (step >= 0 && lstat(path, &status) == 0 && S_ISLNK(status.st_mode))
+        return error_set(error, "%s: a symbolic link; none inside a run's directory is followed", path);
     if (!manifest_read(path, &manifest, error)) return false;
     bool good = step < 0 || manifest.step == step ||
                 error_set(error, "%s: its %s is one of step %" PRId64, path, MANIFEST_NAME, manifest.step);
@@ -126,6 +129,16 @@ bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_P
     if (find_newest(resume, path, &reason)) return true;
     return reason.text[0] ? error_set(error, "--resume %s", reason.text)
                           : error_set(error, "--resume %s: no checkpoint there", resume);
+}
+
+bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error) {
+    char *real = realpath(path, NULL);
+    if (!real) return error_set(error, "%s: %s", path, strerror(errno));
+    char *slash = strrchr(real, '/');
+    slash[slash == real] = '\0';
+    const bool fits = snprintf(parent, CHECKPOINT_PATH, "%s", real) < CHECKPOINT_PATH;
+    free(real);
+    return fits || error_set(error, "%.200s…: the path is too long", path);
 }
 
 int64_t checkpoint_newest_step(const char *out) {

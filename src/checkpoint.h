@@ -14,6 +14,7 @@
  * back from the disk and checked; then the directory is renamed and OUT fsynced, and only then go the older
  * ones beyond --keep, by way of OUT/.step_00000001.old. So OUT/step_* holds complete checkpoints and nothing
  * else, whenever the machine stops; the next save removes what it left under a leading dot.
+ * OUT/latest is a link to the newest, for people and other programs; nothing here reads it.
  *
  * A checkpoint is complete if its manifest says so, file by file. Loading refuses whatever is not, with a
  * line that names the file, and never changes anything on disk.
@@ -32,6 +33,7 @@ enum { CHECKPOINT_PATH = PATH_SIZE };
 #define CHECKPOINT_FLAGS   "config.ini"
 #define CHECKPOINT_STATE   "state.json"
 #define CHECKPOINT_GEMM    "gemm.json"
+#define CHECKPOINT_LATEST  "latest" /* beside the checkpoints */
 
 /* How far a run has come. */
 typedef struct Progress {
@@ -44,6 +46,9 @@ typedef struct Progress {
  * at all: false, with an empty error), a run's directory the newest complete one in it, a checkpoint's
  * directory itself, which must be complete. Says on stderr which newer ones it passed over and why. */
 bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_PATH], Error *error);
+
+/* The directory that a checkpoint stands in, with no link in its path. */
+bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error);
 
 /* The newest checkpoint in a run's directory by name and sizes alone; −1: none. */
 int64_t checkpoint_newest_step(const char *out);
@@ -69,7 +74,8 @@ bool checkpoint_load(const char *path, const Config *config, Model *model, Optim
  * set, and errno, if it cannot be read. */
 int checkpoint_list(const char *directory, int64_t **steps, Error *error);
 
-/* Whether a directory is a complete checkpoint: of a step, if that is not −1; sizes only, or contents too. */
+/* Whether a directory is a complete checkpoint: of a step and no link, if that is not −1; sizes only, or
+ * contents too. */
 bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error *error);
 
 /* The name of a step's directory. */

@@ -3,83 +3,20 @@
 #include "checkpoint.h"
 #include "flags.h"
 #include "json.h"
+#include "manifest.h"
+#include "state.h"
 #include "variant.h"
 #include "weights.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { SMALL_FILE_MOST = 1 << 20 };
 
-/* What state.json says beside what training needs: what the same bits need. */
-typedef struct Written {
-    int64_t threads, head_chunk;
-    char kernels[64], variant[128];
-} Written;
-
 /* ------------------------------------------------------------------------------------------------------
  * state.json
  * ---------------------------------------------------------------------------------------------------- */
-
-static bool parse_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count,
-                         Error *error) {
-    const cJSON *array = cJSON_GetObjectItemCaseSensitive(object, name), *item;
-    int n = cJSON_GetArraySize(array);
-    if (!cJSON_IsArray(array) || n > most)
-        return error_set(error, "field '%s' must be a list of at most %d numbers", name, most);
-    cJSON_ArrayForEach(item, array) {
-        if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble))
-            return error_set(error, "field '%s' holds something that is not a finite number", name);
-        *values++ = item->valuedouble;
-    }
-    *count = (uint32_t)n;
-    return true;
-}
-
-static bool parse_window(const cJSON *o, StepState *state, Error *error) {
-    const cJSON *window = cJSON_GetObjectItemCaseSensitive(o, "window");
-    int64_t next;
-    uint32_t norms;
-    Error reason = {0};
-    if (!parse_values(window, "loss", SKIP_WINDOW, state->loss_window, &state->window_count, &reason) ||
-        !parse_values(window, "norm", SKIP_WINDOW, state->norm_window, &norms, &reason) ||
-        !json_integer(window, "next", 0, SKIP_WINDOW - 1, &next, &reason))
-        return error_set(error, "field 'window': %s", reason.text);
-    if (norms != state->window_count)
-        return error_set(error, "field 'window': 'loss' and 'norm' differ in length");
-    state->window_next = (uint32_t)next;
-    return true;
-}
-
-static bool parse_name(const cJSON *o, const char *name, char *out, size_t size, Error *error) {
-    const char *text = json_text(o, name, error);
-    if (!text) return false;
-    if (strlen(text) >= size) return error_set(error, "field '%s' is too long", name);
-    strcpy(out, text);
-    return true;
-}
-
-static bool parse_state(const cJSON *o, StepState *state, Progress *progress, Written *written,
-                        Error *error) {
-    const int64_t big = INT64_C(1000000000000000);
-    int64_t applied, skips;
-    bool good = json_integer(o, "step", 0, big, &progress->step, error) &&
-                json_integer(o, "applied", 0, progress->step, &applied, error) &&
-                json_integer(o, "skips_in_a_row", 0, progress->step - applied, &skips, error) &&
-                json_integer(o, "windows", 0, big, &progress->windows, error) &&
-                json_integer(o, "epoch_windows", 0, big, &progress->epoch_windows, error) &&
-                json_integer(o, "threads", 1, 1000000, &written->threads, error) &&
-                json_integer(o, "head_chunk", 1, big, &written->head_chunk, error) &&
-                parse_name(o, "kernels", written->kernels, sizeof written->kernels, error) &&
-                parse_name(o, "variant", written->variant, sizeof written->variant, error) &&
-                parse_window(o, state, error);
-    if (!good) return false;
-    state->applied = (uint64_t)applied;
-    state->skips_in_a_row = (uint32_t)skips;
-    return true;
-}
 
 static bool check_variant(const char *directory, const Config *config, const Written *written, Error *error) {
     char variant[128];
@@ -96,7 +33,7 @@ static bool load_bhyt(const cJSON *o, const Model *model, Error *error) {
     double *values = must_calloc(L, sizeof *values, "BHyT's products");
     float *narrow = must_calloc(L, sizeof *narrow, "BHyT's products");
     uint32_t count = 0;
-    bool good = parse_values(o, "bhyt_c", model->L, values, &count, error) &&
+    bool good = state_values(o, "bhyt_c", model->L, values, &count, error) &&
                 (count == L || error_set(error, "field 'bhyt_c' must be a list of %d numbers", model->L));
     for (size_t l = 0; l < L; l++) narrow[l] = (float)values[l];
     const void *from = model->k->accum == DTYPE_F64 ? (const void *)values : (const void *)narrow;
@@ -111,13 +48,20 @@ static bool read_state(const char *directory, const Model *model, StepState *sta
                        Written *written, Error *error) {
     char path[CHECKPOINT_PATH];
     Error reason = {0};
-    if (!path_join(path, directory, CHECKPOINT_STATE, error)) return false;
+    Manifest manifest;
+    if (!path_join(path, directory, CHECKPOINT_STATE, error) || !manifest_read(directory, &manifest, error))
+        return false;
+    const int64_t step = manifest.step;
+    manifest_free(&manifest);
     cJSON *object = json_read(path, SMALL_FILE_MOST, error);
     if (!object) return false;
-    bool good = parse_state(object, state, progress, written, &reason) ||
+    bool good = state_parse(object, state, progress, written, &reason) ||
                 error_set(error, "%s: %s", path, reason.text);
     good = good && check_variant(directory, model->config, written, error) &&
            (load_bhyt(object, model, &reason) || error_set(error, "%s: %s", path, reason.text));
+    if (good && progress->step != step)
+        good = error_set(error, "%s: field 'step' is %lld; the manifest is one of step %lld", path,
+                         (long long)progress->step, (long long)step);
     cJSON_Delete(object);
     return good;
 }

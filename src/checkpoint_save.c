@@ -240,6 +240,20 @@ static void remove_checkpoint(const char *out, int64_t step) {
         directory_remove(old);
 }
 
+/* OUT/latest, replaced in one moment; what stands there and is no link is let be. A file system may have no
+ * links, and nothing depends on this one: failing is no error. */
+static void point_latest(const char *out, const char *name) {
+    char latest[CHECKPOINT_PATH], partial[CHECKPOINT_PATH];
+    struct stat status;
+    Error ignored;
+    if (!path_join(latest, out, CHECKPOINT_LATEST, &ignored) ||
+        !path_join(partial, out, "." CHECKPOINT_LATEST ".partial", &ignored))
+        return;
+    if (lstat(latest, &status) == 0 && !S_ISLNK(status.st_mode)) return;
+    unlink(partial);
+    if (symlink(name, partial) || rename(partial, latest)) unlink(partial);
+}
+
 /* Keeps the newest `keep` that have all their files, from this step back: a later one is damaged, or not
  * ours. */
 static void drop_old(const char *out, int64_t step, int64_t keep) {
@@ -269,6 +283,7 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     bool there = lstat(path, &status) == 0;
     remove_leftovers(config->out);
     if (there && checkpoint_is_complete(path, progress->step, true, &ignored)) {
+        point_latest(config->out, name);
         drop_old(config->out, progress->step, config->keep); /* a save that was killed here had not come to it */
         return true;
     }
@@ -281,6 +296,7 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
         directory_remove(partial);
         return false;
     }
+    point_latest(config->out, name);
     if (!directory_sync(config->out, error)) return false;
     drop_old(config->out, progress->step, config->keep);
     return true;

@@ -128,6 +128,13 @@ static bool set_text(const char **field, const Flag *flag, const char *value, Er
     return true;
 }
 
+void config_forget_texts(void) {
+    for (Text *next; texts; texts = next) {
+        next = texts->next;
+        free(texts);
+    }
+}
+
 static bool set_flag(Config *config, const Flag *flag, const char *value, Error *error) {
     void *field = (char *)config + flag->offset;
     switch (flag->type) {
@@ -243,21 +250,22 @@ bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *e
     return true;
 }
 
-static void read_config_file(Config *config, const char *path) {
+static bool read_config_file(Config *config, const char *path, Error *error) {
     enum { LARGEST = 1 << 20 };
     FILE *file = fopen(path, "rb");
-    check(file, "%s: %s", path, strerror(errno));
+    if (!file) return error_set(error, "%s: %s", path, strerror(errno));
     char *bytes = must_malloc(LARGEST + 1, "a config file");
     size_t size = fread(bytes, 1, LARGEST + 1, file);
-    check(!ferror(file), "%s: %s", path, strerror(errno));
-    check(size <= LARGEST, "%s: over %d bytes; that is no config file", path, LARGEST);
+    Error reason = {0};
+    bool good = !ferror(file) || error_set(error, "%s: %s", path, strerror(errno));
     fclose(file);
-    Error error = {0};
-    check(config_parse_lines(config, bytes, size, &error), "%s: %s", path, error.text);
+    if (good && size > LARGEST) good = error_set(error, "%s: over %d bytes; that is no config file", path, LARGEST);
+    good = good && (config_parse_lines(config, bytes, size, &reason) || error_set(error, "%s: %s", path, reason.text));
     free(bytes);
+    return good;
 }
 
-static void apply_preset(Config *config, const char *name) {
+static bool apply_preset(Config *config, const char *name, Error *error) {
     char names[512] = "";
     for (int i = 0; i < PRESET_COUNT; i++) {
         snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", PRESETS[i].name);
@@ -267,12 +275,12 @@ static void apply_preset(Config *config, const char *name) {
         for (char *word = strtok_r(settings, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
             char *equals = strchr(word, '=');
             *equals = '\0';
-            Error error = {0};
-            require(config_set(config, word, equals + 1, &error), "preset %s: %s", name, error.text);
+            Error reason = {0};
+            require(config_set(config, word, equals + 1, &reason), "preset %s: %s", name, reason.text);
         }
-        return;
+        return true;
     }
-    fail(EXIT_USAGE, "--preset: '%s' is not one of %s", name, names);
+    return error_set(error, "--preset: '%s' is not one of %s", name, names);
 }
 
 static void print_help(void) {
@@ -302,14 +310,17 @@ static void print_help(void) {
 }
 
 /* The value of argument i, which names a flag; *i moves past what was used. */
-static const char *argument_value(const Flag *flag, const char *inline_value, int argc, char **argv, int *i) {
+static const char *argument_value(const Flag *flag, const char *inline_value, int argc, char **argv, int *i,
+                                  Error *error) {
     if (flag->type == FLAG_MODE) {
-        check(!inline_value, "--%s takes no value", flag->name);
-        return "";
+        if (!inline_value) return "";
+        error_set(error, "--%s takes no value", flag->name);
+        return NULL;
     }
     if (inline_value) return inline_value;
-    check(*i + 1 < argc, "--%s needs a value", flag->name);
-    return argv[++*i];
+    if (*i + 1 < argc) return argv[++*i];
+    error_set(error, "--%s needs a value", flag->name);
+    return NULL;
 }
 
 typedef struct Argument {
@@ -317,21 +328,22 @@ typedef struct Argument {
     const char *value;
 } Argument;
 
-/* Splits argv into flags and values; numbers and choices are not looked at yet. Returns how many. */
-static int split_arguments(int argc, char **argv, Argument *arguments) {
+/* Splits argv into flags and values; numbers and choices are not looked at yet. Returns how many, or −1. */
+static int split_arguments(int argc, char **argv, Argument *arguments, Error *error) {
     int count = 0;
     for (int i = 1; i < argc; i++) {
-        check(strncmp(argv[i], "--", 2) == 0 && argv[i][2], "'%s' is not a flag; flags are --name value (see --help)",
-              argv[i]);
+        if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
+            return error_set(error, "'%s' is not a flag; flags are --name value (see --help)", argv[i]), -1;
         char name[128];
         size_t span = strcspn(argv[i] + 2, "=");
         snprintf(name, sizeof name, "%.*s", (int)span, argv[i] + 2);
         const char *inline_value = argv[i][2 + span] == '=' ? argv[i] + 2 + span + 1 : NULL;
         const Flag *flag = find_flag(name);
-        check(flag, "--%s: no such flag; the nearest is --%s (see --help)", name, nearest_flag(name));
-        const char *value = argument_value(flag, inline_value, argc, argv, &i);
-        Error error = {0};
-        check(flag->type != FLAG_TEXT || text_fits(flag, value, &error), "%s", error.text);
+        if (!flag)
+            return error_set(error, "--%s: no such flag; the nearest is --%s (see --help)", name,
+                             nearest_flag(name)), -1;
+        const char *value = argument_value(flag, inline_value, argc, argv, &i, error);
+        if (!value || (flag->type == FLAG_TEXT && !text_fits(flag, value, error))) return -1;
         arguments[count++] = (Argument){flag, value};
     }
     return count;
@@ -362,7 +374,9 @@ static void print_version(void) {
 
 /* split_arguments(), and what only asks for a text is answered. */
 static int read_arguments(int argc, char **argv, Argument *arguments) {
-    int count = split_arguments(argc, argv, arguments);
+    Error error = {0};
+    int count = split_arguments(argc, argv, arguments, &error);
+    check(count >= 0, "%s", error.text);
     if (given(arguments, count, "help")) print_help(), exit(EXIT_DONE);
     if (given(arguments, count, "version")) print_version(), exit(EXIT_DONE);
     if (given(arguments, count, "list-variants")) variant_print_table(), exit(EXIT_DONE);
@@ -375,31 +389,44 @@ const char *config_peek(int argc, char **argv, const char *name) {
     const char *value = given(arguments, count, name), *file = given(arguments, count, "config");
     if (!value && file) {
         Config config;
+        Error error = {0};
         config_defaults(&config);
-        read_config_file(&config, file);
+        check(read_config_file(&config, file, &error), "%s", error.text);
         value = *(const char **)((char *)&config + find_flag(name)->offset);
     }
     free(arguments);
     return value;
 }
 
-void config_parse(Config *config, int argc, char **argv, const char *base) {
-    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
-    int count = read_arguments(argc, argv, arguments);
+static bool apply(Config *config, const Argument *arguments, int count, const char *base, Error *error) {
     config_defaults(config);
-    if (base) read_config_file(config, base);
+    if (base && !read_config_file(config, base, error)) return false;
     /* The preset of the command line wins over the file's, but both lie below every other setting of either. */
     Config from_file = *config;
     const char *file = given(arguments, count, "config");
-    if (file) read_config_file(&from_file, file);
+    if (file && !read_config_file(&from_file, file, error)) return false;
     const char *preset = given(arguments, count, "preset");
     if (!preset) preset = from_file.preset;
-    if (preset) apply_preset(config, preset);
-    if (file) read_config_file(config, file);
-    for (int i = 0; i < count; i++) {
-        Error error = {0};
-        check(set_flag(config, arguments[i].flag, arguments[i].value, &error), "%s", error.text);
-    }
+    if (preset && !apply_preset(config, preset, error)) return false;
+    if (file && !read_config_file(config, file, error)) return false;
+    for (int i = 0; i < count; i++)
+        if (!set_flag(config, arguments[i].flag, arguments[i].value, error)) return false;
+    return true;
+}
+
+bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = split_arguments(argc, argv, arguments, error);
+    bool good = count >= 0 && apply(config, arguments, count, base, error);
+    free(arguments);
+    return good;
+}
+
+void config_parse(Config *config, int argc, char **argv, const char *base) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = read_arguments(argc, argv, arguments);
+    Error error = {0};
+    check(apply(config, arguments, count, base, &error), "%s", error.text);
     free(arguments);
 }
 
@@ -496,7 +523,26 @@ static void resolve_model(Config *c) {
           (long long)c->n_head, (long long)c->head_size);
 }
 
+/* Each says what to do and then stops: two of them would leave one undone, unsaid. */
+static void check_one_mode(const Config *c) {
+    const struct {
+        const char *name;
+        bool given;
+    } modes[] = {{"dry-run", c->dry_run},
+                 {"smoke", c->smoke},
+                 {"eval-only", c->eval_only},
+                 {"generate", c->generate != NULL},
+                 {"probe", c->probe != NULL}};
+    const char *first = NULL;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        if (!modes[i].given) continue;
+        check(!first, "--%s and --%s are two things to do; give one of them", first, modes[i].name);
+        first = modes[i].name;
+    }
+}
+
 void config_resolve(Config *c, int ranks) {
+    check_one_mode(c);
     resolve_model(c);
     int64_t micro = c->batch_size * c->seq_len * ranks;
     check(micro <= INT32_MAX, "--batch-size %lld × --seq-len %lld × %d ranks is %lld tokens; the most is %d",

@@ -66,6 +66,7 @@ typedef struct Config {
     /* run */
     const char *out, *resume;
     int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
+    int64_t cuda_graph, gemm_tune;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;
@@ -81,6 +82,9 @@ typedef struct Config {
  * file and the command line. Exits 2 on anything wrong, 0 after --help, --version or --list-variants, which it
  * prints. The texts in it live as long as the program. */
 void config_parse(Config *config, int argc, char **argv, const char *base);
+
+/* The same, but false with *error set where that exits 2, and --help, --version and --list-variants only set. */
+bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error);
 
 /* The value of one text flag of the command line or else its --config file, or NULL; before config_parse(), to find
  * that checkpoint. Exits as config_parse() does. */
@@ -108,6 +112,9 @@ const char *config_version(void);
 
 /* Defaults only; for tests and for config_parse. */
 void config_defaults(Config *config);
+
+/* Frees the texts of every Config there has been: they are undefined afterwards. For tests that parse without end. */
+void config_forget_texts(void);
 
 /* Sets one flag from text, as the command line does. */
 bool config_set(Config *config, const char *name, const char *value, Error *error);

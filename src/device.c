@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -55,6 +56,10 @@ static const char *missing_operation(const Kernels *k) {
     return NULL;
 }
 
+static char notice[320]; /* why --device auto took the CPU, or "" */
+
+const char *device_notice(void) { return notice[0] ? notice : NULL; }
+
 static const Kernels *open_cuda(Config *config) {
     bool must = config->device == DEVICE_CUDA;
     if (!is_there("cuda")) {
@@ -71,7 +76,7 @@ static const Kernels *open_cuda(Config *config) {
     char text[256] = "";
     if (k->open(0, text, sizeof text)) return k;
     check(!must, "--device cuda: %s", text);
-    warn("no usable GPU (%s): running on the CPU", text);
+    snprintf(notice, sizeof notice, "no usable GPU (%s): running on the CPU", text);
     return NULL;
 }
 

@@ -8,8 +8,11 @@
 #include "config.h"
 
 /* The implementation for --device and --dtype, opened; auto values in *config are replaced by what was chosen.
- * Exit 2 where the pair does not exist or the build does not hold it, exit 1 where the device cannot serve;
- * --device auto falls back to the CPU, and says why if there is a GPU that it cannot use. */
+ * Exit 2 where the pair does not exist, the build does not hold it, or --device cuda cannot be served;
+ * --device auto then falls back to the CPU. */
 const Kernels *device_open(Config *config);
+
+/* A line that says why --device auto took the CPU in a build that could use a GPU; NULL if it did not. */
+const char *device_notice(void);
 
 #endif

@@ -4,13 +4,13 @@
 #include <stdlib.h>
 
 void validator_create(Validator *v, Model *model) {
-    enum { BATCHES_AUTO = 40 };
+    enum { BATCHES_AUTO = 40, SEED = 0 };
     const Config *c = model->config;
     Error error = {0};
     *v = (Validator){.model = model};
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
-                           .n_ranks = 1, .vocab = (uint32_t)model->V};
+                           .n_ranks = 1, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
     v->loader = loader_create(&config, &error);
     check(v->loader, "--val-data: %s", error.text);
 
@@ -19,38 +19,34 @@ void validator_create(Validator *v, Model *model) {
     v->batches = batches < most ? batches : most;
     v->windows = all < v->batches * model->B ? all : v->batches * model->B;
     v->state = arena_memory(model->k, sizeof *v->state, "validation", "free some memory");
-    size_t bytes = (size_t)model->N * sizeof(uint32_t);
-    v->tokens = model->k->host_alloc(bytes);
-    v->targets = model->k->host_alloc(bytes);
-    require(v->tokens && v->targets, "out of memory: %zu bytes for a batch", 2 * bytes);
+    feed_create(&v->feed, model);
 }
 
 void validator_destroy(Validator *v) {
     loader_destroy(v->loader);
     shard_set_close(&v->set);
     v->model->k->release(v->state);
-    v->model->k->host_release(v->tokens);
-    v->model->k->host_release(v->targets);
+    feed_destroy(&v->feed);
 }
 
-double validator_run(Validator *v, int64_t *tokens) {
+bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
     Model *m = v->model;
-    Error error = {0};
-    check(loader_seek(v->loader, 0, &error), "--val-data: %s", error.text);
+    if (!loader_seek(v->loader, 0, error)) return false;
     m->k->step_begin(m->queue, &(StepBegin){.state = v->state});
     for (int64_t batch = 0; batch < v->batches; batch++) {
-        Batch into = {.tokens = v->tokens, .targets = v->targets};
-        check(loader_next(v->loader, &into, &error), "--val-data: %s", error.text);
+        struct FeedSlot *slot = feed_open(&v->feed);
+        Batch into = {.tokens = slot->tokens, .targets = slot->targets};
+        if (!loader_next(v->loader, &into, error)) return false;
         int64_t rows = v->windows - batch * m->B; /* that count */
-        for (int64_t i = rows * m->T; i < m->N; i++) v->targets[i] = TARGET_IGNORED;
-        model_feed(m, v->tokens, v->targets);
+        for (int64_t i = rows * m->T; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;
+        feed_send(&v->feed);
         model_forward(m, false);
         model_head(m, v->state, false);
-        m->k->queue_wait(m->queue); /* the buffers are reused */
     }
     StepState seen;
     m->k->copy(m->queue, &seen, v->state, sizeof seen, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
     *tokens = v->windows * m->T;
-    return seen.loss_sum / (double)*tokens;
+    *loss = seen.loss_sum / (double)*tokens;
+    return true;
 }

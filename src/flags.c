@@ -105,11 +105,15 @@ static const Flag RUN[] = {
     INT("save-every", save_every, "0", 0, 1e12, "checkpoint every so many steps (0: at the end only)"),
     INT("keep", keep, "2", 1, 1e6, "checkpoints kept"),
     INT("val-every", val_every, "100", 0, 1e12, "validate every so many steps and at the end (0: at the end)"),
-    INT("val-batches", val_batches, "auto", 1, 1e12, "batches a validation (auto: all of it, at most 40)"),
+    INT("val-batches", val_batches, "auto", 1, 1e12, "batches a validation, drawn once from all of it (auto: all, at most 40)"),
     INT("sample-every", sample_every, "0", 0, 1e12, "print a sample every so many steps (byte models)"),
     INT("stats-every", stats_every, "0", 0, 1e12, "telemetry of every layer into metrics.jsonl every so many steps (0: none)"),
     INT("log-every", log_every, "1", 1, 1e12, "steps between progress lines where there is no terminal"),
     CHOICE("device", device, "auto", "auto|cpu|cuda", "auto: a GPU if this build and machine have one"),
+    CHOICE("cuda-graph", cuda_graph, "auto", "auto|on|off",
+           "launch a step as captured graphs; changes no bit (auto: for models whose kernels are short)"),
+    CHOICE("gemm-tune", gemm_tune, "off", "off|on",
+           "measure eight algorithms for each matrix product in the first step; gemm.json in the checkpoint keeps them"),
     INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: as OMP_NUM_THREADS or the machine says)"),
 };
 

@@ -1,6 +1,7 @@
 /* json.c: see json.h. */
 #include "json.h"
 #include "directory.h"
+#include "json_scan.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -33,11 +34,21 @@ static bool fields_are_unique(const cJSON *value, Error *error) {
 
 cJSON *json_parse(const char *bytes, size_t size, Error *error) {
     const char *end = NULL;
-    cJSON *object = cJSON_ParseWithLengthOpts(bytes, size, &end, 0);
-    bool good = object || error_set(error, "no valid JSON at byte %zu", end ? (size_t)(end - bytes) : 0);
-    for (; good && end < bytes + size; end++)
-        if (!*end || !strchr(" \t\r\n", *end))
-            good = error_set(error, "more than one JSON value: byte %zu", (size_t)(end - bytes));
+    size_t at;
+    const char *wrong = json_scan((const unsigned char *)bytes, size, &at);
+    if (wrong) {
+        error_set(error, "no valid JSON at byte %zu: %s", at, wrong);
+        return NULL;
+    }
+    char *copy = must_malloc(size + 1, "a JSON text"); /* with an end: some cJSONs read one byte beyond it */
+    memcpy(copy, bytes, size);
+    copy[size] = '\0';
+    cJSON *object = cJSON_ParseWithLengthOpts(copy, size + 1, &end, 0);
+    size_t parsed = (size_t)(end - copy);
+    bool good = object || error_set(error, "no valid JSON at byte %zu", parsed);
+    parsed += good ? strspn(end, " \t\r\n") : 0;
+    good = good && (parsed == size || error_set(error, "more than one JSON value: byte %zu", parsed));
+    free(copy);
     good = good && (cJSON_IsObject(object) || error_set(error, "not a JSON object"));
     if (good && fields_are_unique(object, error)) return object;
     cJSON_Delete(object);

@@ -2,7 +2,8 @@
  * json.h: JSON files of moderate size, read strictly.
  *
  * cJSON takes the first value and lets be what follows it, and keeps the first of two fields of one name;
- * here both are errors, and the whole must be one object.
+ * here both are errors, as is what cJSON takes and JSON does not have (json_scan.h), and the whole must be one
+ * object.
  */
 #ifndef JSON_H
 #define JSON_H

@@ -1,19 +1,46 @@
 /* log.c: see log.h. */
+#define _GNU_SOURCE
 #include "log.h"
+#include "directory.h"
+#include "file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 double log_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* What a kill has left of a line goes: else the next one would be spoiled by it. */
+static void drop_torn_line(int file) {
+    char piece[4096];
+    off_t end = lseek(file, 0, SEEK_END), at = end;
+    while (at > 0) {
+        size_t size = at < (off_t)sizeof piece ? (size_t)at : sizeof piece;
+        if (file_read(file, piece, size, (uint64_t)at - size) != (ssize_t)size) return;
+        const char *newline = memrchr(piece, '\n', size);
+        at -= newline ? (off_t)(piece + size - 1 - newline) : (off_t)size;
+        if (newline) break;
+    }
+    if (at < end && ftruncate(file, at)) return; /* who refuses that refuses the next line too, which is said */
+}
+
+/* No link is followed and no pipe waited for: the directory may be anybody's. */
+static int open_metrics(const char *out) {
+    char path[PATH_SIZE];
+    struct stat status;
+    Error error = {0};
+    check(path_join(path, out, "metrics.jsonl", &error), "%s", error.text);
+    int file = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    check(file >= 0, "%s: %s", path,
+          errno == ELOOP ? "a symbolic link; none in a run's directory is followed" : strerror(errno));
+    check(fstat(file, &status) == 0 && S_ISREG(status.st_mode), "%s: not a regular file", path);
+    drop_torn_line(file);
+    return file;
 }
 
 void log_open(Log *log, const Config *config, double flops_per_token, double peak_flops) {
@@ -25,10 +52,7 @@ void log_open(Log *log, const Config *config, double flops_per_token, double pea
                  .peak_flops = peak_flops,
                  .last_val = NAN};
     if (!config->out) return;
-    char path[4096];
-    snprintf(path, sizeof path, "%s/metrics.jsonl", config->out);
-    log->metrics = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    check(log->metrics >= 0, "%s: %s", path, strerror(errno));
+    log->metrics = open_metrics(config->out);
 }
 
 static void end_line(Log *log) {
@@ -103,7 +127,8 @@ static void format_rate(const Log *log, double flops, char *text, size_t size) {
 }
 
 void log_train(Log *log, const TrainRecord *r) {
-    double seconds = r->ms * 1e-3, tokens_per_s = (double)r->tokens / seconds;
+    double seconds = r->ms * 1e-3; /* a clock that stands or goes back gives no rate: null in JSON */
+    double tokens_per_s = seconds > 0 ? (double)r->tokens / seconds : NAN;
     double flops = tokens_per_s * log->flops_per_token;
     write_train(log, r, tokens_per_s, flops);
     log->ms_smooth = log->ms_smooth > 0 ? 0.9 * log->ms_smooth + 0.1 * r->ms : r->ms;

@@ -433,14 +433,14 @@ static void attention_backward(Model *m, const Pass *pass, int l) {
     linear_backward(m, attn_out_ids(m, l), output_gradient(m, 2 * l), block->normed, m->narrow);
     const Storage *dcontext = context_backward(m, pass, l);
     Attention forward = attention_args(m, pass, l);
-    m->k->attention_backward(m->queue, &(AttentionBackward){.forward = &forward, .dout = dcontext, .dqkv = m->wide});
+    m->k->attention_backward(m->queue, &(AttentionBackward){.forward = &forward, .dout = dcontext, .dqkv = m->dqkv});
     Accum *dbias = gradient(m, PARAM_QKV_BIAS, l);
     if (m->rope || dbias || block->raw != block->qkv) {
         Qkv qkv = qkv_args(m, pass, l);
         m->k->qkv_backward(m->queue, &(QkvBackward){
             .forward = &qkv,
-            .dqkv = m->wide,
-            .draw = m->wide,
+            .dqkv = m->dqkv,
+            .draw = m->dqkv,
             .dalpha_q = gradient(m, PARAM_SDD_Q, l),
             .dalpha_k = gradient(m, PARAM_SDD_K, l),
             .dalpha_v = gradient(m, PARAM_SDD_V, l),
@@ -448,7 +448,7 @@ static void attention_backward(Model *m, const Pass *pass, int l) {
         });
     }
     if (m->config->recompute == RECOMPUTE_ACT) junction_again(m, pass, 2 * l);
-    linear_backward(m, qkv_ids(m, l), m->wide, input_of(m, pass, 2 * l), m->narrow);
+    linear_backward(m, qkv_ids(m, l), m->dqkv, input_of(m, pass, 2 * l), m->narrow);
 }
 
 /* What backward of block l reads and forward did not keep. */

@@ -100,6 +100,7 @@ struct Model {
     Storage *head_rows; /* [N, C] what the last pass left for the head */
     Storage *narrow;  /* [N, C] a sublayer's raw output; gradients at norm outputs and contexts */
     Storage *wide;    /* [N, max(F, QKV)] gradients at activations and at QKV */
+    Storage *dqkv;    /* [N, QKV]: wide, or one of its own where rows of QKV have padding, which must stay zero */
     Residual *dresidual; /* [N, C] */
     Storage *df;      /* [N, C], or NULL where dresidual serves */
     Storage *dcontext; /* [N, H·D] with SDD's norm on the context */

@@ -147,6 +147,7 @@ static void lay_out_workspace(Model *m, Arena *arena) {
     m->dmean_square = arena_take(arena, (size_t)m->N * dtype_size(m->k->accum));
     if (m->config->sdd == SDD_RELEASED) m->dcontext = arena_take(arena, rows_bytes(m->N, m->H * m->D, storage));
     m->wide = arena_take(arena, rows_bytes(m->N, m->F > m->QKV ? m->F : m->QKV, storage));
+    m->dqkv = padded(m->QKV) == m->QKV ? m->wide : arena_take(arena, rows_bytes(m->N, m->QKV, storage));
     m->dresidual = arena_take(arena, rows_bytes(m->N, m->C, residual_type(m)));
     if (needs_df(m)) m->df = arena_take(arena, rows_bytes(m->N, m->C, storage));
 }
@@ -288,7 +289,7 @@ void model_create(Model *m, const Config *config, const Kernels *k, bool train) 
     lay_out(m, placed);
     make_passing(m);
     m->queue = k->queue_create(m->scratch_bytes);
-    require(m->queue, "out of memory: %.2f GB of scratch; lower --batch-size", (double)m->scratch_bytes / 1e9);
+    require(m->queue, "out of memory: %.4g GB of scratch; lower --batch-size", (double)m->scratch_bytes / 1e9);
     fill_rope(m);
 }
 

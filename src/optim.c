@@ -14,6 +14,12 @@ static void lay_out(Optimizer *o, Arena *arena) {
     o->state = arena_take(arena, sizeof *o->state);
 }
 
+static void *host_memory(const Kernels *k, size_t bytes) {
+    void *memory = k->host_alloc(bytes);
+    require(memory, "out of memory: %zu bytes of host memory for the step's state", bytes);
+    return memory;
+}
+
 void optimizer_create(Optimizer *o, Model *model) {
     const Kernels *k = model->k;
     *o = (Optimizer){.model = model};
@@ -21,10 +27,12 @@ void optimizer_create(Optimizer *o, Model *model) {
     lay_out(o, &counted);
     o->memory = placed.base = arena_memory(k, counted.used, "AdamW's moments", "a smaller model takes less");
     lay_out(o, &placed);
-    o->inputs = k->host_alloc(sizeof *o->inputs);
-    o->seen = k->host_alloc(sizeof *o->seen);
-    require(o->inputs && o->seen, "out of memory: %zu bytes for the step's state", sizeof *o->seen);
+    o->seen = host_memory(k, sizeof *o->seen);
     *o->seen = (StepState){0};
+    for (int i = 0; i < STEPS_IN_FLIGHT; i++)
+        o->report[i] = (StepReport){.inputs = host_memory(k, sizeof(StepInputs)),
+                                    .seen = host_memory(k, sizeof(StepState)),
+                                    .copied = k->event_create()};
 
     ParamSlot *slots = params_slots(&model->params, model->config);
     k->copy(model->queue, o->slots, slots, (size_t)model->params.count * sizeof *slots, COPY_TO_DEVICE);
@@ -33,20 +41,30 @@ void optimizer_create(Optimizer *o, Model *model) {
 }
 
 void optimizer_destroy(Optimizer *o) {
-    o->model->k->release(o->memory);
-    o->model->k->host_release(o->inputs);
-    o->model->k->host_release(o->seen);
+    const Kernels *k = o->model->k;
+    k->queue_wait(o->model->queue);
+    k->release(o->memory);
+    k->host_release(o->seen);
+    for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
+        k->host_release(o->report[i].inputs);
+        k->host_release(o->report[i].seen);
+        k->event_destroy(o->report[i].copied);
+    }
 }
 
 void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     const Model *model = o->model;
-    *o->inputs = *inputs;
-    model->k->copy(model->queue, &o->state->in, o->inputs, sizeof *inputs, COPY_TO_DEVICE);
-    model->k->step_begin(model->queue, &(StepBegin){.state = o->state});
-    model->k->zero(model->queue, model->grad, moment_bytes(o));
+    const Kernels *k = model->k;
+    StepReport *report = &o->report[o->begun++ % STEPS_IN_FLIGHT];
+    k->event_host_wait(report->copied);
+    *report->inputs = *inputs;
+    k->copy(model->queue, &o->state->in, report->inputs, sizeof *inputs, COPY_TO_DEVICE);
+    k->event_record(model->queue, report->copied);
+    k->step_begin(model->queue, &(StepBegin){.state = o->state});
+    k->zero(model->queue, model->grad, moment_bytes(o));
 }
 
-void optimizer_update(Optimizer *o) {
+void optimizer_update(const Optimizer *o) {
     const Model *model = o->model;
     const Config *c = model->config;
     const Kernels *k = model->k;
@@ -81,6 +99,20 @@ void optimizer_update(Optimizer *o) {
         .beta2 = c->beta2,
         .eps = c->adam_eps,
     });
+}
+
+int optimizer_report(Optimizer *o) {
+    const Model *model = o->model;
+    int turn = (int)((o->begun - 1) % STEPS_IN_FLIGHT);
+    StepReport *report = &o->report[turn];
+    model->k->copy(model->queue, report->seen, o->state, sizeof *report->seen, COPY_TO_HOST);
+    model->k->event_record(model->queue, report->copied);
+    return turn;
+}
+
+const StepState *optimizer_await(Optimizer *o, int report) {
+    o->model->k->event_host_wait(o->report[report].copied);
+    return o->report[report].seen;
 }
 
 const StepState *optimizer_read(Optimizer *o) {

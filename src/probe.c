@@ -1,6 +1,8 @@
 /* probe.c: see probe.h. */
 #include "probe.h"
+#include "directory.h"
 #include "fetch.h"
+#include "file.h"
 #include "weights.h"
 
 #include <stdio.h>
@@ -116,6 +118,20 @@ static bool run(Probe *p, Optimizer *optimizer, const uint32_t *tokens, const ui
            safetensors_writer_append(p->writer, TARGETS, targets, bytes, error) &&
            append(p, LOSS, &loss, 1, error) &&
            weights_append(p->writer, p->fixed, &(DeviceArena){m, m->grad}, error);
+}
+
+bool probe_can_write(const char *path, Error *error) {
+    char partial[PATH_SIZE]; /* what the writer fills first, and then renames */
+    struct stat status;
+    if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
+        return error_set(error, "%.200s…: the path is too long", path);
+    if (lstat(path, &status) == 0 && !S_ISREG(status.st_mode))
+        return error_set(error, "%s: there is something that is no file", path);
+    int fd = open(partial, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    if (fd < 0) return error_set(error, "%s: cannot create: %s", partial, strerror(errno));
+    close(fd);
+    unlink(partial);
+    return true;
 }
 
 bool probe_write(Optimizer *optimizer, const uint32_t *tokens, const uint32_t *targets, const char *path,

@@ -13,6 +13,9 @@
 
 #include "optim.h"
 
+/* Whether a file can be made under that name: asked before any work. Leaves nothing behind. */
+bool probe_can_write(const char *path, Error *error);
+
 /* Runs the batch (host, [B·T] each) and writes the file. */
 bool probe_write(Optimizer *optimizer, const uint32_t *tokens, const uint32_t *targets, const char *path,
                  Error *error);

@@ -1,5 +1,6 @@
 /* report.c: see report.h. */
 #include "report.h"
+#include "device.h"
 #include "telemetry.h"
 #include "variant.h"
 
@@ -20,6 +21,10 @@ static void describe_model(const Config *c, const Params *params) {
            (double)params->true_elements * 1e-6, (double)params->true_elements_no_embeddings * 1e-6);
 }
 
+static void describe_fallback(void) {
+    if (device_notice()) printf("%s\n", device_notice());
+}
+
 static void describe_batch(const Config *c) {
     printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps; %lld updates, %.3g M tokens\n",
            (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len,
@@ -29,6 +34,7 @@ static void describe_batch(const Config *c) {
 void report_run(const Config *c, const Model *model) {
     DeviceInfo info = {0};
     model->k->describe(&info);
+    describe_fallback();
     describe_model(c, &model->params);
     describe_batch(c);
     printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·C·T for causal attention)\n",
@@ -42,6 +48,7 @@ void report_plan(const Config *c, const Kernels *k) {
     Params params;
     model_plan(c, k, true, &plan);
     params_build(&params, c);
+    describe_fallback();
     describe_model(c, &params);
     describe_batch(c);
     printf("parameters: %lld\n", (long long)params.true_elements);

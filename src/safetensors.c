@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "file.h"
+#include "json_scan.h"
 
 static const struct {
     const char *name;
@@ -55,38 +56,6 @@ static Printable printable(const char *name) {
 
 /* ---- the scan ---- */
 
-/* The length of the UTF-8 sequence at text (1 to 4), or 0 if it is none: overlong, a surrogate, cut, too
- * large. */
-static size_t utf8_length(const unsigned char *text, size_t left) {
-    if (text[0] < 0x80) return 1;
-    const size_t length = text[0] < 0xe0 ? 2 : text[0] < 0xf0 ? 3 : 4;
-    if (text[0] < 0xc2 || text[0] > 0xf4 || left < length) return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((text[i] & 0xc0) != 0x80) return 0;
-    if (text[0] == 0xe0 && text[1] < 0xa0) return 0;
-    if (text[0] == 0xed && text[1] > 0x9f) return 0;
-    if (text[0] == 0xf0 && text[1] < 0x90) return 0;
-    if (text[0] == 0xf4 && text[1] > 0x8f) return 0;
-    return length;
-}
-
-/* *at stands on the opening quote, and on the closing one afterwards. */
-static bool scan_string(const unsigned char *text, size_t n, size_t *at, Error *error) {
-    for (size_t i = *at + 1; i < n;) {
-        const size_t length = utf8_length(text + i, n - i);
-        if (length == 0) return error_set(error, "byte %zu: the header is not UTF-8", i + 8);
-        if (text[i] < 0x20) return error_set(error, "byte %zu: a control character in a string", i + 8);
-        if (n - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0)
-            return error_set(error, "byte %zu: a NUL in a string", i + 8);
-        if (text[i] == '"') {
-            *at = i;
-            return true;
-        }
-        i += text[i] == '\\' ? 2 : length;
-    }
-    return error_set(error, "byte %zu: a string without an end", *at + 8);
-}
-
 /* Outside of strings a header has braces, brackets, colons, commas and plain digits, three levels deep.
    Sixteen digits hold 2^53. */
 static bool scan_json(const unsigned char *text, size_t n, Error *error) {
@@ -94,7 +63,8 @@ static bool scan_json(const unsigned char *text, size_t n, Error *error) {
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = text[i];
         if (c == '"') {
-            if (!scan_string(text, n, &i, error)) return false;
+            const char *wrong = json_scan_string(text, n, &i);
+            if (wrong) return error_set(error, "byte %zu: %s", i + 8, wrong);
         } else if (c == '{' || c == '[') {
             if (++depth > 3)
                 return error_set(error, "byte %zu: the header is nested more than 3 deep", i + 8);

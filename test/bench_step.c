@@ -8,13 +8,9 @@
  * over the rate of the 2048³ product.
  */
 #include "../src/device.h"
-#include "../src/log.h"
-#include "../src/model.h"
-#include "../src/optim.h"
-#include "../src/philox.h"
+#include "bench.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 enum { ROUNDS_MOST = 101, SQUARE = 2048 };
 
@@ -27,20 +23,7 @@ typedef struct Bench {
     double gemm_flops;
 } Bench;
 
-static void set(Config *config, const char *name, const char *value) {
-    Error error = {0};
-    check(config_set(config, name, value, &error), "%s", error.text);
-}
-
-static void step(Bench *b) {
-    StepInputs inputs = {.lr = 1e-4, .loss_scale = 1 / (double)b->model.N};
-    optimizer_begin(&b->optimizer, &inputs);
-    model_forward(&b->model, true);
-    model_head(&b->model, b->optimizer.state, true);
-    model_backward(&b->model);
-    optimizer_update(&b->optimizer);
-    optimizer_read(&b->optimizer);
-}
+static void step(Bench *b) { bench_step(&b->model, &b->optimizer); }
 
 /* One linear layer's three products. */
 static void gemms_of(Bench *b, ParamId id, int layer, int64_t N, int in, int out, const Storage *x, Storage *y,
@@ -88,28 +71,18 @@ static double seconds_of(Bench *b, void (*work)(Bench *)) {
     return log_seconds() - begin;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return values[count / 2];
-}
-
 static void prepare(Bench *b, int argc, char **argv) {
     const char *preset = argc > 1 ? argv[1] : "gpt2-124m";
     char *arguments[] = {argv[0], "--preset", (char *)preset, "--batch-size", argc > 2 ? argv[2] : "4", "--seq-len",
                          argc > 3 ? argv[3] : "256"};
     config_parse(&b->config, 7, arguments, NULL);
-    set(&b->config, "dtype", "fp32");
-    set(&b->config, "device", "cpu");
+    bench_set(&b->config, "dtype", "fp32");
+    bench_set(&b->config, "device", "cpu");
     config_resolve(&b->config, 1);
     b->k = device_open(&b->config);
     model_create(&b->model, &b->config, b->k, true);
     optimizer_create(&b->optimizer, &b->model);
-    params_init(&b->model.params, &b->config, b->k->accum, b->model.master); /* the CPU's memory is the host's */
+    bench_fill(&b->model);
     float **squares[] = {&b->a, &b->b, &b->c};
     for (int i = 0; i < 3; i++) {
         *squares[i] = b->k->alloc(sizeof(float) * SQUARE * SQUARE);
@@ -117,11 +90,6 @@ static void prepare(Bench *b, int argc, char **argv) {
         philox_fill_normal_f32(*squares[i], &(PhiloxFill){.name_hash = (uint64_t)i, .rows = SQUARE, .columns = SQUARE,
                                                           .stride = SQUARE, .std = 1});
     }
-    uint32_t *tokens = must_malloc((size_t)b->model.N * sizeof *tokens, "tokens");
-    for (int64_t i = 0; i < b->model.N; i++)
-        tokens[i] = (uint32_t)(philox_uniform(1, philox_name_hash("tokens"), (uint64_t)i) * b->model.V);
-    model_feed(&b->model, tokens, tokens);
-    free(tokens);
 }
 
 int main(int argc, char **argv) {
@@ -136,8 +104,8 @@ int main(int argc, char **argv) {
         steps[i] = seconds_of(&b, step);
         products[i] = seconds_of(&b, gemms);
     }
-    double ms = median(steps, rounds) * 1e3, gemm_ms = median(products, rounds) * 1e3;
-    double square_rate = 2.0 * SQUARE * SQUARE * SQUARE / median(squares, rounds);
+    double ms = bench_median(steps, rounds) * 1e3, gemm_ms = bench_median(products, rounds) * 1e3;
+    double square_rate = 2.0 * SQUARE * SQUARE * SQUARE / bench_median(squares, rounds);
     double gemm_rate = b.gemm_flops / (gemm_ms * 1e-3);
     printf("{\"bench\":\"step\",\"device\":\"cpu\",\"model\":\"%s\",\"B\":%d,\"T\":%d,\"ms\":%.1f,\"gemm_ms\":%.1f,"
            "\"ratio\":%.3f,\"gemm_rate_share\":%.3f,\"gemm_gflop_per_s\":%.1f,\"threads\":%d,\"rounds\":%d}\n",

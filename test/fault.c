@@ -4,7 +4,7 @@
  * Calls on files are counted, from 1 on; at the one that is asked for, something happens. What counts:
  *
  *   FAULT_PATH=TEXT     calls on a path (a descriptor's too) that contains TEXT; default: all
- *   FAULT_CALLS=A,B     these of open mkdir write pwrite read pread fsync rename unlink rmdir close ftruncate; default: all
+ *   FAULT_CALLS=A,B     these of open mkdir write pwrite read pread fsync rename symlink unlink rmdir close ftruncate; default: all
  *   FAULT_TRACE=FILE    every counted call is appended to FILE as "NUMBER CALL PATH"
  *
  * and what happens:
@@ -20,6 +20,8 @@
  *
  *   FAULT_NAN_AT=N FAULT_NAN_TIMES=M    the results of those calls of dnnl_sgemm hold a NaN
  *   FAULT_CLOCK=S                       the clocks of the day jump S seconds to and fro at every look; the monotonic do not
+ *   FAULT_MONOTONIC=S                   these do, too (as under a library that fakes the time)
+ *   FAULT_STILL=1                       these stand still
  *
  * A test's tool: single-threaded tests of x86-64 Linux; its own errors end the process with 97.
  */
@@ -190,6 +192,7 @@ ssize_t pread64(int, void *, size_t, off_t) __attribute__((alias("pread")));
 
 PATH_CALL(mkdir, (const char *path, mode_t mode), path, real(path, mode))
 PATH_CALL(rename, (const char *from, const char *to), from, real(from, to))
+PATH_CALL(symlink, (const char *target, const char *path), path, real(target, path))
 PATH_CALL(unlink, (const char *path), path, real(path))
 PATH_CALL(rmdir, (const char *path), path, real(path))
 
@@ -231,22 +234,24 @@ int dnnl_sgemm(char ta, char tb, int64_t M, int64_t N, int64_t K, float alpha, c
 /* ---- clocks ---- */
 
 /* Seconds to add at this look: to and fro. */
-static long jump(void) {
-    long seconds = setting("FAULT_CLOCK", 0);
+static long jump(const char *name) {
+    long seconds = setting(name, 0);
     return atomic_fetch_add(&looks, 1) % 2 ? seconds : -seconds;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
     NEXT(clock_gettime);
     int status = real(clock, now);
-    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += jump();
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += jump("FAULT_CLOCK");
+    else if (clock == CLOCK_MONOTONIC && setting("FAULT_STILL", 0)) *now = (struct timespec){.tv_sec = 1000};
+    else if (clock == CLOCK_MONOTONIC) now->tv_sec += jump("FAULT_MONOTONIC");
     return status;
 }
 
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {
     NEXT(gettimeofday);
     int status = real(now, zone);
-    now->tv_sec += jump();
+    now->tv_sec += jump("FAULT_CLOCK");
     return status;
 }
 

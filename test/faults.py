@@ -104,6 +104,12 @@ def checkpoints(out):
     return steps
 
 
+def latest_is_whole(out):
+    """OUT/latest, if it is there, is a link to one of the checkpoints."""
+    link = os.path.join(out, "latest")
+    return not os.path.lexists(link) or os.readlink(link) in [f"step_{step:08d}" for step in checkpoints(out)]
+
+
 def leftovers(out):
     return [name for name in os.listdir(out) if name.startswith(".")]
 

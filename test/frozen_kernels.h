@@ -4,9 +4,9 @@
  * A stop-gradient is no derivative: its operand is a constant. So the base forward records the operand of
  * every one, and perturbed forwards take the recorded operand where the shipped kernels take the live one:
  *
- *   GPAS   r = u − act(g)·sg(u)    the whole of u is recorded, as s·u cannot say it; act(g) stays live, its
- * gradient is g's bhyt   v̂ = sg(a)·v + sg(b)     both numbers (they hold s, λ₁, c, mean γ₁², mean α_O²); v
- * stays live
+ *   GPAS   r = u − act(g)·sg(u)    the whole of u is recorded, as s·u cannot say it; act(g) stays live: its
+ *                                  gradient is g's
+ *   bhyt   v̂ = sg(a)·v + sg(b)     both numbers (they hold s, λ₁, c, mean γ₁², mean α_O²); v stays live
  *
  * The model under test is the shipped one; it is only handed this table of kernels. Operations are known by
  * their order, which is that of the forward pass.

@@ -3,11 +3,16 @@
  *
  *     gpu_probe [--tiny]
  *
- * Prints one JSON object: the device; copy bandwidth; cuBLASLt's rate on random data for the products of
- * gpt2-124m and gpt2-1558m; which pairs of types and epilogues cuBLASLt accepts; the time of each kernel
- * here, as a share of the copy bandwidth measured in the same run, or as TFLOP/s. Every time is the median of
- * 11 samples, after a warm-up, of enough calls to fill two milliseconds, between two events. --tiny shrinks
- * all shapes: it checks this program, and its numbers mean nothing.
+ * Prints JSON objects, one a line, told apart by "row":
+ *   device     what it is
+ *   copy       bandwidth of a copy on the device, bytes read and written, 0.5 GiB each way
+ *   kernel     the time of a kernel here, as bandwidth and share of a copy measured just before it, or as TFLOP/s
+ *   product    cuBLASLt's rate on random data for the products of gpt2-124m and gpt2-1558m
+ *   epilogue   whether cuBLASLt accepts a pair of types and epilogue
+ * Times are medians of 11 samples after a warm-up, between two events: "us", with cold caches, of single calls, each
+ * behind a write of more than the second-level cache; "us_warm", of calls one after the other, enough to fill two
+ * milliseconds. Rates are those of cold caches unless they are called warm. --tiny shrinks all shapes: it checks this
+ * program, and its numbers mean nothing.
  *
  * Exit codes: 0 done, 1 the device failed, 2 no device that can serve, or bad usage. How to build: see
  * kernels/cuda/README.md.
@@ -24,9 +29,11 @@ namespace {
 
 const Kernels *k;
 Queue *queue;
-Event *start, *stop;
+enum { SAMPLES = 11 };
+Event *start[SAMPLES], *stop[SAMPLES];
 bool tiny = false;
-double copy_bandwidth = 0; /* bytes/s, read and written */
+void *copied, *copied_to; /* of the copies between measurements; overwriting one empties the caches */
+size_t copied_bytes;
 
 /* --------------------------------------------------------------------------------------------------------
  * Memory with random numbers in it: products of zeros run faster than products of numbers.
@@ -78,43 +85,70 @@ bf16 *random_weight(int64_t out, int64_t in) {
  * Time
  * ------------------------------------------------------------------------------------------------------ */
 
+struct Times {
+    double cold, warm; /* seconds of one call */
+};
+
+double median(double *values, int count) {
+    std::nth_element(values, values + count / 2, values + count);
+    return values[count / 2];
+}
+
 template <typename Call> double seconds_of(int calls, Call call) {
-    k->event_record(queue, start);
+    k->event_record(queue, start[0]);
     for (int i = 0; i < calls; i++) call();
-    k->event_record(queue, stop);
-    k->event_host_wait(stop);
-    return k->event_elapsed(start, stop) / calls;
+    k->event_record(queue, stop[0]);
+    k->event_host_wait(stop[0]);
+    return k->event_elapsed(start[0], stop[0]) / calls;
 }
 
-/* Seconds of one call: the median of 11 samples. */
-template <typename Call> double median_seconds(Call call) {
-    const int samples = tiny ? 1 : 11;
+/* Everything is queued before anything is waited for: so no launch is waited for between two events. */
+template <typename Call> double cold_seconds(int samples, Call call) {
+    double times[SAMPLES];
+    for (int i = 0; i < samples; i++) {
+        k->zero(queue, copied_to, copied_bytes);
+        k->event_record(queue, start[i]);
+        call();
+        k->event_record(queue, stop[i]);
+    }
+    k->event_host_wait(stop[samples - 1]);
+    for (int i = 0; i < samples; i++) times[i] = k->event_elapsed(start[i], stop[i]);
+    return median(times, samples);
+}
+
+template <typename Call> Times measure(Call call) {
+    const int samples = tiny ? 1 : SAMPLES;
+    double times[SAMPLES];
     seconds_of(tiny ? 1 : 3, call);
-    const double once = tiny ? 1 : seconds_of(3, call);
+    const double cold = cold_seconds(samples, call), once = tiny ? 1 : seconds_of(3, call);
     const int calls = std::max(1, std::min(1000, (int)(2e-3 / (once > 0 ? once : 1e-6))));
-    std::vector<double> times;
-    for (int i = 0; i < samples; i++) times.push_back(seconds_of(calls, call));
-    std::nth_element(times.begin(), times.begin() + samples / 2, times.end());
-    return times[samples / 2];
+    for (int i = 0; i < samples; i++) times[i] = seconds_of(calls, call);
+    return {cold, median(times, samples)};
 }
 
-/* One object of an array; `first` tells where the comma goes. */
-const char *comma(bool &first) {
-    const char *text = first ? "" : ",";
-    first = false;
-    return text;
+/* Bytes a second, read and written. */
+double copy_bandwidth() {
+    const double seconds =
+        cold_seconds(tiny ? 1 : SAMPLES, [] { k->copy(queue, copied_to, copied, copied_bytes, COPY_ON_DEVICE); });
+    return 2.0 * copied_bytes / seconds;
 }
 
-void print_bandwidth(bool &first, const char *name, double bytes, double seconds) {
-    printf("%s\n    {\"kernel\": \"%s\", \"us\": %.2f, \"bytes\": %.0f, \"bytes_per_s\": %.4g, "
-           "\"share_of_copy\": %.3f}",
-           comma(first), name, seconds * 1e6, bytes, bytes / seconds, bytes / seconds / copy_bandwidth);
+template <typename Call> void print_bandwidth(const char *name, double bytes, Call call) {
+    const double copy = copy_bandwidth();
+    const Times time = measure(call);
+    printf("{\"row\": \"kernel\", \"name\": \"%s\", \"us\": %.2f, \"us_warm\": %.2f, \"bytes\": %.0f, "
+           "\"bytes_per_s\": %.4g, \"copy_bytes_per_s\": %.4g, \"share_of_copy\": %.4f, "
+           "\"share_of_copy_warm\": %.4f}\n",
+           name, time.cold * 1e6, time.warm * 1e6, bytes, bytes / time.cold, copy, bytes / time.cold / copy,
+           bytes / time.warm / copy);
     fflush(stdout);
 }
 
-void print_rate(bool &first, const char *name, double flops, double seconds) {
-    printf("%s\n    {\"kernel\": \"%s\", \"us\": %.2f, \"tflops\": %.2f}", comma(first), name, seconds * 1e6,
-           flops / seconds * 1e-12);
+template <typename Call> void print_rate(const char *row, const char *name, double flops, Call call) {
+    const Times time = measure(call);
+    printf("{\"row\": \"%s\", \"name\": \"%s\", \"us\": %.2f, \"us_warm\": %.2f, \"tflops\": %.3f, "
+           "\"tflops_warm\": %.3f}\n",
+           row, name, time.cold * 1e6, time.warm * 1e6, flops / time.cold * 1e-12, flops / time.warm * 1e-12);
     fflush(stdout);
 }
 
@@ -123,16 +157,12 @@ void print_rate(bool &first, const char *name, double flops, double seconds) {
  * ------------------------------------------------------------------------------------------------------ */
 
 void measure_copy() {
-    const size_t bytes = tiny ? 1 << 16 : (size_t)1 << 30; /* many times the second-level cache */
-    void *from = random_matrix<float>(1, bytes / sizeof(float)), *to = take(bytes);
-    const double seconds = median_seconds([&] { k->copy(queue, to, from, bytes, COPY_ON_DEVICE); });
-    copy_bandwidth = 2.0 * bytes / seconds;
-    printf("  \"copy_bytes_per_s\": %.4g,\n", copy_bandwidth);
-    release_all();
+    printf("{\"row\": \"copy\", \"bytes_per_s\": %.4g}\n", copy_bandwidth());
+    fflush(stdout);
 }
 
 /* Forward with a bias, and both gradients, of one matrix. */
-void measure_linear(bool &first, const char *model, const char *matrix, int64_t N, int in, int out,
+void measure_linear(const char *model, const char *matrix, int64_t N, int in, int out,
                     bool bias) {
     Linear forward = {};
     forward.N = N, forward.in = in, forward.out = out;
@@ -149,11 +179,11 @@ void measure_linear(bool &first, const char *model, const char *matrix, int64_t 
     char name[128];
     snprintf(name, sizeof name, "%s %s %d->%d N=%lld forward%s", model, matrix, in, out, (long long)N,
              bias ? " bias" : "");
-    print_rate(first, name, flops, median_seconds([&] { k->linear_forward(queue, &forward); }));
+    print_rate("product", name, flops, [&] { k->linear_forward(queue, &forward); });
     snprintf(name, sizeof name, "%s %s %d->%d N=%lld dx", model, matrix, in, out, (long long)N);
-    print_rate(first, name, flops, median_seconds([&] { k->linear_backward_input(queue, &backward); }));
+    print_rate("product", name, flops, [&] { k->linear_backward_input(queue, &backward); });
     snprintf(name, sizeof name, "%s %s %d->%d N=%lld dw fp32 +=", model, matrix, in, out, (long long)N);
-    print_rate(first, name, flops, median_seconds([&] { k->linear_backward_weight(queue, &backward); }));
+    print_rate("product", name, flops, [&] { k->linear_backward_weight(queue, &backward); });
     release_all();
 }
 
@@ -164,19 +194,16 @@ void measure_products() {
     };
     const Model models[] = {{"gpt2-124m", tiny ? 64 : 768}, {"gpt2-1558m", tiny ? 128 : 1600}};
     const int64_t N = tiny ? 32 : 16384, head = tiny ? 16 : 8192;
-    bool first = true;
-    printf("  \"products\": [");
     for (const Model &model : models) {
-        measure_linear(first, model.name, "qkv", N, model.C, 3 * model.C, true);
-        measure_linear(first, model.name, "o", N, model.C, model.C, true);
-        measure_linear(first, model.name, "mlp-in", N, model.C, 4 * model.C, true);
-        measure_linear(first, model.name, "mlp-out", N, 4 * model.C, model.C, true);
-        measure_linear(first, model.name, "head", head, model.C, tiny ? 257 : 50257, false);
+        measure_linear(model.name, "qkv", N, model.C, 3 * model.C, true);
+        measure_linear(model.name, "o", N, model.C, model.C, true);
+        measure_linear(model.name, "mlp-in", N, model.C, 4 * model.C, true);
+        measure_linear(model.name, "mlp-out", N, 4 * model.C, model.C, true);
+        measure_linear(model.name, "head", head, model.C, tiny ? 257 : 50257, false);
     }
-    printf("\n  ],\n");
 }
 
-void measure_junction(bool &first, int64_t N, int C, NormKind kind, bool residual_is_accum) {
+void measure_junction(int64_t N, int C, NormKind kind, bool residual_is_accum) {
     const size_t residual_size = residual_is_accum ? sizeof(float) : sizeof(bf16), row = N * row_stride(C);
     Junction forward = {};
     forward.N = N, forward.C = C, forward.residual_is_accum = residual_is_accum;
@@ -207,16 +234,14 @@ void measure_junction(bool &first, int64_t N, int C, NormKind kind, bool residua
     char name[128];
     snprintf(name, sizeof name, "junction_forward %s C=%d N=%lld residual %s", norm, C, (long long)N,
              residual_is_accum ? "fp32" : "bf16");
-    print_bandwidth(first, name, forward_bytes,
-                    median_seconds([&] { k->junction_forward(queue, &forward); }));
+    print_bandwidth(name, forward_bytes, [&] { k->junction_forward(queue, &forward); });
     snprintf(name, sizeof name, "junction_backward %s C=%d N=%lld residual %s", norm, C, (long long)N,
              residual_is_accum ? "fp32" : "bf16");
-    print_bandwidth(first, name, backward_bytes,
-                    median_seconds([&] { k->junction_backward(queue, &backward); }));
+    print_bandwidth(name, backward_bytes, [&] { k->junction_backward(queue, &backward); });
     release_all();
 }
 
-void measure_activation(bool &first, int64_t N, int F, ActivationKind kind) {
+void measure_activation(int64_t N, int F, ActivationKind kind) {
     const int parts = kind == ACTIVATION_SWIGLU ? 2 : 1;
     const int64_t width = parts * row_stride(F);
     Activation forward = {};
@@ -232,16 +257,14 @@ void measure_activation(bool &first, int64_t N, int F, ActivationKind kind) {
     const double elements = (double)N * F;
     char name[128];
     snprintf(name, sizeof name, "activation_forward %s F=%d N=%lld", kind_name, F, (long long)N);
-    print_bandwidth(first, name, elements * (parts + 1) * sizeof(bf16),
-                    median_seconds([&] { k->activation_forward(queue, &forward); }));
+    print_bandwidth(name, elements * (parts + 1) * sizeof(bf16), [&] { k->activation_forward(queue, &forward); });
     snprintf(name, sizeof name, "activation_backward %s F=%d N=%lld", kind_name, F, (long long)N);
-    print_bandwidth(first, name, elements * (2 * parts + 1) * sizeof(bf16),
-                    median_seconds([&] { k->activation_backward(queue, &backward); }));
+    print_bandwidth(name, elements * (2 * parts + 1) * sizeof(bf16), [&] { k->activation_backward(queue, &backward); });
     release_all();
 }
 
 /* The embedding's gradient at the tokens of a small vocabulary (many of each) and of GPT-2's; the loss. */
-void measure_ends(bool &first, int64_t N, int C, int V) {
+void measure_ends(int64_t N, int C, int V) {
     std::vector<uint32_t> ids(N);
     for (int64_t n = 0; n < N; n++) ids[n] = (uint32_t)((uint64_t)n * 2654435761u % (uint32_t)V);
     uint32_t *tokens = static_cast<uint32_t *>(take(N * sizeof(uint32_t)));
@@ -262,15 +285,13 @@ void measure_ends(bool &first, int64_t N, int C, int V) {
     loss.losses = take(chunk * sizeof(float));
     char name[128];
     snprintf(name, sizeof name, "embedding_backward C=%d V=%d N=%lld", C, V, (long long)N);
-    print_bandwidth(first, name, (double)N * C * sizeof(bf16),
-                    median_seconds([&] { k->embedding_backward(queue, &backward); }));
+    print_bandwidth(name, (double)N * C * sizeof(bf16), [&] { k->embedding_backward(queue, &backward); });
     snprintf(name, sizeof name, "cross_entropy V=%d N=%lld", V, (long long)chunk);
-    print_bandwidth(first, name, (double)chunk * V * 2 * sizeof(bf16),
-                    median_seconds([&] { k->cross_entropy(queue, &loss); }));
+    print_bandwidth(name, (double)chunk * V * 2 * sizeof(bf16), [&] { k->cross_entropy(queue, &loss); });
     release_all();
 }
 
-void measure_optimizer(bool &first, int64_t elements) {
+void measure_optimizer(int64_t elements) {
     ParamSlot slot = {};
     slot.count = elements, slot.lr_scale = 1, slot.rows = 1, slot.cols = (int)elements;
     StepState state = {};
@@ -294,13 +315,13 @@ void measure_optimizer(bool &first, int64_t elements) {
     squares.state = device_state;
     char name[128];
     snprintf(name, sizeof name, "adamw %lld parameters", (long long)elements);
-    print_bandwidth(first, name, 30.0 * elements, median_seconds([&] { k->adamw(queue, &step); }));
+    print_bandwidth(name, 30.0 * elements, [&] { k->adamw(queue, &step); });
     snprintf(name, sizeof name, "sum_squares %lld parameters", (long long)elements);
-    print_bandwidth(first, name, 4.0 * elements, median_seconds([&] { k->sum_squares(queue, &squares); }));
+    print_bandwidth(name, 4.0 * elements, [&] { k->sum_squares(queue, &squares); });
     release_all();
 }
 
-void measure_attention(bool &first, int B, int T, int H, int Hkv, int D) {
+void measure_attention(int B, int T, int H, int Hkv, int D) {
     const int64_t N = (int64_t)B * T, width = (int64_t)(H + 2 * Hkv) * D;
     Attention forward = {};
     forward.B = B, forward.T = T, forward.H = H, forward.Hkv = Hkv, forward.D = D;
@@ -314,31 +335,28 @@ void measure_attention(bool &first, int B, int T, int H, int Hkv, int D) {
     const double flops = 2.0 * B * H * (double)T * T * D; /* half of the square, two products */
     char name[128];
     snprintf(name, sizeof name, "attention_forward B=%d T=%d H=%d/%d D=%d", B, T, H, Hkv, D);
-    print_rate(first, name, flops, median_seconds([&] { k->attention_forward(queue, &forward); }));
+    print_rate("kernel", name, flops, [&] { k->attention_forward(queue, &forward); });
     snprintf(name, sizeof name, "attention_backward B=%d T=%d H=%d/%d D=%d", B, T, H, Hkv, D);
-    print_rate(first, name, 2.5 * flops, median_seconds([&] { k->attention_backward(queue, &backward); }));
+    print_rate("kernel", name, 2.5 * flops, [&] { k->attention_backward(queue, &backward); });
     release_all();
 }
 
 void measure_kernels() {
-    bool first = true;
     const int64_t N = tiny ? 24 : 65536;
-    printf("  \"kernels\": [");
     for (int C : {768, 1600, 2048, 4096}) {
-        measure_junction(first, tiny ? N : N * 768 / C, tiny ? C / 8 : C, NORM_LAYERNORM, false);
-        measure_junction(first, tiny ? N : N * 768 / C, tiny ? C / 8 : C, NORM_RMSNORM, true);
+        measure_junction(tiny ? N : N * 768 / C, tiny ? C / 8 : C, NORM_LAYERNORM, false);
+        measure_junction(tiny ? N : N * 768 / C, tiny ? C / 8 : C, NORM_RMSNORM, true);
     }
-    measure_activation(first, N, tiny ? 96 : 3072, ACTIVATION_GELU);
-    measure_activation(first, N, tiny ? 70 : 2048, ACTIVATION_SWIGLU);
-    measure_ends(first, N, tiny ? 64 : 768, tiny ? 17 : 256);
-    measure_ends(first, N, tiny ? 64 : 768, tiny ? 257 : 50257);
-    measure_optimizer(first, tiny ? 64 * 100 : 64 * 1944000);
+    measure_activation(N, tiny ? 96 : 3072, ACTIVATION_GELU);
+    measure_activation(N, tiny ? 70 : 2048, ACTIVATION_SWIGLU);
+    measure_ends(N, tiny ? 64 : 768, tiny ? 17 : 256);
+    measure_ends(N, tiny ? 64 : 768, tiny ? 257 : 50257);
+    measure_optimizer(tiny ? 64 * 100 : 64 * 1944000);
     const int B = tiny ? 1 : 16, T = tiny ? 80 : 1024;
-    measure_attention(first, B, T, tiny ? 2 : 12, tiny ? 2 : 12, 64);
-    measure_attention(first, B, T, tiny ? 2 : 25, tiny ? 2 : 25, 64);
-    measure_attention(first, B, T, tiny ? 2 : 16, tiny ? 1 : 4, 128);
-    measure_attention(first, tiny ? 1 : 4, tiny ? 80 : 4096, tiny ? 1 : 16, tiny ? 1 : 16, 64);
-    printf("\n  ],\n");
+    measure_attention(B, T, tiny ? 2 : 12, tiny ? 2 : 12, 64);
+    measure_attention(B, T, tiny ? 2 : 25, tiny ? 2 : 25, 64);
+    measure_attention(B, T, tiny ? 2 : 16, tiny ? 1 : 4, 128);
+    measure_attention(tiny ? 1 : 4, tiny ? 80 : 4096, tiny ? 1 : 16, tiny ? 1 : 16, 64);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -422,24 +440,21 @@ void probe_epilogues() {
                                   {"bgrad_b", CUBLASLT_EPILOGUE_BGRADB, true, false}};
     cublasLtHandle_t handle;
     CUBLASLT_CHECK(cublasLtCreate(&handle), "probing");
-    bool first = true;
-    printf("  \"epilogues\": [");
     for (const Types &types : all_types)
         for (const Epilogue &epilogue : epilogues)
             for (cudaDataType_t bias_type : {CUDA_R_16BF, CUDA_R_32F})
                 for (float beta : {0.0f, 1.0f}) {
                     if (!epilogue.bias && bias_type == CUDA_R_32F) continue;
                     const cublasStatus_t status = try_product(handle, types, epilogue, bias_type, beta);
-                    printf("%s\n    {\"types\": \"%s\", \"epilogue\": \"%s\", \"bias\": %s, \"beta\": %d, "
-                           "\"accepted\": %s, \"status\": \"%s\"}",
-                           comma(first), types.name, epilogue.name,
+                    printf("{\"row\": \"epilogue\", \"types\": \"%s\", \"epilogue\": \"%s\", \"bias\": %s, \"beta\": %d, "
+                           "\"accepted\": %s, \"status\": \"%s\"}\n",
+                           types.name, epilogue.name,
                            !epilogue.bias             ? "null"
                            : bias_type == CUDA_R_16BF ? "\"bf16\""
                                                       : "\"fp32\"",
                            (int)beta, status == CUBLAS_STATUS_SUCCESS ? "true" : "false",
                            cublasLtGetStatusName(status));
                 }
-    printf("\n  ]\n");
     CUBLASLT_CHECK(cublasLtDestroy(handle), "probing");
 }
 
@@ -449,8 +464,8 @@ void print_device() {
     int driver = 0, runtime = 0;
     CUDA_CHECK(cudaDriverGetVersion(&driver), "probing");
     CUDA_CHECK(cudaRuntimeGetVersion(&runtime), "probing");
-    printf("{\n  \"device\": \"%s\", \"memory_bytes\": %llu, \"multiprocessors\": %d,\n"
-           "  \"peak_bf16_flops\": %.4g, \"driver\": %d, \"runtime\": %d, \"cublaslt\": %zu, \"tiny\": %s,\n",
+    printf("{\"row\": \"device\", \"device\": \"%s\", \"memory_bytes\": %llu, \"multiprocessors\": %d, "
+           "\"peak_bf16_flops\": %.4g, \"driver\": %d, \"runtime\": %d, \"cublaslt\": %zu, \"tiny\": %s}\n",
            info.name, (unsigned long long)info.memory_total, info.units, info.peak_flops, driver, runtime,
            cublasLtGetVersion(), tiny ? "true" : "false");
 }
@@ -476,16 +491,22 @@ int main(int argc, char **argv) {
     limits.N = 65536, limits.H = 25, limits.C = 4096, limits.F = 4096, limits.parameters = 64 * 1944000;
     queue = k->queue_create(k->scratch_bytes(&limits));
     require(queue, "gpu_probe: not enough device memory for a queue");
-    start = k->event_create(), stop = k->event_create();
+    for (int i = 0; i < SAMPLES; i++) start[i] = k->event_create(), stop[i] = k->event_create();
+    copied_bytes = tiny ? 1 << 16 : (size_t)1 << 29;
+    copied = k->alloc(copied_bytes), copied_to = k->alloc(copied_bytes);
+    require(copied && copied_to, "gpu_probe: not enough device memory for two times %zu bytes", copied_bytes);
+    LAUNCH((fill_random<float>), tiny ? 8 : 1024, 128, 0, queue->stream, static_cast<float *>(copied), 1,
+           (int64_t)(copied_bytes / sizeof(float)), (int64_t)(copied_bytes / sizeof(float)), 0u);
 
     print_device();
     measure_copy();
-    measure_products();
     measure_kernels();
+    measure_products();
     probe_epilogues();
-    printf("}\n");
 
-    k->event_destroy(start), k->event_destroy(stop);
+    k->queue_wait(queue);
+    k->release(copied), k->release(copied_to);
+    for (int i = 0; i < SAMPLES; i++) k->event_destroy(start[i]), k->event_destroy(stop[i]);
     k->queue_destroy(queue);
     k->close();
     return EXIT_DONE;

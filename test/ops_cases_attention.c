@@ -140,21 +140,39 @@ static void declare_qkv_backward(Case *c, const void *shape, const void *variant
 
 /* ------------------------------------------------------------------------------------------- attention */
 
+typedef enum Documents { ONE_DOCUMENT, SHORT_DOCUMENTS, DOCUMENTS_OF_64, DOCUMENTS_OF_100 } Documents;
+
 typedef struct AttentionVariant {
-    bool documents;
+    Documents documents;
     double size; /* of q, k and v */
 } AttentionVariant;
 
 /* At size 1 a rare score stands so far out that its rounding alone is the largest error; at 0.7 none does,
  * and at 2 nearly every row has one. */
-/* At size 1 a rare score stands so far out that its rounding alone is the largest error; at 0.7 none does,
- * and at 2 nearly every row has one. */
 static const AttentionVariant attention_variants[] = {
-    {.size = 0.7}, {.documents = true, .size = 0.7}, {.size = 2}};
+    {.size = 0.7}, {.documents = SHORT_DOCUMENTS, .size = 0.7}, {.size = 2}};
+
+/* Kernels go by tiles of 64 and blocks of 64 or 128 rows: sequences that end anywhere in them, every head
+ * size that has a kernel of its own, groups of 1, 3 and 8; documents that start at a tile's border and
+ * inside, some of them so late that whole tiles lie in another document. */
+static const HeadShape tile_shapes[] = {
+    {1, 1, 3, 1, 32},   {2, 1, 8, 1, 64},   {1, 2, 1, 1, 128},  {1, 190, 8, 1, 32}, {1, 300, 1, 1, 32},
+    {2, 129, 3, 1, 48}, {1, 257, 1, 1, 48}, {1, 63, 8, 1, 64},  {1, 321, 3, 3, 64}, {1, 192, 3, 1, 96},
+    {1, 301, 1, 1, 96}, {2, 65, 8, 8, 128}, {1, 250, 3, 1, 128}};
+static const AttentionVariant tile_variants[] = {{.size = 0.7},
+                                                 {.documents = SHORT_DOCUMENTS, .size = 0.7},
+                                                 {.documents = DOCUMENTS_OF_64, .size = 0.7},
+                                                 {.documents = DOCUMENTS_OF_100, .size = 0.7}};
 static const QkvVariant qkv_measured[] = {{.rope = true, .in_place = true},
                                           {.norm = QKV_NORM_HEAD, .rope = true}};
 static const HeadShape attention_measured_shapes[] = {{4, 256, 12, 12, 64}, {1, 1024, 12, 4, 64}};
 static const AttentionVariant attention_measured[] = {{.size = 1}};
+
+/* Whether a document starts at time step t > 0. Short ones: about one token in nine. */
+static bool document_starts(Case *c, Documents documents, int64_t t) {
+    return documents == SHORT_DOCUMENTS ? uniform(c) < 1.0 / 9
+                                        : t % (documents == DOCUMENTS_OF_64 ? 64 : 100) == 0;
+}
 
 static Attention *attention(Case *c, const HeadShape *s, const AttentionVariant *v, Role made, Tensor **qkv_,
                             Tensor **out) {
@@ -162,13 +180,16 @@ static Attention *attention(Case *c, const HeadShape *s, const AttentionVariant 
     int64_t N = (int64_t)s->B * s->T;
     *a = (Attention){.B = s->B, .T = s->T, .H = s->H, .Hkv = s->Hkv, .D = s->D};
     head_title(c, s);
-    describe(c, "%s size=%g", v->documents ? " documents" : "", v->size);
+    static const char *const names[] = {"", " short documents", " documents of 64", " documents of 100"};
+    describe(c, "%s size=%g", names[v->documents], v->size);
     c->flops = 2.0 * s->B * s->H * s->T * (s->T + 1.0) * s->D; /* forward: the causal half of two products */
     *qkv_ = spread(c, matrix(c, TO(a->qkv), STORAGE, IN, N, head_width(s)), 0, v->size);
     if (v->documents) {
         Tensor *starts = indices(c, TO(a->doc_start), N, 1);
-        for (int64_t n = 1; n < N; n++) /* a new document at about one token in nine */
-            if (n % s->T) starts->value[n] = uniform(c) < 1.0 / 9 ? (double)(n % s->T) : starts->value[n - 1];
+        for (int64_t n = 1; n < N; n++)
+            if (n % s->T)
+                starts->value[n] =
+                    document_starts(c, v->documents, n % s->T) ? (double)(n % s->T) : starts->value[n - 1];
     }
     *out = matrix(c, TO(a->out), STORAGE, made, N, (int64_t)s->H * s->D);
     flat(c, TO(a->lse), ACCUM, made, (int64_t)s->B * s->H, s->T);
@@ -236,6 +257,8 @@ const Family families_attention[] = {
     FAMILY(qkv_backward, declare_qkv_backward, head_shapes, qkv_variants),
     FAMILY(attention_forward, declare_attention_forward, head_shapes, attention_variants),
     FAMILY(attention_backward, declare_attention_backward, head_shapes, attention_variants),
+    FAMILY(attention_forward, declare_attention_forward, tile_shapes, tile_variants),
+    FAMILY(attention_backward, declare_attention_backward, tile_shapes, tile_variants),
     FAMILY(attention_decode, declare_attention_decode, head_shapes, decode_variants),
     FAMILY(attention_forward, declare_attention_forward, attention_measured_shapes, attention_measured,
            .perf = true),

@@ -79,12 +79,17 @@ static bool open_for(Case *c, const Implementation *implementation, const Family
     return false;
 }
 
+/* A sample of the cases, few draws of each: where each launch takes long. */
+static bool takes_long(const Implementation *implementation) {
+    return implementation->slow || getenv("OPS_SAMPLE");
+}
+
 static void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
                       Report *report, CaseTest *test) {
     const Family *family;
     for (int i = 0; (family = family_at(i)); i++) {
         if (family->operation != operation || family->perf) continue;
-        Selection selection = {.family = family, .sample = sample || implementation->slow, .seed = seed};
+        Selection selection = {.family = family, .sample = sample || takes_long(implementation), .seed = seed};
         int shape, variant;
         while (!(report->look_for && report->failures) && select_next(&selection, &shape, &variant))
             report->cases += test(implementation, family, shape, variant, seed, report);
@@ -178,7 +183,7 @@ static void draw_values(const Implementation *implementation, Case *c, Pool *poo
 
 static int draws_of(const Implementation *implementation, const Case *c) {
     int64_t fewest = POOLED_ELEMENTS, most = case_elements(c) <= TINY_ELEMENTS ? TINY_DRAWS : MAX_DRAWS;
-    if (implementation->slow) most = SLOW_DRAWS;
+    if (takes_long(implementation)) most = SLOW_DRAWS;
     for (int i = 0; i < c->n_tensors; i++)
         if (is_output(&c->tensor[i]) && tensor_count(&c->tensor[i]) < fewest)
             fewest = tensor_count(&c->tensor[i]);

@@ -81,9 +81,8 @@ void PLAIN(step_decide)(Queue *queue, const StepDecide *d) {
         s->skip = SKIP_LOSS_SPIKE;
     else if (full && spikes(s->norm_window, (double)norm, d->skip_sigma))
         s->skip = SKIP_NORM_SPIKE;
-    if (s->skip == SKIP_NON_FINITE) s->skips_in_a_row++; /* a spike neither counts nor ends a run of them */
+    s->skips_in_a_row = s->skip == SKIP_NON_FINITE ? s->skips_in_a_row + 1 : 0;
     if (s->skip != SKIP_NONE) return;
-    s->skips_in_a_row = 0;
     s->loss_window[s->window_next] = (double)loss;
     s->norm_window[s->window_next] = (double)norm;
     s->window_next = (s->window_next + 1) % SKIP_WINDOW;

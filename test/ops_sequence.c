@@ -202,7 +202,11 @@ static const Event_ script[] = {{3, NAN, 1, SKIP_NON_FINITE, 1},
                                 {150, 40, 1, SKIP_LOSS_SPIKE, 0},
                                 {152, 1, 90, SKIP_NORM_SPIKE, 0},
                                 {160, -1, 1, SKIP_NONE, 0}, /* far below the mean is no spike */
-                                {161, 1, -INFINITY, SKIP_NON_FINITE, 1}};
+                                {161, 1, -INFINITY, SKIP_NON_FINITE, 1},
+                                {162, NAN, 1, SKIP_NON_FINITE, 2},
+                                {163, 40, 1, SKIP_LOSS_SPIKE, 0}, /* a spike is finite: the row ends */
+                                {164, 1, NAN, SKIP_NON_FINITE, 1},
+                                {165, 1, 90, SKIP_NORM_SPIKE, 0}};
 
 static const Event_ *event_at(int step) {
     for (size_t i = 0; i < sizeof script / sizeof script[0]; i++)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs test programs and says how it went.
 
-    test/run.py RUN...
+    test/run.py [--jobs N] RUN...
 
 A run is a cmocka program (it speaks TAP), with its arguments if it has any ("build/test_ops test"), or a .py file,
-which goes to pytest. Each gets one line with its counts and
-time; a failing one also shows its output. The last line is the sum: "N passed, M failed" (", K skipped"). Exit
+which goes to pytest. Each gets one line with its counts and time; a failing one also shows its output. With --jobs
+(default 1) up to N run at once, each with one thread; their lines come in the order of the command line all the same.
+The last line is the sum: "N passed, M failed" (", K skipped"). Exit
 status 1 if anything failed, or if nothing ran.
 """
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 import xml.etree.ElementTree as ElementTree
 
 LIMIT_S = 1800  # a program that takes longer hangs
@@ -62,17 +64,25 @@ def run_pytest(path, environment):
     return count["tests"] - count["failures"] - count["errors"] - count["skipped"], failed, count["skipped"], output
 
 
-def main(paths):
+def run_one(path, environment):
+    begin = time.monotonic()
+    counts = (run_pytest if path.endswith(".py") else run_cmocka)(path, environment)
+    return (*counts, time.monotonic() - begin)
+
+
+def main(paths, jobs):
     # OpenMP threads that spin while they wait starve each other when more programs run than cores are there.
     environment = dict({"OMP_WAIT_POLICY": "passive"}, **os.environ)
+    if jobs > 1:
+        environment["OMP_NUM_THREADS"] = "1"
     totals = [0, 0, 0]
-    for path in paths:
-        begin = time.monotonic()
-        passed, failed, skipped, output = (run_pytest if path.endswith(".py") else run_cmocka)(path, environment)
+    pool = ThreadPoolExecutor(max_workers=jobs)
+    for path, run_of_path in [(path, pool.submit(run_one, path, environment)) for path in paths]:
+        passed, failed, skipped, output, seconds = run_of_path.result()
         for i, value in enumerate((passed, failed, skipped)):
             totals[i] += value
         verdict = "FAILED" if failed else "ok"
-        print(f"{verdict:7}{path:56}{passed:5} passed {failed:3} failed {skipped:3} skipped {time.monotonic() - begin:7.1f} s",
+        print(f"{verdict:7}{path:56}{passed:5} passed {failed:3} failed {skipped:3} skipped {seconds:7.1f} s",
               flush=True)
         if failed:
             print("\n".join("    " + line for line in output.splitlines()[-200:]), flush=True)
@@ -82,6 +92,10 @@ def main(paths):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    arguments = sys.argv[1:]
+    at_once = 1
+    if arguments[:1] == ["--jobs"] and arguments[1:2] and arguments[1].isdigit():
+        at_once, arguments = int(arguments[1]), arguments[2:]
+    if not arguments or arguments[0].startswith("-") or at_once < 1:
         sys.exit(__doc__)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(arguments, at_once))

@@ -6,6 +6,7 @@ are test_checkpoint.c's; here is a choice of them, or with TEST_ALL=1 every byte
 import json
 import os
 import random
+import re
 import shutil
 
 # (Fixtures are asked for by name.)
@@ -122,6 +123,16 @@ def test_foreign_older_and_crafted_checkpoints_are_refused(base, out):
             json.dump(state, file)
         rewrite_manifest(place, lambda manifest: None)
         refused(base, out, says=(place, "variant" if field == "variant" else f"'{field}'"))
+    window = {"next": 5, "loss": [1.0, 2.0], "norm": [1.0, 2.0]}
+    for change, says in (({"step": 1, "applied": 1}, ("'step' is 1", "step 2")),
+                         ({"step": 3}, ("'step' is 3", "step 2")),
+                         ({"window": window}, ("'window'", "'next' is 5"))):
+        fresh()
+        state = {**json.loads(file_bytes(place, "state.json")), **change}
+        with open(os.path.join(place, "state.json"), "w", encoding="ascii") as file:
+            json.dump(state, file)
+        rewrite_manifest(place, lambda manifest: None)
+        refused(base, out, says=(f"{place}/state.json", *says))
     for text in ("{", "[]", "{} {}", '{"step": 1, "step": 2}', "", "\0"):
         fresh()
         with open(os.path.join(place, "state.json"), "w", encoding="ascii") as file:
@@ -151,6 +162,57 @@ def test_a_checkpoint_of_another_model_is_refused_by_tensor_or_flag(base, out):
                          (["--norm-eps", "1e-3"], "--norm-eps"), (["--arch", "llama", "--norm", "layernorm"], "tensor"),
                          (["--bias", "off"], "bias")):
         refused(base, out, "--resume", "auto", *change, says=(place, says))
+
+
+def test_a_resume_writes_where_the_checkpoint_stands_not_where_its_files_say(base, out, tmp_path):
+    """The directory was moved, or came from somebody else: config.ini's own `out` is never written to."""
+    run(*base[0], "--steps", 2, "--out", tmp_path / "old")
+    os.rename(tmp_path / "old", out)
+    for resume, last in ((out, 4), (step_directory(out, 4), 6)):
+        text = run(*base[0], "--steps", last, "--resume", resume).stdout
+        assert f"checkpoint {step_directory(os.path.realpath(out), last)}" in text
+    assert checkpoints(out) == [2, 4, 6] and not os.path.exists(tmp_path / "old")
+    same_bits(out, base[1], 6)
+
+
+VARIANTS = ["", "--norm rmsnorm", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--placement post",
+            "--placement sandwich", "--placement deepnorm", "--placement mix --mix-post-layers 1",
+            "--placement lns", "--final-norm off", "--embed-norm on", "--embed-scale on", "--gpas layer",
+            "--gpas sublayer", "--gpas layer --gpas-act tanh", "--sdd paper", "--sdd released",
+            "--norm bhyt --bhyt-gamma-var on", "--norm bhyt --bhyt-lambda-final 1", "--positions rope",
+            "--activation swiglu --n-ffn 64", "--arch llama"]
+
+
+def test_no_variant_loads_into_another(base, tmp_path):
+    """Each into the next and into the first, tensors of the same names and shapes or not: directory and tensor or
+    flag in one line; nothing on disk changes, and no --out is made."""
+    def place(i):
+        return str(tmp_path / f"{i}")
+
+    for i, variant in enumerate(VARIANTS):
+        run(*base[0], *variant.split(), "--steps", 1, "--out", place(i))
+        run(*base[0], *full(variant), "--steps", 2, "--out", place(i), "--resume", "auto")  # its own it takes
+    before, target = picture(tmp_path), str(tmp_path / "target")
+    for i, variant in enumerate(VARIANTS):
+        for other in {0, (i + 1) % len(VARIANTS)} - {i}:
+            there = step_directory(place(other), 1)
+            # What the other one's config.ini says lies below the command line: so each is said in full.
+            message = run(*base[0], *full(variant), "--resume", there, "--out", target, code=2).stderr
+            said = there in message and re.search("tensor|variant|--[a-z]", message)
+            assert said, (variant, VARIANTS[other], message)
+    assert picture(tmp_path) == before and not os.path.exists(target)
+
+
+def full(variant):
+    """Every flag of a variant, with those that it leaves at their defaults."""
+    flags = {"--arch": "gpt2", "--placement": "pre", "--embed-norm": "off", "--embed-scale": "off", "--gpas": "off",
+             "--gpas-act": "silu", "--sdd": "off", "--bhyt-gamma-var": "off", "--bhyt-lambda-final": "0"}
+    for name in ("norm", "norm-eps", "final-norm", "positions", "activation", "mix-post-layers", "bias",
+                 "tie-embeddings", "n-ffn"):
+        flags["--" + name] = "auto"
+    words = variant.split()
+    flags.update(zip(words[::2], words[1::2]))
+    return [word for pair in flags.items() for word in pair]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(base, out):
@@ -190,5 +252,5 @@ def test_names_in_the_directory_that_are_no_checkpoints_are_let_be(base, out):
         os.mkdir(os.path.join(out, name))
     os.mkdir(os.path.join(out, ".step_00000003.partial"))
     run(*base[0][:-2], "--keep", 1, "--out", out, "--resume", "auto")
-    assert sorted(os.listdir(out)) == [".step_notes", "metrics.jsonl", "other", "step_-0000001", "step_00000006",
+    assert sorted(os.listdir(out)) == [".step_notes", "latest", "metrics.jsonl", "other", "step_-0000001", "step_00000006",
                                        "step_00000009x", "step_3"]

@@ -17,8 +17,8 @@ import pytest
 # (Fixtures are asked for by name.)
 from faults import (
     ALL, MANIFEST, MODEL, MOMENTS, SMALL, base, begun, calls_of, checkpoints, chosen, data, events, fault,
-    file_bytes, leftovers, metrics, out, picture, run, same_bits, sentences, start, step_directory, tmp_path,
-    wait_for, write_shard)
+    file_bytes, latest_is_whole, leftovers, metrics, out, picture, run, same_bits, sentences, start, step_directory,
+    tmp_path, wait_for, write_shard)
 
 # ------------------------------------------------------------------------------------------------------- kills
 
@@ -29,25 +29,30 @@ def test_a_kill_at_any_system_call_of_a_save_loses_nothing(deed, base, fault, tm
     arguments = [*base[0][:-2], "--keep", 1, "--save-every", 4, "--resume", "auto"]
     before, trace = str(tmp_path / "before"), str(tmp_path / "trace")
     begun(base, before, 2)
+    with open(os.path.join(before, "metrics.jsonl"), "w", encoding="ascii") as file:
+        file.write('{"type":"note"}\n')
+    os.symlink("step_00000002", os.path.join(before, "latest"))
 
     def killed(at):
         out = str(tmp_path / f"{deed}{at}")
-        shutil.copytree(before, out)
+        shutil.copytree(before, out, symlinks=True)
         run(*arguments, "--steps", 4, "--out", out, code=-9, env=fault(PATH=out, AT=at, DO=deed))
         there = checkpoints(out)
-        assert there in ([2], [4], [2, 4]), at
+        assert there in ([2], [4], [2, 4]) and latest_is_whole(out), at
         done = run(*arguments, "--steps", 6, "--out", out)
         assert "passing over" not in done.stderr and f"resumed from {step_directory(out, there[-1])}" in done.stdout
         assert checkpoints(out) == [6] and leftovers(out) == [], at
+        assert os.readlink(os.path.join(out, "latest")) == "step_00000006"
+        assert metrics(out, "note") and events(out)[-1] == "end", at  # and no line between them is torn
         same_bits(out, base[1], 6)
         shutil.rmtree(out)
         return there
 
     out = str(tmp_path / "traced")
-    shutil.copytree(before, out)
+    shutil.copytree(before, out, symlinks=True)
     run(*arguments, "--steps", 4, "--out", out, env=fault(PATH=out, TRACE=trace))
     calls = calls_of(trace)
-    assert {call for _, call, _ in calls} >= {*FAILURES, "unlink", "rmdir"}
+    assert {call for _, call, _ in calls} >= {*FAILURES, "unlink", "rmdir", "symlink"}
     if deed == "tear":
         points = chosen([entry for entry in calls if entry[1] in ("pwrite", "write")])
     else:
@@ -55,6 +60,24 @@ def test_a_kill_at_any_system_call_of_a_save_loses_nothing(deed, base, fault, tm
     outcomes = [killed(number) for number, _, _ in points]
     assert [2] in outcomes and (deed == "tear" or [4] in outcomes and [2, 4] in outcomes)
     print(f"{len(points)} of {len(calls)} calls: {deed}")
+
+
+def test_a_kill_at_any_system_call_of_the_first_save_loses_nothing(base, fault, tmp_path):
+    """From the making of --out to the end; where there is no checkpoint yet, --resume auto starts afresh."""
+    arguments, trace = [*base[0], "--save-every", 4, "--resume", "auto"], str(tmp_path / "trace")
+    out = str(tmp_path / "run")
+    run(*arguments, "--steps", 4, "--out", out, env=fault(PATH=out, TRACE=trace))
+    shutil.rmtree(out)
+    points, outcomes = chosen(calls_of(trace), leave_out=("close", "pread", "write")), []
+    for at, _, _ in points:
+        run(*arguments, "--steps", 4, "--out", out, code=-9, env=fault(PATH=out, AT=at, DO="kill"))
+        outcomes.append(checkpoints(out) if os.path.exists(out) else None)
+        done = run(*arguments, "--out", out)
+        assert done.stderr == "" and latest_is_whole(out) and leftovers(out) == [], at
+        same_bits(out, base[1], 6)
+        shutil.rmtree(out)
+    assert None in outcomes and [] in outcomes and [4] in outcomes
+    print(f"{len(points)} of {len(calls_of(trace))} calls: kill in the first save")
 
 
 def test_kills_at_random_instants_end_in_the_same_bits(data, tmp_path):
@@ -76,6 +99,7 @@ def test_kills_at_random_instants_end_in_the_same_bits(data, tmp_path):
                     errors = process.communicate(timeout=60)[1]
             assert "passing over" not in errors and process.returncode in (0, -9), errors
             before, there = there, checkpoints(out) if os.path.exists(out) else []
+            assert not there or latest_is_whole(out)
             longest *= 1.2 if there == before else 0.97  # lives long enough to get on, short enough to be cut
             if os.path.exists(os.path.join(out, "metrics.jsonl")):
                 said = [line["step"] for line in metrics(out, "event") if line["event"] == "checkpoint"]
@@ -246,6 +270,78 @@ def test_a_full_disk_stops_checkpoints_and_nothing_else(data, small_disk):
     same_bits(out, straight, last)
 
 
+def test_a_run_that_ends_on_a_full_disk_says_which_checkpoint_is_good(data, small_disk):
+    """The signal asks for a last save, which cannot be: exit 1, and nothing is lost but the steps since the last one."""
+    out = os.path.join(small_disk, "run")
+    arguments = [*SMALL, *data, "--keep", 2]
+    with start(*arguments, "--save-every", 40, "--steps", 10 ** 7, "--out", out) as process:
+        good = re.search("^checkpoint (.*)$", wait_for(process, "^checkpoint /"))[1]
+        with open(os.path.join(small_disk, "filler"), "wb", buffering=0) as file:
+            try:
+                while file.write(b"x" * 4096):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+        good = re.search("last good checkpoint: (.*)$", wait_for(process, "^checkpoint failed"))[1]
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == 1
+    assert errors.splitlines()[-1].startswith("train_gpt: the last checkpoint could not be written: ")
+    assert os.strerror(errno.ENOSPC) in errors and errors.endswith(f"last good checkpoint: {good}\n")
+    step = int(good[-8:])
+    assert checkpoints(out)[-1] == step and leftovers(out) == []
+    os.unlink(os.path.join(small_disk, "filler"))
+    run(*arguments, "--steps", step + 5, "--out", out, "--resume", "auto")
+    run(*arguments, "--steps", step + 5, "--out", small_disk + ".straight")
+    same_bits(out, small_disk + ".straight", step + 5)
+
+
+def test_an_out_that_vanishes_during_training_does_not_end_it(base, out):
+    with start(*base[0], "--steps", 3000, "--save-every", 1000, "--out", out) as process:
+        wait_for(process, "^step 3/")
+        shutil.rmtree(out)
+        assert os.strerror(errno.ENOENT) in wait_for(process, "^checkpoint failed")
+        process.stdout.read()
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == 1
+    assert "last good checkpoint: none" in errors and not os.path.exists(out)
+
+
+def test_what_stands_at_the_place_of_the_programs_files_is_not_followed(base, out, tmp_path):
+    """Links and pipes under the names that a run writes to: refused, replaced or let be, never written through."""
+    (tmp_path / "victim").write_text("mine\n")
+    for make in (lambda path: os.symlink(tmp_path / "victim", path), os.mkfifo, os.mkdir):
+        os.makedirs(out)
+        make(os.path.join(out, "metrics.jsonl"))
+        before = picture(out)
+        assert f"{out}/metrics.jsonl" in run(*base[0], "--out", out, code=2).stderr
+        assert {path: entry[0] for path, entry in picture(out).items()} == {
+            path: entry[0] for path, entry in before.items()}
+        shutil.rmtree(out)
+    os.makedirs(out)
+    (tmp_path / "folder").mkdir()
+    for name in (".step_00000002.partial", ".step_00000004.old", ".latest.partial", "latest"):
+        os.symlink(tmp_path / "folder", os.path.join(out, name))
+    os.symlink(step_directory(base[1], 6), step_directory(out, 6))  # another run's, complete
+    done = run(*base[0], "--out", out, "--resume", "auto", code=2)
+    assert "none of the 1 checkpoints" in done.stderr and "symbolic link" in done.stderr
+    shutil.copytree(step_directory(base[1], 2), step_directory(out, 2))
+    before = picture(base[1])
+    done = run(*base[0], "--out", out, "--resume", "auto")
+    assert re.fullmatch(r"train_gpt: passing over [^\n]*step_00000006: a symbolic link[^\n]*\n", done.stderr)
+    assert not os.path.islink(step_directory(out, 6)) and checkpoints(out) == [2, 4, 6] and leftovers(out) == []
+    same_bits(out, base[1], 6)
+    assert picture(base[1]) == before and os.listdir(tmp_path / "folder") == []
+    assert (tmp_path / "victim").read_text() == "mine\n"
+    assert os.readlink(os.path.join(out, "latest")) == "step_00000006"
+    run(*base[0], "--out", str(tmp_path / "other"), "--resume", os.path.join(out, "latest"))  # the user's own word
+    os.unlink(os.path.join(out, "latest"))
+    os.mkdir(os.path.join(out, "latest"))
+    run(*base[0], "--steps", 7, "--out", out, "--resume", "auto")
+    assert os.listdir(os.path.join(out, "latest")) == [] and leftovers(out) == []
+
+
 def test_a_disk_that_is_full_for_a_while(base, fault, out):
     """Without a file system of its own: every write into --out fails from the save of step 4 on, for some calls."""
     text = run(*base[0], "--out", out, env=fault(CALLS="mkdir,pwrite", PATH="step_00000004", AT=3, TIMES=0,
@@ -337,6 +433,27 @@ def test_a_shard_that_changes_during_training_ends_the_run_with_a_checkpoint(dam
     run(*arguments, "--steps", last + 5, "--out", out, "--resume", "auto")
     run(*arguments, "--steps", last + 5, "--out", out + ".straight")
     same_bits(out, out + ".straight", last + 5)
+
+
+def test_validation_data_that_change_end_the_run_with_a_checkpoint(base, out, tmp_path):
+    """On the way, and at the end: nothing that was learned is lost."""
+    path = tmp_path / "val.bin"
+    write_shard(path, sentences(200, 5))
+    whole = file_bytes(path)
+    arguments = [*base[0], "--val-data", path, "--val-every", 5, "--steps", 10 ** 7, "--save-every", 0]
+    with start(*arguments, "--out", out) as process:
+        wait_for(process, "val loss")
+        os.truncate(path, len(whole) - 40)
+        process.stdout.read()
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == 2
+    last = metrics(out)[-1]["step"]
+    assert re.fullmatch(r"train_gpt: --val-data: [^\n]*\n", errors) and str(path) in errors
+    assert last % 5 == 0 and checkpoints(out) == [last] and step_directory(out, last) in errors
+    path.write_bytes(whole)
+    run(*base[0], "--steps", last + 2, "--out", out, "--resume", "auto")
+    run(*base[0], "--steps", last + 2, "--out", out + ".straight")
+    same_bits(out, out + ".straight", last + 2)
 
 
 def test_a_shard_that_cannot_be_read_is_named_with_the_byte(base, fault, data, out):

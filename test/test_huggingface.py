@@ -19,7 +19,7 @@ TRAINING = ["--steps", 3, "--lr", "1e-2", "--warmup-steps", 0, "--val-every", 0,
 # fp32 whatever the model's type is, with 2⁻²⁴ a rounding, some dozens of them one after the other.
 TOLERANCE = {"gpt2": 1e-10, "llama": 1e-5}
 
-CASES = {"gpt2": ["--arch", "gpt2"], "llama": ["--arch", "llama"],
+CASES = {"gpt2": ["--arch", "gpt2"], "gpt2 untied": ["--tie-embeddings", "off", "--n-ffn", 72], "llama": ["--arch", "llama"],
          "llama grouped": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 40, "--rope-base", 500],
          "llama tied": ["--arch", "llama", "--tie-embeddings", "on"],
          "llama biases": ["--arch", "llama", "--bias", "on"]}
@@ -86,12 +86,14 @@ def foreign(torch, case):
     """A model of transformers' own making, with weights that are nowhere at their initial value."""
     import transformers
     torch.manual_seed(7)
-    if case == "gpt2":
-        config = transformers.GPT2Config(vocab_size=96, n_positions=16, n_embd=32, n_layer=2, n_head=4, n_inner=128)
+    tied = case in ("gpt2", "llama tied")
+    if case.startswith("gpt2"):
+        config = transformers.GPT2Config(vocab_size=96, n_positions=16, n_embd=32, n_layer=2, n_head=4, n_inner=128,
+                                         tie_word_embeddings=tied)
     else:
         config = transformers.LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                                           num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16,
-                                          tie_word_embeddings=False, rms_norm_eps=1e-6)
+                                          tie_word_embeddings=tied, rms_norm_eps=1e-6)
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -100,18 +102,20 @@ def foreign(torch, case):
     return model.eval()
 
 
-FLAGS = {"gpt2": ["--arch", "gpt2"], "llama": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 64]}
+FLAGS = {"gpt2": ["--arch", "gpt2"], "gpt2 untied": ["--arch", "gpt2", "--tie-embeddings", "off"],
+         "llama": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 64],
+         "llama tied": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 64, "--tie-embeddings", "on"]}
 
 
 @pytest.mark.parametrize("form", ["single", "sharded", "base", "bfloat16"])
 @pytest.mark.parametrize("case", FLAGS)
 def test_weights_of_transformers_load_here_and_give_the_same_logits(case, form, torch, data, tmp_path):
     model, folder = foreign(torch, case), str(tmp_path / "weights")
-    if form == "base" and case == "llama":
-        pytest.skip("a llama without a head of its own would need a tied one")
+    if form == "base" and case in ("gpt2 untied", "llama"):
+        pytest.skip("without its head an untied model is not whole")
     if form == "bfloat16":
         model = model.to(torch.bfloat16)
-    (model.transformer if form == "base" else model).save_pretrained(folder, **(
+    (model.base_model if form == "base" else model).save_pretrained(folder, **(
         {"max_shard_size": "20KB"} if form == "sharded" else {}))
     if form == "sharded":
         with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
@@ -119,14 +123,15 @@ def test_weights_of_transformers_load_here_and_give_the_same_logits(case, form, 
     arguments = [*SHAPE, *data, *FLAGS[case], "--init-from"]
     tensors = probe(str(tmp_path / "probe"), *arguments, folder)
     # (Its rotary angles have become bf16 in a model that was: read anew.)
-    same_logits(torch, read_back(torch, folder) if form == "bfloat16" else model.double(), tensors, TOLERANCE[case])
+    same_logits(torch, read_back(torch, folder) if form == "bfloat16" else model.double(), tensors,
+                TOLERANCE[case.split()[0]])
     if form in ("single", "sharded"):  # the file itself, too
         name = "model.safetensors" + (".index.json" if form == "sharded" else "")
         again = probe(str(tmp_path / "probe2"), *arguments, os.path.join(folder, name))
         assert torch.equal(again["logits"], tensors["logits"])
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama grouped", "llama tied"])
+@pytest.mark.parametrize("case", ["gpt2", "gpt2 untied", "llama grouped", "llama tied"])
 def test_through_transformers_and_back_no_bit_changes(case, torch, data, tmp_path):
     from safetensors.torch import load_file
     first, second, folder = str(tmp_path / "first"), str(tmp_path / "second"), str(tmp_path / "weights")

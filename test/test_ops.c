@@ -1,9 +1,10 @@
 /*
  * test_ops.c: does every operation of every implementation do what kernels/kernels.h says?
  *
- *     test_ops [test|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] [--self-test]
+ *     test_ops [test|bits|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] [--self-test]
  *
  * test   numbers against fp64 within what the plain loop needs, memory left alone, the same bits each time
+ * bits   only the last of these: every case, without the time that the fp64 truth takes
  * grad   fp64 gradients against differences of the forward pass
  * perf   times, as JSON lines
  * Without a mode: test and grad; and, unless an implementation or operation is named, the self-test, which
@@ -33,7 +34,7 @@ typedef struct Item {
 } Item;
 
 typedef struct Options {
-    bool test, grad, perf, list, self_test;
+    bool test, bits, grad, perf, list, self_test;
     const char *implementation;
     int operation; /* −1: all */
     uint64_t seed;
@@ -136,12 +137,11 @@ static void add_implementation(const Options *options, const Implementation *imp
     for (int op = 0; op < OP_COUNT; op++) {
         if (options->operation >= 0 && options->operation != op) continue;
         item.operation = (Operation)op;
-        if (options->test && operation_has_cases(item.operation)) {
-            item.kind = KIND_VALUES;
-            add(item, operation_name(item.operation), "values");
-            item.kind = KIND_BITS;
-            add(item, operation_name(item.operation), "bits");
-        }
+        bool cases = operation_has_cases(item.operation);
+        item.kind = KIND_VALUES;
+        if (cases && options->test) add(item, operation_name(item.operation), "values");
+        item.kind = KIND_BITS;
+        if (cases && (options->test || options->bits)) add(item, operation_name(item.operation), "bits");
         if (options->grad && k->storage == DTYPE_F64 && operation_has_gradients(item.operation)) {
             item.kind = KIND_GRADIENTS;
             add(item, operation_name(item.operation), "gradients");
@@ -149,9 +149,9 @@ static void add_implementation(const Options *options, const Implementation *imp
     }
     bool all = options->operation < 0;
     item.kind = KIND_MEMORY;
-    if (options->test && all) add(item, "memory, queues and events", "");
+    if ((options->test || options->bits) && all) add(item, "memory, queues and events", "");
     item.kind = KIND_SEQUENCE; /* the only test of step_decide, which means nothing in one call */
-    if (!options->test || !(all || options->operation == OP_step_decide)) return;
+    if (!(options->test || options->bits) || !(all || options->operation == OP_step_decide)) return;
     if (k->step_begin && k->loss_reduce && k->sum_squares && k->step_decide && k->adamw)
         add(item, "many steps", "");
 }
@@ -187,7 +187,7 @@ static int run_all(const Options *options) {
 static int usage(const char *wrong) {
     if (wrong) fprintf(stderr, "test_ops: %s\n", wrong);
     fprintf(stderr,
-            "usage: test_ops [test|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] "
+            "usage: test_ops [test|bits|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] "
             "[--self-test]\nimplementations:");
     for (int i = 0; i < n_implementations; i++) fprintf(stderr, " %s", implementations[i].kernels->name);
     fprintf(stderr, "\noperations:");
@@ -214,6 +214,8 @@ int main(int argc, char **argv) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "test") == 0)
             options.test = true;
+        else if (strcmp(argv[i], "bits") == 0)
+            options.bits = true;
         else if (strcmp(argv[i], "grad") == 0)
             options.grad = true;
         else if (strcmp(argv[i], "perf") == 0)
@@ -236,7 +238,7 @@ int main(int argc, char **argv) {
     if (options.implementation && !known_implementation(options.implementation))
         return usage("no such implementation in this build");
     if (options.operation == OP_COUNT) return usage("no such operation");
-    if (!options.test && !options.grad && !options.perf && !options.self_test) {
+    if (!options.test && !options.bits && !options.grad && !options.perf && !options.self_test) {
         options.test = options.grad = true;
         options.self_test = !options.implementation && options.operation < 0;
     }

@@ -3,6 +3,7 @@
 Flags, the dry run, bad data and weights, and the modes besides training (test_training.py).
 """
 
+import itertools
 import math
 import os
 import re
@@ -388,6 +389,20 @@ def test_eval_only_gives_the_runs_last_validation_loss(trained):
         assert float(loss) == pytest.approx(last["loss"], abs=tolerance) and int(tokens) == last["tokens"]
 
 
+def test_a_short_validation_samples_the_whole_set(trained, tmp_path):
+    """Two sets that begin alike: their few validation batches must not be the beginning's."""
+    same, other = ([i * step % 251 for i in range(4000)] for step in (7, 11))
+    write_shard(tmp_path / "a.bin", same + same)
+    write_shard(tmp_path / "b.bin", same + other)
+    few = ["--resume", trained, "--eval-only", "--val-batches", 5]
+
+    def loss(name, *more):
+        return run(*few, "--val-data", tmp_path / name, *more).out
+
+    assert loss("a.bin") != loss("b.bin")
+    assert loss("a.bin", "--seed", 5) == loss("a.bin")
+
+
 def generated(trained, prompt, *arguments):
     done = subprocess.run(
         [PROGRAM, "--resume", trained, "--generate", prompt, *map(str, arguments)],
@@ -471,8 +486,24 @@ def test_a_probe_holds_what_is_documented(arguments, data, tmp_path, out):
     assert norm == pytest.approx(metrics(out)[0]["grad_norm"], rel=1e-12 if real == "<f8" else 1e-5)
 
 
-def test_a_probe_that_cannot_be_written_fails_in_one_line(data):
-    assert "--probe" in run(*SMALL, *data, "--probe", "/nowhere/probe.safetensors", code=1).err
+@pytest.mark.parametrize("place", ["/nowhere/probe", "/dev/null", "/dev/null/probe", "folder", "pipe", "x" * 250])
+def test_a_probe_that_cannot_be_written_is_refused_before_any_work(place, tmp_path):
+    """Before the data are looked for, which are not there: a bad --out is bad usage too."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
+    refused(*SMALL, "--train-data", "nowhere", "--probe", place, cwd=tmp_path, says=f"--probe {place}")
+    refused(*SMALL, "--train-data", "nowhere", "--probe", "good", cwd=tmp_path, says="--train-data")
+    assert sorted(os.listdir(tmp_path)) == before and os.path.exists("/dev/null")
+
+
+def test_two_modes_at_once_are_refused_by_name(trained, tmp_path):
+    modes = [["--dry-run"], ["--smoke"], ["--eval-only"], ["--generate", "x"], ["--probe", tmp_path / "probe"]]
+    for first, second in itertools.permutations(modes, 2):
+        refused(
+            "--resume", trained, *first, *second, env={"TMPDIR": str(tmp_path)}, says=(first[0], second[0])
+        )
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
 
 # (Fixtures are asked for by name.)
 from faults import (
-    MODEL, SMALL, base, begun, calls_of, checkpoints, data, events, fault, file_bytes, leftovers, metrics, out, run,
-    same_bits, sentences, start, step_directory, tmp_path, wait_for, write_shard)
+    MODEL, PROGRAM, SMALL, base, begun, calls_of, checkpoints, data, environment, events, fault, file_bytes, leftovers,
+    metrics, out, picture, run, same_bits, sentences, start, step_directory, tmp_path, wait_for, write_shard)
 
 # -------------------------------------------------------------------------------------------------- bit-exact resume
 
@@ -23,11 +24,12 @@ from faults import (
 EPOCHS = ["--batch-size", 2, "--total-batch-tokens", 80]  # 10 of 28 windows a step: epochs end in steps 3, 6, 9
 
 
-@pytest.mark.parametrize("case", ["none", "act", "block", "llama", "fp64", "bhyt"])
+@pytest.mark.parametrize("case", ["none", "act", "block", "llama", "fp64", "bhyt", "bhyt once"])
 def test_a_resume_at_any_step_ends_in_the_same_bits(case, data, tmp_path):
     """Accumulation, shard and epoch boundaries, every recompute mode, a skip window that counts."""
     more = {"llama": ["--arch", "llama", "--vocab-size", 256, "--n-kv-head", 1, "--recompute", "block"],
             "bhyt": ["--norm", "bhyt", "--gpas", "layer", "--bhyt-refresh", 4],
+            "bhyt once": ["--norm", "bhyt", "--placement", "lns", "--bhyt-refresh", 0],
             "fp64": ["--dtype", "fp64"]}.get(case, ["--recompute", case])
     arguments = [*SMALL, *data, *EPOCHS, *more, "--steps", 10, "--skip-sigma", 4, "--lr-schedule", "cosine",
                  "--warmup-steps", 3]
@@ -52,9 +54,10 @@ def test_a_resume_with_another_recompute_mode_ends_in_the_same_bits(recompute, b
 # ------------------------------------------------------------------------------------------------- signals and time
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_saves_the_bits_of_a_run_that_ends_there(number, data, out):
-    arguments = [*SMALL, *data, *EPOCHS]
+@pytest.mark.parametrize("number, recompute", [(signal.SIGTERM, "none"), (signal.SIGINT, "act"),
+                                               (signal.SIGUSR1, "block")])
+def test_a_signal_saves_the_bits_of_a_run_that_ends_there(number, recompute, data, out):
+    arguments = [*SMALL, *data, *EPOCHS, "--recompute", recompute]
     with start(*arguments, "--steps", 10 ** 7, "--out", out) as process:
         wait_for(process, "^step 3/")
         process.send_signal(number)
@@ -102,6 +105,31 @@ def test_a_second_interrupt_ends_at_once_and_harms_nothing(at, base, fault, out)
     assert leftovers(out) == []
 
 
+def test_a_second_interrupt_ends_a_step_that_waits_for_its_data_for_ever(base, data, fault, out):
+    """The first can only wait for the step, which a dead disk never ends; no other signal shortens that."""
+    begun(base, out, 2)
+    before, trace = picture(step_directory(out, 2)), out + ".trace"
+    with start(*base[0], "--steps", 10 ** 7, "--save-every", 0, "--out", out, "--resume", "auto",
+               env=fault(CALLS="pread", PATH=os.path.dirname(data[1]), AT=40, TIMES=0, DO="hang", TRACE=trace)) as process:
+        wait_for(process, "^step 3/")
+        while not os.path.exists(trace) or len(calls_of(trace)) < 40:
+            time.sleep(0.01)
+        steps = -1
+        while steps != (steps := len(metrics(out))):  # until what was read ahead is used up
+            time.sleep(1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            process.send_signal(number)
+            time.sleep(0.1)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert picture(step_directory(out, 2)) == before and checkpoints(out) == [2]
+    run(*base[0], "--steps", 60, "--out", out, "--resume", "auto")
+    run(*base[0], "--steps", 60, "--out", out + ".straight")
+    same_bits(out, out + ".straight", 60)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_other_signals_within_the_last_save_do_not_disturb_it(number, base, fault, out):
     with stopped_in_save(base[0], fault, out, 20) as process:
@@ -119,6 +147,13 @@ def test_a_reader_that_goes_away_does_not_end_the_run(base, out):
     assert checkpoints(out) == [2000]
 
 
+def test_an_output_that_cannot_be_written_does_not_end_the_run(base, out):
+    """A job's log on a full disk."""
+    with open("/dev/full", "w", encoding="ascii") as full:
+        subprocess.run([PROGRAM, *map(str, base[0]), "--out", out], stdout=full, check=True, env=environment())
+    same_bits(out, base[1], 6)
+
+
 def test_time_is_measured_by_a_clock_that_does_not_jump(base, fault, out):
     run(*base[0], "--out", out, "--max-minutes", 5, env=fault(CLOCK=10 ** 8))
     same_bits(out, base[1], 6)
@@ -129,6 +164,26 @@ def test_time_is_measured_by_a_clock_that_does_not_jump(base, fault, out):
     assert "--max-minutes" in text and checkpoints(out)[-1] == last > 6
     run(*base[0], "--steps", last, "--out", out + ".straight")
     same_bits(out, out + ".straight", last)
+
+
+def test_a_run_that_time_ended_goes_on_in_the_same_bits(data, out):
+    arguments = [*SMALL, *data, *EPOCHS, "--recompute", "block"]
+    run(*arguments, "--steps", 10 ** 8, "--max-minutes", 0.003, "--out", out)
+    last = metrics(out)[-1]["step"]
+    assert checkpoints(out) == [last] and metrics(out, "event")[-1]["reason"] == "--max-minutes"
+    run(*arguments, "--steps", last + 4, "--max-minutes", 0, "--out", out, "--resume", "auto")
+    run(*arguments, "--steps", last + 4, "--out", out + ".straight")
+    same_bits(out, out + ".straight", last + 4)
+
+
+@pytest.mark.parametrize("clock", [{"MONOTONIC": 10 ** 6}, {"MONOTONIC": 10 ** 6, "CLOCK": 10 ** 8}, {"STILL": 1}])
+def test_a_clock_that_lies_spoils_neither_weights_nor_metrics(clock, base, fault, out):
+    """As under a library that fakes the time: even the clock that never goes back does, or it stands still."""
+    run(*base[0], "--out", out, env=fault(**clock))
+    same_bits(out, base[1], 6)
+    for line in metrics(out):
+        assert (line["tokens_per_s"] is None) == (line["ms"] <= 0) and math.isfinite(line["loss"])
+    assert "STILL" not in clock or all(line["ms"] == 0 for line in metrics(out))
 
 
 # --------------------------------------------------------------------------------------------------------- skipping
@@ -188,6 +243,13 @@ def test_steps_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the_r
     shutil.rmtree(out)
     error = run(*arguments, "--save-every", 0, "--out", out, code=3, env=fault(NAN_AT=1, NAN_TIMES=0)).stderr
     assert error.endswith("last checkpoint: none\n") and checkpoints(out) == []
+    shutil.rmtree(out)
+    # A run that was stopped within such a row goes on counting: two before the stop, one after it.
+    run(*arguments, "--steps", 6, "--out", out, env=fault(NAN_AT=4 * products + 3, NAN_TIMES=0))
+    assert checkpoints(out) == [1, 2, 3, 4, 6] and window_of(out, 6)["skips_in_a_row"] == 2
+    run(*arguments, "--out", out, "--resume", "auto", code=3, env=fault(NAN_AT=1, NAN_TIMES=0))
+    assert [line["step"] for line in metrics(out, "event") if line["event"] == "skip"] == [5, 6, 7]
+    assert checkpoints(out) == [1, 2, 3, 4, 6]
 
 
 def test_a_spike_in_the_data_is_skipped_and_enters_no_window(tmp_path, out):

@@ -134,8 +134,8 @@ void NAME(step_decide)(Queue *queue, const StepDecide *args) {
     decide_clip(s, args);
     s->skip = skip_reason(s, loss, args->skip_sigma);
     if (s->skip != SKIP_NONE) {
-        /* A spike neither counts as non-finite nor ends a run of them: only an applied step does. */
-        if (s->skip == SKIP_NON_FINITE) s->skips_in_a_row++;
+        /* A spike is finite: it ends a row of steps that are not. */
+        s->skips_in_a_row = s->skip == SKIP_NON_FINITE ? s->skips_in_a_row + 1 : 0;
         return;
     }
     s->skips_in_a_row = 0;

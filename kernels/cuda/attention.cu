@@ -1,8 +1,8 @@
 /*
  * attention.cu: causal attention, forward and backward, for any head size that is a multiple of 8 up to 256:
  * a plain reference in fp32 arithmetic, a warp to each row. Only the log-sum-exp of a row is kept; backward
- * computes the probabilities again. bf16 forward goes to the tensor cores where attention_mma.cu has a
- * kernel.
+ * computes the probabilities again. bf16 goes to the tensor cores where attention_mma.cu and
+ * attention_mma_backward.cu have a kernel.
  *
  * A warp takes keys (or, for dK and dV, queries) 32 at a time: first a lane to each of them for the dot
  * products, then the 32 results lie in shared memory and a lane owns the head's dimensions lane, lane + 32,
@@ -261,6 +261,8 @@ void check_attention(const Attention *args) {
     check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
           "attention on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold",
           args->B, args->T, args->H);
+    check((int64_t)args->H + 2 * (int64_t)args->Hkv <= INT32_MAX / MAX_D,
+          "attention on cuda: rows of %d and 2 · %d heads are too wide", args->H, args->Hkv);
 }
 
 unsigned blocks_for(int64_t rows) {
@@ -284,6 +286,7 @@ template <typename S> void attention_backward(Queue *queue, const AttentionBackw
     const Attention *forward = args->forward;
     check_attention(forward);
     if (forward->B == 0 || forward->T == 0) return;
+    if (sizeof(S) == sizeof(bf16) && attention_backward_mma(queue, args)) return;
     const int64_t tokens = (int64_t)forward->B * forward->T;
     const int64_t rows = tokens * forward->H, key_rows = tokens * forward->Hkv;
     float *delta = static_cast<float *>(cuda_scratch(queue, rows * sizeof(float), "attention_backward"));
@@ -302,5 +305,6 @@ template <typename S> void attention_backward(Queue *queue, const AttentionBackw
 INSTANTIATE(attention_backward, AttentionBackward);
 
 size_t attention_scratch(const Limits *limits) {
-    return (size_t)limits->N * limits->H * sizeof(float);
+    const size_t delta = (size_t)limits->N * limits->H * sizeof(float), terms = attention_mma_scratch(limits);
+    return delta > terms ? delta : terms;
 }

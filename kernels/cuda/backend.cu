@@ -5,8 +5,9 @@
  * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
  * the functions here are called from one host thread.
  */
-#include "types.cuh"
+#include "gemm.cuh"
 
+#include <stdarg.h>
 #include <string.h>
 
 struct Event {
@@ -27,40 +28,65 @@ bool is_open = false;
 int device_index = 0;
 
 /* Says why there is no device, and forgets the error, so that a caller can go on without one. */
-bool no_device(char *text, size_t size, const char *what, cudaError_t status) {
-    snprintf(text, size, "%s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+CHECK_PRINTF(3, 4) bool no_device(char *text, size_t size, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, size, format, args);
+    va_end(args);
     cudaGetLastError();
     return false;
 }
 
+bool failed_to(char *text, size_t size, const char *what, cudaError_t status) {
+    return no_device(text, size, "%s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+/* CUDA says "insufficient driver" both of an old one and of none. */
+bool no_driver(char *text, size_t size) {
+    int driver = 0, runtime = CUDART_VERSION;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        return no_device(text, size, "no NVIDIA driver on this machine");
+    return no_device(text, size, "the NVIDIA driver is too old: it serves CUDA %d.%d, this program needs %d.%d",
+                     driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
+
+bool count_devices(int *count, char *text, size_t size) {
+    cudaError_t status = cudaGetDeviceCount(count);
+    if (status == cudaErrorInsufficientDriver) return no_driver(text, size);
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && *count == 0))
+        return no_device(text, size, "the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide it)");
+    return status == cudaSuccess || failed_to(text, size, "asking for GPUs", status);
+}
+
 __global__ void nothing() {}
+
+/* Whether this build holds machine code (or PTX) that the device can run. */
+bool has_code(const cudaDeviceProp &device, char *text, size_t size) {
+    if (device.major < 8)
+        return no_device(text, size, "%s has compute capability %d.%d; 8.0 or newer is needed", device.name,
+                         device.major, device.minor);
+    cudaFuncAttributes attributes;
+    cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(nothing));
+    if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction)
+        return no_device(text, size, "this build has no code for %s (compute capability %d.%d); "
+                         "make CUDA_ARCHS=%d%d builds it", device.name, device.major, device.minor, device.major,
+                         device.minor);
+    return status == cudaSuccess || failed_to(text, size, "looking for code for the GPU", status);
+}
 
 bool device_open(int index, char *text, size_t size) {
     int count = 0;
-    cudaError_t status = cudaGetDeviceCount(&count);
-    if (status != cudaSuccess) return no_device(text, size, "no CUDA device", status);
-    if (index < 0 || index >= count) {
-        snprintf(text, size, "no CUDA device %d: this machine has %d", index, count);
-        return false;
-    }
-    if (is_open && index != device_index) {
-        snprintf(text, size, "CUDA device %d is open already: one a process", device_index);
-        return false;
-    }
+    if (!count_devices(&count, text, size)) return false;
+    if (index < 0 || index >= count)
+        return no_device(text, size, "no GPU %d: this machine has %d", index, count);
+    if (is_open && index != device_index)
+        return no_device(text, size, "GPU %d is open already: one a process", device_index);
     cudaDeviceProp properties;
-    status = cudaGetDeviceProperties(&properties, index);
-    if (status != cudaSuccess) return no_device(text, size, "asking for the device's properties", status);
-    if (properties.major < 8) {
-        snprintf(text, size, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name,
-                 properties.major, properties.minor);
-        return false;
-    }
+    cudaError_t status = cudaGetDeviceProperties(&properties, index);
+    if (status != cudaSuccess) return failed_to(text, size, "asking for the GPU's properties", status);
     status = cudaSetDevice(index);
-    if (status != cudaSuccess) return no_device(text, size, "taking the CUDA device", status);
-    cudaFuncAttributes attributes;
-    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(nothing));
-    if (status != cudaSuccess)
-        return no_device(text, size, "this build holds no code for the CUDA device", status);
+    if (status != cudaSuccess) return failed_to(text, size, "taking the GPU", status);
+    if (!has_code(properties, text, size) || !cublaslt_load(text, size)) return false;
     if (!is_open) linear_open();
     is_open = true;
     device_index = index;
@@ -160,8 +186,11 @@ Queue *queue_create(size_t scratch_bytes) {
     return queue;
 }
 
+/* What a kernel did wrong while it ran is told by whoever waits, without its name. */
+#define LATER "; if a kernel failed, CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name it"
+
 void queue_wait(Queue *queue) {
-    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue");
+    CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue" LATER);
 }
 
 void queue_destroy(Queue *queue) {
@@ -203,7 +232,7 @@ void event_wait(Queue *queue, Event *event) {
 }
 
 void event_host_wait(Event *event) {
-    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event");
+    CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event" LATER);
 }
 
 double event_elapsed(Event *from, Event *to) {
@@ -221,7 +250,8 @@ Graph *capture_end(Queue *queue) {
     cudaGraph_t graph;
     CUDA_CHECK(cudaStreamEndCapture(queue->stream, &graph), "ending a capture");
     Graph *result = static_cast<Graph *>(must_calloc(1, sizeof(Graph), "a graph"));
-    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0), "instantiating a graph");
+    CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0),
+               "making a graph of a step (--cuda-graph off takes no memory for one)");
     CUDA_CHECK(cudaGraphDestroy(graph), "giving back a graph's template");
     return result;
 }
@@ -292,6 +322,10 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.capture_end = capture_end;
     k.graph_launch = graph_launch;
     k.graph_destroy = graph_destroy;
+
+    k.gemm_tune = linear_tune;
+    k.gemm_choices_load = gemm_choices_load;
+    k.gemm_choices_save = gemm_choices_save;
 
     k.embedding_forward = embedding_forward<S>;
     k.embedding_backward = embedding_backward<S>;

@@ -13,7 +13,9 @@
  * multiples of 64 elements and operands 256-byte aligned, which the tensor cores want. (The extra work is at
  * most 63 columns: 0.1 % for a vocabulary of 50,257.)
  *
- * The algorithm is the heuristic's first for the shape; it is asked once and kept with the descriptors. Sums
+ * The algorithm is the heuristic's first for the shape, or with --gemm-tune the fastest of its first eight, on the
+ * operands of the shape's first product; it is asked once and kept with the descriptors. Measuring waits for the
+ * queue, the one exception to the contract's rule, in the first step only. Sums
  * are fp32 in every case; TF32 is used for cuda/f32 only if this file is compiled with -DALLOW_TF32. bf16
  * with fp32 output and the BIAS epilogue with a bias of the output's type are in cublasLtMatmul's table of
  * supported types, so no fallback is needed.
@@ -21,9 +23,8 @@
  * Floor of a product [N,in]·[in,out] on an H200: 2·N·in·out FLOP at 990 TFLOP/s in bf16 (gpt2-124m's qkv at
  * 65,536 tokens: 0.23 ms; its bytes, 0.4 GB, 0.08 ms at 4.8 TB/s). Not yet measured: test/gpu_probe.
  */
-#include "types.cuh"
+#include "gemm.cuh"
 
-#include <cublasLt.h>
 #include <vector>
 
 namespace {
@@ -37,20 +38,6 @@ constexpr cublasComputeType_t F32_COMPUTE = CUBLAS_COMPUTE_32F_FAST_TF32;
 constexpr cublasComputeType_t F32_COMPUTE = CUBLAS_COMPUTE_32F;
 #endif
 
-/* D [m,n] = op(A) [m,k] · op(B) [k,n] (+ D if accumulate) (+ bias), by columns. Two products with equal
-   members share a plan. */
-struct Product {
-    int64_t m, n, k;
-    cudaDataType_t type, out_type; /* of A, B and bias; of D */
-    bool transpose_a, transpose_b, bias, accumulate;
-
-    bool operator==(const Product &other) const {
-        return m == other.m && n == other.n && k == other.k && type == other.type &&
-               out_type == other.out_type && transpose_a == other.transpose_a &&
-               transpose_b == other.transpose_b && bias == other.bias && accumulate == other.accumulate;
-    }
-};
-
 struct Plan {
     Product product;
     cublasLtMatmulDesc_t operation;
@@ -59,11 +46,30 @@ struct Plan {
     size_t workspace_bytes;
 };
 
+/* A product's operands, and what is named where it fails. */
+struct Operands {
+    const char *operation;
+    const void *a, *b, *bias;
+    void *d;
+};
+
 cublasLtHandle_t handle;
+bool tuning;
 std::vector<Plan> plans; /* a run has a few dozen shapes: searched from the front */
 
 template <typename S>
 constexpr cudaDataType_t data_type = sizeof(S) == sizeof(bf16) ? CUDA_R_16BF : CUDA_R_32F;
+
+/* "linear_forward: m × n × k = …" for messages. */
+struct Description {
+    char text[160];
+
+    Description(const char *operation, const Product &p) {
+        snprintf(text, sizeof text, "%s: %lld × %lld, sums over %lld, %s to %s", operation, (long long)p.m,
+                 (long long)p.n, (long long)p.k, p.type == CUDA_R_16BF ? "bf16" : "fp32",
+                 p.out_type == CUDA_R_16BF ? "bf16" : "fp32");
+    }
+};
 
 template <typename T>
 void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const T &value) {
@@ -94,52 +100,147 @@ void make_descriptors(Plan *plan) {
     CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->d, p.out_type, p.m, p.n, p.m), "describing a product");
 }
 
-void choose_algorithm(Plan *plan) {
-    const Product &p = plan->product;
+/* The heuristic's first algorithms, at most `most`. */
+int ask_heuristic(const Plan &plan, const char *operation, int most, cublasLtMatmulHeuristicResult_t *results) {
+    const Description what(operation, plan.product);
     cublasLtMatmulPreference_t preference;
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceCreate(&preference), "choosing a product's algorithm");
+    CUBLASLT_CHECK(cublasLtMatmulPreferenceCreate(&preference), "choosing an algorithm for %s", what.text);
     const uint64_t workspace = WORKSPACE_BYTES;
     CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                         &workspace, sizeof workspace),
-                   "choosing a product's algorithm");
-    cublasLtMatmulHeuristicResult_t result = {};
+                   "choosing an algorithm for %s", what.text);
     int found = 0;
-    CUBLASLT_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, plan->operation, plan->a, plan->b, plan->d, plan->d,
-                                                  preference, 1, &result, &found),
-                   "choosing an algorithm for a product of %lld × %lld × %lld", (long long)p.m,
-                   (long long)p.n, (long long)p.k);
-    require(found > 0 && result.state == CUBLAS_STATUS_SUCCESS,
-            "cuBLASLt has no algorithm for a product of %lld × %lld × %lld", (long long)p.m, (long long)p.n,
-            (long long)p.k);
+    CUBLASLT_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, plan.operation, plan.a, plan.b, plan.d, plan.d,
+                                                  preference, most, results, &found),
+                   "choosing an algorithm for %s", what.text);
+    require(found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS, "cuBLASLt has no algorithm for %s", what.text);
+    CUBLASLT_CHECK(cublasLtMatmulPreferenceDestroy(preference), "choosing an algorithm for %s", what.text);
+    return found;
+}
+
+void use(Plan *plan, const cublasLtMatmulHeuristicResult_t &result) {
     plan->algorithm = result.algo;
     plan->workspace_bytes = result.workspaceSize;
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceDestroy(preference), "choosing a product's algorithm");
+}
+
+void run(Queue *queue, const Plan &plan, const Operands &on, void *workspace) {
+    const float alpha = 1, beta = plan.product.accumulate ? 1.0f : 0.0f;
+    CUBLASLT_CHECK(cublasLtMatmul(handle, plan.operation, &alpha, on.a, plan.a, on.b, plan.b, &beta, on.d, plan.d,
+                                  on.d, plan.d, &plan.algorithm, workspace, plan.workspace_bytes, queue->stream),
+                   "%s", Description(on.operation, plan.product).text);
+}
+
+/* Milliseconds of the fastest of a few runs, after one that warms. */
+float measure(Queue *queue, const Plan &plan, const Operands &on, void *workspace, cudaEvent_t begin,
+              cudaEvent_t end) {
+    const int RUNS = 4;
+    float least = 0;
+    for (int i = 0; i <= RUNS; i++) {
+        float milliseconds = 0;
+        CUDA_CHECK(cudaEventRecord(begin, queue->stream), "measuring %s", on.operation);
+        run(queue, plan, on, workspace);
+        CUDA_CHECK(cudaEventRecord(end, queue->stream), "measuring %s", on.operation);
+        CUDA_CHECK(cudaEventSynchronize(end), "measuring %s", on.operation);
+        CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end), "measuring %s", on.operation);
+        if (i == 1 || (i > 1 && milliseconds < least)) least = milliseconds;
+    }
+    return least;
+}
+
+/* What is added to must not be added to eight times: another place serves, where there is memory for it. */
+bool spare_result(Queue *queue, const Product &p, const Operands &on, void **spare) {
+    *spare = NULL;
+    if (!p.accumulate) return true;
+    const size_t bytes = (size_t)(p.m * p.n) * sizeof(float);
+    if (cudaMalloc(spare, bytes) != cudaSuccess) {
+        cudaGetLastError();
+        warn("--gemm-tune: no %.2f GB to measure %s in; its first algorithm serves", (double)bytes * 1e-9,
+             Description(on.operation, p).text);
+        return false;
+    }
+    CUDA_CHECK(cudaMemsetAsync(*spare, 0, bytes, queue->stream), "measuring %s", on.operation);
+    return true;
+}
+
+/* Leaves the fastest algorithm in the plan, and notes it. The first of equals wins. */
+void tune(Queue *queue, Plan *plan, const Operands &on, void *workspace) {
+    const int MOST = 8;
+    cublasLtMatmulHeuristicResult_t results[MOST] = {};
+    Operands measured = on;
+    void *spare;
+    const int found = ask_heuristic(*plan, on.operation, MOST, results);
+    use(plan, results[0]);
+    if (!spare_result(queue, plan->product, on, &spare)) return;
+    if (spare) measured.d = spare;
+    cudaEvent_t begin, end;
+    CUDA_CHECK(cudaEventCreate(&begin), "measuring %s", on.operation);
+    CUDA_CHECK(cudaEventCreate(&end), "measuring %s", on.operation);
+    float least = 0;
+    int best = 0;
+    for (int i = 0; i < found; i++) {
+        if (results[i].state != CUBLAS_STATUS_SUCCESS) continue;
+        use(plan, results[i]);
+        const float milliseconds = measure(queue, *plan, measured, workspace, begin, end);
+        if (i == 0 || milliseconds < least) least = milliseconds, best = i;
+    }
+    use(plan, results[best]);
+    gemm_choose(plan->product, &plan->algorithm);
+    CUDA_CHECK(cudaEventDestroy(begin), "measuring %s", on.operation);
+    CUDA_CHECK(cudaEventDestroy(end), "measuring %s", on.operation);
+    CUDA_CHECK(cudaFree(spare), "measuring %s", on.operation);
+}
+
+/* The algorithm of a file, if the library takes it for this product. */
+bool use_choice(Plan *plan, const char *operation) {
+    const cublasLtMatmulAlgo_t *choice = gemm_choice(plan->product);
+    if (!choice) return false;
+    cublasLtMatmulHeuristicResult_t result = {};
+    cublasStatus_t status = cublasLtMatmulAlgoCheck(handle, plan->operation, plan->a, plan->b, plan->d, plan->d,
+                                                    choice, &result);
+    if (status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= WORKSPACE_BYTES) {
+        result.algo = *choice;
+        use(plan, result);
+        return true;
+    }
+    warn("gemm.json: cuBLASLt refuses the algorithm for %s: its first serves, and the bits will differ",
+         Description(operation, plan->product).text);
+    gemm_choose(plan->product, NULL);
+    return false;
+}
+
+bool is_captured(Queue *queue) {
+    cudaStreamCaptureStatus status;
+    CUDA_CHECK(cudaStreamIsCapturing(queue->stream, &status), "asking whether a queue is captured");
+    return status != cudaStreamCaptureStatusNone;
 }
 
 /* The plan of this product, with this bias set in it. */
-const Plan &plan_for(const Product &product, const void *bias) {
+const Plan &plan_for(Queue *queue, const Product &product, const Operands &on, void *workspace) {
     for (const Plan &plan : plans) {
         if (!(plan.product == product)) continue;
-        if (product.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+        if (product.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, on.bias);
         return plan;
     }
     Plan plan = {};
     plan.product = product;
     make_descriptors(&plan);
-    if (product.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-    choose_algorithm(&plan);
+    if (product.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, on.bias);
+    if (!use_choice(&plan, on.operation)) {
+        cublasLtMatmulHeuristicResult_t first = {};
+        if (tuning && !is_captured(queue)) {
+            tune(queue, &plan, on, workspace);
+        } else {
+            ask_heuristic(plan, on.operation, 1, &first);
+            use(&plan, first);
+        }
+    }
     plans.push_back(plan);
     return plans.back();
 }
 
-void multiply(Queue *queue, const Product &product, const void *a, const void *b, const void *bias, void *d) {
-    void *workspace = cuda_scratch(queue, WORKSPACE_BYTES, "linear");
-    const Plan &plan = plan_for(product, bias);
-    const float alpha = 1, beta = product.accumulate ? 1.0f : 0.0f;
-    CUBLASLT_CHECK(cublasLtMatmul(handle, plan.operation, &alpha, a, plan.a, b, plan.b, &beta, d, plan.d, d,
-                                  plan.d, &plan.algorithm, workspace, plan.workspace_bytes, queue->stream),
-                   "a product of %lld × %lld × %lld", (long long)product.m, (long long)product.n,
-                   (long long)product.k);
+void multiply(Queue *queue, const Product &product, const Operands &on) {
+    void *workspace = cuda_scratch(queue, WORKSPACE_BYTES, on.operation);
+    run(queue, plan_for(queue, product, on, workspace), on, workspace);
 }
 
 } // namespace
@@ -148,7 +249,7 @@ void linear_open(void) {
     CUBLASLT_CHECK(cublasLtCreate(&handle), "opening cuBLASLt");
 }
 
-void linear_close(void) {
+void linear_forget_plans(void) {
     for (Plan &plan : plans) {
         CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(plan.a), "closing cuBLASLt");
         CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(plan.b), "closing cuBLASLt");
@@ -156,6 +257,16 @@ void linear_close(void) {
         CUBLASLT_CHECK(cublasLtMatmulDescDestroy(plan.operation), "closing cuBLASLt");
     }
     plans.clear();
+}
+
+void linear_tune(bool tune) {
+    tuning = tune;
+}
+
+void linear_close(void) {
+    linear_forget_plans();
+    gemm_forget_all();
+    tuning = false;
     CUBLASLT_CHECK(cublasLtDestroy(handle), "closing cuBLASLt");
 }
 
@@ -165,7 +276,7 @@ template <typename S> void linear_forward(Queue *queue, const Linear *args) {
     product.type = product.out_type = data_type<S>;
     product.transpose_a = true;
     product.bias = args->bias != NULL;
-    multiply(queue, product, args->w, args->x, args->bias, args->y);
+    multiply(queue, product, {"linear_forward", args->w, args->x, args->bias, args->y});
 }
 INSTANTIATE(linear_forward, Linear);
 
@@ -173,7 +284,7 @@ template <typename S> void linear_backward_input(Queue *queue, const LinearBackw
     Product product = {};
     product.m = row_stride(args->in), product.n = args->N, product.k = row_stride(args->out);
     product.type = product.out_type = data_type<S>;
-    multiply(queue, product, args->w, args->dy, NULL, args->dx);
+    multiply(queue, product, {"linear_backward_input", args->w, args->dy, NULL, args->dx});
 }
 INSTANTIATE(linear_backward_input, LinearBackward);
 
@@ -184,7 +295,7 @@ template <typename S> void linear_backward_weight(Queue *queue, const LinearBack
     product.out_type = CUDA_R_32F;
     product.transpose_b = true;
     product.accumulate = true;
-    multiply(queue, product, args->x, args->dy, NULL, args->dw);
+    multiply(queue, product, {"linear_backward_weight", args->x, args->dy, NULL, args->dw});
 }
 INSTANTIATE(linear_backward_weight, LinearBackward);
 

@@ -72,11 +72,16 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t 
 }
 
 /* Starts a copy of 16 bytes from global to shared memory, both 16-byte aligned. With copy false nothing is
-   read and the 16 bytes become zero (for rows past an edge; the source must still be a valid address of the
-   same array). Visible to this thread after cp_async_wait, to others after a __syncthreads() behind that. */
+   read and the 16 bytes become zero (for rows past an edge; the source may be any aligned address). Visible to this thread after cp_async_wait, to others after a __syncthreads() behind that. */
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool copy = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(copy ? 16 : 0)
+                 : "memory");
+}
+
+/* The same for 4 bytes, 4-byte aligned, always copied. */
+__device__ __forceinline__ void cp_async_4(void *shared, const void *global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global)
                  : "memory");
 }
 
@@ -88,6 +93,14 @@ __device__ __forceinline__ void cp_async_commit() {
 /* Waits until at most `pending` of the newest groups are unfinished: cp_async_wait<0>() waits for all. */
 template <int pending> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+/* 2^x in one instruction: within 2 ulp, 0 for −∞ and where the result would be denormal. (exp2f scales its
+   argument around that instruction to keep denormals: three instructions more.) */
+__device__ __forceinline__ float exp2_approx(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
 }
 
 #endif

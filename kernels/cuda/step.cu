@@ -117,8 +117,8 @@ __global__ void step_decide_kernel(StepDecide args) {
 
     state->skip = skip_reason(state, loss, args.skip_sigma);
     if (state->skip != SKIP_NONE) {
-        /* A spike neither counts as non-finite nor ends a run of those: only an applied step does. */
-        if (state->skip == SKIP_NON_FINITE) state->skips_in_a_row++;
+        /* A spike is finite: it ends a row of steps that are not. */
+        state->skips_in_a_row = state->skip == SKIP_NON_FINITE ? state->skips_in_a_row + 1 : 0;
         return;
     }
     state->skips_in_a_row = 0;

@@ -167,8 +167,10 @@ void cast(Queue *, const Cast *);
     template void operation<float>(Queue *, const Arguments *);                                              \
     template void operation<bf16>(Queue *, const Arguments *)
 
-/* The tensor-core forward of attention_mma.cu: false where it has no kernel for the head size. */
+/* Attention on tensor cores, in bf16: false where there is no kernel for the head size. */
 bool attention_forward_mma(Queue *queue, const Attention *args);
+bool attention_backward_mma(Queue *queue, const AttentionBackward *args);
+size_t attention_mma_scratch(const Limits *limits);
 
 size_t embedding_scratch(const Limits *limits);
 size_t linear_scratch(const Limits *limits);
@@ -180,8 +182,13 @@ size_t variant_scratch(const Limits *limits);
 size_t stats_scratch(const Limits *limits);
 size_t step_scratch(const Limits *limits);
 
+/* Opens the library; false, with one line in text, where it is not to be had. */
+bool cublaslt_load(char *text, size_t size);
+
 /* cuBLASLt's handle, made and taken down with the device. */
 void linear_open(void);
 void linear_close(void);
+void linear_forget_plans(void); /* algorithms are chosen anew */
+void linear_tune(bool tune);    /* whether to measure for shapes that have no plan yet */
 
 #endif

@@ -150,12 +150,13 @@ def save(figure, out, name):
 
 
 def smooth(points, window):
-    """At each step the mean over `window` steps around it; towards the ends over fewer, never lopsided."""
+    """At each step the mean over `window` steps around it. At the beginning, where curves are steep, over fewer,
+    never lopsided; at the end over those that are there: a single step's loss is noise, and the eye rests there."""
     steps = sorted(points)
     values = [points[step] for step in steps]
     result = {}
     for i, step in enumerate(steps):
-        reach = min(window // 2, i, len(steps) - 1 - i)
+        reach = min(window // 2, i)
         near = [value for value in values[i - reach : i + reach + 1] if math.isfinite(value)]
         result[step] = math.fsum(near) / len(near) if near else math.nan
     return result

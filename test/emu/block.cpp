@@ -7,6 +7,7 @@
  * runs one thread of one block per round. Stacks have a guard page below.
  */
 #include "emu.h"
+#include "race.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -273,6 +274,7 @@ void run_grid(const Grid &grid) {
         block_index.z = (unsigned)(at / grid.grid.x / grid.grid.y);
         shared_block_begin();
         begin_block(grid);
+        race::block_begin();
         switch_to(pick());
         shared_block_end();
     }
@@ -310,6 +312,7 @@ int block_barrier(Vote vote, int value, Site site) {
         return block.vote_result;
     }
     block.arrived = 0;
+    race::block_synchronised();
     block.vote_result = vote == Vote::OR    ? block.vote_or
                         : vote == Vote::AND ? block.vote_and
                                             : block.vote_count;
@@ -357,7 +360,11 @@ void warp_collective(const char *operation, unsigned mask, void *payload, Comple
         }
         payloads[lane] = other.payload;
     }
-    if (complete) complete(payloads, mask);
+    /* Only __syncwarp orders memory (CUDA's manual: shuffles and votes do not). */
+    if (complete)
+        complete(payloads, mask);
+    else
+        race::warp_synchronised(self.warp, mask);
     warp.waiting &= ~mask;
     for (unsigned rest = mask & ~bit; rest; rest &= rest - 1) lanes[__builtin_ctz(rest)].state = State::READY;
     warp.ready |= mask & ~bit;

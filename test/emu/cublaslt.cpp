@@ -8,6 +8,8 @@
 #include "cuda_bf16.h"
 #include "runtime.h"
 
+#include <stdlib.h>
+#include <unistd.h>
 #include <algorithm>
 #include <vector>
 
@@ -140,6 +142,21 @@ uint64_t fingerprint(const Desc &desc, const Layout &a, const Layout &b, const L
     uint64_t hash = 0xcbf29ce484222325u;
     for (uint64_t word : words) hash = (hash ^ word) * 0x100000001b3u, hash ^= hash >> 29;
     return hash;
+}
+
+/* Whether a heuristic can have given this for a problem with that fingerprint. */
+cublasStatus_t check_algorithm(const cublasLtMatmulAlgo_t &algo, uint64_t problem) {
+    if (algo.data[0] != ALGORITHM_MAGIC || algo.data[1] >= (uint64_t)ALGORITHMS ||
+        algo.data[4] != (algo.data[1] ? WORKSPACE : 0))
+        return invalid("an algorithm that no heuristic gave");
+    if (algo.data[2] != problem) return invalid("an algorithm that was found for another problem");
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* EMU_FAST_ALGORITHM=i: every other one takes a millisecond longer, so that measuring finds it. */
+void take_time(uint64_t algorithm) {
+    const char *fast = getenv("EMU_FAST_ALGORITHM");
+    if (fast && strtoull(fast, nullptr, 10) != algorithm) usleep(1000);
 }
 
 /* A whole matrix of the batch as fp32, packed by columns, transposed if asked; a fault on poison. */
@@ -276,6 +293,20 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     return CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo, cublasLtMatmulHeuristicResult_t *result) {
+    if (!handle || !desc || !a || !b || !c || !d || !algo || !result) return invalid("a missing argument");
+    cublasStatus_t status = check_problem(*desc, *a, *b, *c, *d);
+    if (status == CUBLAS_STATUS_SUCCESS) status = check_algorithm(*algo, fingerprint(*desc, *a, *b, *c, *d));
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    result->workspaceSize = algo->data[4]; /* the algorithm in it is left as it is, as NVIDIA has it */
+    result->state = CUBLAS_STATUS_SUCCESS;
+    result->wavesCount = 1.0f;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
                               const void *A, cublasLtMatrixLayout_t a, const void *B,
                               cublasLtMatrixLayout_t b, const void *beta, const void *C,
@@ -289,10 +320,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     cublasLtMatmulAlgo_t chosen = {
         {ALGORITHM_MAGIC, 0, fingerprint(*desc, *a, *b, *c, *d), 0x0100010001000100u, 0}};
     if (algo) {
-        if (algo->data[0] != ALGORITHM_MAGIC || algo->data[1] >= (uint64_t)ALGORITHMS)
-            return invalid("an algorithm that no heuristic gave");
-        if (algo->data[2] != chosen.data[2])
-            return invalid("an algorithm that was found for another problem");
+        status = check_algorithm(*algo, chosen.data[2]);
+        if (status != CUBLAS_STATUS_SUCCESS) return status;
         chosen = *algo;
     }
     const void *operands[4] = {A, B, C, D};
@@ -324,6 +353,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         require_device_range(desc->bias, d->rows * type_bytes(d->type), "cublasLtMatmul, bias");
     if (needed) require_device_range(workspace, needed, "cublasLtMatmul, workspace");
     queue_work("cublasLtMatmul", stream, [=] {
+        take_time((uint64_t)p.pieces - 1);
         if (needed) poison_fill(workspace, needed);
         for (int64_t batch = 0; batch < p.d.batches; batch++) multiply_batch(p, batch);
     });

@@ -5,10 +5,13 @@
  * sees host code touch device memory, which is poisoned for it except while device work runs. Fresh memory
  * holds emu::POISON.
  */
+#include "race.h"
 #include "runtime.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <algorithm>
 #include <map>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -22,7 +25,12 @@ namespace emu {
 
 namespace {
 
-const size_t DEVICE_BYTES = (size_t)141 << 30; /* what the device says it has */
+/* What the device says it has: 141 GiB, or EMU_MEMORY; and what others hold of it, EMU_MEMORY_TAKEN. In bytes. */
+size_t bytes_from_environment(const char *name, size_t otherwise) {
+    const char *text = getenv(name);
+    return text ? strtoull(text, nullptr, 10) : otherwise;
+}
+const size_t DEVICE_BYTES = bytes_from_environment("EMU_MEMORY", (size_t)141 << 30);
 const size_t ALIGNMENT = 256;
 
 struct Allocation {
@@ -30,8 +38,18 @@ struct Allocation {
     bool device;
 };
 std::map<uintptr_t, Allocation> allocations; /* device and pinned host memory, by address */
-size_t device_used;
+size_t device_used = std::min(DEVICE_BYTES, bytes_from_environment("EMU_MEMORY_TAKEN", 0));
 cudaError_t last_error = cudaSuccess;
+
+/* Large blocks are kept for the next caller: each test takes the same tens of megabytes of scratch memory again, and
+   fresh pages from the system were four fifths of the operation suite's time. */
+struct KeepLargeBlocks {
+    KeepLargeBlocks() {
+        mallopt(M_MMAP_THRESHOLD, 1 << 30);
+        mallopt(M_TRIM_THRESHOLD, 1 << 30);
+        mallopt(M_TOP_PAD, 64 << 20);
+    }
+} keep_large_blocks;
 
 /* The allocation that holds the address, or end(). */
 std::map<uintptr_t, Allocation>::iterator find(const void *pointer) {
@@ -49,8 +67,8 @@ cudaError_t allocate(void **pointer, size_t bytes, bool device) {
     *pointer = nullptr;
     if (!bytes) return cudaSuccess;
     if (device && bytes > DEVICE_BYTES - device_used) return raise(cudaErrorMemoryAllocation);
-    void *memory = nullptr;
-    if (posix_memalign(&memory, ALIGNMENT, bytes)) return raise(cudaErrorMemoryAllocation);
+    void *memory = race::allocate(bytes);
+    if (!memory && posix_memalign(&memory, ALIGNMENT, bytes)) return raise(cudaErrorMemoryAllocation);
     poison_fill(memory, bytes);
     allocations[reinterpret_cast<uintptr_t>(memory)] = {bytes, device};
     if (device) {
@@ -68,8 +86,9 @@ cudaError_t release(void *pointer, bool device, const char *call) {
         fault("%s: %p is not the start of an allocation of this kind (freed twice?)", call, pointer);
     if (device) device_used -= at->second.bytes;
     ASAN_UNPOISON_MEMORY_REGION(pointer, at->second.bytes);
+    race::release(pointer, at->second.bytes);
     allocations.erase(at);
-    free(pointer);
+    if (!race::ON) free(pointer);
     return cudaSuccess;
 }
 
@@ -215,6 +234,11 @@ const struct {
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
     {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+     "no kernel image is available for execution on the device"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorIllegalState, "cudaErrorIllegalState",
@@ -244,7 +268,18 @@ const char *cudaGetErrorString(cudaError_t error) {
 
 /* ---- the device -------------------------------------------------------------------------------------- */
 
+namespace {
+/* EMU_DEVICE makes this a machine that cannot serve: no-driver, old-driver, none. */
+bool machine_has(const char *what) {
+    const char *device = getenv("EMU_DEVICE");
+    return device && !strcmp(device, what);
+}
+} // namespace
+
 cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (machine_has("no-driver") || machine_has("old-driver")) return raise(cudaErrorInsufficientDriver);
+    if (machine_has("none")) return raise(cudaErrorNoDevice);
     *count = 1;
     return cudaSuccess;
 }
@@ -323,7 +358,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
+    *version = machine_has("no-driver") ? 0 : machine_has("old-driver") ? 11080 : CUDART_VERSION;
     return cudaSuccess;
 }
 

@@ -6,6 +6,7 @@
  * poison.
  */
 #include "emu.h"
+#include "race.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ struct AsyncCopy {
     const char *global; /* null: zeros */
     size_t bytes;
     unsigned group;
+    const void *code; /* that started it */
 };
 
 struct ThreadCopies {
@@ -49,8 +51,8 @@ std::vector<Array> arrays; /* of the running kernel; [0] is the dynamic one */
 ThreadCopies thread_copies[MAX_THREADS];
 
 Array allocate(const void *key, const char *name, size_t bytes) {
-    void *start = nullptr;
-    if (posix_memalign(&start, 128, FRONT + bytes + BACK))
+    void *start = race::allocate_shared(FRONT + bytes + BACK);
+    if (!start && posix_memalign(&start, 128, FRONT + bytes + BACK))
         fault("no memory for %zu bytes of shared memory", bytes);
     char *memory = static_cast<char *>(start) + FRONT;
     memset(start, BAND, FRONT);
@@ -72,6 +74,8 @@ void check_bands(const Array &array) {
 }
 
 void apply(const AsyncCopy &copy) {
+    race::async_ends(copy.shared, copy.bytes);
+    if (copy.global) race::touch(copy.global, copy.bytes, false, current, copy.code);
     if (copy.global)
         memcpy(copy.shared, copy.global, copy.bytes);
     else
@@ -99,8 +103,9 @@ void shared_block_end() {
 void shared_end() {
     for (Array &array : arrays) {
         ASAN_UNPOISON_MEMORY_REGION(array.memory - FRONT, FRONT + array.bytes + BACK);
-        free(array.memory - FRONT);
+        if (!race::ON) free(array.memory - FRONT);
     }
+    race::release_all_shared();
     arrays.clear();
 }
 
@@ -149,10 +154,13 @@ void async_copy_start(void *shared, const void *global, size_t bytes, bool copy)
     require_aligned(global, bytes, "cp.async from global");
     shared_offset(shared, bytes, "cp.async to shared");
     if (copy) require_device_range(global, bytes, "cp.async from global");
+    const void *code = __builtin_return_address(0);
+    race::async_begins(shared, bytes, code);
+    if (copy) race::touch(global, bytes, false, current, code);
     poison_fill(shared, bytes);
     ThreadCopies &mine = thread_copies[current->linear];
     mine.copies.push_back({static_cast<char *>(shared), copy ? static_cast<const char *>(global) : nullptr,
-                           bytes, mine.groups});
+                           bytes, mine.groups, code});
 }
 
 void async_copy_commit() {
@@ -246,6 +254,7 @@ void mma_complete(void *const *payloads, unsigned) {
 void ldmatrix(uint32_t *registers, const void *shared_row, int matrices, bool transpose, Site site) {
     require_aligned(shared_row, 16, "ldmatrix");
     shared_offset(shared_row, 16, "ldmatrix");
+    race::touch(shared_row, 16, false, current, __builtin_return_address(0));
     LoadLane lane = {shared_row, registers};
     Complete complete = matrices == 4 ? (transpose ? load_complete<4, true> : load_complete<4, false>)
                                       : (transpose ? load_complete<2, true> : load_complete<2, false>);

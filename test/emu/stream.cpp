@@ -6,6 +6,7 @@
  * CUDA's order with the legacy default stream. Work therefore happens as late as CUDA allows, and in any
  * order that it allows.
  */
+#include "race.h"
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -25,6 +26,7 @@ struct Record {
     bool done = false;
     CUstream_st *stream = nullptr;
     std::chrono::steady_clock::time_point when;
+    emu::race::Clock clock; /* what is before it */
 };
 
 struct CUevent_st {
@@ -38,6 +40,7 @@ struct Operation {
     std::string name;
     std::function<void()> run; /* empty for a wait */
     shared_ptr<Record> wait;
+    emu::race::Clock queued; /* what the host knew to be done */
 };
 
 struct CUgraph_st {
@@ -54,6 +57,7 @@ struct CUstream_st {
     std::deque<Operation> queue;
     bool blocking = true; /* ordered with the legacy default stream */
     CUgraph_st *capture = nullptr;
+    emu::race::Timeline timeline;
 };
 
 namespace emu {
@@ -115,7 +119,15 @@ CUstream_st *needed(CUstream_st *stream) {
 void step(CUstream_st *stream) {
     Operation operation = std::move(stream->queue.front());
     stream->queue.pop_front();
+    race::Timeline &timeline = stream->timeline;
+    if (operation.wait) race::join(timeline.clock, operation.wait->clock);
+    for (CUstream_st *other : streams)
+        if (race::ON && other != stream && other->blocking && stream->blocking &&
+            (other == &default_stream || stream == &default_stream))
+            race::join(timeline.clock, other->timeline.clock);
+    race::operation_begin(operation.name.c_str(), timeline, operation.queued);
     if (operation.run) operation.run();
+    race::operation_end();
 }
 
 /* While one lives, device work runs. */
@@ -148,10 +160,12 @@ template <typename Goal> void run_until(Goal reached, CUstream_st *stream) {
 
 void run_stream(CUstream_st *stream) {
     run_until([stream] { return stream->queue.empty(); }, stream);
+    race::host_joins(stream->timeline.clock);
 }
 
 void append(CUstream_st *stream, Operation operation) {
     operation.number = next_number++;
+    operation.queued = race::host_now();
     if (stream->capture)
         stream->capture->operations.push_back(std::move(operation));
     else
@@ -196,7 +210,7 @@ unsigned random_below(unsigned bound) {
 void queue_work(const char *name, CUstream_st *stream, std::function<void()> work) {
     Lock lock;
     require_no_error(name);
-    append(resolve(stream), {0, name, std::move(work), nullptr});
+    append(resolve(stream), {0, name, std::move(work), nullptr, {}});
 }
 
 void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block,
@@ -210,6 +224,7 @@ void queue_kernel(const char *name, const void *function, size_t argument_bytes,
     }
     size_t shared_limit = dynamic_limit(function) <= SHARED_DEFAULT ? SHARED_DEFAULT : SHARED_OPTIN;
     queue_work(name, stream, [=, kernel = std::string(name), body = std::move(body)] {
+        race::note_kernel(kernel.c_str(), function);
         run_grid({kernel.c_str(), grid, block, shared, shared_limit, &body});
     });
 }
@@ -253,6 +268,8 @@ using namespace emu;
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *function) {
     Lock lock;
+    const char *device = getenv("EMU_DEVICE");
+    if (device && !strcmp(device, "no-code")) return raise(cudaErrorNoKernelImageForDevice);
     *attributes = cudaFuncAttributes();
     attributes->maxThreadsPerBlock = MAX_THREADS;
     attributes->numRegs = 32;
@@ -268,7 +285,11 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     Lock lock;
     if (!bytes) return cudaSuccess;
     cudaError_t error = check_copy(to, from, bytes, kind, "cudaMemcpyAsync");
-    if (error == cudaSuccess) queue_work("cudaMemcpyAsync", stream, [=] { memmove(to, from, bytes); });
+    if (error == cudaSuccess) queue_work("cudaMemcpyAsync", stream, [=] {
+            race::touch(from, bytes, false, nullptr, nullptr);
+            race::touch(to, bytes, true, nullptr, nullptr);
+            memmove(to, from, bytes);
+        });
     return error;
 }
 
@@ -284,7 +305,10 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
     Lock lock;
     if (!bytes) return cudaSuccess;
     require_device_range(to, bytes, "cudaMemsetAsync");
-    queue_work("cudaMemsetAsync", stream, [=] { memset(to, value, bytes); });
+    queue_work("cudaMemsetAsync", stream, [=] {
+        race::touch(to, bytes, true, nullptr, nullptr);
+        memset(to, value, bytes);
+    });
     return cudaSuccess;
 }
 
@@ -340,7 +364,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     Lock lock;
     CUstream_st *target = resolve(stream);
-    if (target->queue.empty()) return cudaSuccess;
+    if (target->queue.empty()) {
+        race::host_joins(target->timeline.clock);
+        return cudaSuccess;
+    }
     DeviceTime time;
     advance(target);
     return cudaErrorNotReady;
@@ -378,7 +405,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (!target->capture)
         append(target,
                {0, "cudaEventRecord",
-                [record] { record->done = true, record->when = std::chrono::steady_clock::now(); }, nullptr});
+                [record, target] {
+                    record->done = true;
+                    record->when = std::chrono::steady_clock::now();
+                    record->clock = target->timeline.clock;
+                },
+                nullptr,
+                {}});
     return cudaSuccess;
 }
 
@@ -394,20 +427,24 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         return cudaSuccess;
     }
     if (target->capture) fault("cudaStreamWaitEvent: a captured stream waits for an event recorded outside");
-    if (event->record) append(target, {0, "cudaStreamWaitEvent", nullptr, event->record});
+    if (event->record) append(target, {0, "cudaStreamWaitEvent", nullptr, event->record, {}});
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     Lock lock;
     if (captures) fault("cudaEventSynchronize while a stream is being captured");
-    if (shared_ptr<Record> record = event->record) run_until([&] { return record->done; }, record->stream);
+    if (shared_ptr<Record> record = event->record) {
+        run_until([&] { return record->done; }, record->stream);
+        race::host_joins(record->clock);
+    }
     return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     Lock lock;
     shared_ptr<Record> record = event->record;
+    if (record && record->done) race::host_joins(record->clock);
     if (!record || record->done) return cudaSuccess;
     DeviceTime time;
     advance(record->stream);

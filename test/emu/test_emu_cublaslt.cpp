@@ -189,6 +189,28 @@ void broken_promises_are_refused_at_the_product(void **) {
     other.close();
 }
 
+/* As a file would bring it back: checked for its problem, and for no other. */
+void an_algorithm_that_was_kept_is_checked(void **) {
+    Case c = {CUDA_R_32F, CUDA_R_32F, false, false, false, 1, 0, 1}, other = c;
+    other.k = 20;
+    c.open();
+    other.open();
+    assert_int_equal(c.ask(), CUBLAS_STATUS_SUCCESS);
+    auto recheck = [](const Case &x, const cublasLtMatmulAlgo_t &algorithm, cublasLtMatmulHeuristicResult_t *result) {
+        return cublasLtMatmulAlgoCheck(handle(), x.desc, x.a, x.b, x.d, x.d, &algorithm, result);
+    };
+    for (int i = 0; i < 8; i++) {
+        cublasLtMatmulHeuristicResult_t result = {};
+        assert_int_equal(recheck(c, c.results[i].algo, &result), CUBLAS_STATUS_SUCCESS);
+        assert_int_equal(result.workspaceSize, c.results[i].workspaceSize);
+        assert_int_equal(recheck(other, c.results[i].algo, &result), CUBLAS_STATUS_INVALID_VALUE);
+        c.results[i].algo.data[0] ^= 1;
+        assert_int_equal(recheck(c, c.results[i].algo, &result), CUBLAS_STATUS_INVALID_VALUE);
+    }
+    c.close();
+    other.close();
+}
+
 void an_algorithm_overwrites_its_workspace(void **) {
     Case c = {CUDA_R_32F, CUDA_R_32F, false, false, false, 1, 0, 1};
     c.open();
@@ -205,6 +227,7 @@ const struct CMUnitTest cublaslt_tests[] = {
     cmocka_unit_test(products_agree_with_the_definition),
     cmocka_unit_test(undocumented_problems_are_refused_with_a_reason),
     cmocka_unit_test(broken_promises_are_refused_at_the_product),
+    cmocka_unit_test(an_algorithm_that_was_kept_is_checked),
     cmocka_unit_test(an_algorithm_overwrites_its_workspace),
 };
 const size_t cublaslt_test_count = sizeof cublaslt_tests / sizeof cublaslt_tests[0];

@@ -112,6 +112,15 @@ __global__ void recurses(int *out, int depth) {
 [[maybe_unused]] __global__ void device_overrun(float *out) {
     out[threadIdx.x + 1] = 1;
 }
+[[maybe_unused]] __global__ void device_overread(float *out, const float *in) {
+    out[threadIdx.x] = in[threadIdx.x + 1];
+}
+[[maybe_unused]] __global__ void shared_overread(float *out) {
+    SHARED_ARRAY(float, row, 32);
+    row[threadIdx.x] = 1;
+    __syncthreads();
+    out[threadIdx.x] = row[threadIdx.x + 1];
+}
 
 /* ---- the faults ------------------------------------------------------------------------------------- */
 
@@ -282,6 +291,21 @@ const Fault faults[] = {
      },
      1,
      {"AddressSanitizer", "kernel device_overrun, block (0, 0, 0), thread (63, 0, 0): "}},
+    {"a read past device memory",
+     [] {
+         Fresh<float> d;
+         Device<float> in(std::vector<float>(64, 1));
+         RUN(device_overread, 64, 0, d.at, in.at);
+     },
+     1,
+     {"AddressSanitizer", "kernel device_overread, block (0, 0, 0), thread (63, 0, 0): "}},
+    {"a read past shared memory",
+     [] {
+         Fresh<float> d;
+         RUN(shared_overread, 32, 0, d.at);
+     },
+     1,
+     {"AddressSanitizer", "kernel shared_overread, block (0, 0, 0), thread (31, 0, 0): "}},
     {"device memory on the host",
      [] {
          Fresh<float> d;

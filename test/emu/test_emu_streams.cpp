@@ -211,6 +211,69 @@ void a_graph_replays_what_was_captured(void **) {
     });
 }
 
+__global__ void descend(float *weight, float rate) {
+    weight[0] -= rate;
+}
+__global__ void descend_by_state(float *weight, const float *rate) {
+    weight[0] -= rate[0];
+}
+
+/* Two steps of a captured graph, the learning rate 1 in the first and 2 in the second; the weight after them. */
+float weight_after_two_replays(bool baked_in) {
+    Device<float> weight(std::vector<float>(1, 10)), rate(1);
+    cudaStream_t stream = new_stream();
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    float now = 1;
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "test");
+    if (baked_in)
+        LAUNCH(descend, 1, 1, 0, stream, weight.at, now);
+    else
+        LAUNCH(descend_by_state, 1, 1, 0, stream, weight.at, rate.at);
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph), "test");
+    CUDA_CHECK(cudaGraphInstantiate(&executable, graph), "test");
+    CUDA_CHECK(cudaGraphDestroy(graph), "test");
+    for (; now <= 2; now++) {
+        CUDA_CHECK(cudaMemcpy(rate.at, &now, sizeof now, cudaMemcpyHostToDevice), "test");
+        CUDA_CHECK(cudaGraphLaunch(executable, stream), "test");
+        sync(stream);
+    }
+    CUDA_CHECK(cudaGraphExecDestroy(executable), "test");
+    drop(stream);
+    return weight.host()[0];
+}
+
+void a_learning_rate_baked_into_a_graph_shows(void **) {
+    assert_true(weight_after_two_replays(false) == 10 - 1 - 2);
+    assert_true(weight_after_two_replays(true) == 10 - 1 - 1);
+}
+
+/* What a missing wait does: the reader sees what was there before, under some seed; with the wait, under none. */
+bool reader_is_ever_early(bool wait) {
+    bool early = false;
+    for_seeds(20, [&](int) {
+        Device<int> value(std::vector<int>(2, 0)), seen(2);
+        cudaStream_t writer = new_stream(), reader = new_stream();
+        cudaEvent_t event;
+        CUDA_CHECK(cudaEventCreate(&event), "test");
+        LAUNCH(store, 1, 1, 0, writer, value.at, Pair{1, 1});
+        CUDA_CHECK(cudaEventRecord(event, writer), "test");
+        if (wait) CUDA_CHECK(cudaStreamWaitEvent(reader, event), "test");
+        CUDA_CHECK(cudaMemcpyAsync(seen.at, value.at, 8, cudaMemcpyDeviceToDevice, reader), "test");
+        synchronize();
+        early |= seen.host()[0] == 0;
+        CUDA_CHECK(cudaEventDestroy(event), "test");
+        drop(writer);
+        drop(reader);
+    });
+    return early;
+}
+
+void a_missing_event_wait_shows_under_some_seed(void **) {
+    assert_true(reader_is_ever_early(false));
+    assert_false(reader_is_ever_early(true));
+}
+
 } // namespace
 
 const struct CMUnitTest stream_tests[] = {
@@ -223,5 +286,7 @@ const struct CMUnitTest stream_tests[] = {
     cmocka_unit_test(the_default_stream_is_ordered_with_blocking_streams),
     cmocka_unit_test(queries_end_and_events_have_times),
     cmocka_unit_test(a_graph_replays_what_was_captured),
+    cmocka_unit_test(a_learning_rate_baked_into_a_graph_shows),
+    cmocka_unit_test(a_missing_event_wait_shows_under_some_seed),
 };
 const size_t stream_test_count = sizeof stream_tests / sizeof stream_tests[0];

@@ -176,9 +176,23 @@ EMU_REDUCE(__reduce_xor_sync, XOR, unsigned)
 
 /* ---- atomics: on integers; each is one step, since a fiber yields only at barriers ------------------- */
 
+/* The race checker is told of the access as a whole. */
+#ifdef EMU_RACE
+namespace emu {
+void race_atomic(const void *memory, size_t bytes, const void *code);
+}
+#define EMU_ATOMICALLY __attribute__((no_sanitize("thread"), noinline))
+#else
+namespace emu {
+inline void race_atomic(const void *, size_t, const void *) {}
+} // namespace emu
+#define EMU_ATOMICALLY inline
+#endif
+
 #define EMU_ATOMIC(name, expression)                                                                         \
     template <typename T, typename = std::enable_if_t<std::is_integral<T>::value>>                           \
-    static inline T name(T *address, std::common_type_t<T> value) {                                          \
+    static EMU_ATOMICALLY T name(T *address, std::common_type_t<T> value) {                                  \
+        emu::race_atomic(address, sizeof(T), __builtin_return_address(0));                                   \
         T old = *address;                                                                                    \
         *address = (T)(expression);                                                                          \
         return old;                                                                                          \
@@ -194,7 +208,8 @@ EMU_ATOMIC(atomicXor, old ^ value)
 EMU_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef EMU_ATOMIC
 template <typename T, typename = std::enable_if_t<std::is_integral<T>::value>>
-static inline T atomicCAS(T *address, std::common_type_t<T> compare, std::common_type_t<T> value) {
+static EMU_ATOMICALLY T atomicCAS(T *address, std::common_type_t<T> compare, std::common_type_t<T> value) {
+    emu::race_atomic(address, sizeof(T), __builtin_return_address(0));
     T old = *address;
     if (old == compare) *address = value;
     return old;

@@ -38,6 +38,12 @@ static inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], cons
 static inline void cp_async_16(void *shared, const void *global, bool copy = true) {
     emu::async_copy_start(shared, global, 16, copy);
 }
+static inline void cp_async_4(void *shared, const void *global) {
+    emu::async_copy_start(shared, global, 4, true);
+}
+static inline float exp2_approx(float x) {
+    return exp2f(x);
+}
 static inline void cp_async_commit() {
     emu::async_copy_commit();
 }

@@ -1,0 +1,438 @@
+/* clang-format off
+ * attention_mma_backward.cu: the bf16 backward of attention on tensor cores, for the head sizes of
+ * attention_mma.cu; others take attention.cu. attention_mma.cuh holds the machinery.
+ *
+ * With P = exp(S − lse), dP = dO·Vᵀ, dS = P ⊙ (dP − delta), delta = Σ dO⊙O of a row (FlashAttention-2, Dao 2023):
+ *
+ *     dV = Pᵀ·dO      dK = dSᵀ·Q / √D      dQ = dS·K / √D
+ *
+ *   terms   lse·log₂e and delta of each row, for the other two
+ *   dkv     a block a key-value head and 64 or 128 of its keys; walks over the heads of its group and, for each,
+ *           over the queries that see a key of the block. A warp computes Sᵀ = K·Qᵀ and dPᵀ = V·dOᵀ, so that Pᵀ
+ *           and dSᵀ come out as operands of the other two products
+ *   dq      a block a head and 64 or 128 of its queries; walks over the keys that they see
+ *
+ * Every sum has one owner and one order; there are no atomics and no block waits for another.
+ *
+ * Why two kernels: they compute S and dP twice, 7 products where one sweep needs 5, so they do 40 % more on the
+ * tensor cores. A sweep (a block a key-value head, owning dQ in fp32) would instead carry each dS through shared
+ * memory to other warps, with two more barriers a tile, and read and write fp32 dQ through L2 for every pair of
+ * tiles: at D = 64 with tiles of 128, 128 KB for 10.5 MFLOP, so 3.7 TB/s of L2 at 300 TFLOP/s. Here nothing but
+ * the tiles passes through shared memory, and the number of blocks grows with T. Neither was measured.
+ *
+ * FLOPs as usually counted (5 products): 10·T²·D/2 a head; done: 14·T²·D/2. gpt2-124m (H=12, D=64) at B=64,
+ * T=1024: 258 GFLOP counted, 361 done; floor 0.6 ms at the 600 TFLOP/s or so of mma.sync on an H200. 120 TFLOP/s
+ * counted are 168 done, 190 with what the diagonal wastes: a third of that rate. Bytes: terms 0.2 GB, dkv and dq
+ * 0.5 GB each with L2 holding a head's tiles: 0.25 ms at 4.8 TB/s.
+ * clang-format on */
+#include "attention_mma.cuh"
+
+namespace {
+
+constexpr int TILE_ROWS = ATTENTION_TILE;
+
+/* terms [B,H,2,padded T]: what the backward needs of a query row. exp2(score·scale·log₂e − lse·log₂e) is its
+ * probability; rows from T on have lse = ∞: probability 0. */
+enum { LSE_LOG2, DELTA, TERMS };
+
+/* --------------------------------------------------------------------------------------------------------
+ * terms: a group of lanes to each row, 8 elements a lane
+ * ------------------------------------------------------------------------------------------------------ */
+
+__host__ __device__ constexpr int lanes_of_a_row(int packs) {
+    return packs <= 4 ? 4 : packs <= 8 ? 8 : 16;
+}
+
+template <int D>
+__global__ void __launch_bounds__(ATTENTION_THREADS)
+    attention_terms_kernel(const bf16 *__restrict__ out, const bf16 *__restrict__ dout,
+                           const float *__restrict__ lse, float *__restrict__ terms, AttentionShape shape) {
+    constexpr int LANES = lanes_of_a_row(D / PACK);
+    const int lane = threadIdx.x % LANES, T = shape.T, rows = shape.padded_T;
+    const int t = (int)(blockIdx.x % shape.blocks) * (ATTENTION_THREADS / LANES) + threadIdx.x / LANES;
+    const int64_t b_head = blockIdx.x / shape.blocks, b = b_head / shape.H, head = b_head % shape.H;
+    float delta = 0;
+    if (t < T && lane < D / PACK) {
+        const int64_t at = (b * T + t) * shape.out_stride + head * D + lane * PACK;
+        float o[PACK], d[PACK];
+        load_pack(o, out + at);
+        load_pack(d, dout + at);
+#pragma unroll
+        for (int i = 0; i < PACK; i++) delta += o[i] * d[i];
+    }
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        delta += __shfl_xor_sync(ALL_LANES, delta, distance);
+    if (lane == 0 && t < rows) {
+        float *row = terms + b_head * TERMS * rows + t;
+        row[LSE_LOG2 * rows] = t < T ? lse[b_head * T + t] * LOG2_E : INFINITY;
+        row[DELTA * rows] = delta;
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * dK and dV
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* What a stage holds of 64 queries besides Q and dO. */
+struct QueryRows {
+    float terms[TERMS][TILE_ROWS];
+    int first_key[TILE_ROWS]; /* with documents */
+};
+
+/* The last query that sees a key of [k0, k1), or −1. All threads call. */
+__device__ inline int last_query(const uint32_t *doc_start, int k0, int k1, int T, int *buffer) {
+    if (!doc_start) return T - 1;
+    KeyRange range = {0, -1};
+    for (int t = k0 + threadIdx.x; t < T; t += ATTENTION_THREADS)
+        if ((int)doc_start[t] < k1) range.most = t;
+    return block_range(range, buffer).most;
+}
+
+/* dPᵀ starts from −delta of its columns' queries: 16 from `n` on. */
+template <int TILES>
+__device__ __forceinline__ void start_columns(float (&dp)[TILES][2][4], const QueryRows *rows, int n) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float *two = &rows->terms[DELTA][n + half * 8 + threadIdx.x % 4 * 2];
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) dp[tile][half][i] = -two[i % 2];
+    }
+}
+
+/* Scores of keys that a query does not see become −∞. The warp's first key is `ahead` time steps after query
+ * n of the tile that starts at q0. */
+template <int TILES>
+__device__ __forceinline__ void mask_columns(float (&s)[TILES][2][4], const QueryRows *rows, int n, int ahead,
+                                             int q0, bool documents) {
+    const int lane = threadIdx.x % WARP, column = n + lane % 4 * 2;
+    ahead += lane / 4 - lane % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int row = half * 8 + i;
+            const int behind = documents ? rows->first_key[column + row] - (q0 + column + row) : -INT32_MAX;
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    const int offset = ahead + tile * 16 + r * 8 - row; /* key − query */
+                    if (offset > 0 || offset < behind) s[tile][half][2 * r + i] = -INFINITY;
+                }
+        }
+}
+
+/* Sᵀ of a warp's keys and 16 queries from `n` on becomes Pᵀ, and dPᵀ − delta becomes dSᵀ. */
+template <int TILES>
+__device__ __forceinline__ void key_gradients(float (&s)[TILES][2][4], float (&dp)[TILES][2][4],
+                                              const QueryRows *rows, int n, float scale_log2) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float *two = &rows->terms[LSE_LOG2][n + half * 8 + threadIdx.x % 4 * 2];
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float p = exp2_approx(s[tile][half][i] * scale_log2 - two[i % 2]);
+                s[tile][half][i] = p;
+                dp[tile][half][i] *= p;
+            }
+    }
+}
+
+/* A query tile of one head on its way into a stage. */
+template <int D, int TILES>
+__device__ __forceinline__ void copy_queries(bf16 *stage, QueryRows *rows, const HeadRows &queries,
+                                             const HeadRows &dout, const float *head_terms, int q0,
+                                             const AttentionShape &shape) {
+    typedef AttentionConfig<D, TILES> C;
+    const int T = shape.T, i = threadIdx.x;
+    copy_rows<D, TILE_ROWS>(stage, queries, q0, T);
+    copy_rows<D, TILE_ROWS>(stage + C::TILE, dout, q0, T);
+    if (i < TILE_ROWS / 2) { /* four rows of one term a thread */
+        const int term = i / (TILE_ROWS / 4), row = i % (TILE_ROWS / 4) * 4;
+        cp_async_16(&rows->terms[term][row], head_terms + (int64_t)term * shape.padded_T + q0 + row);
+    } else if (shape.doc_start && i >= TILE_ROWS)
+        cp_async_4(&rows->first_key[i - TILE_ROWS],
+                   shape.doc_start + queries.token + min(q0 + i - TILE_ROWS, T - 1));
+    cp_async_commit();
+}
+
+template <int D, int TILES>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+    attention_dkv_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
+                             const float *__restrict__ terms, bf16 *__restrict__ dqkv, AttentionShape shape) {
+    typedef AttentionConfig<D, TILES> C;
+    static_assert(ATTENTION_THREADS == 2 * TILE_ROWS && TERMS == 2, "how copy_queries shares the work");
+    SHARED_MEMORY(bf16, shared);
+    SHARED_ARRAY(QueryRows, query_rows, 2);
+    SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
+    const int T = shape.T, group = shape.H / shape.Hkv;
+
+    /* Key blocks of a head are neighbours, so that its queries stay in L2; the first, which most queries see,
+     * is the longest. */
+    const int k0 = (int)(blockIdx.x % shape.blocks) * C::ROWS;
+    const int kv_head = (int)(blockIdx.x / shape.blocks % shape.Hkv);
+    const int b = (int)(blockIdx.x / shape.blocks / shape.Hkv);
+    const int row0 = first_row<TILES>(), key0 = k0 + row0; /* of this warp */
+    const int n0 = b * T, end_head = (kv_head + 1) * group;
+    const HeadRows keys = {qkv, shape.qkv_stride, n0, (shape.H + kv_head) * D};
+    const HeadRows values = {qkv, shape.qkv_stride, n0, (shape.H + shape.Hkv + kv_head) * D};
+    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
+
+    copy_rows<D, C::ROWS>(shared, keys, k0, T); /* through the stages, into registers */
+    copy_rows<D, C::ROWS>(shared + C::STAGE, values, k0, T);
+    cp_async_commit();
+    const int first_tile = k0 / TILE_ROWS;
+    const int last_tile = same_in_warp(last_query(doc_start, k0, k0 + C::ROWS, T, range_buffer)) / TILE_ROWS;
+    cp_async_wait<0>();
+    __syncthreads();
+    uint32_t k[TILES][D / 16][4], v[TILES][D / 16][4];
+    load_rows<D, TILES>(k, shared + row0 * C::STRIDE);
+    load_rows<D, TILES>(v, shared + C::STAGE + row0 * C::STRIDE);
+    float dk[TILES][D / 8][4], dv[TILES][D / 8][4];
+    clear(dk);
+    clear(dv);
+    __syncthreads(); /* the stages are free */
+
+    const float scale_log2 = shape.scale * LOG2_E;
+    int head = kv_head * group, tile = first_tile;
+    auto copy_next = [&](int stage) {
+        const HeadRows queries = {qkv, shape.qkv_stride, n0, head * D};
+        const HeadRows dout_rows = {dout, shape.out_stride, n0, head * D};
+        const float *head_terms = terms + (int64_t)(b * shape.H + head) * (TERMS * shape.padded_T);
+        copy_queries<D, TILES>(shared + stage * C::STAGE, &query_rows[stage], queries, dout_rows, head_terms,
+                               tile * TILE_ROWS, shape);
+    };
+    copy_next(0);
+    for (int stage = 0; head < end_head; stage ^= 1) {
+        const int q0 = tile * TILE_ROWS;
+        const bf16 *current = shared + stage * C::STAGE;
+        const QueryRows *current_rows = &query_rows[stage];
+        cp_async_wait<0>();
+        bool masked = q0 < k0 + C::ROWS; /* the diagonal crosses the tile, or a document's start does */
+        if (shape.doc_start) {
+            const int i = (int)threadIdx.x - TILE_ROWS; /* the row that this thread has copied */
+            masked |= __syncthreads_or(i >= 0 && current_rows->first_key[i] > k0) != 0;
+        } else
+            __syncthreads();
+        if (++tile > last_tile) tile = first_tile, head++;
+        if (head < end_head) copy_next(1 - stage);
+#pragma unroll 1 /* registers are full with one */
+        for (int n = 0; n < TILE_ROWS; n += 16) {
+            if (q0 + n + 15 < key0) continue; /* above this warp's diagonal */
+            const bf16 *q_rows = current + n * C::STRIDE, *dout_rows = q_rows + C::TILE;
+            float s[TILES][2][4], dp[TILES][2][4];
+            clear(s);
+            multiply_rows<D, TILES>(s, k, q_rows);
+            if (masked) mask_columns<TILES>(s, current_rows, n, key0 - (q0 + n), q0, shape.doc_start != NULL);
+            start_columns(dp, current_rows, n);
+            multiply_rows<D, TILES>(dp, v, dout_rows);
+            key_gradients<TILES>(s, dp, current_rows, n, scale_log2);
+            uint32_t p[TILES][4], ds[TILES][4];
+            as_operand<TILES>(p, s);
+            as_operand<TILES>(ds, dp);
+            accumulate_rows<D, TILES>(dv, p, dout_rows);
+            accumulate_rows<D, TILES>(dk, ds, q_rows);
+        }
+    }
+
+    float scales[TILES][2], ones[TILES][2];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) scales[i][0] = scales[i][1] = shape.scale, ones[i][0] = ones[i][1] = 1;
+    __syncthreads(); /* the stages are free */
+    bf16 *dkeys = dqkv + (int64_t)(n0 + key0) * shape.qkv_stride + (int64_t)(shape.H + kv_head) * D;
+    bf16 *staged = shared + row0 * C::STRIDE;
+    store_rows<D, TILES>(dkeys, shape.qkv_stride, T - key0, staged, dk, scales);
+    store_rows<D, TILES>(dkeys + (int64_t)shape.Hkv * D, shape.qkv_stride, T - key0, staged + C::STAGE, dv,
+                         ones);
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * dQ
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* The two rows of a 16-row tile that a thread holds a quarter of: g and g + 8 with g = lane / 4. */
+struct QueryRow {
+    int t, first_key;
+    float lse_log2, delta;
+};
+
+/* dP starts from −delta of its rows. */
+template <int TILES>
+__device__ __forceinline__ void start_rows(float (&dp)[TILES][2][4], const QueryRow (&rows)[TILES][2]) {
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int i = 0; i < 8; i++) dp[tile][i / 4][i % 4] = -rows[tile][i % 4 / 2].delta;
+}
+
+/* S and dP − delta of a warp's queries and 16 keys: the latter becomes dS. */
+template <int TILES>
+__device__ __forceinline__ void query_gradients(const float (&s)[TILES][2][4], float (&dp)[TILES][2][4],
+                                                const QueryRow (&rows)[TILES][2], int key0, bool masked,
+                                                float scale_log2) {
+    const int column = key0 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const QueryRow &row = rows[tile][i / 2];
+                const int key = column + half * 8 + i % 2;
+                float p = exp2_approx(s[tile][half][i] * scale_log2 - row.lse_log2);
+                if (masked && (key > row.t || key < row.first_key)) p = 0;
+                dp[tile][half][i] *= p;
+            }
+}
+
+template <int D, int TILES>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+    attention_dq_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
+                            const float *__restrict__ terms, bf16 *__restrict__ dqkv, AttentionShape shape) {
+    typedef AttentionConfig<D, TILES> C;
+    SHARED_MEMORY(bf16, shared);
+    SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
+    const int T = shape.T;
+
+    /* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
+    const int q0 = (shape.blocks - 1 - (int)(blockIdx.x % shape.blocks)) * C::ROWS;
+    const int head = (int)(blockIdx.x / shape.blocks % shape.H), kv_head = head / (shape.H / shape.Hkv);
+    const int b = (int)(blockIdx.x / shape.blocks / shape.H), n0 = b * T;
+    const int row0 = first_row<TILES>();
+    const HeadRows queries = {qkv, shape.qkv_stride, n0, head * D};
+    const HeadRows dout_head = {dout, shape.out_stride, n0, head * D};
+    const HeadRows keys = {qkv, shape.qkv_stride, n0, (shape.H + kv_head) * D};
+    const HeadRows values = {qkv, shape.qkv_stride, n0, (shape.H + shape.Hkv + kv_head) * D};
+    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
+
+    copy_rows<D, C::ROWS>(shared, queries, q0, T); /* through the stages, into registers */
+    copy_rows<D, C::ROWS>(shared + C::STAGE, dout_head, q0, T);
+    cp_async_commit();
+    const KeyRange range = first_keys<C::ROWS>(doc_start, q0, T, range_buffer);
+    const int first_tile = range.least / TILE_ROWS;
+    const int last_tile = (min(q0 + C::ROWS, T) - 1) / TILE_ROWS;
+    QueryRow rows[TILES][2];
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            QueryRow &row = rows[i][r];
+            row.t = q0 + row0 + i * 16 + threadIdx.x % WARP / 4 + r * 8;
+            row.first_key = row_first_key(doc_start, min(row.t, T - 1));
+            const float *term = terms + (int64_t)(b * shape.H + head) * (TERMS * shape.padded_T) + row.t;
+            const bool exists = row.t < T;
+            row.lse_log2 = exists ? term[LSE_LOG2 * shape.padded_T] : INFINITY;
+            row.delta = exists ? term[DELTA * shape.padded_T] : 0;
+        }
+    cp_async_wait<0>();
+    __syncthreads();
+    uint32_t q[TILES][D / 16][4], dout_rows[TILES][D / 16][4];
+    load_rows<D, TILES>(q, shared + row0 * C::STRIDE);
+    load_rows<D, TILES>(dout_rows, shared + C::STAGE + row0 * C::STRIDE);
+    float dq[TILES][D / 8][4];
+    clear(dq);
+    __syncthreads(); /* the stages are free */
+
+    const float scale_log2 = shape.scale * LOG2_E;
+    copy_rows<D, TILE_ROWS>(shared, keys, first_tile * TILE_ROWS, T);
+    copy_rows<D, TILE_ROWS>(shared + C::TILE, values, first_tile * TILE_ROWS, T);
+    cp_async_commit();
+    for (int tile = first_tile; tile <= last_tile; tile++) {
+        const int stage = (tile - first_tile) & 1, key0 = tile * TILE_ROWS;
+        const bf16 *current = shared + stage * C::STAGE;
+        bf16 *next = shared + (1 - stage) * C::STAGE;
+        cp_async_wait<0>();
+        __syncthreads(); /* this tile is there, and all warps are through with the one before it */
+        if (tile < last_tile) {
+            copy_rows<D, TILE_ROWS>(next, keys, key0 + TILE_ROWS, T);
+            copy_rows<D, TILE_ROWS>(next + C::TILE, values, key0 + TILE_ROWS, T);
+            cp_async_commit();
+        }
+        const bool masked = key0 + TILE_ROWS - 1 > q0 + row0 || key0 < range.most;
+#pragma unroll 1 /* registers are full with one */
+        for (int n = 0; n < TILE_ROWS; n += 16) {
+            if (key0 + n > q0 + row0 + TILES * 16 - 1) break; /* above this warp's diagonal */
+            const bf16 *key_rows = current + n * C::STRIDE;
+            float s[TILES][2][4], dp[TILES][2][4];
+            clear(s);
+            multiply_rows<D, TILES>(s, q, key_rows);
+            start_rows(dp, rows);
+            multiply_rows<D, TILES>(dp, dout_rows, key_rows + C::TILE);
+            query_gradients<TILES>(s, dp, rows, key0 + n, masked, scale_log2);
+            uint32_t ds[TILES][4];
+            as_operand<TILES>(ds, dp);
+            accumulate_rows<D, TILES>(dq, ds, key_rows);
+        }
+    }
+
+    float factor[TILES][2];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) factor[i][0] = factor[i][1] = shape.scale;
+    __syncthreads(); /* the stages are free */
+    bf16 *dqueries = dqkv + (int64_t)(n0 + q0 + row0) * shape.qkv_stride + (int64_t)head * D;
+    store_rows<D, TILES>(dqueries, shape.qkv_stride, T - (q0 + row0), shared + row0 * C::STRIDE, dq, factor);
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Launches
+ * ------------------------------------------------------------------------------------------------------ */
+
+size_t terms_bytes(int64_t sequences, int64_t tokens, int64_t heads) {
+    return (size_t)((tokens + sequences * (row_stride(1) - 1)) * heads * TERMS) * sizeof(float);
+}
+
+template <int D, int TILES> void run(Queue *queue, const AttentionBackward *args) {
+    typedef AttentionConfig<D, TILES> C;
+    static bool allowed = false;
+    if (!allowed && C::STAGES_BYTES > 48 * 1024) {
+        ALLOW_SHARED_MEMORY((attention_dkv_mma_kernel<D, TILES>), C::STAGES_BYTES);
+        ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, TILES>), C::STAGES_BYTES);
+    }
+    allowed = true;
+    const Attention *forward = args->forward;
+    const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
+    float *terms =
+        static_cast<float *>(cuda_scratch(queue, terms_bytes(B, (int64_t)B * T, H), "attention_backward"));
+    const bf16 *qkv = static_cast<const bf16 *>(forward->qkv), *out = static_cast<const bf16 *>(forward->out);
+    const bf16 *dout = static_cast<const bf16 *>(args->dout);
+    const float *lse = static_cast<const float *>(forward->lse);
+    bf16 *dqkv = static_cast<bf16 *>(args->dqkv);
+
+    AttentionShape shape = attention_shape(forward, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
+    shape.blocks = (int)ceil_div(shape.padded_T, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
+    LAUNCH((attention_terms_kernel<D>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS, 0, queue->stream,
+           out, dout, lse, terms, shape);
+    shape = attention_shape(forward, C::ROWS);
+    LAUNCH((attention_dkv_mma_kernel<D, TILES>), (unsigned)shape.blocks * Hkv * B, ATTENTION_THREADS,
+           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
+    LAUNCH((attention_dq_mma_kernel<D, TILES>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS,
+           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
+}
+
+} // namespace
+
+bool attention_backward_mma(Queue *queue, const AttentionBackward *args) {
+    switch (args->forward->D) {
+    case 32:
+        return run<32, 2>(queue, args), true;
+    case 48:
+        return run<48, 2>(queue, args), true;
+    case 64:
+        return run<64, 2>(queue, args), true;
+    case 96:
+        return run<96, 1>(queue, args), true;
+    case 128:
+        return run<128, 1>(queue, args), true;
+    default:
+        return false;
+    }
+}
+
+size_t attention_mma_scratch(const Limits *limits) {
+    return terms_bytes(limits->B, limits->N, limits->H);
+}

@@ -1,0 +1,69 @@
+/* step.c: see step.h. */
+#include "step.h"
+
+static void micro(const Optimizer *optimizer) {
+    Model *model = optimizer->model;
+    model_forward(model, true);
+    model_head(model, optimizer->state, true);
+    model_backward(model);
+}
+
+static void update(const Optimizer *optimizer) { optimizer_update(optimizer); }
+
+/* Estimates, none of them measured yet: a block is some 32 kernels forward and backward, the host launches one in
+ * 5 µs, matrix products reach half of what the data sheet says. Below ten times the launches' time the queue can
+ * run dry, and what is left between kernels counts. */
+static bool graphs_help(const Model *model) {
+    enum { KERNELS_A_BLOCK = 32, MARGIN = 10 };
+    DeviceInfo info = {0};
+    model->k->describe(&info);
+    double launches = 5e-6 * KERNELS_A_BLOCK * model->L;
+    double flops = model_flops_per_token(model->config, &model->params) * (double)model->N;
+    return info.peak_flops <= 0 || flops / (0.5 * info.peak_flops) < MARGIN * launches;
+}
+
+static bool wants_graphs(const Model *model) {
+    int64_t asked = model->config->cuda_graph;
+    bool has_them = model->k->capture_begin != NULL;
+    check(has_them || asked != SWITCH_ON, "--cuda-graph on: %s has no graphs; auto uses them where there are some",
+          model->k->name);
+    return has_them && (asked == SWITCH_ON || (asked == SWITCH_AUTO && graphs_help(model)));
+}
+
+void step_create(Step *step, Optimizer *optimizer) {
+    const Model *model = optimizer->model;
+    *step = (Step){.optimizer = optimizer, .graphs = wants_graphs(model)};
+    if (model->config->gemm_tune && model->k->gemm_tune) model->k->gemm_tune(true);
+}
+
+void step_destroy(Step *step) {
+    if (!step->optimizer) return;
+    const Model *model = step->optimizer->model;
+    model->k->queue_wait(model->queue);
+    if (step->micro) model->k->graph_destroy(step->micro);
+    if (step->update) model->k->graph_destroy(step->update);
+}
+
+static void run(Step *step, Graph **graph, void (*work)(const Optimizer *)) {
+    const Model *model = step->optimizer->model;
+    const Kernels *k = model->k;
+    if (!step->graphs || !step->warm) {
+        work(step->optimizer);
+        return;
+    }
+    if (!*graph) {
+        k->capture_begin(model->queue);
+        work(step->optimizer);
+        *graph = k->capture_end(model->queue);
+    }
+    k->graph_launch(model->queue, *graph);
+}
+
+void step_micro(Step *step) { run(step, &step->micro, micro); }
+
+void step_update(Step *step) {
+    const Kernels *k = step->optimizer->model->k;
+    run(step, &step->update, update);
+    if (!step->warm && k->gemm_tune) k->gemm_tune(false);
+    step->warm = true;
+}

@@ -1,0 +1,35 @@
+/*
+ * step.h: a training step as work in the queue: operation by operation, or as graphs that were captured once.
+ *
+ * A graph is launched with one call where its operations take one each: a small model's step is shorter than the
+ * host needs to launch its kernels. Two are captured, a micro-step and the update; what has its own rhythm
+ * (BHyT's refresh, telemetry, validation) stays outside. Captured arguments are frozen, which nothing notices:
+ * all that changes from step to step is on the device already (StepInputs in the StepState, tokens in their
+ * buffer).
+ *
+ * The first step runs operation by operation: GEMM algorithms are chosen then, and kernels loaded.
+ */
+#ifndef STEP_H
+#define STEP_H
+
+#include "optim.h"
+
+typedef struct Step {
+    Optimizer *optimizer;
+    Graph *micro, *update; /* NULL until captured */
+    bool graphs;           /* --cuda-graph, decided */
+    bool warm;             /* one step has run */
+} Step;
+
+/* Decides on graphs (exit 2 if they were asked for and the device has none) and, with --gemm-tune, has the first
+ * step measure. */
+void step_create(Step *step, Optimizer *optimizer);
+void step_destroy(Step *step);
+
+/* Forward, loss and backward of what was fed. */
+void step_micro(Step *step);
+
+/* The decision and the update, after the last micro-step. */
+void step_update(Step *step);
+
+#endif

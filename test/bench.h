@@ -1,0 +1,55 @@
+/*
+ * bench.h: what the bench programs share: flags in, tokens in, one training step, medians out.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include "../src/log.h"
+#include "../src/model.h"
+#include "../src/optim.h"
+#include "../src/philox.h"
+
+#include <stdlib.h>
+
+static inline void bench_set(Config *config, const char *name, const char *value) {
+    Error error = {0};
+    check(config_set(config, name, value, &error), "%s", error.text);
+}
+
+/* Initial weights and B·T random tokens: what a step costs does not hang on either. The CPU only, whose device memory
+ * is the host's. */
+static inline void bench_fill(Model *model) {
+    params_init(&model->params, model->config, model->k->accum, model->master);
+    model_refresh(model);
+    uint32_t *tokens = must_malloc((size_t)model->N * sizeof *tokens, "tokens");
+    for (int64_t i = 0; i < model->N; i++)
+        tokens[i] = (uint32_t)(philox_uniform(1, philox_name_hash("tokens"), (uint64_t)i) * model->V);
+    model_feed(model, tokens, tokens);
+    model->k->queue_wait(model->queue);
+    free(tokens);
+}
+
+/* The work of a step as train_gpt.cu does it, with --bhyt-refresh 1 or 0. */
+static inline void bench_step(Model *model, Optimizer *optimizer) {
+    StepInputs inputs = {.lr = 1e-4, .loss_scale = 1 / (double)model->N};
+    if (model->config->bhyt_refresh) model_refresh(model);
+    optimizer_begin(optimizer, &inputs);
+    model_forward(model, true);
+    model_head(model, optimizer->state, true);
+    model_backward(model);
+    optimizer_update(optimizer);
+    optimizer_read(optimizer);
+}
+
+static inline int bench_ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Sorts the values. */
+static inline double bench_median(double *values, int count) {
+    qsort(values, (size_t)count, sizeof *values, bench_ascending);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+#endif

@@ -1,0 +1,11 @@
+/* config_rules.h: what a config must be, wherever it came from. */
+#ifndef CONFIG_RULES_H
+#define CONFIG_RULES_H
+
+#include "../../src/config.h"
+
+/* Every value in the range of its row; and written as config.ini, it reads back as itself. `modes`: whether flags
+ * such as --smoke may be set, which only the command line can. */
+void fuzz_check_config(const Config *config, bool modes);
+
+#endif

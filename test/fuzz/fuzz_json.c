@@ -1,0 +1,62 @@
+/*
+ * fuzz_json.c: is what the reader of JSON accepts JSON, one object of unique fields, and read as what it says?
+ * (src/json.h)
+ */
+#include "fuzz.h"
+#include "../../src/json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void check_fields(const cJSON *object) {
+    const cJSON *item;
+    cJSON_ArrayForEach(item, object) {
+        const char *name = item->string;
+        Error error = {0};
+        double number;
+        int64_t integer;
+        PROMISE(cJSON_GetObjectItemCaseSensitive(object, name) == item); /* the first of its name */
+        if (!json_number(object, name, -1e3, 1e300, &number, &error)) {
+            fuzz_check_error(&error);
+            PROMISE(!cJSON_IsNumber(item) || !(item->valuedouble >= -1e3 && item->valuedouble <= 1e300));
+        } else
+            PROMISE(number >= -1e3 && number <= 1e300);
+        if (json_integer(object, name, -9, INT64_C(1) << 53, &integer, &error))
+            PROMISE(integer >= -9 && integer <= INT64_C(1) << 53 && (double)integer == item->valuedouble);
+        const char *text = json_text(object, name, &error);
+        PROMISE((text != NULL) == (cJSON_IsString(item) != 0));
+    }
+}
+
+static bool is_finite(const cJSON *value) {
+    const cJSON *item;
+    if (cJSON_IsNumber(value) && !isfinite(value->valuedouble)) return false;
+    cJSON_ArrayForEach(item, value) if (!is_finite(item)) return false;
+    return true;
+}
+
+/* Printed and read again it is the same; but cJSON prints an infinity, as of 1e999, as null. */
+static void check_printed(const cJSON *object) {
+    char *text = cJSON_Print(object);
+    Error error;
+    PROMISE(text);
+    cJSON *again = json_parse(text, strlen(text), &error);
+    PROMISE(again && (!is_finite(object) || cJSON_Compare(object, again, true)));
+    cJSON_Delete(again);
+    cJSON_free(text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Error error = {0};
+    cJSON *object = json_parse(fuzz_edge(data, size), size, &error);
+    if (!object) {
+        fuzz_check_error(&error);
+        return 0;
+    }
+    PROMISE(fuzz_is_json(data, size, NULL) && cJSON_IsObject(object));
+    check_fields(object);
+    check_printed(object);
+    cJSON_Delete(object);
+    return 0;
+}

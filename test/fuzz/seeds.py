@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Where do fuzzing's first inputs come from? From real files of the program.
+
+    test/fuzz/seeds.py PROGRAM DIRECTORY
+
+Trains a tiny model with PROGRAM (train_gpt) and writes DIRECTORY/TARGET/seed_* for every target, from what that
+leaves and from a few texts that a user might write; and config.dict and flags.dict, the words of the table of flags.
+"""
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def shard(tokens, wide=False):
+    header = (20240801, 7, len(tokens)) if wide else (20240520, 1, len(tokens))
+    return struct.pack("<256i", *header, *[0] * 253) + struct.pack("<%d%s" % (len(tokens), "I" if wide else "H"), *tokens)
+
+
+def shards():
+    """Deed (mode, vocabulary, first, count), then the file; with mode 1 without the header's idle bytes."""
+    tokens = [random.randrange(256) for _ in range(24)]
+    for mode in range(4):
+        for wide in (False, True):
+            whole = shard(tokens, wide)
+            file = whole[:12] + whole[1024:] if mode & 1 else whole
+            yield struct.pack("<4I", mode, 256, 3 + mode, 21 - mode) + file
+            yield struct.pack("<4I", mode, 100, 0, 24) + file
+    yield struct.pack("<4I", 1, 256, 0, 1024 + 48) + whole[:12]  # a header, and a file's size
+    yield struct.pack("<4I", 1, 256, 0, 0) + shard([])[:12]
+
+
+def tensors(header, data=b"", more=0):
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return struct.pack("<Q", more) + struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def safetensors(files):
+    for file in files:  # the header of a real one, its data only claimed
+        (length,) = struct.unpack("<Q", file[:8])
+        yield struct.pack("<Q", len(file) - 8 - length) + file[: 8 + length]
+    widths = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2,
+              "I8": 1, "U8": 1, "BOOL": 1, "F8_E5M2": 1, "F8_E4M3": 1, "C64": 8}  # fmt: skip
+    for dtype, width in widths.items():
+        yield tensors({"w": entry(dtype, [3], 0, 3 * width)}, bytes(random.randrange(256) for _ in range(3 * width)))
+    yield tensors({"__metadata__": {"format": "pt", "ü": "\"\\\n"}, "a": entry("F32", [], 0, 4),
+                   "b": entry("U8", [2, 0, 3], 4, 4), "c": entry("F64", [1, 1], 4, 12)}, bytes(range(12)))  # fmt: skip
+    yield tensors({"big": entry("U8", [2**26, 2**26], 0, 2**52)}, more=2**52)
+    yield tensors({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, bytes(12))
+    yield tensors({})
+
+
+def texts(run):
+    def read(name):
+        with open(os.path.join(run, name), "rb") as file:
+            return file.read()
+
+    index = {"metadata": {"total_size": 12}, "weight_map": {"h.0.ln_1.weight": "model-00001-of-00002.safetensors",
+             "h.0.ln_1.bias": "model-00002-of-00002.safetensors"}}  # fmt: skip
+    state = read("state.json")
+    bhyt = json.loads(state)
+    bhyt.update(bhyt_c=[1.5, 2e-3], window={"next": 2, "loss": [5.5, 5.25], "norm": [1, 0.5]})
+    full = dict(bhyt, window={"next": 17, "loss": [0.5] * 128, "norm": [1.0] * 128})
+    odd = b' {"a": [1, -0.5e+3, true, false, null, [], {}], "b\\u00e9\\ud83d\\ude00\xc3\xa9": "\\"\\\\\\/\\b\\f\\n\\r\\t", "": 1e999}\n'
+    return {
+        "json": [read("config.json"), state, read("manifest.json"), json.dumps(index).encode(), odd],
+        "state": [state] + [json.dumps(value).encode() for value in (bhyt, full)],
+        "manifest": [read("manifest.json"), read("manifest.json").replace(b"model", b"m")],
+        "index": [json.dumps(index).encode(), json.dumps(index, indent=2).encode() + b"\n"],
+        "config": [read("config.ini"), b'# a comment\n lr=1e-3 # and one here\nout = "a # \\"b\\" \\x0a\\\\"\r\n\npreset = tiny\n'],
+        "safetensors": list(safetensors([read("model.safetensors"), read("optimizer-0-of-1.safetensors")])),
+        "shard": list(shards()),
+    }
+
+
+LINES = [
+    "--preset tiny --steps 10 --lr=1e-3 --smoke",
+    "--arch llama --n-layer 2 --n-head 4 --n-kv-head 2 --n-embd 64 --seq-len 32 --batch-size 2",
+    "--norm bhyt --placement pre --gpas layer --sdd off --bhyt-refresh 0",
+    "--norm dyt --placement sandwich --gpas sublayer --gpas-act tanh",
+    "--placement deepnorm --norm layernorm --deepnorm-init off --final-norm on",
+    "--placement mix --mix-post-layers 3 --norm rmsnorm --lns-init on --sdd paper",
+    "--out a --resume auto --generate Once --total-batch-tokens 24576 --warmup-steps 5",
+    "--config @ --help --version --list-variants --dry-run --eval-only",
+    "--lr x", "--n-lyer 2", "lr", "--lr", "--smoke=1", "--preset none", "--out=", "--n-head 5",
+]  # fmt: skip
+
+
+def command_lines(config):
+    for i, line in enumerate(LINES):
+        first = config if i % 4 == 0 else b"# base\nn-layer = 2\n" if i % 4 == 1 else b""
+        yield b"".join(word + b"\0" for word in [first] + line.encode().split())
+
+
+def words_of_flags():
+    """(Names of flags, all that can be their values.)"""
+    with open(os.path.join(HERE, "..", "..", "src", "flags.c"), encoding="utf-8") as file:
+        text = file.read()
+    names = re.findall(r'^ +(?:INT|REAL|TEXT|PROMPT|CHOICE|MODE)\("([a-z0-9-]+)"', text, re.MULTILINE)
+    words = set(names)
+    for choices in re.findall(r'"([a-z0-9|-]+\|[a-z0-9|-]+)"', text):
+        words.update(choices.split("|"))
+    words.update(re.findall(r'^ +\{"([a-z0-9-]+)",', text, re.MULTILINE))
+    return sorted(names), sorted(words)
+
+
+def main(program, directory):
+    random.seed(1)
+    with tempfile.TemporaryDirectory() as work:
+        with open(os.path.join(work, "t.bin"), "wb") as file:
+            file.write(shard([random.randrange(97, 123) for _ in range(400)]))
+        command = [os.path.abspath(program), "--preset", "micro", "--n-layer", "1", "--n-embd", "16", "--seq-len", "8",
+                   "--batch-size", "2", "--steps", "3", "--train-data", "t.bin", "--out", "run"]  # fmt: skip
+        subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        seeds = texts(os.path.join(work, "run", "step_00000003"))
+    seeds["flags"] = list(command_lines(seeds["config"][1]))
+    for target, inputs in seeds.items():
+        os.makedirs(os.path.join(directory, target), exist_ok=True)
+        for i, value in enumerate(inputs):
+            with open(os.path.join(directory, target, "seed_%02d" % i), "wb") as file:
+                file.write(value)
+    names, words = words_of_flags()
+    assert len(names) > 50 and len(words) > len(names)
+    dictionaries = {"config": words, "flags": ["--%s\\x00" % name for name in names] + ["%s\\x00" % word for word in words]}
+    for target, entries in dictionaries.items():
+        with open(os.path.join(directory, target + ".dict"), "w", encoding="ascii") as file:
+            file.write("".join('"%s"\n' % entry for entry in entries))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

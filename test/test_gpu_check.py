@@ -1,0 +1,579 @@
+"""Does the check of a GPU measure, keep and judge as it says? Its arithmetic, its programs in turns, its
+rehearsal.
+
+Needs no GPU. The rehearsal runs what is built (train_gpt, or TRAIN_GPT; the emulation of `make emu`); the
+comparison's own tests need PyTorch and are skipped without it.
+"""
+
+import json
+import math
+import os
+import pathlib
+import random
+import re
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from gpu import machine as machines  # noqa: E402
+from gpu import marks, pairs, parts, results  # noqa: E402
+
+CHECK = str(ROOT / "scripts" / "gpu_check.py")
+COMPARE = str(ROOT / "scripts" / "compare_pytorch.py")
+PROGRAM = pathlib.Path(os.environ.get("TRAIN_GPT", ROOT / "train_gpt"))
+
+
+def script(path, text):
+    path.write_text(textwrap.dedent(text))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def rehearsed(tmp_path, *words, code, **env):
+    done = subprocess.run(
+        [sys.executable, CHECK, "--rehearse", "--out", str(tmp_path), "--commit", "here", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(os.environ, **env),
+        check=False,
+    )
+    text = done.stdout.decode()
+    assert done.returncode == code, text
+    return json.loads((tmp_path / "rehearsal-here.json").read_text()), text
+
+
+# -------------------------------------------------------------------------------------------- the numbers
+
+
+def test_the_marks_are_those_that_were_asked_for():
+    asked = {
+        f"{model}.{what}"
+        for model in ("gpt2-124m", "gpt2-350m", "gpt2-1558m", "llama-1b")
+        for what in ("tokens_per_s", "mfu", "vs_pytorch")
+    }
+    asked |= {
+        "attention.fwd_tflops",
+        "attention.bwd_tflops",
+        "junction.fwd_bandwidth_share",
+        "junction.bwd_bandwidth_share",
+        "adamw.bandwidth_share",
+        "tests.passed",
+        "tests.failed",
+        "sanitizer.errors",
+    }
+    names = [name for name, *_ in marks.MARKS]
+    assert len(names) == len(set(names))
+    assert {name for name in names if not name.startswith("variant.")} == asked
+    assert {"variant.gpas.overhead", "variant.bhyt.overhead"} <= set(names)
+    assert all(re.fullmatch(r"variant\.[a-z-]+\.overhead", name) for name in set(names) - asked)
+
+
+def test_the_readme_of_the_results_lists_every_mark_with_its_target_and_a_command_that_exists():
+    text = (ROOT / "test" / "results" / "README.md").read_text()
+    for name, part, relation, target in marks.MARKS:
+        wanted = f"{relation} {target:,g}" if relation else "none set"
+        assert re.search(
+            rf"^\| `{re.escape(name)}` \| [^|]+ \| {re.escape(wanted)} \| `scripts/gpu_check.py {part}` \|$",
+            text,
+            re.MULTILINE,
+        ), name
+        assert parts.chosen(part.split())
+
+
+def test_every_listed_batch_size_divides_an_update_and_every_variant_has_its_part():
+    for size in marks.SIZES.values():
+        assert all(size["tokens"] % (n * size["T"]) == 0 for n in size["batch_sizes"])
+    assert sorted(sum(marks.VARIANT_PARTS.values(), [])) == sorted(marks.VARIANTS)
+
+
+def test_an_interval_holds_the_true_median_as_often_as_it_says():
+    draw = random.Random(3)
+    held = 0
+    for _ in range(400):
+        low, high = pairs.interval([draw.expovariate(1) for _ in range(15)])
+        held += low <= math.log(2) <= high
+    assert 0.93 <= held / 400 <= 1  # 95 % or somewhat more: order statistics are coarse
+    assert pairs.interval([1, 2, 3, 4, 5]) is None  # 2 · 2⁻⁵ is over 5 %
+    assert pairs.interval([6, 1, 5, 2, 4, 3]) == (1, 6)
+    assert pairs.median([3, 1, 2, 10]) == 2.5
+
+
+def test_targets_are_met_from_the_right_side():
+    assert marks.met(">=", 1.05, 1.05) and not marks.met(">=", 1.05, 1.04)
+    assert marks.met("<=", 1.005, 1.005) and not marks.met("<=", 1.005, 1.006)
+    assert marks.met("<=", 0, None) is None and marks.met(None, None, 3) is None
+
+
+# --------------------------------------------------------------------------------------- programs in turns
+
+STEPS = """\
+    #!{python}
+    import sys, time
+    n = 0
+    while True:
+        time.sleep({seconds})
+        n += 1
+        print(f"step {{n}}/0  loss", flush=True)
+        if n == {last}: sys.exit("out of memory: it said so")
+    """
+
+
+def steps_of(tmp_path, name, seconds, last=-1):
+    return [script(tmp_path / name, STEPS.format(python=sys.executable, seconds=seconds, last=last))]
+
+
+def test_turns_find_by_how_much_one_program_is_slower(tmp_path):
+    with pairs.Run(steps_of(tmp_path, "a", 0.01)) as a, pairs.Run(steps_of(tmp_path, "b", 0.02)) as b:
+        found = pairs.summary(pairs.ratios(a, b, rounds=8, seconds=0.1, deadline=time.monotonic() + 60))
+    assert found["pairs"] == 8 and found["low"] <= found["ratio"] <= found["high"]
+    assert 1.3 < found["ratio"] < 2.3  # 2, less what waking up costs both on a busy machine
+
+
+def test_a_stopped_program_takes_no_steps_and_a_killed_one_is_gone(tmp_path):
+    with pairs.Run(steps_of(tmp_path, "a", 0.01)) as run:
+        run.wait_steps(3, time.monotonic() + 30)
+        run.pause()
+        time.sleep(0.1)
+        before = len(run.times)
+        time.sleep(0.3)
+        assert len(run.times) == before
+    assert run.child.returncode == -9
+
+
+def test_a_program_does_not_outlive_who_started_it(tmp_path):
+    starter = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from gpu.pairs import Run
+run = Run({steps_of(tmp_path, "a", 0.01)!r})
+run.wait_steps(2, time.monotonic() + 30)
+run.pause()
+print(run.child.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and state_of(pid) not in (None, "Z"):
+        time.sleep(0.05)
+    assert state_of(pid) in (None, "Z")
+
+
+def state_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
+
+
+def test_a_program_that_ends_is_a_failure_with_its_last_words(tmp_path):
+    with pairs.Run(steps_of(tmp_path, "a", 0.001, last=3)) as run, pytest.raises(
+        pairs.RunFailed, match="it said so"
+    ):
+        run.wait_steps(10, time.monotonic() + 30)
+    with pairs.Run(["sleep", "60"]) as run, pytest.raises(pairs.RunFailed, match="no time left"):
+        run.wait_steps(1, time.monotonic() + 0.2)
+
+
+# --------------------------------------------------------------------------------------------- the results
+
+
+def test_a_cut_check_keeps_what_was_measured_and_a_later_call_adds_to_it(tmp_path):
+    path = str(tmp_path / "r.json")
+    first = results.Results(path, "GPU", "abc", {})
+    part = first.begin("operations")
+    part.row(name="adamw", us=1)
+    part.mark("adamw.bandwidth_share", 0.85)  # and here the process dies
+    kept = json.loads(open(path, encoding="utf-8").read())
+    assert kept["parts"]["operations"]["status"] == "running"
+    assert (
+        kept["marks"]["adamw.bandwidth_share"] == 0.85
+        and kept["targets"]["adamw.bandwidth_share"]["met"] is True
+    )
+    later = results.Results(path, "GPU", "abc", {})
+    later.begin("suite-bf16").set(passed=3, failed=1)
+    assert later.marks()["adamw.bandwidth_share"] == 0.85 and later.marks()["tests.failed"] == 1
+    assert results.Results(path, "GPU", "other", {}).marks()["adamw.bandwidth_share"] is None
+    assert set(kept["marks"]) == {name for name, *_ in marks.MARKS}
+
+
+def test_sanitizer_errors_count_only_when_all_three_tools_have_checked(tmp_path):
+    found = results.Results(str(tmp_path / "r.json"), "GPU", "abc", {})
+    for i, tool in enumerate(("memcheck", "racecheck", "initcheck")):
+        assert found.marks()["sanitizer.errors"] is None
+        found.begin(f"sanitizer-{tool}").set(errors=i)
+    assert found.marks()["sanitizer.errors"] == 3
+
+
+# ------------------------------------------------------------------------------------------------ the parts
+
+
+class Fake(machines.Machine):
+    def __init__(self, tmp_path, **programs):
+        super().__init__(str(tmp_path), dict(os.environ), "cuda")
+        self.named, self.scratch = programs, str(tmp_path)
+
+
+def run_part(tmp_path, machine, name, seconds=20):
+    found = results.Results(str(tmp_path / "r.json"), "GPU", "abc", {})
+    from gpu_check import run_part as run
+
+    run(name, machine, found, seconds)
+    return found.data["parts"][name], found.marks()
+
+
+def test_a_suite_that_dies_has_failed_in_what_it_did_not_run(tmp_path):
+    suite = script(
+        tmp_path / "t",
+        """\
+        #!/bin/sh
+        echo 1..5; echo 'ok 1 - a'; echo 'not ok 2 - b'; echo 'ok 3 - c # SKIP'; exit 139
+        """,
+    )
+    part, found = run_part(tmp_path, Fake(tmp_path, test_ops_cuda=suite), "suite-bf16")
+    assert (part["passed"], part["failed"], part["skipped"]) == (1, 3, 1)
+    assert (found["tests.passed"], found["tests.failed"]) == (1, 3)
+    assert part["rows"][0] == {"test": "b", "result": "failed"} and "2 of 5" in part["rows"][1]["result"]
+
+
+def test_a_part_that_hangs_is_cut_at_its_limit_and_counts_as_failed(tmp_path):
+    hangs = script(tmp_path / "t", "#!/bin/sh\necho 1..2; echo 'ok 1 - a'; sleep 60\n")
+    begin = time.monotonic()
+    part, _ = run_part(tmp_path, Fake(tmp_path, test_ops_cuda=hangs), "suite-f32", seconds=1)
+    assert time.monotonic() - begin < 20 and (part["passed"], part["failed"]) == (1, 1)
+
+
+SANITIZER = """\
+    #!/bin/sh
+    # compute-sanitizer --tool T PROGRAM …
+    echo '========= COMPUTE-SANITIZER'
+    case "$2:$*" in
+    racecheck:*) echo '========= RACECHECK SUMMARY: {races} hazards displayed ({races} errors, 0 warnings)' ;;
+    *attention_backward*) {memory} ;;
+    *) echo '========= ERROR SUMMARY: 0 errors' ;;
+    esac
+    """
+
+
+@pytest.mark.parametrize(
+    "races, memory, expected",
+    [
+        (0, "echo '========= ERROR SUMMARY: 0 errors'", 0),
+        (2, "echo '========= ERROR SUMMARY: 0 errors'", 2 * len(parts.SANITIZED)),
+        (
+            0,
+            "echo '========= Invalid __global__ write'; echo '========= ERROR SUMMARY: 3 errors'",
+            6,
+        ),
+    ],
+)
+def test_the_sanitizers_findings_are_added_up(tmp_path, races, memory, expected):
+    machine = Fake(tmp_path, test_ops_cuda="/bin/true")
+    machine.sanitizer = script(tmp_path / "compute-sanitizer", SANITIZER.format(races=races, memory=memory))
+    for tool in ("memcheck", "racecheck", "initcheck"):
+        part, found = run_part(tmp_path, machine, f"sanitizer-{tool}")
+        assert part["status"] == "done" and part["unchecked"] == []
+    assert found["sanitizer.errors"] == expected
+
+
+def test_a_sanitizer_that_cannot_use_the_device_has_checked_nothing(tmp_path):
+    machine = Fake(tmp_path, test_ops_cuda="/bin/true")
+    machine.sanitizer = script(
+        tmp_path / "compute-sanitizer", "#!/bin/sh\necho '========= Error: Device not supported'\nexit 1\n"
+    )
+    part, found = run_part(tmp_path, machine, "sanitizer-memcheck")
+    assert part["status"] == "skipped" and "Device not supported" in part["reason"] and part["errors"] is None
+    assert found["sanitizer.errors"] is None
+
+
+def test_the_probes_rows_become_marks(tmp_path):
+    rows = [
+        ("attention_forward B=16 T=1024 H=12/12 D=64", "tflops", 210.0),
+        ("attention_forward B=16 T=1024 H=25/25 D=64", "tflops", 1.0),
+        ("attention_backward B=16 T=1024 H=12/12 D=64", "tflops", 130.0),
+        ("junction_forward layernorm C=1600 N=31457 residual bf16", "share_of_copy", 0.81),
+        ("junction_forward layernorm C=768 N=65536 residual bf16", "share_of_copy", 0.1),
+        ("junction_backward layernorm C=1600 N=31457 residual bf16", "share_of_copy", 0.74),
+        ("adamw 124416000 parameters", "share_of_copy", 0.9),
+    ]
+    text = "\n".join(json.dumps({"row": "kernel", "name": name, key: value}) for name, key, value in rows)
+    probe = script(tmp_path / "probe", f"#!/bin/sh\ncat <<'X'\n{text}\nX\n")
+    part, found = run_part(tmp_path, Fake(tmp_path, gpu_probe=probe), "operations")
+    assert part["status"] == "done"
+    assert [found[name] for name in parts.PROBED] == [210.0, 130.0, 0.81, 0.74, 0.9]
+
+
+def test_gpu_probe_still_names_its_rows_as_the_marks_expect():
+    text = (ROOT / "test" / "gpu_probe.cu").read_text()
+    for name in (
+        '"attention_forward B=%d T=%d H=%d/%d D=%d"',
+        '"attention_backward B=%d T=%d H=%d/%d D=%d"',
+        '"junction_forward %s C=%d N=%lld residual %s"',
+        '"junction_backward %s C=%d N=%lld residual %s"',
+        '"adamw %lld parameters"',
+        "{768, 1600, 2048, 4096}",
+    ):
+        assert name in text, name
+
+
+# -------------------------------------------------------------------------------------------- the rehearsal
+
+REHEARSED = [
+    "suite-bf16",
+    "training",
+    "operations",
+    "steps-gpt2-124m",
+    "variants-norms",
+    "sanitizer-memcheck",
+    "pytorch-gpt2-124m",
+]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    rehearsal = machines.Rehearsal(dict(os.environ))
+    for name in rehearsal.PLACES:
+        try:
+            rehearsal.program(name)
+        except machines.Unavailable as error:
+            pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("rehearsal")
+    sanitizer = script(
+        folder / "sanitizer", "#!/bin/sh\nshift 2\n\"$@\"\necho '========= ERROR SUMMARY: 0 errors'\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            CHECK,
+            "--rehearse",
+            "--out",
+            str(folder),
+            "--commit",
+            "here",
+            "--sanitizer",
+            sanitizer,
+            *REHEARSED,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    text = done.stdout.decode()
+    return json.loads((folder / "rehearsal-here.json").read_text()), text
+
+
+@pytest.mark.parametrize("name", REHEARSED)
+def test_a_rehearsal_runs_the_part(rehearsal, name):
+    data, text = rehearsal
+    part = data["parts"][name]
+    if name.startswith("pytorch") and part["status"] == "skipped":
+        pytest.skip(part["reason"])
+    assert part["status"] == "done", text
+    assert part.get("failed", 0) == 0, part
+
+
+def test_a_rehearsal_measures_what_it_should_and_says_that_it_means_nothing(rehearsal):
+    data, text = rehearsal
+    found = data["marks"]
+    assert found["tests.passed"] >= 5 and found["tests.failed"] == 0
+    assert found["gpt2-124m.tokens_per_s"] > 0 and found["variant.gpas.overhead"] > 0
+    assert data["parts"]["variants-norms"]["a_a"]["pairs"] == 6
+    assert "the numbers mean nothing" in text and text.splitlines()[-1].startswith("results: ")
+    for name, *_ in marks.MARKS:
+        assert re.search(rf"^{re.escape(name)} ", text, re.MULTILINE), name
+
+
+def test_a_part_that_fails_does_not_stop_the_others(tmp_path):
+    data, text = rehearsed(tmp_path, "steps-gpt2-124m", "sanitizer-memcheck", code=1, TRAIN_GPT="/bin/false")
+    assert data["parts"]["steps-gpt2-124m"]["status"] == "failed"
+    assert data["parts"]["sanitizer-memcheck"]["status"] == "skipped"
+    assert "gpt2-124m.tokens_per_s" in text and data["marks"]["gpt2-124m.tokens_per_s"] is None
+
+
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    script(
+        tmp_path / "train_gpt",
+        "#!/bin/sh\necho 'train_gpt: --device cuda: no NVIDIA driver on this machine' >&2; exit 2\n",
+    )
+    done = subprocess.run(
+        [sys.executable, CHECK, "--binaries", str(tmp_path), "--out", str(tmp_path / "r")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert done.returncode == 1 and not done.stdout and not (tmp_path / "r").exists()
+    assert re.fullmatch(
+        r"gpu_check.py: no GPU that can be checked \(.*no NVIDIA driver.*\n", done.stderr.decode()
+    )
+
+
+def test_a_training_that_hangs_ends_at_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "CASE_S", 0)
+    monkeypatch.setattr(parts, "training_shape", lambda machine: [])
+    hangs = script(tmp_path / "t", "#!/bin/sh\nexec sleep 60\n")
+    begin = time.monotonic()
+    part, _ = run_part(tmp_path, Fake(tmp_path, train_gpt=hangs), "training", seconds=2)
+    assert time.monotonic() - begin < 30 and part["failed"] == len(parts.TRAINED) and part["passed"] == 0
+
+
+def test_a_part_that_is_none_is_refused(tmp_path):
+    done = subprocess.run([sys.executable, CHECK, "nonsense"], stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2 and b"'nonsense' is no part; there are: suite-bf16" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- PyTorch
+
+
+def test_batch_sizes_and_modes_that_cannot_be_are_refused():
+    for words, says in (
+        (["--batch-sizes", "3"], b"does not divide"),
+        (["--batch-sizes", "x"], b"whole numbers"),
+        (["--modes", "fast"], b"'fast' is not one of compile-blocks"),
+        (["--dtype", "bf16"], b"no bf16 on a CPU"),
+    ):
+        command = [sys.executable, COMPARE, "--preset", "micro", "--device", "cpu", *words]
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+@pytest.fixture(scope="module")
+def compared():
+    pytest.importorskip("torch", reason="torch is not installed")
+    if not PROGRAM.exists():
+        pytest.skip("train_gpt is not built")
+
+
+def compare(*words, program=PROGRAM):
+    return subprocess.run(
+        [
+            sys.executable,
+            COMPARE,
+            "--preset",
+            "micro",
+            "--device",
+            "cpu",
+            "--modes",
+            "eager",
+            "--train-gpt",
+            str(program),
+            "--json",
+            "--pairs",
+            "6",
+            "--turn",
+            "0.05",
+            "--batch-sizes",
+            "2,4",
+            *words,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        check=False,
+    )
+
+
+def test_pytorch_computes_the_same_and_both_sides_are_listed(compared):
+    done = compare()
+    assert done.returncode == 0, done.stderr.decode()
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    (check,) = [row for row in rows if row["row"] == "check"]
+    assert check["good"] and check["train_gpt"] < 1e-5 * check["loss"]
+    listed = {(row["side"], row["batch_size"]) for row in rows if row["row"] == "side"}
+    assert listed == {(side, n) for side in ("train_gpt", "pytorch") for n in (2, 4)}
+    assert rows[-1]["row"] == "ratio" and rows[-1]["pairs"] == 6 and rows[-1]["ratio"] > 0
+
+
+def test_another_model_is_noticed_before_anything_is_timed(compared, tmp_path):
+    """A wrapper that gives train_gpt another epsilon than PyTorch's side has."""
+    wrong = script(
+        tmp_path / "train_gpt",
+        f"""\
+        #!/bin/sh
+        case "$*" in *--probe*) exec {PROGRAM.resolve()} "$@" --norm-eps 1e-3 ;; esac
+        exec {PROGRAM.resolve()} "$@"
+        """,
+    )
+    done = compare(program=wrong)
+    assert done.returncode == 1 and b"not the same model" in done.stderr
+    assert not [line for line in done.stdout.splitlines() if json.loads(line)["row"] == "ratio"]
+
+
+def test_the_llama_of_the_other_side_is_ours(compared, tmp_path):
+    """The check alone, on a small llama with grouped queries and a width that is padded."""
+    from gpu import data
+
+    settings = {
+        "arch": "llama",
+        "n-layer": 2,
+        "n-embd": 64,
+        "n-head": 4,
+        "n-kv-head": 2,
+        "n-ffn": 85,
+        "seq-len": 32,
+        "vocab-size": 97,
+    }
+    shard = data.shard(str(tmp_path), 97, 1 << 12)
+    flags = [word for name, value in settings.items() for word in ("--" + name, str(value))]
+    job = {
+        "settings": settings,
+        "check_layers": 2,
+        "scratch": str(tmp_path),
+        "probe_command": [
+            str(PROGRAM),
+            *flags,
+            "--train-data",
+            shard,
+            "--batch-size",
+            "2",
+            "--device",
+            "cpu",
+            "--dtype",
+            "fp32",
+        ],
+    }
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); from gpu import torch_side; "
+        "torch_side.check(json.loads(sys.argv[2]), torch_side.torch.device('cpu'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "scripts"), json.dumps(job)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["good"]
+
+
+def test_padding_changes_no_loss(compared):
+    import torch
+    from gpu.torch_model import Model, Shape
+
+    shape = Shape(
+        {
+            "arch": "llama",
+            "n-layer": 2,
+            "n-embd": 64,
+            "n-head": 4,
+            "n-ffn": 85,
+            "seq-len": 16,
+            "vocab-size": 97,
+        }
+    )
+    models = [Model(shape, padded) for padded in (False, True)]
+    models[1].randomize(seed=5)
+    with torch.no_grad():
+        for name, tensor in models[1].file_tensors().items():
+            models[0].file_tensors()[name].copy_(tensor)  # views of the other's parameters
+    ids = torch.randint(97, (2, 17), generator=torch.Generator().manual_seed(1))
+    losses = [model.double()(ids[:, :-1], ids[:, 1:]).item() for model in models]
+    assert abs(losses[0] - losses[1]) < 1e-12 and models[1].vocabulary == 128 and models[1].width == 128
