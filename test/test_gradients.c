@@ -52,9 +52,11 @@ static void gradients_of_swapped_parts_are_derivatives(void **state) {
  * Every variant
  * ---------------------------------------------------------------------------------------------------- */
 
-/* λ so large that BHyT's tanh bends; relu's gates must not start at 0; padding and heads of 4. */
+/* λ and α so large that tanh bends, and that no α comes near 0, where the loss would be flat to its last bits; relu's
+ * gates must not start at 0; padding and heads of 4. */
 #define TINY                                                                                                 \
-    "n-embd=8 n-head=2 seq-len=3 vocab-size=11 n-ffn=5 gpas-init=0.3 bhyt-lambda-attn=6 bhyt-lambda-mlp=5 "
+    "n-embd=8 n-head=2 seq-len=3 vocab-size=11 n-ffn=5 gpas-init=0.3 "                                       \
+    "bhyt-lambda-attn=6 bhyt-lambda-mlp=5 dyt-alpha-attn=0.9 dyt-alpha-other=0.9 "
 
 static bool gates_are_off_the_kink(const Fixture *f) {
     for (int i = 0; i < f->model.params.count; i++) {
