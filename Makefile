@@ -221,7 +221,7 @@ $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
 
 # The probe of a GPU, to check itself (--tiny). What kernels/cuda takes from the host: messages, JSON.
-PROBE_HOST := $(addprefix $(BUILD)/src/,check.o json.o directory.o) $(if $(STANDALONE),$(BUILD)/standalone/json.o)
+PROBE_HOST := $(addprefix $(BUILD)/src/,check.o json.o json_scan.o directory.o) $(if $(STANDALONE),$(BUILD)/standalone/json.o)
 PROBE_LIBS := $(if $(STANDALONE),,-lcjson) -lpthread
 $(EMU)/gpu_probe.o: test/gpu_probe.cu
 	@mkdir -p $(@D)
