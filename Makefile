@@ -60,8 +60,9 @@ CUDA_OBJECTS := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernel
 HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
 ifdef STANDALONE
-    CFLAGS += -Itest/standalone/include
-    CPU    += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
+    CFLAGS     += -Itest/standalone/include
+    CUDA_FLAGS += -Itest/standalone/include
+    CPU        += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
 endif
 PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
 
@@ -224,8 +225,8 @@ $(EMU)/gpu_probe.o: test/gpu_probe.cu
 	@mkdir -p $(@D)
 	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
 
-$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ -lboost_context -o $@
+$(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
 
 # The race checker: the same again with the compiler's calls before each access to memory (-fsanitize=thread), which
 # test/emu/race_calls.cpp answers; never linked with the sanitizer's own library.
@@ -267,8 +268,8 @@ $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) 
 $(BUILD)/cuda/gpu_probe.o: test/gpu_probe.cu $(BUILD)/cuda/archs
 	$(NVCC) $(CUDA_FLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(addprefix $(BUILD)/src/,check.o json.o directory.o)
-	$(CXX) $(LDFLAGS) $^ $(CUDA_LIBS) -lcjson -lpthread -o $@
+$(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(LIBRARY)
+	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
