@@ -83,12 +83,13 @@ typedef struct Result {
     GradientReport report;
 } Result;
 
-/* Half of the cases in a process of its own: two cores. */
-static pid_t start_worker(char (*settings)[512], Result *results, int first, int n, int samples) {
+/* Half of the cases in a process of its own: two cores. Depths take turns in the list, so pairs of cases do here. */
+static pid_t start_worker(char (*settings)[512], Result *results, int half, int n, int samples) {
     fflush(NULL);
     pid_t child = fork();
     if (child) return child;
-    for (int i = first; i < n; i += 2) results[i] = (Result){true, check_case(settings[i], samples)};
+    for (int i = 0; i < n; i++)
+        if (i / 2 % 2 == half) results[i] = (Result){true, check_case(settings[i], samples)};
     _exit(0);
 }
 
