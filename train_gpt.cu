@@ -154,8 +154,6 @@ static void open_model(Run *run, bool train) {
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
-    /* What trains says it with its first lines (report_run); --generate writes its text, and nothing else, to stdout. */
-    if (device_notice() && (!train || run->config.probe)) warn("%s", device_notice());
 }
 
 static void open_training_data(Run *run) {
@@ -429,6 +427,12 @@ static void need_weights(const Run *run, const char *mode) {
     check(run->resume_from[0] || run->config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
 }
 
+/* That this is not the device that one might have expected: on stderr, as stdout holds a mode's result and nothing else,
+ * and once nothing can be refused any more. (What trains says it among its first lines.) */
+static void say_notice(void) {
+    if (device_notice()) warn("%s", device_notice());
+}
+
 static void evaluate(Run *run) {
     need_weights(run, "--eval-only");
     check(run->config.val_data, "--eval-only needs --val-data");
@@ -438,6 +442,7 @@ static void evaluate(Run *run) {
     double loss;
     Error error = {0};
     check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
+    say_notice();
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
     validator_destroy(&run->validator);
 }
@@ -447,6 +452,7 @@ static void print_generated(Run *run) {
     check(run->config.vocab_size <= 256, "--generate writes bytes; --vocab-size %lld is no byte model",
           (long long)run->config.vocab_size);
     open_model(run, false);
+    say_notice();
     generate(&run->model, run->config.generate, stdout);
 }
 
@@ -457,6 +463,7 @@ static void probe(Run *run) {
     open_training_data(run);
     const struct FeedSlot *batch = feed_open(&run->feed);
     check(next_batch(run, batch, &error), "--train-data: %s", error.text);
+    say_notice();
     require(probe_write(&run->optimizer, batch->tokens, batch->targets, run->config.probe, &error), "--probe: %s",
             error.text);
     close_training_data(run);

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(np is None, reason="needs numpy and safetensors"
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ["test/test_safetensors_file.c", "src/safetensors.c", "src/safetensors_write.c", "src/philox.c",
-           "src/check.c"]
+           "src/json_scan.c", "src/check.c"]
 I8_NAME = 'i8 "quoted"\n\u00e9'
 
 

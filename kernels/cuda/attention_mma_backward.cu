@@ -17,13 +17,13 @@
  * Why two kernels: they compute S and dP twice, 7 products where one sweep needs 5, so they do 40 % more on the
  * tensor cores. A sweep (a block a key-value head, owning dQ in fp32) would instead carry each dS through shared
  * memory to other warps, with two more barriers a tile, and read and write fp32 dQ through L2 for every pair of
- * tiles: at D = 64 with tiles of 128, 128 KB for 10.5 MFLOP, so 3.7 TB/s of L2 at 300 TFLOP/s. Here nothing but
+ * tiles: at D = 64 with tiles of 128, 64 KB for 10.5 MFLOP, so 1.9 TB/s of L2 at 300 TFLOP/s. Here nothing but
  * the tiles passes through shared memory, and the number of blocks grows with T. Neither was measured.
  *
  * FLOPs as usually counted (5 products): 10·T²·D/2 a head; done: 14·T²·D/2. gpt2-124m (H=12, D=64) at B=64,
  * T=1024: 258 GFLOP counted, 361 done; floor 0.6 ms at the 600 TFLOP/s or so of mma.sync on an H200. 120 TFLOP/s
- * counted are 168 done, 190 with what the diagonal wastes: a third of that rate. Bytes: terms 0.2 GB, dkv and dq
- * 0.5 GB each with L2 holding a head's tiles: 0.25 ms at 4.8 TB/s.
+ * counted are 168 done, 190 with what the diagonal wastes: a third of that rate. Bytes: terms 0.2 GB, dkv 0.6 GB,
+ * dq 0.5 GB with L2 holding a head's tiles: 0.27 ms at 4.8 TB/s.
  * clang-format on */
 #include "attention_mma.cuh"
 

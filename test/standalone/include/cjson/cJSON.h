@@ -7,6 +7,10 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { cJSON_False = 1, cJSON_True = 2, cJSON_NULL = 4, cJSON_Number = 8, cJSON_String = 16, cJSON_Array = 32,
        cJSON_Object = 64, cJSON_Raw = 128 };
 
@@ -54,5 +58,9 @@ cJSON_bool cJSON_IsTrue(const cJSON *item);
 
 #define cJSON_ArrayForEach(item, array) \
     for (item = (array) != NULL ? (array)->child : NULL; item != NULL; item = item->next)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
