@@ -20,7 +20,7 @@
  * shared memory they have left.
  *
  * A warp with TILES = 2 uses each fragment of X that it loads (512 bytes, 4 cycles of the 128 bytes a cycle
- * of shared memory) for four mma; at the 2,500 FLOP a cycle and multiprocessor that mma.sync reaches on
+ * of shared memory) for four mma; at the 2,500 FLOP a cycle and multiprocessor that mma.sync may reach on
  * Hopper that is 4 cycles of loads to 6.5 of products. With TILES = 1, where D leaves no registers for two,
  * loads bound the rate at 2,048 FLOP a cycle.
  */
