@@ -30,8 +30,8 @@ ifdef SANITIZE
     LDFLAGS += -fsanitize=address,undefined
 endif
 
-# CUDA: nvcc from the path, or from where NVIDIA puts it. Of its libraries the runtime is linked, and cuBLASLt opened
-# when a GPU is (kernels/cuda/cublaslt_load.cu).
+# CUDA: nvcc from the path, or from where NVIDIA puts it. Of its libraries the runtime is linked; the others are opened
+# when they are needed (kernels/cuda/library.cuh).
 ifeq ($(origin NVCC),undefined)
     NVCC := $(firstword $(shell command -v nvcc) $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
 endif
@@ -214,7 +214,7 @@ $(EMU)/host/%.o: test/emu/host/%.c
 $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
 
-$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
+$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(EMU)/cublaslt_load.o $(BUILD)/src/check.o
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
@@ -246,7 +246,7 @@ $(RACE)/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
 	$(CXX) $(RACE_FLAGS) $(RACE_CALLS) -MMD -MP -x c++ -c $< -o $@
 
-$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(BUILD)/src/check.o
+$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(BUILD)/src/check.o
 	$(CXX) $^ -lcmocka -lboost_context -o $@
 
 $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)

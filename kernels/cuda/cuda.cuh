@@ -41,15 +41,6 @@
  */
 #define CUDA_CHECK(call, ...) cuda_check((call), #call, __VA_ARGS__)
 
-/* The same for a cuBLASLt call; the file that uses it includes <cublasLt.h>. */
-#define CUBLASLT_CHECK(call, ...)                                                                            \
-    do {                                                                                                     \
-        cublasStatus_t cublaslt_status_ = (call);                                                            \
-        if (cublaslt_status_ != CUBLAS_STATUS_SUCCESS)                                                       \
-            cuda_fail("cuBLASLt", cublasLtGetStatusName(cublaslt_status_),                                   \
-                      cublasLtGetStatusString(cublaslt_status_), #call, __VA_ARGS__);                        \
-    } while (0)
-
 #define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)),      \
                "allowing %s %zu bytes of shared memory", #kernel, (size_t)(bytes))
