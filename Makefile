@@ -168,14 +168,23 @@ EMU       := $(BUILD)/emu
 EMU_FLAGS := -std=c++17 -O2 -g $(WARNINGS) -Wno-unknown-pragmas -fno-strict-aliasing -DEMULATION \
              -Itest/emu/include -Ikernels/cuda $(if $(STANDALONE),-Itest/standalone/include)
 EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all,-fsanitize=alignment -fno-sanitize-recover=alignment)
-EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_%,$(wildcard test/emu/*.cpp)))
+EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_% %/nccl.cpp,$(wildcard test/emu/*.cpp)))
 EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out %/test_race.cpp,$(wildcard test/emu/test_*.cpp)))
 EMU_CUDA  := $(patsubst kernels/cuda/%.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
 EMU_OPS   := $(patsubst $(BUILD)/test/%,$(EMU)/%,$(OPS))
+# The emulated NCCL is a library over MPI, opened like the real one by who asks for collectives; it finds the engine in
+# the program that opens it. RPATH goes before LD_LIBRARY_PATH, where the real one may be.
+EMU_LIBS  := -lboost_context -ldl -rdynamic -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN:$$ORIGIN/emu:$$ORIGIN/build/emu'
+RACE_LIBS := $(subst /emu,/race,$(EMU_LIBS))
+MPICXX    ?= mpicxx
 
 $(EMU)/%.o: test/emu/%.cpp
 	@mkdir -p $(@D)
 	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -c $< -o $@
+
+$(EMU)/libnccl.so.2: test/emu/nccl.cpp
+	@mkdir -p $(@D)
+	OMPI_CXX=$(CXX) $(MPICXX) -DOMPI_SKIP_MPICXX $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -fPIC -shared $< -o $@
 
 $(EMU)/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
@@ -197,7 +206,7 @@ $(EMU)/train_gpt.o: train_gpt.cu
 EMU_HOST  := $(patsubst $(BUILD)/src/%,$(EMU)/%,$(filter %/device.o %/config.o,$(HOST))) \
              $(filter-out %/device.o %/config.o,$(HOST))
 $(EMU)/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(CPU) $(EMU_CORE) $(EMU_CUDA)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(EMU_LIBS) -o $@
 
 train_gpt_emu: $(EMU)/train_gpt
 	cp $< $@
@@ -212,13 +221,25 @@ $(EMU)/host/%.o: test/emu/host/%.c
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
 
 $(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(EMU)/cublaslt_load.o $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) $(EMU_LIBS) -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
+
+# The collectives, started once a rank (test/ranks).
+RANKS := $(BUILD)/test/ranks/ranks.o
+
+$(EMU)/ranks/%.o: test/ranks/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -c $< -o $@
+
+$(BUILD)/test_collective: $(BUILD)/test/ranks/test_collective.o
+$(BUILD)/collective_faults: $(EMU)/ranks/collective_faults.o
+$(BUILD)/test_collective $(BUILD)/collective_faults: $(RANKS) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY) | $(EMU)/libnccl.so.2
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
 
 # The probe of a GPU, to check itself (--tiny).
 $(EMU)/gpu_probe.o: test/gpu_probe.cu
@@ -226,7 +247,7 @@ $(EMU)/gpu_probe.o: test/gpu_probe.cu
 	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
 
 $(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(EMU_LIBS) -o $@
 
 # The race checker: the same again with the compiler's calls before each access to memory (-fsanitize=thread), which
 # test/emu/race_calls.cpp answers; never linked with the sanitizer's own library.
@@ -247,10 +268,10 @@ $(RACE)/%.o: kernels/cuda/%.cu
 	$(CXX) $(RACE_FLAGS) $(RACE_CALLS) -MMD -MP -x c++ -c $< -o $@
 
 $(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(BUILD)/src/check.o
-	$(CXX) $^ -lcmocka -lboost_context -o $@
+	$(CXX) $^ -lcmocka $(RACE_LIBS) -o $@
 
 $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
-	$(CXX) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) -fopenmp $^ $(LDLIBS) -lcmocka $(RACE_LIBS) -o $@
 
 # The program whole, its host side as well: what the host does to pinned memory while copies may run.
 $(RACE)/src/%.o: src/%.c
@@ -262,7 +283,7 @@ $(RACE)/train_gpt.o: train_gpt.cu
 	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
 
 $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) $(CPU) $(RACE_CORE) $(RACE_CUDA)
-	$(CXX) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+	$(CXX) -fopenmp $^ $(LDLIBS) $(RACE_LIBS) -o $@
 
 # The executable's objects stand above, where they are linked.
 $(BUILD)/cuda/gpu_probe.o: test/gpu_probe.cu $(BUILD)/cuda/archs
@@ -272,6 +293,9 @@ $(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
+	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
+
+$(BUILD)/test_collective_cuda: $(BUILD)/test/ranks/test_collective.o $(RANKS) $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
 
 $(BUILD)/cuda/%.o: test/%.c
@@ -339,6 +363,7 @@ $(BUILD)/replay_%: $(BUILD)/test/fuzz/fuzz_%.o $(patsubst %.c,$(BUILD)/%.o,test/
 
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
 BINARIES   := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_host_path
+COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults
 RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 # test_gradients runs no code that test_variants does not, only more often.
@@ -348,11 +373,11 @@ FUZZING    := "$(PYTHON) test/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_NAME
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) $(EMU)/gpu_probe
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) $(EMU)/gpu_probe $(COLLECTIVE)
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
 	@$(MAKE) --no-print-directory fuzz-build
 	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_OPS_RACE=$(BUILD)/test_ops_race \
-	    TRAIN_GPT_RACE=$(RACE)/train_gpt \
+	    TRAIN_GPT_RACE=$(RACE)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective \
 	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED) $(REPLAYS) $(FUZZING)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
@@ -360,14 +385,15 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
 
-# CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, training.
+# CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, collectives, training.
 test-emu:
-	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(EMU)/train_gpt
-	@TRAIN_GPT_EMU=$(EMU)/train_gpt $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) test/test_emulated_training.py
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(EMU)/train_gpt $(COLLECTIVE)
+	@TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu \
+	    $(EMU_SUITES) test/test_emulated_training.py test/test_collective.py
 
 # No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
 race:
@@ -379,7 +405,7 @@ race:
 test-compilers:
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
 	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
-	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/fuzz/*.c)) || exit 1; \
+	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
 	@echo "$(CC), without the libraries (test/standalone): no warning allowed"

@@ -5,6 +5,7 @@
  * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
  * the functions here are called from one host thread.
  */
+#include "collective.cuh"
 #include "gemm.cuh"
 
 #include <stdarg.h>
@@ -95,6 +96,7 @@ bool device_open(int index, char *text, size_t size) {
 
 void device_close() {
     if (!is_open) return;
+    collective_close();
     linear_close();
     is_open = false;
 }
@@ -190,6 +192,7 @@ Queue *queue_create(size_t scratch_bytes) {
 #define LATER "; if a kernel failed, CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name it"
 
 void queue_wait(Queue *queue) {
+    collective_wait([queue] { return cudaStreamQuery(queue->stream); });
     CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue" LATER);
 }
 
@@ -232,6 +235,7 @@ void event_wait(Queue *queue, Event *event) {
 }
 
 void event_host_wait(Event *event) {
+    collective_wait([event] { return cudaEventQuery(event->event); });
     CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event" LATER);
 }
 
@@ -352,6 +356,15 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.adamw = adamw<S>;
     k.tensor_stats = tensor_stats;
     k.cast = cast;
+
+#ifdef WITH_NCCL
+    k.collective_open = collective_open;
+    k.collective_unique_id = collective_unique_id;
+    k.all_reduce_sum = all_reduce_sum;
+    k.reduce_scatter_sum = reduce_scatter_sum;
+    k.all_gather = all_gather;
+    k.broadcast = broadcast;
+#endif
     return k;
 }
 
