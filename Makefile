@@ -177,6 +177,7 @@ EMU_OPS   := $(patsubst $(BUILD)/test/%,$(EMU)/%,$(OPS))
 EMU_LIBS  := -lboost_context -ldl -rdynamic -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN:$$ORIGIN/emu:$$ORIGIN/build/emu'
 RACE_LIBS := $(subst /emu,/race,$(EMU_LIBS))
 MPICXX    ?= mpicxx
+NCCL_OF   := OMPI_CXX=$(CXX) $(MPICXX) -DOMPI_SKIP_MPICXX -MMD -MP -fPIC -shared -Wl,-soname,libnccl.so.2
 
 $(EMU)/%.o: test/emu/%.cpp
 	@mkdir -p $(@D)
@@ -184,7 +185,7 @@ $(EMU)/%.o: test/emu/%.cpp
 
 $(EMU)/libnccl.so.2: test/emu/nccl.cpp
 	@mkdir -p $(@D)
-	OMPI_CXX=$(CXX) $(MPICXX) -DOMPI_SKIP_MPICXX $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -fPIC -shared $< -o $@
+	$(NCCL_OF) $(EMU_FLAGS) $(EMU_CHECK) $< -o $@
 
 $(EMU)/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
@@ -267,7 +268,11 @@ $(RACE)/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
 	$(CXX) $(RACE_FLAGS) $(RACE_CALLS) -MMD -MP -x c++ -c $< -o $@
 
-$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(BUILD)/src/check.o
+$(RACE)/libnccl.so.2: test/emu/nccl.cpp
+	@mkdir -p $(@D)
+	$(NCCL_OF) $(RACE_FLAGS) $< -o $@
+
+$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(BUILD)/src/check.o $(RACE)/libnccl.so.2
 	$(CXX) $^ -lcmocka $(RACE_LIBS) -o $@
 
 $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
@@ -364,6 +369,8 @@ $(BUILD)/replay_%: $(BUILD)/test/fuzz/fuzz_%.o $(patsubst %.c,$(BUILD)/%.o,test/
 # A run is a program with its arguments. The emulated suites are runs of their own: the CPU's are test_ops'.
 BINARIES   := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_host_path
 COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults
+# Where the scripted tests find the emulated programs.
+EMULATED   := TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective
 RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 # test_gradients runs no code that test_variants does not, only more often.
@@ -373,11 +380,11 @@ FUZZING    := "$(PYTHON) test/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_NAME
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) $(EMU)/gpu_probe $(COLLECTIVE)
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) \
+	    $(EMU)/gpu_probe $(COLLECTIVE)
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
 	@$(MAKE) --no-print-directory fuzz-build
-	@TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_OPS_RACE=$(BUILD)/test_ops_race \
-	    TRAIN_GPT_RACE=$(RACE)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective \
+	@TRAIN_GPT=./$(PROGRAM) $(EMULATED) TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt \
 	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED) $(REPLAYS) $(FUZZING)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
@@ -385,15 +392,15 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) $(EMULATED) $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
 
 # CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, collectives, training.
 test-emu:
 	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(EMU)/train_gpt $(COLLECTIVE)
-	@TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu \
-	    $(EMU_SUITES) test/test_emulated_training.py test/test_collective.py
+	@$(EMULATED) $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) \
+	    test/test_emulated_training.py test/test_collective.py
 
 # No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
 race:
