@@ -60,7 +60,7 @@ def test_every_collective_is_right_on_every_rank_and_has_the_same_bits_in_every_
         verdicts = re.findall(r"^(ok|not ok) \d+", text, re.MULTILINE)
         planned = re.findall(r"^1\.\.(\d+)$", text, re.MULTILINE)
         assert codes == [0] * ranks and verdicts, text
-        assert set(verdicts) == {"ok"} and planned == [str(len(verdicts))], text
+        assert set(verdicts) == {"ok"} and len(planned) == ranks and sum(map(int, planned)) == len(verdicts), text
         found = dict(re.findall(r"# rank (\d+) of \d+: digest ([0-9a-f]{16})", text))
         assert sorted(found) == [str(rank) for rank in range(ranks)], text
         digests.append(found)
