@@ -408,9 +408,11 @@ def generated(trained, prompt, *arguments):
         [PROGRAM, "--resume", trained, "--generate", prompt, *map(str, arguments)],
         check=True,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment(),
         timeout=60,
     )
+    assert b"differ" not in done.stderr  # other bits than in training are of no interest here
     assert done.stdout.startswith(prompt.encode()) and done.stdout.endswith(b"\n")
     return done.stdout[len(prompt.encode()) : -1]
 
