@@ -11,8 +11,8 @@ import shutil
 
 # (Fixtures are asked for by name.)
 from faults import (
-    ALL, MANIFEST, MODEL, MOMENTS, base, begun, checkpoints, crc64, data, file_bytes, flip, leftovers, out,
-    picture, run, same_bits, step_directory, tmp_path)
+    ALL, MANIFEST, base, begun, checkpoints, crc64, data, flip, leftovers, out, picture, run, same_bits, tmp_path)
+from program import MODEL, MOMENTS, file_bytes, step_directory
 
 # -------------------------------------------------------------------------------------------------------- bad input
 

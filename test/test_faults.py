@@ -16,9 +16,9 @@ import pytest
 
 # (Fixtures are asked for by name.)
 from faults import (
-    ALL, MANIFEST, MODEL, MOMENTS, SMALL, base, begun, calls_of, checkpoints, chosen, data, events, fault,
-    file_bytes, latest_is_whole, leftovers, metrics, out, picture, run, same_bits, sentences, start, step_directory,
-    tmp_path, wait_for, write_shard)
+    ALL, MANIFEST, SMALL, base, begun, calls_of, checkpoints, chosen, data, fault, latest_is_whole, leftovers, out,
+    picture, run, same_bits, start, tmp_path, wait_for)
+from program import MODEL, MOMENTS, events, file_bytes, metrics, sentences, step_directory, write_shard
 
 # ------------------------------------------------------------------------------------------------------- kills
 

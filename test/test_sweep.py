@@ -18,7 +18,7 @@ import time
 
 import pytest
 
-from program import PROGRAM, ROOT, environment, file_bytes, losses, metrics
+from program import PROGRAM, ROOT, environment, events, file_bytes, losses, metrics
 
 SWEEP = os.path.join(ROOT, "scripts", "sweep.py")
 MICRO = [
@@ -70,10 +70,6 @@ def run_directories(out):
 def read_csv(out, name):
     with open(os.path.join(out, name), encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def events(directory):
-    return [record["event"] for record in metrics(directory, "event")]
 
 
 def stand_in(tmp_path, body):

@@ -10,7 +10,8 @@ import os
 import numpy
 import pytest
 
-from program import MODEL, MOMENTS, metrics, read_tensors, run, step_directory
+from program import MODEL, MOMENTS, metrics, run, step_directory
+from tensors import read_tensors
 from test_reference import FIXTURES
 
 LR, BETA1, BETA2, EPS, DECAY = 1e-2, 0.8, 0.95, 1e-3, 0.3
