@@ -9,6 +9,7 @@ import random
 import re
 import struct
 import subprocess
+import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.abspath(os.environ.get("TRAIN_GPT", os.path.join(ROOT, "train_gpt")))
@@ -30,6 +31,12 @@ def run(*arguments, code=0, before="", env=None, **more):
         assert re.fullmatch(rf"{before}train_gpt: [^\n]*\n", done.stderr), f"not one line: {done.stderr!r}"
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stderr), repr(done.stderr)
     return done
+
+
+def run_script(path, *arguments, **options):
+    """Runs a Python script of the repository to its end."""
+    command = [sys.executable, os.path.join(ROOT, path), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
 def refused(*arguments, says=(), **more):
