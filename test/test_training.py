@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 
 import numpy
 import pytest
@@ -296,6 +297,14 @@ def test_an_out_that_is_a_file_is_refused(data, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ metrics
+
+
+def test_a_steps_time_is_its_own(data, out):
+    """Samples between the steps take many times as long as a step: what one takes is written into it."""
+    begin = time.monotonic()
+    run(*SMALL, *data, "--steps", 6, "--sample-every", 1, "--max-new-tokens", 1000, "--val-every", 0, "--out", out)
+    sample = (time.monotonic() - begin) / 6
+    assert min(line["ms"] for line in metrics(out)[1:]) * 1e-3 < sample / 2
 
 
 def test_metrics_have_the_documented_fields(trained):
