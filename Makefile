@@ -158,7 +158,7 @@ test-compilers:
 	else echo "clang is not here: skipped"; fi
 	@echo "$(CC), without the libraries (test/standalone): no warning allowed"
 	@$(CC) -std=gnu11 -fsyntax-only -fopenmp $(WARNINGS) -Itest/standalone/include -DVERSION='""' $(wildcard src/*.c) \
-	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c
+	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c test/ranks/test_collective.c
 	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
 	    $(MAKE) --no-print-directory -j$(CORES) $(BUILD)/gpu_probe; \
 	else echo "nvcc is not here, or not wanted: skipped"; fi

@@ -328,6 +328,12 @@ static void both_tables_have_all_collectives(void **state) {
     }
 }
 
+/* kernels/cuda/collective.cu says what they are for. The environment may have had others. */
+static void the_order_of_sums_is_fixed_by_settings_of_nccl(void **state) {
+    (void)state;
+    expect(getenv("NCCL_ALGO") && getenv("NCCL_NVLS_ENABLE") && getenv("NCCL_GRAPH_REGISTER"));
+}
+
 static void a_second_communicator_is_refused(void **state) {
     (void)state;
     unsigned char id[1024];
@@ -401,6 +407,7 @@ int main(int argc, char **argv) {
         TEST(the_sums_of_a_step_state_add_up),
         TEST(events_order_a_collective_among_other_work),
         TEST(a_captured_collective_runs_again_at_every_launch),
+        TEST(the_order_of_sums_is_fixed_by_settings_of_nccl),
         TEST(a_second_communicator_is_refused),
     };
     const int failures =
