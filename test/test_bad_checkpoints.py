@@ -9,6 +9,8 @@ import random
 import re
 import shutil
 
+import pytest
+
 # (Fixtures are asked for by name.)
 from faults import (
     ALL, MANIFEST, base, begun, checkpoints, crc64, data, flip, leftovers, out, picture, run, same_bits, tmp_path)
@@ -155,6 +157,20 @@ def test_a_checkpoint_of_another_model_is_refused_by_tensor_or_flag(base, out):
                          (["--norm-eps", "1e-3"], "--norm-eps"), (["--arch", "llama", "--norm", "layernorm"], "tensor"),
                          (["--bias", "off"], "bias")):
         refused(base, out, "--resume", "auto", *change, says=(place, says))
+
+
+@pytest.mark.parametrize("line", ["", "norm-eps = auto\n"])
+def test_what_a_checkpoint_leaves_open_is_not_compared(line, base, out):
+    """A build before this one may not have known a flag, or have written it unresolved."""
+    begun(base, out, 2)
+    path = os.path.join(step_directory(out, 2), "config.ini")
+    with open(path, encoding="utf-8") as file:
+        text = re.sub("(?m)^norm-eps = .*\n", line, file.read())
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    rewrite_manifest(step_directory(out, 2), lambda manifest: None)
+    run(*base[0], "--out", out, "--resume", "auto")
+    same_bits(out, base[1], 6)
 
 
 def test_a_resume_writes_where_the_checkpoint_stands_not_where_its_files_say(base, out, tmp_path):
