@@ -4,14 +4,10 @@
  */
 #include "../src/params.h"
 #include "../src/philox.h"
+#include "settings.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 static const char *const SHAPES[] = {
     "arch=gpt2 n-layer=3 n-embd=72 n-head=3 n-ffn=100 vocab-size=131 seq-len=9",
@@ -33,16 +29,9 @@ static const char *const SHAPES[] = {
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
 static void configure(Config *config, const char *shape, const char *more) {
-    char all[512], *state = NULL;
+    char all[512];
     snprintf(all, sizeof all, "%s %s", shape, more);
-    config_defaults(config);
-    for (char *word = strtok_r(all, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-        char *equals = strchr(word, '=');
-        Error error = {0};
-        assert_non_null(equals);
-        *equals = '\0';
-        if (!config_set(config, word, equals + 1, &error)) fail_msg("%s", error.text);
-    }
+    configure_raw(config, all);
     config_resolve(config, 1);
 }
 
