@@ -222,6 +222,7 @@ static void a_checkpoint_with_another_option_is_refused_with_the_flag(void **sta
         {"placement=lns", "lns-init", "off", "on"},   {"placement=mix", "mix-post-layers", "1", "2"},
         {"norm=bhyt", "bhyt-gamma-var", "off", "on"}, {"norm=bhyt", "bhyt-refresh", "1", "10"},
         {"norm=rmsnorm", "norm-eps", "1e-6", "1e-5"}, {"sdd=paper", "sdd-eps", "1e-6", "1e-4"},
+        {"positions=rope", "rope-base", "10000", "500"}, {"positions=rope", "n-head", "2", "4"},
     };
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
         char there[256], here[256], path[CHECKPOINT_PATH], command[128];

@@ -50,6 +50,20 @@ class Lines:
         return "cut" if self.cut else self.child.returncode
 
 
+def json_rows(name, command, env, deadline):
+    """The JSON objects that a program prints, as they come. RunFailed, with its last other lines, if it fails."""
+    lines, others = Lines(command, env, deadline), []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            others = (others + [line])[-8:]
+            continue
+        yield row
+    if lines.status != 0:
+        raise RunFailed(f"{name} ended with status {lines.status}: {' | '.join(others)}")
+
+
 # ------------------------------------------------------------------------------------------------- suite
 
 
@@ -226,42 +240,11 @@ def training_shape(machine):
     """tiny on a GPU; a few emulated steps of next to nothing in a rehearsal."""
     shard = os.path.join(ROOT, "test", "reference", "fixtures", "llama", "train.bin")
     if machine.rehearsal:
-        return [
-            "--arch",
-            "llama",
-            "--n-layer",
-            "2",
-            "--n-embd",
-            "32",
-            "--n-head",
-            "4",
-            "--vocab-size",
-            "61",
-            "--seq-len",
-            "5",
-            "--batch-size",
-            "2",
-            "--steps",
-            "3",
-            "--train-data",
-            shard,
-            "--val-every",
-            "0",
-        ]
-    return [
-        "--preset",
-        "tiny",
-        "--arch",
-        "llama",
-        "--batch-size",
-        "8",
-        "--steps",
-        str(TRAINING_STEPS),
-        "--val-every",
-        "0",
-        "--train-data",
-        data.shard(machine.scratch, 256, 1 << 20),
-    ]
+        shape = "--arch llama --n-layer 2 --n-embd 32 --n-head 4 --vocab-size 61 --seq-len 5 --batch-size 2 --steps 3"
+    else:
+        shape = f"--preset tiny --arch llama --batch-size 8 --steps {TRAINING_STEPS}"
+        shard = data.shard(machine.scratch, 256, 1 << 20)
+    return [*shape.split(), "--val-every", "0", "--train-data", shard]
 
 
 def training(machine, part, deadline):
@@ -329,20 +312,12 @@ PROBED = {
 
 
 def operations(machine, part, deadline):
-    lines = Lines([machine.program("gpu_probe")] + ["--tiny"] * machine.rehearsal, machine.env, deadline)
-    tail = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            tail = (tail + [line])[-5:]
-            continue
+    command = [machine.program("gpu_probe")] + ["--tiny"] * machine.rehearsal
+    for row in json_rows("gpu_probe", command, machine.env, deadline):
         part.row(**row)
         for mark, (name, key) in PROBED.items():
             if re.fullmatch(name, str(row.get("name"))):
                 part.mark(mark, row[key])
-    if lines.status != 0:
-        raise RunFailed(f"gpu_probe ended with status {lines.status}: {' | '.join(tail)}")
 
 
 # -------------------------------------------------------------------------------------- steps and variants
@@ -436,19 +411,10 @@ def pytorch(machine, part, deadline, model):
     known = part.results.data["parts"].get(f"steps-{model}", {})
     if "best_batch_size" in known:
         command += ["--our-batch-size", known["best_batch_size"], "--our-mode", known["best_mode"]]
-    lines = Lines(command, steps.environment(machine), deadline)
-    tail = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            tail = (tail + [line])[-8:]
-            continue
+    for row in json_rows("compare_pytorch.py", command, steps.environment(machine), deadline):
         part.row(**row)
         if row.get("row") == "ratio":
             part.mark(f"{model}.vs_pytorch", row["ratio"])
-    if lines.status != 0:
-        raise RunFailed(f"compare_pytorch.py ended with status {lines.status}: {' | '.join(tail)}")
 
 
 def table():
