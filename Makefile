@@ -134,7 +134,7 @@ SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_grad
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(EMU)/train_gpt $(RACES) \
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(TRAIN_EMU) $(RACES) \
 	    $(EMU)/gpu_probe $(COLLECTIVE)
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
 	@$(MAKE) --no-print-directory fuzz-build

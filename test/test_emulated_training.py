@@ -1,8 +1,7 @@
-"""Does the CUDA path train as the CPU does, for every norm, placement and method? Runs `train_gpt_emu --device cuda`.
+"""Does a run on CUDA keep its promises: steps in flight, graphs, signals, memory, divergence? Runs `train_gpt_emu --device cuda`.
 
 The executable is named by TRAIN_GPT_EMU (default ./train_gpt_emu, of `make emu`); without it these tests are skipped.
 """
-import itertools
 import json
 import os
 import pathlib
@@ -21,16 +20,6 @@ SHAPE = ["--arch", "llama", "--n-layer", "2", "--n-embd", "32", "--n-head", "4",
 TRAINING = ["--steps", str(STEPS), "--lr", "3e-3", "--warmup-steps", "2"]
 
 pytestmark = pytest.mark.skipif(not EMULATED.exists(), reason="no train_gpt_emu: `make emu` builds it")
-
-PLACEMENTS = ["pre", "post", "sandwich", "deepnorm", "mix", "lns"]
-NORMS = ["layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt"]
-PLAIN = [f"--norm {norm} --placement {placement}" for norm, placement in itertools.product(NORMS, PLACEMENTS)
-         if norm != "bhyt" or placement in ("pre", "lns")]
-METHODS = [f"--placement {placement} {method}" for placement, method in itertools.product(PLACEMENTS, [
-    "--gpas sublayer --gpas-init 0.3", "--sdd paper", "--sdd released --gpas layer --gpas-act tanh --gpas-init 0.3"])]
-PLAIN = [flags.replace("mix", "mix --mix-post-layers 1") for flags in PLAIN]
-METHODS = [flags.replace("mix", "mix --mix-post-layers 1") for flags in METHODS]
-
 
 def command(folder, flags):
     return [str(EMULATED), *SHAPE, *TRAINING, *flags, "--train-data", str(SHARD), "--val-data", str(SHARD),
@@ -55,48 +44,6 @@ def losses(folder, flags):
     found = [line["loss"] for line in lines if line["type"] in ("train", "val")]
     assert len(found) == STEPS + 1
     return found
-
-
-def worst(a, b):
-    return max(abs(x - y) for x, y in zip(a, b))
-
-
-def compare(tmp_path, flags, dtype="fp32"):
-    """(how far CUDA's losses are from the CPU's in fp64, how far the CPU's own in fp32 are)."""
-    truth = losses(tmp_path / "truth", flags + ["--device", "cpu", "--dtype", "fp64"])
-    single = losses(tmp_path / "single", flags + ["--device", "cpu", "--dtype", "fp32"])
-    cuda = losses(tmp_path / "cuda", flags + ["--device", "cuda", "--dtype", dtype])
-    return worst(cuda, truth), worst(single, truth)
-
-
-# Rounding differs with the order of sums, and training multiplies it: the CPU's own fp32 run says by how much. Three
-# times that (DESIGN's factor for gradients), and never less than 16 roundings of a loss of order 4.
-def limit(own):
-    return max(3 * own, 16 * 4 * 2.0**-24)
-
-
-@pytest.mark.parametrize("flags", PLAIN + METHODS)
-def test_cuda_follows_the_cpu(tmp_path, flags):
-    found, own = compare(tmp_path, flags.split())
-    assert found <= limit(own), (found, own)
-
-
-# bf16 keeps 8 bits: a logit of order 1 behind some four roundings of 2^-9 is off by 2^-7, and a cross-entropy moves by
-# at most twice what its logits do; AdamW's steps then carry that on for ten steps of at most lr = 3e-3 a weight.
-@pytest.mark.parametrize("flags", ["--norm rmsnorm", "--norm layernorm --placement post --gpas layer",
-                                   "--norm bhyt", "--sdd paper --placement sandwich",
-                                   "--placement post --residual-dtype fp32"])
-def test_bf16_stays_near(tmp_path, flags):
-    found, _ = compare(tmp_path, flags.split(), dtype="bf16")
-    assert found <= 2 * 2.0**-7 + 0.03, found
-
-
-def test_a_learning_rate_that_is_one_percent_off_is_seen(tmp_path):
-    flags = ["--norm", "rmsnorm", "--device", "cpu"]
-    truth = losses(tmp_path / "truth", flags + ["--dtype", "fp64"])
-    single = losses(tmp_path / "single", flags + ["--dtype", "fp32"])
-    off = losses(tmp_path / "off", flags + ["--dtype", "fp32", "--lr", "3.03e-3"])
-    assert worst(off, truth) > limit(worst(single, truth))
 
 
 # ------------------------------------------------------------------------------------ steps in flight, captured steps
@@ -168,6 +115,20 @@ def test_a_signal_lets_the_steps_in_flight_land_and_saves_the_last(number, tmp_p
         ("start", 0), ("checkpoint", steps[-1]), ("end", steps[-1])]
     run(tmp_path / "whole", [*flags, "--steps", str(steps[-1])])
     assert weights(tmp_path / "cut", steps[-1]) == weights(tmp_path / "whole", steps[-1])
+
+
+# Decay of lr · 10 = 1000 times the weight in a step. What a kernel then computes is NaN in earnest, next to registers that
+# may still hold the emulation's poison: a memcpy that does without AVX-512 leaves it in those that kernels use.
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("flags", ["--arch gpt2", "--norm bhyt", "--placement post --gpas layer", "--sdd paper"])
+def test_a_run_that_diverges_ends_as_on_the_cpu(tmp_path, flags, dtype):
+    diverging = ["--steps", "30", "--lr", "100", *CONSTANT, "--weight-decay", "10", "--grad-clip", "0"]
+    for device in ("cpu", "cuda"):
+        kind = ["--device", device, "--dtype", dtype if device == "cuda" else "fp32"]
+        message = run(tmp_path / device, diverging + flags.split() + kind, code=3, GLIBC_TUNABLES="glibc.cpu.hwcaps=-AVX512VL")
+        assert message == "train_gpt: training diverged: 3 steps in a row had a non-finite loss or gradient; last checkpoint: none\n"
+        events = [line["event"] for line in metrics(tmp_path / device) if line["type"] == "event"]
+        assert events == ["start", "skip", "skip", "skip", "diverged"]
 
 
 # The emulated algorithms differ in their last bits; the one that EMU_FAST_ALGORITHM names is the fastest.

@@ -51,6 +51,14 @@ $(EMU)/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(CPU) $(EMU_CORE) $(EMU_CUDA)
 train_gpt_emu: $(EMU)/train_gpt
 	cp $< $@
 
+# The program with the plain loops in place of every kernel, bf16 among its types: what rounding alone does to a training.
+PLAIN_TYPES := $(filter-out $(BUILD)/plain_LONG/%,$(PLAIN))
+$(BUILD)/plain/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(PLAIN_TYPES) $(filter %/json.o,$(CPU))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -o $@ \
+	    -Wl,--defsym=kernels_cpu_f32=kernels_plain_f32,--defsym=kernels_cpu_f64=kernels_plain_f64 \
+	    -Wl,--defsym=kernels_cuda_f32=kernels_plain_f32,--defsym=kernels_cuda_bf16=kernels_plain_bf16
+
 # The host's side of CUDA against the emulated device's lateness.
 $(EMU)/host/%.o: test/emu/host/%.cu
 	@mkdir -p $(@D)
@@ -133,17 +141,18 @@ $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) 
 # The emulated suites are runs of their own: the CPU's are test_ops'.
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
+TRAIN_EMU  := $(EMU)/train_gpt $(BUILD)/plain/train_gpt
 COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults
-# Where the scripted tests find the emulated programs.
-EMULATED   := TRAIN_GPT_EMU=$(EMU)/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective
+# Where the scripted tests find them.
+EMULATED   := TRAIN_GPT_EMU=$(EMU)/train_gpt TRAIN_GPT_PLAIN=$(BUILD)/plain/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective
 
-emu: train_gpt_emu $(BUILD)/test_emu $(BUILD)/test_ops_emu $(BUILD)/test_host_path
+emu: train_gpt_emu $(BUILD)/plain/train_gpt $(BUILD)/test_emu $(BUILD)/test_ops_emu $(BUILD)/test_host_path
 
 # CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, collectives, training.
 test-emu:
-	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(EMU)/train_gpt $(COLLECTIVE)
-	@$(EMULATED) $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) test/test_emulated_training.py \
-	    test/test_collective.py
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(TRAIN_EMU) $(COLLECTIVE)
+	@$(EMULATED) $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) \
+	    $(wildcard test/test_emulated_*.py) test/test_collective.py
 
 # No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
 race:

@@ -305,6 +305,26 @@ void genuine_nans_pass(void **) {
     assert_true(isnan(got[0]) && isnan(got[1]) && got[2] == 0.0f && got[3] == 5.0f && isnan(got[4]));
 }
 
+#if defined(__x86_64__)
+/* What fills memory with poison leaves it in a register, too. */
+__global__ void invalid_beside_poison(float *out, const float *in) {
+    asm volatile("movd %0, %%xmm15\n\tpshufd $0, %%xmm15, %%xmm15" : : "r"(emu::POISON) : "xmm15");
+    out[0] = in[0] - in[0];
+    out[1] = in[1] < in[0] ? 1.0f : 0.0f;
+    out[2] = sqrtf(in[2]);
+}
+
+void poison_that_an_instruction_does_not_read_is_no_fault(void **) {
+    for (int i = 0; i < 3; i++) {
+        std::vector<float> values(3, 1.0f);
+        values[(size_t)i] = i == 0 ? INFINITY : i == 1 ? NAN : -1.0f;
+        Device<float> in(values), out(3);
+        LAUNCH(invalid_beside_poison, 1, 1, 0, 0, out.at, in.at);
+        assert_true(isnan(out.host()[0]) == (i == 0) && isnan(out.host()[2]) == (i == 2));
+    }
+}
+#endif
+
 __global__ void atomics(int *integer, unsigned *wide) {
     atomicAdd(&integer[0], (int)threadIdx.x);
     atomicMax(&integer[1], (int)(threadIdx.x * 7 % 64));
@@ -404,6 +424,9 @@ const struct CMUnitTest own_tests[] = {
     cmocka_unit_test(asynchronous_copies_arrive_at_their_wait_and_not_before),
     cmocka_unit_test(fresh_memory_is_poison_and_shared_memory_again_for_every_block),
     cmocka_unit_test(genuine_nans_pass),
+#if defined(__x86_64__)
+    cmocka_unit_test(poison_that_an_instruction_does_not_read_is_no_fault),
+#endif
     cmocka_unit_test(integer_atomics),
     cmocka_unit_test(bf16_rounds_to_nearest_even),
     cmocka_unit_test(doubles_become_bf16_with_one_rounding),

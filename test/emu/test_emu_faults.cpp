@@ -30,6 +30,17 @@ __global__ void compares(int *out, const float *in) {
 __global__ void maximum(float *out, const float *in) {
     out[threadIdx.x] = fmaxf(in[threadIdx.x], 0.0f);
 }
+__global__ void square_root(float *out, const float *in) {
+    out[threadIdx.x] = sqrtf(in[threadIdx.x]);
+}
+typedef float Four __attribute__((vector_size(16)));
+__global__ void adds_four(Four *out, const float *in, Four x) {
+    Four last = {x[0], x[1], x[2], in[threadIdx.x]};
+    out[threadIdx.x] = x + last;
+}
+__global__ void adds_four_of_memory(Four *out, const Four *in, Four x) {
+    out[threadIdx.x] = x + in[threadIdx.x];
+}
 __global__ void exponential(float *out, const float *in) {
     out[threadIdx.x] = __expf(in[threadIdx.x]);
 }
@@ -163,6 +174,30 @@ const Fault faults[] = {
      },
      EMU,
      {"kernel maximum, block (0, 0, 0), thread (0, 0, 0): ", "uninitialised"}},
+    {"poison in a square root",
+     [] {
+         Fresh<float> d;
+         RUN(square_root, 32, 0, d.at, d.at);
+     },
+     EMU,
+     {"kernel square_root, block (0, 0, 0), thread (0, 0, 0): ", "uninitialised"}},
+    {"poison as the last of four",
+     [] {
+         Fresh<float> d;
+         Fresh<Four> e;
+         RUN(adds_four, 32, 0, e.at, d.at, Four{1, 2, 3, 4});
+     },
+     EMU,
+     {"kernel adds_four, block (0, 0, 0), thread (0, 0, 0): ", "uninitialised"}},
+    {"poison as the last of four in memory",
+     [] {
+         Device<float> d(std::vector<float>{1, 2, 3});
+         Fresh<Four> e;
+         CUDA_CHECK(cudaMemcpy(e.at, d.at, 12, cudaMemcpyDeviceToDevice), "test");
+         RUN(adds_four_of_memory, 1, 0, e.at, e.at, Four{1, 2, 3, 4});
+     },
+     EMU,
+     {"kernel adds_four_of_memory, block (0, 0, 0), thread (0, 0, 0): ", "uninitialised"}},
     {"poison in a function",
      [] {
          Fresh<float> d;

@@ -3,10 +3,10 @@
  *
  * Device code runs with the processor's invalid-operation exception on. Poison is a signalling NaN, so
  * adding, comparing or converting it raises SIGFPE; so does a genuine invalid operation (inf − inf, 0/0, a
- * comparison with NaN), which a kernel may do. The handler therefore looks for poison among the instruction's
- * operands: in the SSE registers and in its memory operand. Without poison it lets the instruction pass and
- * leaves the exception off for the rest of that thread. x86-64 only, and only for code without AVX encodings
- * (do not give -mavx or -march=native); elsewhere poison shows as NaN in the results.
+ * comparison with NaN), which a kernel may do. The handler therefore looks for poison in the instruction's
+ * operands. Without poison there it lets the instruction pass and leaves the exception off for the rest of that
+ * thread. x86-64 only, and only for code without AVX encodings (do not give -mavx or -march=native); elsewhere
+ * poison shows as NaN in the results.
  */
 #include "emu.h"
 
@@ -77,45 +77,106 @@ bool is_poison(const void *memory, size_t bytes) {
 const unsigned MXCSR_INVALID_MASK = 1u << 7;
 const unsigned MXCSR_FLAGS = 0x3f;
 
-/* The memory operand of the SSE instruction at rip, or null if it has none (or one in the code's own
- * constants). */
-const void *memory_operand(const ucontext_t *context) {
+/* An instruction on XMM registers, in SSE's encoding, as kernels are compiled, or in VEX, as the C library. */
+struct Instruction {
+    unsigned prefix;      /* 0, 0x66, 0xf3 or 0xf2 */
+    unsigned extension;   /* highest bit of a register's number: 4 destination, 2 index, 1 source */
+    unsigned map, opcode; /* map 1: 0f; 2: 0f 38; 3: 0f 3a; 0: none of these */
+    unsigned other;       /* VEX: the register between destination and source */
+    bool vex, wide;
+    const unsigned char *modrm;
+};
+
+Instruction decode(const unsigned char *code) {
+    static const unsigned prefixes[4] = {0, 0x66, 0xf3, 0xf2};
+    Instruction i = {};
+    if (*code == 0xc4 || *code == 0xc5) {
+        i.vex = true;
+        bool three = *code++ == 0xc4;
+        i.extension = ~*code >> 5 & (three ? 7 : 4);
+        i.map = three ? *code++ & 31 : 1;
+        i.wide = three && *code >> 7;
+        i.other = ~*code >> 3 & 15;
+        i.prefix = prefixes[*code++ & 3];
+    } else {
+        while (*code == 0x66 || *code == 0xf2 || *code == 0xf3) i.prefix = *code++;
+        if ((*code & 0xf0) == 0x40) i.extension = *code++ & 7;
+        if (*code++ != 0x0f) return i;
+        i.map = *code == 0x38 ? 2 : *code == 0x3a ? 3 : 1;
+        if (i.map > 1) code++;
+    }
+    i.opcode = *code++;
+    i.modrm = code;
+    return i;
+}
+
+/* The instruction's memory operand; null for one of the code's own constants. */
+const void *memory_operand(const ucontext_t *context, const Instruction &i) {
     static const int registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                       REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
     const greg_t *value = context->uc_mcontext.gregs;
-    const unsigned char *code = reinterpret_cast<const unsigned char *>(value[REG_RIP]);
-    while (*code == 0x66 || *code == 0xf2 || *code == 0xf3) code++;
-    unsigned rex = (*code & 0xf0) == 0x40 ? *code++ : 0;
-    if (*code++ != 0x0f) return nullptr;
-    if (*code == 0x38 || *code == 0x3a) code++;
-    code++;
-    unsigned mode = *code >> 6, rm = *code & 7;
-    code++;
-    if (mode == 3 || (mode == 0 && rm == 5)) return nullptr;
+    unsigned mode = *i.modrm >> 6, rm = *i.modrm & 7;
+    const unsigned char *code = i.modrm + 1;
+    if (mode == 0 && rm == 5) return nullptr;
     uint64_t address = 0;
     bool base = true;
     if (rm == 4) {
-        unsigned scale = *code >> 6, index = (*code >> 3 & 7) | (rex & 2) << 2;
+        unsigned scale = *code >> 6, index = (*code >> 3 & 7) | (i.extension & 2) << 2;
         rm = *code & 7;
         code++;
         if (index != 4) address += (uint64_t)value[registers[index]] << scale;
         base = !(rm == 5 && mode == 0);
         if (!base) mode = 2;
     }
-    if (base) address += (uint64_t)value[registers[rm | (rex & 1) << 3]];
+    if (base) address += (uint64_t)value[registers[rm | (i.extension & 1) << 3]];
     int32_t displacement = 0;
     if (mode == 1) displacement = (int8_t)*code;
     if (mode == 2) memcpy(&displacement, code, 4);
     return reinterpret_cast<const void *>(address + (uint64_t)(int64_t)displacement);
 }
 
+bool fused(const Instruction &i) {
+    return i.map == 2 && i.opcode >= 0x96; /* vfmadd… */
+}
+
+/* Square roots, conversions and roundings only write their destination. */
+bool reads_source_only(const Instruction &i) {
+    return i.map == 3 ? i.opcode <= 0x0b : i.map == 1 && memchr("\x51\x5a\x5b\x2c\x2d\xe6", (int)i.opcode, 6);
+}
+
+/* Bytes of floats in an operand; none of doubles, where poison is an ordinary number. */
+size_t operand_bytes(const Instruction &i) {
+    if (fused(i)) return i.wide ? 0 : i.opcode & 1 ? 4 : 16;
+    if (i.map == 3) return i.opcode == 0x08 ? 16 : i.opcode == 0x0a ? 4 : 0; /* roundps, roundss */
+    if (i.opcode == 0x2e || i.opcode == 0x2f) return i.prefix ? 0 : 4;       /* ucomiss, comiss */
+    if (i.opcode == 0x5b) return 16;                                         /* cvtps2dq */
+    if (i.opcode == 0x5a && !i.prefix) return 8;                             /* cvtps2pd */
+    return i.prefix == 0xf3 ? 4 : i.prefix ? 0 : 16;
+}
+
+/* Whether the instruction reads poison. Registers that it does not read may hold some: what filled memory
+   leaves it there. */
+bool reads_poison(const ucontext_t *context) {
+    const Instruction i =
+        decode(reinterpret_cast<const unsigned char *>(context->uc_mcontext.gregs[REG_RIP]));
+    if (!i.map) return false;
+    const _libc_xmmreg *xmm = context->uc_mcontext.fpregs->_xmm;
+    const unsigned mode = *i.modrm >> 6;
+    const void *source =
+        mode == 3 ? &xmm[(*i.modrm & 7) | (i.extension & 1) << 3] : memory_operand(context, i);
+    const void *destination = &xmm[(*i.modrm >> 3 & 7) | (i.extension & 4) << 1];
+    const bool compares = i.map == 1 && (i.opcode == 0x2e || i.opcode == 0x2f);
+    const size_t bytes = operand_bytes(i);
+    if (source && is_poison(source, bytes)) return true;
+    if (reads_source_only(i)) return false;
+    if (i.vex && !compares && is_poison(&xmm[i.other], bytes)) return true;
+    return (!i.vex || compares || fused(i)) && is_poison(destination, bytes);
+}
+
 void on_invalid(int, siginfo_t *info, void *data) {
     ucontext_t *context = static_cast<ucontext_t *>(data);
     if (info->si_code != FPE_FLTINV || !current) fault("arithmetic exception (integer division by zero?)");
-    for (const _libc_xmmreg &xmm : context->uc_mcontext.fpregs->_xmm)
-        if (is_poison(&xmm, 16)) poison_fault("float");
-    const void *operand = memory_operand(context);
-    if (operand && is_poison(operand, 4)) poison_fault("float");
+    if (reads_poison(context)) poison_fault("float");
     context->uc_mcontext.fpregs->mxcsr |= MXCSR_INVALID_MASK;
     context->uc_mcontext.fpregs->mxcsr &= ~MXCSR_FLAGS;
 }

@@ -1,0 +1,138 @@
+"""Does the CUDA path train the preset `micro` as the CPU does, with every norm, placement, GPAS and SDD, in both architectures?
+
+Runs `train_gpt_emu --device cuda` for ten steps and compares losses, validation loss and gradient norms with the CPU's in fp64.
+How far may they be off? As test_ops asks of each operation, so here of the whole: at most twice as far as rounding alone takes
+a plain implementation. In fp32 that is the CPU backend. It has no bf16: there it is the loops of ops_plain.h, which round
+where the contract stores and nowhere else, in place of every kernel (build/plain/train_gpt). How far rounding takes one run
+is luck, above all where training multiplies it, so it is the largest of four runs, which differ in weights and data.
+
+TRAIN_GPT_EMU names the one program (default ./train_gpt_emu), TRAIN_GPT_PLAIN the other, both of `make emu`; without them these
+tests are skipped. TEST_ALL=1 takes norm × placement × GPAS × SDD whole; otherwise each norm meets each placement and
+each method, and each placement each method; bf16 in one architecture of two.
+"""
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EMULATED = pathlib.Path(os.environ.get("TRAIN_GPT_EMU", ROOT / "train_gpt_emu")).resolve()
+PLAIN = pathlib.Path(os.environ.get("TRAIN_GPT_PLAIN", ROOT / "build" / "plain" / "train_gpt")).resolve()
+
+pytestmark = pytest.mark.skipif(not (EMULATED.exists() and PLAIN.exists()), reason="`make emu` builds what this runs")
+
+STEPS, SEEDS, FACTOR = 10, (1, 2, 3, 4), 2
+REFERENCE = {"fp32": EMULATED, "bf16": PLAIN}
+# Relative: 4 ulp, as in test_ops; and of a norm what 512 additions of squares in fp32 may cost, which step.cu leaves to one
+# thread: 512 roundings of at most 2^-24, of which the root halves the sum.
+FLOOR = {"loss": 4 * 2.0**-23, "norm": 512 * 2.0**-24 / 2}
+# With its usual ε AdamW divides a gradient by its own size: one that is wrong by a factor would go unseen. With ε = 0.1,
+# above most elements of these gradients, a step is proportional to them. Weights of 0.1 (√64 · 0.1 is near 1) let
+# sublayers count beside the embedding.
+TRAINING = ["--preset", "micro", "--batch-size", "1", "--steps", str(STEPS), "--warmup-steps", "2", "--val-batches", "1",
+            "--init-std", "0.1", "--lr", "0.03", "--adam-eps", "0.1"]
+POOL = ThreadPoolExecutor(os.cpu_count())
+
+ARCHITECTURES, TYPES = ["gpt2", "llama"], ["fp32", "bf16"]
+NORMS = ["layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt"]
+PLACEMENTS = ["pre", "post", "sandwich", "deepnorm", "mix --mix-post-layers 1", "lns"]
+GPAS = ["", "--gpas layer --gpas-init 0.3", "--gpas sublayer --gpas-init 0.3"]
+SDD = ["", "--sdd paper", "--sdd released"]
+METHODS = ["--gpas sublayer --gpas-init 0.3", "--sdd paper", "--sdd released", "--gpas layer --gpas-act tanh --gpas-init 0.3 --sdd paper"]
+OPTIONS = ["--norm bhyt --bhyt-refresh 3 --bhyt-gamma-var on --bhyt-lambda-attn 3 --bhyt-lambda-mlp 3",
+           "--norm bhyt --placement lns --gpas sublayer --gpas-init 0.3", "--norm bhyt --sdd paper --gpas layer --gpas-init 0.3",
+           "--norm bhyt-exact --bhyt-lambda-final 1 --embed-norm on --final-norm on",
+           "--norm dyt --dyt-alpha-attn 0.8 --dyt-alpha-other 0.2 --embed-scale on", "--placement lns --lns-init on",
+           "--placement sandwich --gpas layer --gpas-act identity --gpas-clip 0.01",
+           "--placement deepnorm --gpas sublayer --gpas-act leaky-relu --gpas-init -0.5",
+           "--sdd released --placement post --sdd-init-scale 0.1",
+           "--residual-dtype fp32 --placement post", "--residual-dtype fp32 --norm layernorm --recompute block",
+           "--n-head 4 --n-kv-head 2 --sdd paper", "--n-head 4 --n-kv-head 1 --norm bhyt",
+           "--n-embd 48 --n-ffn 50 --vocab-size 251 --seq-len 37 --norm bhyt-exact", "--total-batch-tokens 128 --recompute act",
+           "--z-loss 1e-3 --tie-embeddings on --decay-on all", "--init-std 0.02 --lr 1e-3 --adam-eps 1e-8"]
+
+
+def legal(norm, placement):
+    return norm != "bhyt" or placement in ("pre", "lns")
+
+
+def combinations():
+    """(type, flags) of each run."""
+    pairs = [(norm, placement) for norm, placement in itertools.product(NORMS, PLACEMENTS) if legal(norm, placement)]
+    if os.environ.get("TEST_ALL"):
+        variants = [f"--norm {norm} --placement {placement} {gpas} {sdd}"
+                    for (norm, placement), gpas, sdd in itertools.product(pairs, GPAS, SDD)]
+    else:
+        variants = [f"--norm {norm} --placement {placement}" for norm, placement in pairs]
+        for (i, placement), (j, method) in itertools.product(enumerate(PLACEMENTS), enumerate(METHODS)):
+            norms = [norm for norm in NORMS if legal(norm, placement)]
+            variants.append(f"--norm {norms[(i + j) % len(norms)]} --placement {placement} {method}")
+    for (i, variant), (j, arch) in itertools.product(enumerate(variants + OPTIONS), enumerate(ARCHITECTURES)):
+        for dtype in TYPES:
+            if dtype == "fp32" or os.environ.get("TEST_ALL") or (i + j) % 2 == 0:
+                yield dtype, " ".join(f"--arch {arch} {variant}".split())
+
+
+def history(program, arguments, out):
+    """{what: its values, step by step} of a run."""
+    done = subprocess.run([str(program), *TRAINING, *arguments, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=False, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr.decode()
+    lines = [json.loads(line) for line in open(out / "metrics.jsonl", encoding="utf-8")]
+    train = [line for line in lines if line["type"] == "train"]
+    losses = [line["loss"] for line in train] + [line["loss"] for line in lines if line["type"] == "val"]
+    assert len(train) == STEPS and len(losses) == STEPS + 1
+    return {"loss": losses, "norm": [line["grad_norm"] for line in train]}
+
+
+def distance(a, b):
+    """{what: the largest relative difference of two histories}."""
+    return {what: max(abs(x - y) / abs(y) for x, y in zip(a[what], b[what])) for what in b}
+
+
+class Runs:
+    """Runs of one variant, as many at once as there are cores."""
+
+    def __init__(self, folder, data, flags):
+        self.folder, self.arguments, self.count = folder, [*data, *flags.split()], 0
+
+    def start(self, program, device, dtype, seed, more=""):
+        self.count += 1
+        arguments = [*self.arguments, "--device", device, "--dtype", dtype, "--seed", str(seed), *more.split()]
+        return POOL.submit(history, program, arguments, self.folder / str(self.count))
+
+    def errors(self, dtype, program, device, more=""):
+        """(errors of that program in the first seed's run, what is allowed)."""
+        found = self.start(program, device, dtype, SEEDS[0], more)
+        truth = [self.start(EMULATED, "cpu", "fp64", seed) for seed in SEEDS]
+        rounded = [self.start(REFERENCE[dtype], "cpu", dtype, seed) for seed in SEEDS]
+        draws = [distance(a.result(), b.result()) for a, b in zip(rounded, truth)]
+        allowed = {what: FACTOR * max(draw[what] for draw in draws) + FLOOR[what] for what in FLOOR}
+        return distance(found.result(), truth[0].result()), allowed
+
+
+@pytest.mark.parametrize("dtype, flags", list(combinations()))
+def test_cuda_trains_as_the_cpu_does(tmp_path, data, dtype, flags):
+    found, allowed = Runs(tmp_path, data, flags).errors(dtype, EMULATED, "cuda")
+    assert all(found[what] <= allowed[what] for what in allowed), (found, allowed)
+
+
+# What a flag can get slightly wrong: the CPU does in fp32, the plain loops in bf16.
+@pytest.mark.parametrize("dtype, flags, mistake", [
+    ("fp32", "--arch llama", "--lr 0.10001"),
+    ("fp32", "--arch llama", "--norm-eps 1.1e-6"),
+    ("fp32", "--arch gpt2", "--beta2 0.9501"),
+    ("fp32", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.3001"),
+    ("fp32", "--arch llama --norm bhyt", "--bhyt-refresh 3"),
+    ("fp32", "--arch llama --norm bhyt --gpas layer --gpas-init 0.3", "--bhyt-lambda-mlp 1.0001"),
+    ("bf16", "--arch llama", "--lr 0.102"),
+    ("bf16", "--arch llama --norm rmsnorm", "--norm-eps 1e-3"),
+    ("bf16", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.32"),
+])
+def test_a_small_mistake_is_seen(tmp_path, data, dtype, flags, mistake):
+    found, allowed = Runs(tmp_path, data, flags).errors(dtype, REFERENCE[dtype], "cpu", mistake)
+    assert any(found[what] > allowed[what] for what in allowed), (found, allowed)
