@@ -8,17 +8,13 @@
  * products, then the 32 results lie in shared memory and a lane owns the head's dimensions lane, lane + 32,
  * …. Nothing is shared between warps, so there is no order that could vary.
  */
-#include "types.cuh"
+#include "attention.cuh"
 
 #include <math.h>
 
 namespace {
 
-constexpr int MAX_D = 256, WARPS = 4, THREADS = WARPS * WARP;
-constexpr int DIMS = MAX_D / WARP; /* dimensions that a lane owns at most */
-
-typedef float Head[MAX_D];
-typedef float Lanes[WARP];
+constexpr int WARPS = HEAD_WARPS, THREADS = HEAD_THREADS, DIMS = HEAD_DIMS;
 
 /* Where things lie in qkv [N, (H+2·Hkv)·D] and out [N, H·D]. */
 struct Layout {
@@ -67,23 +63,6 @@ __device__ __forceinline__ int64_t warp_index() {
 /* Copies a head's row into shared memory; the warp must meet before it reads. */
 template <typename S> __device__ __forceinline__ void load_head(float *shared, const S *row, int D) {
     for (int d = threadIdx.x % WARP; d < D; d += WARP) shared[d] = to_float(row[d]);
-}
-
-/* Eight sums side by side, then a tree: shorter chains of rounding, and of waiting. */
-template <typename S> __device__ __forceinline__ float dot(const float *shared, const S *row, int D) {
-    float sum[PACK] = {0};
-    for (int d = 0; d < D; d += PACK) {
-        float pack[PACK];
-        load_pack(pack, row + d);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) sum[i] += shared[d + i] * pack[i];
-    }
-#pragma unroll
-    for (int width = PACK / 2; width > 0; width /= 2)
-#pragma unroll
-        for (int i = 0; i < PACK / 2; i++)
-            if (i < width) sum[i] += sum[i + width];
-    return sum[0];
 }
 
 /* sum[i] += weight · row[dimension i of this lane] */
@@ -254,15 +233,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 void check_attention(const Attention *args) {
-    check(args->D >= 8 && args->D <= MAX_D && args->D % 8 == 0,
-          "attention on cuda: head sizes are multiples of 8 up to %d, not %d", MAX_D, args->D);
-    check(args->Hkv >= 1 && args->H % args->Hkv == 0,
-          "attention on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
-    check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
-          "attention on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold",
-          args->B, args->T, args->H);
-    check((int64_t)args->H + 2 * (int64_t)args->Hkv <= INT32_MAX / MAX_D,
-          "attention on cuda: rows of %d and 2 · %d heads are too wide", args->H, args->Hkv);
+    check_heads("attention", args->B, args->T, args->H, args->Hkv, args->D);
 }
 
 unsigned blocks_for(int64_t rows) {

@@ -6,17 +6,13 @@
  * and sum of its own (a lane to a key for the scores, a lane to some dimensions for the values); they are
  * merged at the end in the order of the warps.
  */
-#include "types.cuh"
+#include "attention.cuh"
 
 #include <math.h>
 
 namespace {
 
-constexpr int MAX_D = 256, WARPS = 4, THREADS = WARPS * WARP;
-constexpr int DIMS = MAX_D / WARP; /* dimensions that a lane owns at most */
-
-typedef float Head[MAX_D];
-typedef float Lanes[WARP];
+constexpr int WARPS = HEAD_WARPS, THREADS = HEAD_THREADS, DIMS = HEAD_DIMS;
 
 /* Where things lie. */
 struct Layout {
@@ -61,18 +57,6 @@ __global__ void __launch_bounds__(THREADS) append_kernel(const S *__restrict__ q
         load_pack(pack, values + i);
         store_pack(v_cache + to + i, pack);
     }
-}
-
-/* Eight sums side by side, then a tree: shorter chains of rounding, and of waiting. */
-template <typename S> __device__ __forceinline__ float dot(const float *query, const S *key, int D) {
-    float sum[PACK] = {0};
-    for (int d = 0; d < D; d += PACK) {
-        float pack[PACK];
-        load_pack(pack, key + d);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) sum[i] += query[d + i] * pack[i];
-    }
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
 /* Bytes: the cache's keys and values up to the query, once a query head. Not yet measured. */
@@ -134,13 +118,7 @@ __global__ void __launch_bounds__(THREADS)
 } // namespace
 
 template <typename S> void attention_decode(Queue *queue, const AttentionDecode *args) {
-    check(args->D >= 8 && args->D <= MAX_D && args->D % 8 == 0,
-          "attention_decode on cuda: head sizes are multiples of 8 up to %d, not %d", MAX_D, args->D);
-    check(args->Hkv >= 1 && args->H % args->Hkv == 0,
-          "attention_decode on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
-    check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
-          "attention_decode on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold",
-          args->B, args->T, args->H);
+    check_heads("attention_decode", args->B, args->T, args->H, args->Hkv, args->D);
     if (args->B == 0 || args->T == 0) return;
     const Layout layout = layout_of(args);
     const unsigned tokens = (unsigned)(args->B * args->T);

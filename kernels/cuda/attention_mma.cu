@@ -159,10 +159,7 @@ struct RunForward {
 
     template <int D, int TILES> void operator()() {
         typedef AttentionConfig<D, TILES> C;
-        static bool allowed = false;
-        if (!allowed && C::STAGES_BYTES > 48 * 1024)
-            ALLOW_SHARED_MEMORY((attention_forward_mma_kernel<D, TILES>), C::STAGES_BYTES);
-        allowed = true;
+        ALLOW_SHARED_MEMORY((attention_forward_mma_kernel<D, TILES>), C::STAGES_BYTES);
         const AttentionShape shape = attention_shape(args, C::ROWS);
         LAUNCH((attention_forward_mma_kernel<D, TILES>), (unsigned)shape.blocks * args->H * args->B,
                ATTENTION_THREADS, C::STAGES_BYTES, queue->stream, static_cast<const bf16 *>(args->qkv),

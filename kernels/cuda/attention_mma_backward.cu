@@ -376,12 +376,8 @@ struct RunBackward {
 
     template <int D, int TILES> void operator()() {
         typedef AttentionConfig<D, TILES> C;
-        static bool allowed = false;
-        if (!allowed && C::STAGES_BYTES > 48 * 1024) {
-            ALLOW_SHARED_MEMORY((attention_dkv_mma_kernel<D, TILES>), C::STAGES_BYTES);
-            ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, TILES>), C::STAGES_BYTES);
-        }
-        allowed = true;
+        ALLOW_SHARED_MEMORY((attention_dkv_mma_kernel<D, TILES>), C::STAGES_BYTES);
+        ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, TILES>), C::STAGES_BYTES);
         const Attention *forward = args->forward;
         const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
         float *terms = static_cast<float *>(

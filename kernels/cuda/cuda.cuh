@@ -10,7 +10,8 @@
  * with the kernel's name and the configuration. A kernel with a comma in its template arguments goes in
  *       parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
  *   ALLOW_SHARED_MEMORY(kernel, bytes)
- *       once before the first launch of a kernel with more than 48 KB of dynamic shared memory.
+ *       before a launch with more than 48 KB of dynamic shared memory; asks the device once, so it may stand
+ * before every launch.
  *   SHARED_MEMORY(type, name)
  *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by
  * hand. SHARED_ARRAY(type, name, count) `type name[count]`: a static shared array, 16-byte aligned, one per
@@ -51,8 +52,14 @@
     } while (0)
 
 #define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)),      \
-               "allowing %s %zu bytes of shared memory", #kernel, (size_t)(bytes))
+    do {                                                                                                     \
+        static size_t allowed_ = 48 * 1024; /* what every kernel may have */                                 \
+        const size_t wanted_ = (bytes);                                                                      \
+        if (wanted_ <= allowed_) break;                                                                      \
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)wanted_),  \
+                   "allowing %s %zu bytes of shared memory", #kernel, wanted_);                              \
+        allowed_ = wanted_;                                                                                  \
+    } while (0)
 
 #ifdef EMULATION
 #define CUDA_START_KERNEL(kernel, grid, block, shared, stream, ...)                                          \
