@@ -54,12 +54,17 @@
 #define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
     do {                                                                                                     \
         static size_t allowed_ = 48 * 1024; /* what every kernel may have */                                 \
-        const size_t wanted_ = (bytes);                                                                      \
-        if (wanted_ <= allowed_) break;                                                                      \
-        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)wanted_),  \
-                   "allowing %s %zu bytes of shared memory", #kernel, wanted_);                              \
-        allowed_ = wanted_;                                                                                  \
+        if (!cuda_raise(&allowed_, (bytes))) break;                                                          \
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)allowed_), \
+                   "allowing %s %zu bytes of shared memory", #kernel, allowed_);                             \
     } while (0)
+
+/* Raises the limit to what is wanted; false where it is as high already. */
+static inline bool cuda_raise(size_t *limit, size_t wanted) {
+    if (wanted <= *limit) return false;
+    *limit = wanted;
+    return true;
+}
 
 #ifdef EMULATION
 #define CUDA_START_KERNEL(kernel, grid, block, shared, stream, ...)                                          \
