@@ -27,7 +27,7 @@ struct Layout {
     __device__ int64_t k(int64_t n, int kv_head) const { return q(n, H + kv_head); }
     __device__ int64_t v(int64_t n, int kv_head) const { return q(n, H + Hkv + kv_head); }
     __device__ int64_t out(int64_t n, int head) const { return n * out_stride + (int64_t)head * D; }
-    __device__ int kv_head(int head) const { return (int)((int64_t)head * Hkv / H); }
+    __device__ int kv_head(int head) const { return head / (H / Hkv); } /* a multiple (check_heads) */
     __device__ int first_key(int64_t n) const { return doc_start ? (int)doc_start[n] : 0; }
 };
 
@@ -41,23 +41,25 @@ Layout layout_of(const Attention *args) {
     return layout;
 }
 
-/* One query row: sequence, head and time step of the warp's row in [B,H,T]. */
+/* One query row: sequence, head and time step of the warp's row in [B,H,T]. Rows fit in 32 bits (check_heads), which
+ * divide without a call. */
 struct Row {
     int64_t index, n; /* in [B,H,T], in [N] */
     int head, t;
 };
 
-__device__ __forceinline__ Row row_of(int64_t index, const Layout &layout) {
+__device__ __forceinline__ Row row_of(uint32_t index, const Layout &layout) {
+    const uint32_t T = layout.T, b_head = index / T;
     Row row;
     row.index = index;
-    row.t = (int)(index % layout.T);
-    row.head = (int)(index / layout.T % layout.H);
-    row.n = index / layout.T / layout.H * layout.T + row.t;
+    row.t = (int)(index % T);
+    row.head = (int)(b_head % (uint32_t)layout.H);
+    row.n = (int64_t)(b_head / (uint32_t)layout.H) * layout.T + row.t;
     return row;
 }
 
-__device__ __forceinline__ int64_t warp_index() {
-    return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+__device__ __forceinline__ uint32_t warp_index() {
+    return blockIdx.x * WARPS + threadIdx.x / WARP;
 }
 
 /* Copies a head's row into shared memory; the warp must meet before it reads. */
@@ -88,12 +90,12 @@ template <typename S> __device__ __forceinline__ void store_head(S *row, const f
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_forward_kernel(const S *__restrict__ qkv, S *__restrict__ out, float *__restrict__ lse,
                              Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, queries, WARPS);
     SHARED_ARRAY(Lanes, probabilities, WARPS);
-    const int64_t index = warp_index();
+    const uint32_t index = warp_index();
     if (index >= rows) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Row row = row_of(index, layout);
@@ -132,10 +134,10 @@ __global__ void __launch_bounds__(THREADS)
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_delta_kernel(const S *__restrict__ out, const S *__restrict__ dout, float *__restrict__ delta,
                            Layout layout, int64_t rows) {
-    const int64_t index = warp_index();
+    const uint32_t index = warp_index();
     if (index >= rows) return;
     const Row row = row_of(index, layout);
     const int64_t at = layout.out(row.n, row.head);
@@ -148,13 +150,13 @@ __global__ void __launch_bounds__(THREADS)
 
 /* dQ: a warp to each query row. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_dq_kernel(const S *__restrict__ qkv, const S *__restrict__ dout, const float *__restrict__ lse,
                         const float *__restrict__ delta, S *__restrict__ dqkv, Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, queries, WARPS);
     SHARED_ARRAY(Head, dout_rows, WARPS);
     SHARED_ARRAY(Lanes, dscores, WARPS);
-    const int64_t index = warp_index();
+    const uint32_t index = warp_index();
     if (index >= rows) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Row row = row_of(index, layout);
@@ -186,18 +188,20 @@ __global__ void __launch_bounds__(THREADS)
 
 /* dK and dV: a warp to each key row sums over the query heads of its group and the queries that see it. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_dkv_kernel(const S *__restrict__ qkv, const S *__restrict__ dout, const float *__restrict__ lse,
                          const float *__restrict__ delta, S *__restrict__ dqkv, Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, keys, WARPS);
     SHARED_ARRAY(Head, values, WARPS);
     SHARED_ARRAY(Lanes, probabilities, WARPS);
     SHARED_ARRAY(Lanes, dscores, WARPS);
-    const int64_t index = warp_index(); /* in [B,Hkv,T] */
+    const uint32_t index = warp_index(); /* in [B,Hkv,T] */
     if (index >= rows) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int T = layout.T, D = layout.D, key = (int)(index % T), kv_head = (int)(index / T % layout.Hkv);
-    const int64_t b = index / T / layout.Hkv, n0 = b * T;
+    const int T = layout.T, D = layout.D, key = (int)(index % (uint32_t)T);
+    const uint32_t b_head = index / (uint32_t)T;
+    const int kv_head = (int)(b_head % (uint32_t)layout.Hkv);
+    const int64_t b = b_head / (uint32_t)layout.Hkv, n0 = b * T;
     load_head(keys[warp], qkv + layout.k(n0 + key, kv_head), D);
     load_head(values[warp], qkv + layout.v(n0 + key, kv_head), D);
     __syncwarp();

@@ -22,8 +22,8 @@ struct Layout {
     const uint32_t *length;
 
     /* The time step of new token n. An invalid call, whose cache is full, must not write past it. */
-    __device__ int64_t time_of(int64_t n) const {
-        const int64_t time = (int64_t)length[n / T] + n % T;
+    __device__ int64_t time_of(uint32_t n) const {
+        const int64_t time = (int64_t)length[n / (uint32_t)T] + n % (uint32_t)T;
         if (time >= capacity) __trap();
         return time;
     }
@@ -44,12 +44,13 @@ Layout layout_of(const AttentionDecode *args) {
 
 /* Keys and values of one new token a block. Packs: D is a multiple of 8. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS) append_kernel(const S *__restrict__ qkv, S *__restrict__ k_cache,
-                                                         S *__restrict__ v_cache, Layout layout) {
-    const int64_t n = blockIdx.x;
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
+    append_kernel(const S *__restrict__ qkv, S *__restrict__ k_cache, S *__restrict__ v_cache,
+                  Layout layout) {
+    const uint32_t n = blockIdx.x;
     const int width = layout.Hkv * layout.D;
     const S *keys = qkv + n * layout.qkv_stride + (int64_t)layout.H * layout.D, *values = keys + width;
-    const int64_t to = layout.cache(n / layout.T, layout.time_of(n));
+    const int64_t to = layout.cache(n / (uint32_t)layout.T, layout.time_of(n));
     for (int i = threadIdx.x * PACK; i < width; i += THREADS * PACK) {
         float pack[PACK]; /* there and back keeps the bits */
         load_pack(pack, keys + i);
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(THREADS) append_kernel(const S *__restrict__ q
 
 /* Bytes: the cache's keys and values up to the query, once a query head. Not yet measured. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     decode_kernel(const S *__restrict__ qkv, const S *__restrict__ k_cache, const S *__restrict__ v_cache,
                   S *__restrict__ out, Layout layout) {
     SHARED_ARRAY(float, query, MAX_D);
@@ -69,9 +70,10 @@ __global__ void __launch_bounds__(THREADS)
     SHARED_ARRAY(Head, gathered, WARPS);
     SHARED_ARRAY(float, maxima, WARPS);
     SHARED_ARRAY(float, totals, WARPS);
-    const int64_t n = blockIdx.x / layout.H, b = n / layout.T, last = layout.time_of(n);
-    const int head = (int)(blockIdx.x % layout.H), D = layout.D;
-    const int kv_head = (int)((int64_t)head * layout.Hkv / layout.H);
+    const uint32_t n = blockIdx.x / (uint32_t)layout.H; /* in 32 bits, which divide without a call */
+    const int64_t b = n / (uint32_t)layout.T, last = layout.time_of(n);
+    const int head = (int)(blockIdx.x % (uint32_t)layout.H), D = layout.D,
+              kv_head = head / (layout.H / layout.Hkv);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     for (int d = threadIdx.x; d < D; d += THREADS)
         query[d] = to_float(qkv[n * layout.qkv_stride + (int64_t)head * D + d]);

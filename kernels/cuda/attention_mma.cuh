@@ -216,11 +216,6 @@ __device__ __forceinline__ void accumulate_rows(float (&c)[TILES][D / 8][4], con
     }
 }
 
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&pair);
-}
-
 /* Accumulators of 16 columns, rounded, as the A fragment of the next product. */
 template <int TILES>
 __device__ __forceinline__ void as_operand(uint32_t (&a)[TILES][4], const float (&c)[TILES][2][4]) {

@@ -34,6 +34,9 @@ void *cuda_scratch(Queue *queue, size_t bytes, const char *operation);
 
 constexpr int PACK = 8;
 constexpr int WARP = 32;
+
+/* Blocks a multiprocessor for __launch_bounds__, where ptxas would else spill for the sake of one more. */
+constexpr int NO_SPILLS = 1;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) {
@@ -85,11 +88,17 @@ __device__ __forceinline__ void store_pack(float *out, const float (&in)[PACK]) 
     *reinterpret_cast<float4 *>(out + 4) = make_float4(in[4], in[5], in[6], in[7]);
 }
 
+/* Two bf16 in 32 bits, the lower first: one instruction rounds both. */
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+}
+
+/* By 32-bit words: the compiler takes a struct of eight bf16 apart and stores it in 2 and 4 bytes. */
 __device__ __forceinline__ void store_pack(bf16 *out, const float (&in)[PACK]) {
-    Bf16Pack pack;
-#pragma unroll
-    for (int i = 0; i < PACK; i++) pack.element[i] = __float2bfloat16(in[i]);
-    *reinterpret_cast<Bf16Pack *>(out) = pack;
+    const uint4 words = {pack_bf16(in[0], in[1]), pack_bf16(in[2], in[3]), pack_bf16(in[4], in[5]),
+                         pack_bf16(in[6], in[7])};
+    *reinterpret_cast<uint4 *>(out) = words;
 }
 
 __device__ __forceinline__ void fill_pack(float (&out)[PACK], float value) {
