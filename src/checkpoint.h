@@ -63,8 +63,8 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
                      char path[CHECKPOINT_PATH], Error *error);
 
 /* Loads weights, and with an optimizer its moments and state, from what checkpoint_find() has found;
- * *progress is set. Refuses another variant or shape, naming tensor or flag. Says on stderr where the thread
- * count, the device or the head's chunks differ, for then the bits will. */
+ * *progress is set. Refuses another variant or shape, naming tensor or flag. Says on stderr, to a run that goes on,
+ * where the thread count, the device or the head's chunks differ, for then the bits will. */
 bool checkpoint_load(const char *path, const Config *config, Model *model, Optimizer *optimizer,
                      Progress *progress, Error *error);
 

@@ -190,8 +190,8 @@ bool checkpoint_load(const char *path, const Config *config, Model *model, Optim
         !path_join(file, path, CHECKPOINT_MODEL, error) || !weights_load(model, file, error) ||
         !check_flags(path, config, error))
         return false;
-    say_what_differs(path, config, model, &written);
     if (!optimizer) return true;
+    say_what_differs(path, config, model, &written);
     if (!load_moments(path, model, optimizer, error)) return false;
     load_gemm_choices(path, model);
     optimizer_write(optimizer, &state);

@@ -159,6 +159,19 @@ bool config_set(Config *config, const char *name, const char *value, Error *erro
     return set_flag(config, flag, value, error);
 }
 
+bool config_set_all(Config *config, const char *settings, Error *error) {
+    char *copy = must_malloc(strlen(settings) + 1, "settings"), *state = NULL;
+    bool good = true;
+    strcpy(copy, settings);
+    for (char *word = strtok_r(copy, " ", &state); good && word; word = strtok_r(NULL, " ", &state)) {
+        char *equals = strchr(word, '=');
+        if (equals) *equals = '\0';
+        good = equals ? config_set(config, word, equals + 1, error) : error_set(error, "'%s' is not name=value", word);
+    }
+    free(copy);
+    return good;
+}
+
 void config_defaults(Config *config) {
     *config = (Config){0};
     for (int g = 0; g < FLAG_GROUP_COUNT; g++)
@@ -270,14 +283,8 @@ static bool apply_preset(Config *config, const char *name, Error *error) {
     for (int i = 0; i < PRESET_COUNT; i++) {
         snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", PRESETS[i].name);
         if (strcmp(PRESETS[i].name, name)) continue;
-        char settings[512], *state = NULL;
-        snprintf(settings, sizeof settings, "%s", PRESETS[i].settings);
-        for (char *word = strtok_r(settings, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-            char *equals = strchr(word, '=');
-            *equals = '\0';
-            Error reason = {0};
-            require(config_set(config, word, equals + 1, &reason), "preset %s: %s", name, reason.text);
-        }
+        Error reason = {0};
+        require(config_set_all(config, PRESETS[i].settings, &reason), "preset %s: %s", name, reason.text);
         return true;
     }
     return error_set(error, "--preset: '%s' is not one of %s", name, names);

@@ -119,4 +119,7 @@ void config_forget_texts(void);
 /* Sets one flag from text, as the command line does. */
 bool config_set(Config *config, const char *name, const char *value, Error *error);
 
+/* Sets flags from "name=value name=value …", the way presets are written: no blank in a value. */
+bool config_set_all(Config *config, const char *settings, Error *error);
+
 #endif

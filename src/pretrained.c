@@ -102,28 +102,27 @@ static bool no_link(const char *path, Error *error) {
                path);
 }
 
-static int find_file(const Source *source, const char *path) {
-    for (int i = 0; i < source->n_files; i++)
-        if (strcmp(source->files[i].path, path) == 0) return i;
-    return -1;
+static int by_file(const void *a, const void *b) {
+    const ShardedTensor *p = a, *q = b;
+    int files = strcmp(p->file, q->file);
+    return files ? files : strcmp(p->name, q->name);
 }
 
-/* Opens every shard once; each must hold exactly the tensors that the index gives it. */
-static bool open_shards(Source *source, const char *directory, const ShardedTensor *list, int count,
-                        Error *error) {
+/* Opens every shard once; each must hold exactly the tensors that the index gives it. Sorts the list by file. */
+static bool open_shards(Source *source, const char *directory, ShardedTensor *list, int count, Error *error) {
     size_t held = 0;
     char path[PATH_SIZE];
+    qsort(list, (size_t)count, sizeof *list, by_file);
     for (int i = 0; i < count; i++) {
-        if (!path_join(path, directory, list[i].file, error)) return false;
-        int at = find_file(source, path);
-        if (at < 0) {
+        if (i == 0 || strcmp(list[i - 1].file, list[i].file)) {
             if (source->n_files == SHARDS_MOST)
                 return error_set(error, "%s: over %d shards", source->path, SHARDS_MOST);
-            if (!no_link(path, error) || !add_file(source, path, error)) return false;
-            at = source->n_files - 1;
-            held += source->files[at].header.n_tensors;
+            if (!path_join(path, directory, list[i].file, error) || !no_link(path, error) ||
+                !add_file(source, path, error))
+                return false;
+            held += source->files[source->n_files - 1].header.n_tensors;
         }
-        if (!safetensors_find(&source->files[at].header, list[i].name))
+        if (!safetensors_find(&source->files[source->n_files - 1].header, list[i].name))
             return error_set(error, "%s: no tensor %.100s, which the index says is there", path,
                              list[i].name);
     }

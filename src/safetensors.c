@@ -170,30 +170,33 @@ static int compare_keys(const void *a, const void *b) {
 }
 
 static int compare_names(const void *a, const void *b) {
-    return strcmp(((const SafetensorsTensor *)a)->name, ((const SafetensorsTensor *)b)->name);
+    const SafetensorsTensor *const *p = a, *const *q = b;
+    return strcmp((*p)->name, (*q)->name);
 }
 
 static int compare_offsets(const void *a, const void *b) {
     const SafetensorsTensor *p = a, *q = b;
     if (p->begin != q->begin) return p->begin < q->begin ? -1 : 1;
     if (p->end != q->end) return p->end < q->end ? -1 : 1;
-    return compare_names(a, b);
+    return strcmp(p->name, q->name);
 }
 
-/* Each name once; the data one after the other from 0 to data_bytes. Leaves the tensors in that order. */
+/* Each name once; the data one after the other from 0 to data_bytes. Leaves the tensors in that order, and by_name. */
 static bool check_layout(SafetensorsHeader *header, uint64_t data_bytes, Error *error) {
     SafetensorsTensor *t = header->tensors;
+    const SafetensorsTensor **names = header->by_name;
     uint64_t end = 0;
     if (header->n_metadata)
         qsort(header->metadata, header->n_metadata, sizeof header->metadata[0], compare_keys);
     for (size_t i = 1; i < header->n_metadata; i++)
         if (compare_keys(&header->metadata[i - 1], &header->metadata[i]) == 0)
             return error_set(error, "__metadata__ '%s' given twice", printable(header->metadata[i].key).text);
-    qsort(t, header->n_tensors, sizeof *t, compare_names);
-    for (size_t i = 1; i < header->n_tensors; i++)
-        if (strcmp(t[i - 1].name, t[i].name) == 0)
-            return error_set(error, "tensor '%s' given twice", printable(t[i].name).text);
     qsort(t, header->n_tensors, sizeof *t, compare_offsets);
+    for (size_t i = 0; i < header->n_tensors; i++) names[i] = &t[i];
+    qsort(names, header->n_tensors, sizeof *names, compare_names);
+    for (size_t i = 1; i < header->n_tensors; i++)
+        if (strcmp(names[i - 1]->name, names[i]->name) == 0)
+            return error_set(error, "tensor '%s' given twice", printable(names[i]->name).text);
     for (size_t i = 0; i < header->n_tensors; i++) {
         if (t[i].begin != end)
             return error_set(
@@ -212,8 +215,10 @@ static bool check_layout(SafetensorsHeader *header, uint64_t data_bytes, Error *
 static bool parse_root(SafetensorsHeader *out, uint64_t data_bytes, Error *error) {
     const cJSON *item, *root = out->json;
     if (!cJSON_IsObject(root)) return error_set(error, "the header is not a JSON object");
-    out->tensors = calloc((size_t)cJSON_GetArraySize(root) + 1, sizeof out->tensors[0]);
-    if (!out->tensors) return error_set(error, "out of memory");
+    const size_t most = (size_t)cJSON_GetArraySize(root) + 1;
+    out->tensors = calloc(most, sizeof out->tensors[0]);
+    out->by_name = calloc(most, sizeof out->by_name[0]);
+    if (!out->tensors || !out->by_name) return error_set(error, "out of memory");
     cJSON_ArrayForEach(item, root) {
         Error reason;
         if (strcmp(item->string, "__metadata__") == 0) {
@@ -257,15 +262,17 @@ bool safetensors_parse(const void *bytes, size_t size, uint64_t file_size, Safet
 
 void safetensors_header_free(SafetensorsHeader *header) {
     free(header->tensors);
+    free(header->by_name);
     free(header->metadata);
     cJSON_Delete(header->json);
     *header = (SafetensorsHeader){0};
 }
 
 const SafetensorsTensor *safetensors_find(const SafetensorsHeader *header, const char *name) {
-    for (size_t i = 0; i < header->n_tensors; i++)
-        if (strcmp(header->tensors[i].name, name) == 0) return &header->tensors[i];
-    return NULL;
+    const SafetensorsTensor wanted = {.name = name}, *key = &wanted;
+    const SafetensorsTensor **found =
+        bsearch(&key, header->by_name, header->n_tensors, sizeof *header->by_name, compare_names);
+    return found ? *found : NULL;
 }
 
 const char *safetensors_metadata(const SafetensorsHeader *header, const char *key) {

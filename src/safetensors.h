@@ -63,6 +63,7 @@ typedef struct SafetensorsPair {
 typedef struct SafetensorsHeader {
     SafetensorsTensor *tensors; /* in the order of their data */
     size_t n_tensors;
+    const SafetensorsTensor **by_name; /* the same in strcmp()'s order, for safetensors_find() */
     SafetensorsPair *metadata;
     size_t n_metadata;
     uint64_t data_start; /* in the file: 8 + header length */

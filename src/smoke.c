@@ -36,14 +36,10 @@ void smoke_prepare(Config *config) {
     shard_path = path;
     atexit(remove_shard);
     write_shard(fd, path);
-    static const char *const SETTINGS[][2] = {{"n-layer", "2"},     {"n-embd", "64"},      {"n-head", "2"},
-                                              {"seq-len", "64"},    {"vocab-size", "256"}, {"batch-size", "8"},
-                                              {"steps", "30"},      {"lr", "3e-3"},        {"warmup-steps", "2"},
-                                              {"log-every", "10"}};
-    for (size_t i = 0; i < sizeof SETTINGS / sizeof *SETTINGS; i++) {
-        Error error = {0};
-        require(config_set(config, SETTINGS[i][0], SETTINGS[i][1], &error), "--smoke: %s", error.text);
-    }
+    Error error = {0};
+    bool good = config_set_all(config, "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-size=256 batch-size=8 steps=30 lr=3e-3 "
+                                       "warmup-steps=2 log-every=10", &error);
+    require(good, "--smoke: %s", error.text);
     config->train_data = config->val_data = path;
 }
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 bool state_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count,
-                         Error *error) {
+                  Error *error) {
     const cJSON *array = cJSON_GetObjectItemCaseSensitive(object, name), *item;
     int n = cJSON_GetArraySize(array);
     if (!cJSON_IsArray(array) || n > most)
@@ -30,11 +30,8 @@ static bool parse_window(const cJSON *o, StepState *state, Error *error) {
         return error_set(error, "field 'window': %s", reason.text);
     if (norms != state->window_count)
         return error_set(error, "field 'window': 'loss' and 'norm' differ in length");
-    /* Entries come one after the other: until the window is full, the next one is the first free one. */
-    if (state->window_count < SKIP_WINDOW && next != state->window_count)
-        return error_set(error, "field 'window': 'next' is %d with %u entries", (int)next, state->window_count);
     if (norms < SKIP_WINDOW && next != norms) /* a ring fills from its beginning */
-        return error_set(error, "field 'window': 'next' must be %u, the length of a list that is not full", norms);
+        return error_set(error, "field 'window': 'next' is %d with %u entries", (int)next, norms);
     state->window_next = (uint32_t)next;
     return true;
 }

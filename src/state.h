@@ -18,7 +18,7 @@ typedef struct Written {
 /* All of it but BHyT's products. Errors name the field. */
 bool state_parse(const cJSON *object, StepState *state, Progress *progress, Written *written, Error *error);
 
-/* A list of at most `most` finite numbers; *count is set. */
+/* A list of at most `most` finite numbers, for which `values` has room; *count is set. Errors name the field. */
 bool state_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count, Error *error);
 
 #endif

@@ -15,7 +15,8 @@ struct Telemetry {
     Residual *stream;       /* [N, C] of the block before */
     double *sums;           /* device [L][SUMS][STAT_COUNT] */
     double *seen;           /* the same on the host */
-    double *vhat_ratio;     /* [L] host, NaN where there is none */
+    double *vhat_ratio;     /* [L] host, where the norm approximates */
+    double *rstd;           /* [N] host, of one norm */
 };
 
 static size_t stream_bytes(const Model *m) {
@@ -52,6 +53,7 @@ Telemetry *telemetry_create(Model *model) {
     lay_out(t, &placed);
     t->seen = must_calloc(1, sums_bytes(model), "telemetry");
     t->vhat_ratio = must_calloc((size_t)model->L, sizeof *t->vhat_ratio, "telemetry");
+    t->rstd = must_calloc((size_t)model->N, sizeof *t->rstd, "telemetry");
     return t;
 }
 
@@ -60,6 +62,7 @@ void telemetry_destroy(Telemetry *t) {
     t->model->k->release(t->memory);
     free(t->seen);
     free(t->vhat_ratio);
+    free(t->rstd);
     free(t);
 }
 
@@ -98,12 +101,8 @@ static void watch_norm(const Telemetry *t, const NormPlan *plan, const Junction 
 static void watch_vhat(Telemetry *t, const NormPlan *plan, const Junction *args) {
     const Model *m = t->model;
     double sum = 0, exact[STAT_COUNT];
-    for (int64_t n = 0; n < m->N; n++) {
-        double rstd;
-        const char *at = (const char *)args->norm.rstd + (size_t)n * dtype_size(m->k->accum);
-        fetch_rows(m, at, m->k->accum, 0, 1, 1, &rstd);
-        sum += 1 / (rstd * rstd) - args->norm.eps;
-    }
+    fetch_rows(m, args->norm.rstd, m->k->accum, 0, 1, (int)m->N, t->rstd);
+    for (int64_t n = 0; n < m->N; n++) sum += 1 / (t->rstd[n] * t->rstd[n]) - args->norm.eps;
     m->k->copy(m->queue, exact, device_sums(t, plan->layer, NORM2), sizeof exact, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
     t->vhat_ratio[plan->layer] = sum * m->C / exact[STAT_SUM_SQUARES];

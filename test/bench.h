@@ -11,9 +11,9 @@
 
 #include <stdlib.h>
 
-static inline void bench_set(Config *config, const char *name, const char *value) {
+static inline void bench_set(Config *config, const char *settings) {
     Error error = {0};
-    check(config_set(config, name, value, &error), "%s", error.text);
+    check(config_set_all(config, settings, &error), "%s", error.text);
 }
 
 /* Initial weights and B·T random tokens: what a step costs does not hang on either. The CPU only, whose device memory

@@ -7,7 +7,6 @@ Prints JSON lines:
     {"bench":"memory", … "peak_gb", "predicted_gb", "ratio"}    gpt2-124m, fp32, B=4, T=1024, two steps
     {"bench":"start", … "seconds"}                              process start to the end of the first step of tiny
 """
-import array
 import json
 import os
 import re
@@ -17,11 +16,11 @@ import sys
 import tempfile
 import time
 
+from program import write_shard
 
-def write_shard(path, tokens, vocabulary):
-    with open(path, "wb") as file:
-        array.array("i", [20240520, 1, tokens] + [0] * 253).tofile(file)
-        array.array("H", [i * 7919 % vocabulary for i in range(tokens)]).tofile(file)
+
+def write_tokens(path, count, vocabulary):
+    write_shard(path, [i * 7919 % vocabulary for i in range(count)])
 
 
 def peak_bytes(command):
@@ -68,8 +67,8 @@ def main():
     program = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "train_gpt")
     with tempfile.TemporaryDirectory() as folder:
         wide, narrow = os.path.join(folder, "wide.bin"), os.path.join(folder, "bytes.bin")
-        write_shard(wide, 20_000, 50257)
-        write_shard(narrow, 200_000, 256)
+        write_tokens(wide, 20_000, 50257)
+        write_tokens(narrow, 200_000, 256)
         bench_start(program, narrow)
         bench_memory(program, wide)
 

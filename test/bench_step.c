@@ -76,8 +76,7 @@ static void prepare(Bench *b, int argc, char **argv) {
     char *arguments[] = {argv[0], "--preset", (char *)preset, "--batch-size", argc > 2 ? argv[2] : "4", "--seq-len",
                          argc > 3 ? argv[3] : "256"};
     config_parse(&b->config, 7, arguments, NULL);
-    bench_set(&b->config, "dtype", "fp32");
-    bench_set(&b->config, "device", "cpu");
+    bench_set(&b->config, "dtype=fp32 device=cpu");
     config_resolve(&b->config, 1);
     b->k = device_open(&b->config);
     model_create(&b->model, &b->config, b->k, true);

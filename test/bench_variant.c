@@ -16,27 +16,27 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PAIRS_MOST = 201, FLAGS_MOST = 3 };
+enum { PAIRS_MOST = 201 };
 
 typedef struct Variant {
     const char *name;
     double bound; /* 0: none */
-    const char *flags[2 * FLAGS_MOST];
+    const char *settings;
 } Variant;
 
 static const Variant VARIANTS[] = {
-    {"pre again (A/A)", 0, {0}},
-    {"gpas", 1.01, {"gpas", "layer"}},
-    {"lns", 1.01, {"placement", "lns"}},
-    {"dyt", 1.01, {"norm", "dyt"}},
-    {"bhyt-exact", 0, {"norm", "bhyt-exact"}},
-    {"bhyt", 1.02, {"norm", "bhyt"}},
-    {"bhyt refresh 0", 1.01, {"norm", "bhyt", "bhyt-refresh", "0"}},
-    {"sandwich", 1.05, {"placement", "sandwich"}},
-    {"post", 0, {"placement", "post"}},
-    {"deepnorm", 0, {"placement", "deepnorm"}},
-    {"sdd paper", 1.12, {"sdd", "paper"}},
-    {"sdd released", 1.12, {"sdd", "released"}},
+    {"pre again (A/A)", 0, ""},
+    {"gpas", 1.01, "gpas=layer"},
+    {"lns", 1.01, "placement=lns"},
+    {"dyt", 1.01, "norm=dyt"},
+    {"bhyt-exact", 0, "norm=bhyt-exact"},
+    {"bhyt", 1.02, "norm=bhyt"},
+    {"bhyt refresh 0", 1.01, "norm=bhyt bhyt-refresh=0"},
+    {"sandwich", 1.05, "placement=sandwich"},
+    {"post", 0, "placement=post"},
+    {"deepnorm", 0, "placement=deepnorm"},
+    {"sdd paper", 1.12, "sdd=paper"},
+    {"sdd released", 1.12, "sdd=released"},
 };
 enum { COUNT = sizeof VARIANTS / sizeof *VARIANTS };
 
@@ -120,8 +120,7 @@ static double junction_bytes(Subject *subject) {
 
 static void open_subject(Subject *subject, const Variant *variant, const Config *base) {
     subject->config = *base;
-    for (int i = 0; i < FLAGS_MOST && variant->flags[2 * i]; i++)
-        bench_set(&subject->config, variant->flags[2 * i], variant->flags[2 * i + 1]);
+    bench_set(&subject->config, variant->settings);
     config_resolve(&subject->config, 1);
     const Kernels *k = device_open(&subject->config);
     model_create(&subject->model, &subject->config, k, true);

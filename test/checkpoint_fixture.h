@@ -8,17 +8,12 @@
 #include "../src/directory.h"
 #include "../src/optim.h"
 #include "../src/philox.h"
+#include "settings.h"
 
 #include <fcntl.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
-#include <cmocka.h>
 
 /* ------------------------------------------------------------------------------------------------------ files */
 
@@ -83,16 +78,10 @@ typedef struct Fixture {
 } Fixture;
 
 static inline void setup(Fixture *f, const Kernels *k, const char *settings) {
-    char all[512], *state = NULL;
+    char all[512];
     memset(f, 0, sizeof *f);
     snprintf(all, sizeof all, "n-layer=2 n-embd=8 n-head=2 seq-len=4 batch-size=2 vocab-size=19 keep=2 threads=1 %s", settings);
-    config_defaults(&f->config);
-    for (char *word = strtok_r(all, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-        char *equals = strchr(word, '=');
-        Error error = {0};
-        *equals = '\0';
-        if (!config_set(&f->config, word, equals + 1, &error)) fail_msg("%s", error.text);
-    }
+    configure_raw(&f->config, all);
     config_resolve(&f->config, 1);
     f->config.out = folder;
     model_create(&f->model, &f->config, k, true);

@@ -9,14 +9,10 @@
 #include "../src/optim.h"
 #include "../src/philox.h"
 #include "../src/schedule.h"
+#include "settings.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 typedef struct Fixture {
     Config config;
@@ -24,20 +20,6 @@ typedef struct Fixture {
     Optimizer optimizer;
     uint32_t *tokens, *targets;
 } Fixture;
-
-/* "n-layer=2 n-embd=24", not yet resolved. */
-static inline void configure_raw(Config *config, const char *settings) {
-    char all[1024], *state = NULL;
-    snprintf(all, sizeof all, "%s", settings);
-    config_defaults(config);
-    for (char *word = strtok_r(all, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-        char *equals = strchr(word, '=');
-        Error error = {0};
-        assert_non_null(equals);
-        *equals = '\0';
-        if (!config_set(config, word, equals + 1, &error)) fail_msg("%s", error.text);
-    }
-}
 
 /* Small shapes, then the case's own settings. */
 static inline void configure(Config *config, const char *settings) {

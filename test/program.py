@@ -1,6 +1,6 @@
 """How tests run train_gpt and read and write its files.
 
-The executable is the one that TRAIN_GPT names (default: ./train_gpt).
+The executable is the one that TRAIN_GPT names (default: ./train_gpt). Standard library only; tensors: tensors.py.
 """
 
 import json
@@ -9,8 +9,7 @@ import random
 import re
 import struct
 import subprocess
-
-import numpy
+import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.abspath(os.environ.get("TRAIN_GPT", os.path.join(ROOT, "train_gpt")))
@@ -19,34 +18,30 @@ MODEL, MOMENTS = "model.safetensors", "optimizer-0-of-1.safetensors"
 
 
 def environment(**more):
-    return dict(os.environ, OMP_NUM_THREADS="1", **more)
+    return dict(os.environ, OMP_NUM_THREADS="1", **{name: str(value) for name, value in more.items()})
 
 
-def run(*arguments, code=0, cwd=None, **more):
-    """Runs the program to its end. A refusal or failure is one line on stderr, and what is not asked for is quiet."""
-    done = subprocess.run(
-        [PROGRAM, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        timeout=120,
-        check=False,
-        cwd=cwd,
-        env=environment(**more.pop("env", {})),
-        **more,
-    )
-    done.out, done.err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-    assert (
-        done.returncode == code
-    ), f"exit {done.returncode}, not {code}: {arguments}\n{done.out[-2000:]}\n{done.err[-2000:]}"
-    if code:
-        assert re.fullmatch(r"train_gpt: [^\n]*\n", done.err), f"not one line: {done.err!r}"
-        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.err), repr(done.err)
+def run(*arguments, code=0, before="", env=None, **more):
+    """Runs the program to its end. A refusal or failure is one line on stderr, maybe after lines like `before`."""
+    done = subprocess.run([PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
+                          check=False, text=True, errors="replace", env=environment(**(env or {})), **more)
+    said = f"exit {done.returncode}, not {code}: {arguments}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert done.returncode == code, said
+    if code > 0:
+        assert re.fullmatch(rf"{before}train_gpt: [^\n]*\n", done.stderr), f"not one line: {done.stderr!r}"
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stderr), repr(done.stderr)
     return done
+
+
+def run_script(path, *arguments, **options):
+    """Runs a Python script of the repository to its end."""
+    command = [sys.executable, os.path.join(ROOT, path), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
 def refused(*arguments, says=(), **more):
     """The message of a run that ends with exit 2."""
-    message = run(*arguments, code=2, **more).err
+    message = run(*arguments, code=2, **more).stderr
     for word in [says] if isinstance(says, str) else says:
         assert word in message, f"'{word}' is not in: {message}"
     return message
@@ -60,7 +55,7 @@ def write_shard(path, tokens, wide=False, magic=None, version=None, count=None):
     ]
     with open(path, "wb") as file:
         file.write(struct.pack("<256i", *header, *[0] * 253))
-        file.write(numpy.asarray(tokens, dtype="<u4" if wide else "<u2").tobytes())
+        file.write(struct.pack(f"<{len(tokens)}{'I' if wide else 'H'}", *tokens))
 
 
 def sentences(count, seed):
@@ -73,45 +68,17 @@ def sentences(count, seed):
     return list(text[:count].encode())
 
 
-def read_tensors(path):
-    """Name → numpy array, of a safetensors file."""
-    with open(path, "rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-        data = file.read()
-    header.pop("__metadata__", None)
-    types = {"F32": "<f4", "F64": "<f8", "U32": "<u4"}
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        tensors[name] = numpy.frombuffer(data[begin:end], types[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
-
-
-def write_tensors(path, tensors, dtype=None):
-    header, data = {}, b""
-    for name, value in tensors.items():
-        raw = numpy.ascontiguousarray(value).tobytes()
-        header[name] = {
-            "dtype": dtype or {"f4": "F32", "f8": "F64"}[value.dtype.str[1:]],
-            "shape": list(value.shape),
-            "data_offsets": [len(data), len(data) + len(raw)],
-        }
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)
-
-
 def metrics(out, kind="train"):
-    with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
+    lines = [json.loads(line) for line in file_bytes(out, "metrics.jsonl").decode().splitlines()]
     return [line for line in lines if line["type"] == kind]
 
 
 def losses(out):
     return [line["loss"] for line in metrics(out)]
+
+
+def events(out):
+    return [line["event"] for line in metrics(out, "event")]
 
 
 def file_bytes(*path):

@@ -213,6 +213,10 @@ static void the_newest_are_kept_and_leftovers_go(void **state) {
     save(&f, 49);
     assert_int_equal(stat(in_step(49, CHECKPOINT_MODEL), &again), 0);
     assert_true(first.st_ino == again.st_ino && first.st_mtim.tv_nsec == again.st_mtim.tv_nsec);
+    /* A save that was cut before it came to remove the older ones is made good by the next. */
+    f.config.keep = 1;
+    save(&f, 49);
+    assert_true(!exists(in_step(46, "")) && exists(in_step(49, "")));
     flip_byte(in_step(49, CHECKPOINT_MODEL), 3000, 1);
     save(&f, 49);
     Error error = {0};

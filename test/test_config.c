@@ -3,18 +3,12 @@
  * written config read back as the same one, and does config_resolve() let nothing through that does not fit
  * together?
  */
-#include "../src/config.h"
 #include "../src/flags.h"
 #include "../src/philox.h"
+#include "settings.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <cmocka.h>
 
 /* ------------------------------------------------------------------------------------------------------
  * Helpers
@@ -48,50 +42,6 @@ static void assert_taken(const Flag *flag, const char *value) {
     Error error = {0};
     config_defaults(&config);
     if (!config_set(&config, flag->name, value, &error)) fail_msg("%s", error.text);
-}
-
-/* Sets "name=value name=value …" on top of the defaults. */
-static void configure(Config *config, const char *settings) {
-    char all[512], *state = NULL;
-    snprintf(all, sizeof all, "%s", settings);
-    config_defaults(config);
-    for (char *word = strtok_r(all, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-        char *equals = strchr(word, '=');
-        Error error = {0};
-        assert_non_null(equals);
-        *equals = '\0';
-        if (!config_set(config, word, equals + 1, &error)) fail_msg("%s", error.text);
-    }
-}
-
-typedef struct Outcome {
-    int code;        /* of exit; −1: a signal */
-    char text[4096]; /* what it wrote to stderr */
-} Outcome;
-
-/* config_resolve() in a process of its own, as it exits on what it refuses. */
-static Outcome resolve_apart(const char *settings) {
-    Outcome outcome = {.code = -1};
-    Config config;
-    configure(&config, settings);
-    int ends[2], status;
-    assert_int_equal(pipe(ends), 0);
-    fflush(NULL);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        dup2(ends[1], STDERR_FILENO);
-        config_resolve(&config, 1);
-        _exit(EXIT_DONE);
-    }
-    close(ends[1]);
-    size_t used = 0;
-    for (ssize_t n; used < sizeof outcome.text - 1; used += (size_t)n)
-        if ((n = read(ends[0], outcome.text + used, sizeof outcome.text - 1 - used)) <= 0) break;
-    close(ends[0]);
-    assert_int_equal(waitpid(child, &status, 0), child);
-    if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
-    return outcome;
 }
 
 static bool parse(Config *config, const char *lines, Error *error) {
@@ -436,7 +386,7 @@ static void deeds_are_no_part_of_what_is_written(void **state) {
     Config config;
     char *bytes = NULL;
     size_t size = 0;
-    configure(&config, "resume=auto generate=x probe=y config=z preset=tiny out=here smoke=");
+    configure_raw(&config, "resume=auto generate=x probe=y config=z preset=tiny out=here smoke=");
     FILE *file = open_memstream(&bytes, &size);
     config_write(&config, file);
     fclose(file);
@@ -475,11 +425,8 @@ static void what_does_not_fit_together_is_refused_in_one_line(void **state) {
         {"resume=auto", "--out"},
     };
     for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
-        Outcome outcome = resolve_apart(WRONG[i][0]);
-        if (outcome.code != EXIT_USAGE) fail_msg("%s: exit %d, %s", WRONG[i][0], outcome.code, outcome.text);
-        if (!strstr(outcome.text, WRONG[i][1])) fail_msg("'%s' does not say '%s'", outcome.text, WRONG[i][1]);
-        char *newline = strchr(outcome.text, '\n');
-        assert_true(newline && newline[1] == '\0');
+        const char *const says[] = {WRONG[i][1], NULL};
+        assert_resolve_refuses(WRONG[i][0], says);
     }
 }
 
@@ -497,17 +444,27 @@ static void what_fits_at_the_border_is_taken(void **state) {
         "batch-size=2 seq-len=64 total-batch-tokens=128",
         "batch-size=2 seq-len=64 total-batch-tokens=1280",
     };
-    for (size_t i = 0; i < sizeof RIGHT / sizeof *RIGHT; i++) {
-        Outcome outcome = resolve_apart(RIGHT[i]);
-        if (outcome.code != EXIT_DONE || outcome.text[0])
-            fail_msg("%s: exit %d, %s", RIGHT[i], outcome.code, outcome.text);
-    }
+    for (size_t i = 0; i < sizeof RIGHT / sizeof *RIGHT; i++) assert_resolves(RIGHT[i]);
+}
+
+static void settings_in_one_text_are_set_or_refused_by_word(void **state) {
+    (void)state;
+    Config config;
+    Error error = {0};
+    config_defaults(&config);
+    assert_true(config_set_all(&config, " steps=7  out=a=b ", &error));
+    assert_int_equal(config.steps, 7);
+    assert_string_equal(config.out, "a=b");
+    assert_false(config_set_all(&config, "steps=8 quickly", &error));
+    assert_string_equal(error.text, "'quickly' is not name=value");
+    assert_false(config_set_all(&config, "steps=many lr=1", &error));
+    assert_non_null(strstr(error.text, "--steps"));
 }
 
 static void auto_follows_the_architecture(void **state) {
     (void)state;
     Config config;
-    configure(&config, "arch=gpt2 n-embd=96 n-head=3 init-std=0.01 steps=250");
+    configure_raw(&config, "arch=gpt2 n-embd=96 n-head=3 init-std=0.01 steps=250");
     config_resolve(&config, 1);
     assert_int_equal(config.positions, POSITIONS_LEARNED);
     assert_int_equal(config.activation, ACTIVATION_FLAG_GELU);
@@ -519,7 +476,7 @@ static void auto_follows_the_architecture(void **state) {
     assert_int_equal(config.head_size, 32);
     assert_true(config.norm_eps == 1e-5 && config.init_std_embed == 0.01);
     assert_int_equal(config.warmup_steps, 2);
-    configure(&config, "arch=llama n-embd=768 n-head=12 n-kv-head=4 steps=100000 batch-size=2 seq-len=8 "
+    configure_raw(&config, "arch=llama n-embd=768 n-head=12 n-kv-head=4 steps=100000 batch-size=2 seq-len=8 "
                        "total-batch-tokens=96");
     config_resolve(&config, 1);
     assert_int_equal(config.positions, POSITIONS_ROPE);
@@ -539,7 +496,7 @@ static void resolving_twice_changes_nothing(void **state) {
     for (int i = 0; i < PRESET_COUNT; i++) {
         static Seen once, twice;
         Config config;
-        configure(&config, PRESETS[i].settings);
+        configure_raw(&config, PRESETS[i].settings);
         config_resolve(&config, 1);
         once.used = twice.used = 0;
         config_visit(&config, note, &once);
@@ -583,6 +540,7 @@ int main(void) {
         cmocka_unit_test(deeds_are_no_part_of_what_is_written),
         cmocka_unit_test(what_does_not_fit_together_is_refused_in_one_line),
         cmocka_unit_test(what_fits_at_the_border_is_taken),
+        cmocka_unit_test(settings_in_one_text_are_set_or_refused_by_word),
         cmocka_unit_test(auto_follows_the_architecture),
         cmocka_unit_test(resolving_twice_changes_nothing),
     };

@@ -1,4 +1,4 @@
-"""The promises of data/ and the newcomer's scripts: formats, exact entropy, errors, nothing half-written."""
+"""The promises of data/: formats, exact entropy, errors, nothing half-written."""
 import gzip
 import hashlib
 import itertools
@@ -19,25 +19,20 @@ from pathlib import Path
 
 import pytest
 
+from program import run_script
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data"))
-sys.path.insert(0, str(ROOT / "scripts"))
 
 import encoders  # noqa: E402
 import language  # noqa: E402
-import plot  # noqa: E402
 import shards  # noqa: E402
 from grammar import FRESH, Grammar, GrammarError, Reader, check_unambiguous  # noqa: E402
 from grammar import line_entropy_and_length, sample_bytes  # noqa: E402
 
 
-def run(program, *arguments, **options):
-    command = [sys.executable, str(ROOT / program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
-
-
 def prepare(*arguments, **options):
-    return run("data/prepare.py", *arguments, **options)
+    return run_script("data/prepare.py", *arguments, **options)
 
 
 def tokens(path):
@@ -242,7 +237,7 @@ def test_sentences_keep_the_rules_that_a_model_is_to_learn(bundled):
 
 def test_language_py_writes_shards_and_their_facts(tmp_path):
     sizes = ("--train-bytes", 30000, "--val-bytes", 5000)
-    done = run("data/language.py", "--out", tmp_path, *sizes, "--seed", 3)
+    done = run_script("data/language.py", "--out", tmp_path, *sizes, "--seed", 3)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "language.json").read_text())
     grammar = Grammar(language.LANGUAGE)
@@ -531,69 +526,3 @@ def test_a_tokenizer_without_a_known_end_asks_for_it(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"a \xe9")
     done = prepare(tmp_path / "latin.txt", "--tokenizer", path, "--separator", "none")
     assert done.returncode == 2 and "latin.txt: not UTF-8 at byte 2" in done.stderr
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The newcomer's scripts
-
-
-def write_metrics(path, losses):
-    lines = [{"type": "event", "what": "start"}]
-    lines += [{"type": "train", "step": i, "loss": loss + 0.1, "lr": 1e-3} for i, loss in enumerate(losses)]
-    lines += [{"type": "val", "step": i, "loss": loss} for i, loss in enumerate(losses)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"type":"tra')
-    return path
-
-
-@pytest.mark.parametrize(
-    "loss, counts, code", [(0.54, 1.2, 0), (0.56, 1.2, 1), (0.47, 1.2, 1), (0.54, 0.7, 1), (None, 1.2, 1)]
-)
-def test_the_demo_fails_unless_the_loss_is_near_the_floor(tmp_path, loss, counts, code):
-    facts = {"floor_nats_per_token": 0.5, "order2_nats_per_token": counts}
-    (tmp_path / "l.json").write_text(json.dumps(facts))
-    lines = [{"type": "val", "step": 1, "loss": 3.0}, {"type": "val", "step": 2, "loss": loss}]
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run("scripts/demo_verdict.py", tmp_path / "m.jsonl", tmp_path / "l.json")
-    shown = "nan" if loss is None else "%.3f" % loss
-    assert done.returncode == code
-    assert done.stdout.splitlines()[-2:] == [
-        "demo: order-2 count model %.3f nats/token" % counts,
-        "demo: val loss %s nats/token, floor 0.500" % shown,
-    ]
-
-
-def test_plot_reads_a_file_that_is_still_being_written_and_names_a_broken_one(tmp_path):
-    losses = plot.read_losses(str(write_metrics(tmp_path / "m.jsonl", [3.0, 2.0, 1.0])))
-    assert losses["val"] == ((0, 1, 2), (3.0, 2.0, 1.0))
-    (tmp_path / "broken.jsonl").write_text('{"type":"train","step":1,"loss":2}\nnonsense\n\n')
-    (tmp_path / "empty.jsonl").write_text('{"type":"event"}\n')
-    for name, message in (
-        ("broken.jsonl", "broken.jsonl:2: no line of metrics"),
-        ("empty.jsonl", "holds no losses"),
-        ("none.jsonl", "No such file"),
-    ):
-        done = run("scripts/plot.py", tmp_path / name)
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_plot_draws_or_says_that_matplotlib_is_missing(tmp_path):
-    metrics = write_metrics(tmp_path / "m.jsonl", [5.0, 3.0, 2.0, 1.0, 0.6])
-    hidden = tmp_path / "hidden/matplotlib"
-    hidden.mkdir(parents=True)
-    (hidden / "__init__.py").write_text("raise ImportError")
-    environment = dict(os.environ, PYTHONPATH=str(hidden.parent))
-    done = run("scripts/plot.py", metrics, "--out", tmp_path / "loss.png", env=environment)
-    assert done.returncode == 2 and "matplotlib is missing: apt install" in done.stderr
-    pytest.importorskip("matplotlib")
-    done = run("scripts/plot.py", metrics, metrics, "--out", tmp_path / "loss.png", "--floor", "0.5")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("script", ["quickstart.sh", "check.sh", "demo.sh", "packages.sh"])
-def test_shell_scripts_parse_and_refuse_what_they_do_not_know(script):
-    path = str(ROOT / "scripts" / script)
-    assert subprocess.run(["bash", "-n", path]).returncode == 0
-    if script in ("quickstart.sh", "check.sh"):
-        done = subprocess.run(["bash", path, "--nonsense"], capture_output=True, text=True)
-        assert done.returncode == 2 and "only -y is understood" in done.stderr

@@ -16,9 +16,9 @@ import pytest
 
 # (Fixtures are asked for by name.)
 from faults import (
-    ALL, MANIFEST, MODEL, MOMENTS, SMALL, base, begun, calls_of, checkpoints, chosen, data, events, fault,
-    file_bytes, latest_is_whole, leftovers, metrics, out, picture, run, same_bits, sentences, start, step_directory,
-    tmp_path, wait_for, write_shard)
+    ALL, MANIFEST, SMALL, base, begun, calls_of, checkpoints, chosen, data, fault, latest_is_whole, leftovers, out,
+    picture, run, same_bits, start, tmp_path, wait_for)
+from program import MODEL, MOMENTS, events, file_bytes, metrics, sentences, step_directory, write_shard
 
 # ------------------------------------------------------------------------------------------------------- kills
 
@@ -115,6 +115,28 @@ def test_kills_at_random_instants_end_in_the_same_bits(data, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------- failing system calls
+
+
+def test_what_a_name_promises_is_on_the_disk_before_the_name(base, fault, out):
+    """Of a power cut nothing can be seen here but the order: files, their directory, the name, --out, and only then an
+    older one goes."""
+    trace = out + ".trace"
+    run(*base[0], "--keep", 1, "--out", out, env=fault(PATH=out, TRACE=trace))
+    # A file of tensors is written under a name of its own in the same directory, which is synced after all files.
+    calls = [(call, path.replace(".safetensors.partial", ".safetensors")) for _, call, path in calls_of(trace)]
+    for step, older in ((4, 2), (6, 4)):
+        partial = os.path.join(out, f".step_{step:08d}.partial")
+        begin, named = calls.index(("mkdir", partial)), calls.index(("rename", partial))
+        writing = calls[begin:named]
+        synced = [path for call, path in writing if call == "fsync"]
+        names = sorted(os.listdir(step_directory(base[1], step)))
+        assert sorted(synced) == sorted([partial, *(os.path.join(partial, name) for name in names)])
+        assert synced[-2:] == [os.path.join(partial, MANIFEST), partial]
+        for path in synced[:-1]:
+            last = max(i for i, call in enumerate(writing) if call[0] in ("write", "pwrite") and call[1] == path)
+            assert last < writing.index(("fsync", path)), path
+        out_synced = calls.index(("fsync", out), named)
+        assert out_synced < calls.index(("rename", step_directory(out, older)))
 
 
 FAILURES = {"mkdir": errno.ENOSPC, "open": errno.EMFILE, "pwrite": errno.ENOSPC, "fsync": errno.EIO, "close": errno.EIO,

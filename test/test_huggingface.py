@@ -5,13 +5,11 @@ fp64. Skipped where torch and transformers are not installed: nothing else needs
 """
 import json
 import os
-import struct
-import subprocess
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PROGRAM = os.path.abspath(os.environ.get("TRAIN_GPT", os.path.join(ROOT, "train_gpt")))
+from program import run, write_shard
+
 SHAPE = ["--n-layer", 2, "--n-embd", 32, "--n-head", 4, "--vocab-size", 96, "--seq-len", 16, "--batch-size", 2]
 TRAINING = ["--steps", 3, "--lr", "1e-2", "--warmup-steps", 0, "--val-every", 0, "--dtype", "fp64"]
 
@@ -34,17 +32,8 @@ def torch():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "train.bin"
-    tokens = [(7 * i * i + i // 3) % 96 for i in range(600)]
-    header = struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253)
-    path.write_bytes(header + struct.pack(f"<{len(tokens)}H", *tokens))
+    write_shard(path, [(7 * i * i + i // 3) % 96 for i in range(600)])
     return ["--train-data", str(path)]
-
-
-def run(*arguments):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                          text=True, timeout=120, env=dict(os.environ, OMP_NUM_THREADS="1"))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def probe(path, *arguments):

@@ -4,14 +4,10 @@
  */
 #include "../src/params.h"
 #include "../src/philox.h"
+#include "settings.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 static const char *const SHAPES[] = {
     "arch=gpt2 n-layer=3 n-embd=72 n-head=3 n-ffn=100 vocab-size=131 seq-len=9",
@@ -33,16 +29,9 @@ static const char *const SHAPES[] = {
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
 static void configure(Config *config, const char *shape, const char *more) {
-    char all[512], *state = NULL;
+    char all[512];
     snprintf(all, sizeof all, "%s %s", shape, more);
-    config_defaults(config);
-    for (char *word = strtok_r(all, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-        char *equals = strchr(word, '=');
-        Error error = {0};
-        assert_non_null(equals);
-        *equals = '\0';
-        if (!config_set(config, word, equals + 1, &error)) fail_msg("%s", error.text);
-    }
+    configure_raw(config, all);
     config_resolve(config, 1);
 }
 
@@ -403,6 +392,21 @@ static void moments(const double *arena, const Param *p, double sigma, double *s
     *std = sqrt(squares / (double)*count);
 }
 
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* No number drawn again is another element's: 53 random bits are alike in one of 2^35 pairs once in 2^17 such matrices. */
+static void assert_all_differ(const double *arena, const Param *p) {
+    size_t count = (size_t)p->rows * (size_t)p->cols;
+    double *sorted = malloc(count * sizeof *sorted);
+    for (int r = 0; r < p->rows; r++) memcpy(sorted + r * p->cols, row_of(arena, p, 0, r), (size_t)p->cols * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, ascending);
+    for (size_t i = 1; i < count; i++) assert_true(sorted[i - 1] != sorted[i]);
+    free(sorted);
+}
+
 /* Cut at 3σ, a normal's deviation is √(1 − 6φ(3)/(2Φ(3) − 1)) = 0.98658 of σ. Of 262,144 numbers the sample's lies
  * within 5 of its own deviations, 0.7 %, of that: one failure in a million; uncut it would be at 1, and 700 of them
  * would lie beyond 3σ. */
@@ -421,6 +425,7 @@ static void released_sdd_is_cut_at_three_sigma_and_papers_is_not(void **state) {
             int64_t count;
             moments(arena, params_find(&params, IDS[i], 0), sigma, &std, &most, &count);
             assert_int_equal(count, 512 * 512);
+            assert_all_differ(arena, params_find(&params, IDS[i], 0));
             assert_true(fabs(std - expected) <= 5 * expected / sqrt(2.0 * (double)count));
             assert_true(form == 0 ? most > 3 : most <= 3 && most > 2.9);
         }

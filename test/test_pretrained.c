@@ -8,6 +8,8 @@
 #include "../src/pretrained.h"
 #include "../src/weights.h"
 
+#include <time.h>
+
 /* A file of a model's parameters [first, last), their names cut, and one tensor more if extra is given. */
 static void write_shard(const Fixture *f, const char *path, int first, int last, const char *cut, const char *extra,
                         double extra_factor) {
@@ -190,16 +192,47 @@ static void indexes_that_make_no_sense_are_refused_by_field(void **state) {
     assert_string_equal(list[1].name, "c");
     assert_string_equal(list[1].file, "d");
     pretrained_index_free(list, count);
-    /* 100,000 names: what is quadratic shows. */
-    size_t size = 3000000, used;
-    char *text = malloc(size);
-    used = (size_t)sprintf(text, "{\"weight_map\": {");
-    for (int i = 0; i < 100000; i++) used += (size_t)sprintf(text + used, "%s\"%d\": \"f\"", i ? "," : "", i);
-    used += (size_t)sprintf(text + used, "}}");
-    assert_true(pretrained_index_parse(text, used, &list, &count, &error));
-    assert_int_equal(count, 100000);
-    pretrained_index_free(list, count);
+}
+
+/* An index of so many empty tensors, and the one shard that has them all. */
+static void write_crowd(int count) {
+    size_t room = (size_t)count * 80 + 64, used = 0;
+    char *text = malloc(room);
+    FILE *index = fopen(at("model.safetensors.index.json"), "w"), *shard = fopen(at("shard"), "w");
+    fprintf(index, "{\"weight_map\": {");
+    for (int i = 0; i < count; i++) {
+        fprintf(index, "%s\"%d\": \"shard\"", i ? "," : "", i);
+        used += (size_t)sprintf(text + used, "%s\"%d\": {\"dtype\": \"F32\", \"shape\": [0], \"data_offsets\": [0, 0]}",
+                                i ? "," : "{", i);
+    }
+    used += (size_t)sprintf(text + used, "}");
+    fprintf(index, "}}");
+    assert_int_equal(fwrite(&(uint64_t){used}, 8, 1, shard), 1);
+    assert_int_equal(fwrite(text, 1, used, shard), used);
+    assert_int_equal(fclose(shard) | fclose(index), 0);
     free(text);
+}
+
+static double seconds_of_a_crowd(Fixture *f, int count) {
+    double least = INFINITY;
+    write_crowd(count);
+    for (int i = 0; i < 3; i++) {
+        clock_t begin = clock();
+        does_not_load(f, folder, "no tensor transformer.wte.weight", "shard");
+        least = fmin(least, (double)(clock() - begin) / CLOCKS_PER_SEC);
+    }
+    return least;
+}
+
+/* Four times the tensors take 4.5 times as long where they are sorted, and 16 times where each is compared with
+ * each: the bound lies between the two, by the same factor from either. */
+static void an_index_takes_time_as_its_length_not_as_its_square(void **state) {
+    (void)state;
+    Fixture f;
+    setup(&f, &kernels_cpu_f64, "");
+    double few = seconds_of_a_crowd(&f, 15000), many = seconds_of_a_crowd(&f, 60000);
+    if (many > sqrt(4.5 * 16) * few) fail_msg("15,000 tensors: %g s; 60,000: %g s", few, many);
+    teardown(&f);
 }
 
 int main(void) {
@@ -207,6 +240,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(weights_of_others_are_read, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(weights_that_do_not_fit_are_refused_by_tensor, make_folder, remove_folder),
         cmocka_unit_test(indexes_that_make_no_sense_are_refused_by_field),
+        cmocka_unit_test_setup_teardown(an_index_takes_time_as_its_length_not_as_its_square, make_folder, remove_folder),
     };
     char text[256] = "";
     if (!kernels_cpu_f64.open(0, text, sizeof text)) return 1;

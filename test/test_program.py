@@ -23,20 +23,19 @@ from program import (
     flags_of_the_table,
     losses,
     metrics,
-    read_tensors,
     refused,
     run,
     sentences,
     step_directory,
     write_shard,
-    write_tensors,
 )
+from tensors import read_tensors, write_tensors
 
 # -------------------------------------------------------------------------------------------------------- flags
 
 
 def test_help_names_every_flag_and_preset():
-    text = run("--help").out
+    text = run("--help").stdout
     for _, name in flags_of_the_table():
         assert f"  --{name} " in text, name
     for preset in ("micro", "tiny", "gpt2-124m", "llama-1b", "sdd-1b"):
@@ -45,12 +44,12 @@ def test_help_names_every_flag_and_preset():
 
 
 def test_questions_are_answered_whatever_else_is_asked():
-    assert re.match(r"train_gpt \S+ \(.*\)\n$", run("--version").out)
-    text = run("--list-variants").out
+    assert re.match(r"train_gpt \S+ \(.*\)\n$", run("--version").stdout)
+    text = run("--list-variants").stdout
     for word in ("layernorm", "rmsnorm", "pre"):
         assert word in text
-    assert run("--resume", "auto", "--help").out == run("--help").out
-    assert run("--resume", "nowhere", "--lr", "nan", "--version").out == run("--version").out
+    assert run("--resume", "auto", "--help").stdout == run("--help").stdout
+    assert run("--resume", "nowhere", "--lr", "nan", "--version").stdout == run("--version").stdout
 
 
 @pytest.mark.parametrize("form", ["missing", "empty", "wrong"])
@@ -92,7 +91,7 @@ def test_a_message_is_one_printable_line_whatever_is_in_the_names():
 
 def test_values_come_after_a_space_or_an_equals_sign_and_the_last_one_counts():
     def layers(*arguments):
-        return int(re.search(r"(\d+) layers", run("--preset", "micro", "--dry-run", *arguments).out)[1])
+        return int(re.search(r"(\d+) layers", run("--preset", "micro", "--dry-run", *arguments).stdout)[1])
 
     assert layers() == 2
     assert layers("--n-layer", "3") == layers("--n-layer=3") == layers("--n-layer", "5", "--n-layer=3") == 3
@@ -105,7 +104,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_pa
     path.write_text("# mine\npreset = tiny\nn-layer = 3\nbatch-size = 5  # small\n")
 
     def shape(*arguments):
-        text = run("--config", path, "--dry-run", *arguments).out
+        text = run("--config", path, "--dry-run", *arguments).stdout
         return tuple(
             int(re.search(word, text)[1]) for word in (r"(\d+) layers", r"(\d+) wide", r"(\d+) sequences")
         )
@@ -148,7 +147,7 @@ def test_shapes_that_do_not_fit_together_are_refused():
 
 
 def parameters(*arguments):
-    return int(re.search(r"^parameters: (\d+)$", run("--dry-run", *arguments).out, re.MULTILINE)[1])
+    return int(re.search(r"^parameters: (\d+)$", run("--dry-run", *arguments).stdout, re.MULTILINE)[1])
 
 
 def test_presets_have_the_published_numbers_of_parameters():
@@ -201,7 +200,7 @@ def test_a_model_beyond_any_machine_is_counted_right_or_refused():
     per_layer = 4 * width * width + 4 * width + 2 * width * ffn + width + ffn + 4 * width
     assert parameters(*largest) == vocabulary * width + length * width + layers * per_layer + 2 * width
     assert parameters("--preset", "micro", "--vocab-size", 2147483584) > 64 * 2147483584
-    text = run(*largest, "--dry-run").out
+    text = run(*largest, "--dry-run").stdout
     rows = {name: float(size) for name, size in re.findall(r"^  (\w+) +([-\d.]+) MB", text, re.MULTILINE)}
     assert rows["weights"] == rows["gradients"] == pytest.approx(rows["moments"] / 2)
     assert rows["weights"] >= 4e-6 * layers * per_layer
@@ -232,7 +231,7 @@ def test_a_run_that_cannot_fit_into_memory_fails_at_once(data):
 
     error = run(
         "--n-embd", 4096, "--n-head", 32, "--n-layer", min(layers, 1000), *data, code=1, preexec_fn=limit
-    ).err
+    ).stderr
     assert re.search(r"out of memory: this run takes [\d.]+ GB, .* has [\d.]+ GB", error) or layers > 1000
 
 
@@ -341,10 +340,10 @@ def test_weights_that_do_not_match_are_refused_by_tensor(tmp_path, trained):
 
 def test_a_run_can_start_from_given_weights(tmp_path, trained, data):
     weights = os.path.join(step_directory(trained, 6), MODEL)
-    text = run(*SMALL, *data, "--eval-only", "--init-from", weights).out
+    text = run(*SMALL, *data, "--eval-only", "--init-from", weights).stdout
     wide = tmp_path / "wide.safetensors"
     write_tensors(wide, {name: value.astype("<f8") for name, value in read_tensors(weights).items()})
-    assert run(*SMALL, *data, "--eval-only", "--init-from", wide).out == text
+    assert run(*SMALL, *data, "--eval-only", "--init-from", wide).stdout == text
     run(*SMALL, *data, "--steps", 2, "--init-from", weights, "--out", tmp_path / "run")
     assert losses(tmp_path / "run")[0] < losses(trained)[0]
 
@@ -353,7 +352,7 @@ def test_a_run_can_start_from_given_weights(tmp_path, trained, data):
 
 
 def test_smoke_trains_and_leaves_nothing(tmp_path):
-    assert "smoke:" in run("--smoke", env={"TMPDIR": str(tmp_path)}, cwd=tmp_path).out
+    assert "smoke:" in run("--smoke", env={"TMPDIR": str(tmp_path)}, cwd=tmp_path).stdout
     refused("--smoke", "--n-kv-head", 3, env={"TMPDIR": str(tmp_path)})
     assert os.listdir(tmp_path) == []
 
@@ -384,7 +383,7 @@ def test_eval_only_gives_the_runs_last_validation_loss(trained):
         ([], 5.1e-7),
         (["--batch-size", 3], 2e-6),
     ):  # printed to 1e-6; fp32 rounding beside it
-        text = run("--resume", trained, "--eval-only", *arguments).out
+        text = run("--resume", trained, "--eval-only", *arguments).stdout
         loss, tokens = re.fullmatch(r"val loss ([\d.]+) nats/token over (\d+) tokens\n", text).groups()
         assert float(loss) == pytest.approx(last["loss"], abs=tolerance) and int(tokens) == last["tokens"]
 
@@ -397,7 +396,7 @@ def test_a_short_validation_samples_the_whole_set(trained, tmp_path):
     few = ["--resume", trained, "--eval-only", "--val-batches", 5]
 
     def loss(name, *more):
-        return run(*few, "--val-data", tmp_path / name, *more).out
+        return run(*few, "--val-data", tmp_path / name, *more).stdout
 
     assert loss("a.bin") != loss("b.bin")
     assert loss("a.bin", "--seed", 5) == loss("a.bin")
@@ -408,9 +407,11 @@ def generated(trained, prompt, *arguments):
         [PROGRAM, "--resume", trained, "--generate", prompt, *map(str, arguments)],
         check=True,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment(),
         timeout=60,
     )
+    assert b"differ" not in done.stderr  # other bits than in training are of no interest here
     assert done.stdout.startswith(prompt.encode()) and done.stdout.endswith(b"\n")
     return done.stdout[len(prompt.encode()) : -1]
 

@@ -4,16 +4,15 @@ Each folder of reference/fixtures holds a model's flags, weights, one batch and 
 makes of it in fp64; the program runs on it through --probe.  Needs numpy and the program (TRAIN_GPT, else
 ./train_gpt in the repository's root); no JAX.
 """
-import json
-import os
 import pathlib
-import subprocess
 
 import numpy as np
 import pytest
 
+from program import run
+from tensors import read_tensors
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAM = pathlib.Path(os.environ.get("TRAIN_GPT", ROOT / "train_gpt")).resolve()
 FOLDERS = ["fixtures", "fixtures_variants"]
 FIXTURES = sorted(
     path.parent for folder in FOLDERS for path in (ROOT / "test/reference" / folder).glob("*/flags.txt")
@@ -28,26 +27,6 @@ FP64_TOLERANCE = 1e-9
 # orders of summation draw the same rounding errors anew; DESIGN.md allows gradients three times the plain
 # loop's error; the program has 0.7 to 1.4 times the reference's.
 FP32_FACTOR = 3
-
-SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4"}
-
-
-def read_safetensors(path):
-    """→ {name: array}.  8 bytes: length n of the header; n bytes of JSON; the tensors, without gaps."""
-    data = pathlib.Path(path).read_bytes()
-    n = int.from_bytes(data[:8], "little")
-    header, body = json.loads(data[8 : 8 + n]), data[8 + n :]
-    header.pop("__metadata__", None)
-    tensors, end = {}, 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        first, last = entry["data_offsets"]
-        assert first == end and last <= len(body), f"{path}: {name} lies at {first}:{last}, expected {end}"
-        dtype = np.dtype(SAFETENSORS_TYPES[entry["dtype"]])
-        tensors[name] = np.frombuffer(body[first:last], dtype).reshape(entry["shape"])
-        end = last
-    assert end == len(body), f"{path}: {len(body) - end} bytes after the last tensor"
-    return tensors
-
 
 def per_token(name):
     return name in ("tokens", "targets", "logits") or name.startswith("residual.")
@@ -83,15 +62,9 @@ def too_far(found, tolerance):
 
 def probe(fixture, dtype, out):
     """Runs the program on a fixture; → what it wrote."""
-    assert PROGRAM.is_file(), f"{PROGRAM} is not there: build it first, or set TRAIN_GPT"
     inputs = ["--config", fixture / "flags.txt", "--init-from", fixture / "weights.safetensors"]
-    inputs += ["--train-data", fixture / "train.bin"]
-    run = subprocess.run(
-        [PROGRAM, *inputs, "--probe", out, "--dtype", dtype, "--device", "cpu"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert run.returncode == 0, f"exit {run.returncode}: {run.stderr}"
-    return read_safetensors(out)
+    run(*inputs, "--train-data", fixture / "train.bin", "--probe", out, "--dtype", dtype, "--device", "cpu")
+    return read_tensors(out)
 
 
 def float_types(tensors):
@@ -101,7 +74,7 @@ def float_types(tensors):
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_fp64_is_the_reference(fixture, tmp_path):
     actual = probe(fixture, "fp64", tmp_path / "probe.safetensors")
-    found = differences(actual, read_safetensors(fixture / "expected.safetensors"))
+    found = differences(actual, read_tensors(fixture / "expected.safetensors"))
     assert not too_far(found, FP64_TOLERANCE)
     assert float_types(actual) == {"float64"}
 
@@ -109,7 +82,7 @@ def test_fp64_is_the_reference(fixture, tmp_path):
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_fp32_errs_no_more_than_fp32_must(fixture, tmp_path):
     actual = probe(fixture, "fp32", tmp_path / "probe.safetensors")
-    found = differences(actual, read_safetensors(fixture / "expected.safetensors"))
+    found = differences(actual, read_tensors(fixture / "expected.safetensors"))
     assert not too_far(found, FP32_FACTOR * float((fixture / "float32_error.txt").read_text()))
     assert float_types(actual) == {"float32"}
     assert max(found.values()) > FP64_TOLERANCE, "that was not computed in fp32"
@@ -117,7 +90,7 @@ def test_fp32_errs_no_more_than_fp32_must(fixture, tmp_path):
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_the_comparison_notices_one_changed_value(fixture):
-    expected = read_safetensors(fixture / "expected.safetensors")
+    expected = read_tensors(fixture / "expected.safetensors")
     assert not too_far(differences(expected, expected), 0)
     for name, x in expected.items():
         changed = x.copy()
@@ -135,7 +108,7 @@ def test_the_comparison_notices_one_changed_value(fixture):
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_rows_are_matched_by_their_tokens(fixture):
-    expected = read_safetensors(fixture / "expected.safetensors")
+    expected = read_tensors(fixture / "expected.safetensors")
     turned = {name: np.roll(x, 1, axis=0) if per_token(name) else x for name, x in expected.items()}
     assert not too_far(differences(turned, expected), 0)
     torn = {**turned, "logits": expected["logits"]}

@@ -15,8 +15,9 @@ import pytest
 
 # (Fixtures are asked for by name.)
 from faults import (
-    MODEL, PROGRAM, SMALL, base, begun, calls_of, checkpoints, data, environment, events, fault, file_bytes, leftovers,
-    metrics, out, picture, run, same_bits, sentences, start, step_directory, tmp_path, wait_for, write_shard)
+    SMALL, base, begun, calls_of, checkpoints, data, fault, leftovers, out, picture, run, same_bits, start, tmp_path,
+    wait_for)
+from program import MODEL, PROGRAM, environment, events, file_bytes, metrics, sentences, step_directory, write_shard
 
 # -------------------------------------------------------------------------------------------------- bit-exact resume
 

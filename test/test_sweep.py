@@ -1,141 +1,23 @@
-"""What does scripts/sweep.py promise: which runs, how they survive being stopped, and is its table right?
+"""What do the parts of scripts/sweep.py promise: which runs a grid means, what a run came to, is the table right?"""
 
-Micro models of a few steps. Where the program must misbehave on cue, a script stands in for it.
-"""
-
-import csv
 import hashlib
 import itertools
 import json
 import math
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
 from program import PROGRAM, ROOT, environment, file_bytes, losses, metrics
-
-SWEEP = os.path.join(ROOT, "scripts", "sweep.py")
-MICRO = [
-    "--flag",
-    "preset=micro",
-    "--flag",
-    "seq-len=16",
-    "--flag",
-    "n-embd=16",
-    "--flag",
-    "batch-size=4",
-    "--flag",
-    "warmup-steps=0",
-]
-TWO = ["--variant", "pre: placement=pre", "--variant", "pre+gpas: placement=pre gpas=sublayer"]
+from sweeping import SWEEP, a_run, read_csv, run_directories, sweep, swept
 
 sys.path.insert(0, os.path.join(ROOT, "scripts"))
 from sweeps import grid as grids  # noqa: E402
 from sweeps import metrics as measures  # noqa: E402
-
-
-def sweep_environment(**more):
-    return environment(TRAIN_GPT=PROGRAM, **more)
-
-
-def sweep(*arguments, code=0, cwd=None, plots=False, **env):
-    arguments = arguments if plots else ("--no-plots", *arguments)
-    done = subprocess.run(
-        [sys.executable, SWEEP, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env=sweep_environment(**env),
-        cwd=cwd,
-        timeout=120,
-        check=False,
-    )
-    done.out, done.err = done.stdout.decode(), done.stderr.decode()
-    assert done.returncode == code, f"exit {done.returncode}, not {code}\n{done.out}\n{done.err}"
-    return done
-
-
-def run_directories(out):
-    return sorted(
-        name for name in os.listdir(out) if os.path.isdir(os.path.join(out, name)) and name[0] != "."
-    )
-
-
-def read_csv(out, name):
-    with open(os.path.join(out, name), encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def events(directory):
-    return [record["event"] for record in metrics(directory, "event")]
-
-
-def stand_in(tmp_path, body):
-    """A program that answers --dry-run and for a run does `body`, a shell script that knows $OUT."""
-    path = tmp_path / "stand-in"
-    path.write_text(
-        '#!/bin/bash\nfor word; do case $word in --dry-run) exit 0;; --out=*) OUT="${word#--out=}";; esac; '
-        "done\n" + body
-    )
-    path.chmod(0o755)
-    return path
-
-
-def a_run(steps, *, end=True, ms=10.0, start=0, loss=2.0):
-    """Lines of metrics.jsonl as the program writes them."""
-    lines = [
-        {
-            "type": "event",
-            "event": "resume" if start else "start",
-            "step": start,
-            "version": "v",
-            "device": "d",
-            "flags": {"steps": steps},
-        }
-    ]
-    last = steps if end else steps - 1
-    for step in range(start + 1, last + 1):
-        lines.append({"type": "train", "step": step, "loss": loss, "ms": ms, "tokens_per_s": 1e3 / ms})
-    if end:
-        lines.append({"type": "val", "step": steps, "loss": loss})
-        lines.append({"type": "event", "event": "end", "step": steps, "reason": "all steps done"})
-    return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory, data):
-    """A finished sweep: two variants, two seeds, two learning rates, with statistics."""
-    out = str(tmp_path_factory.mktemp("swept") / "out")
-    done = sweep(
-        "--out",
-        out,
-        *data,
-        *MICRO,
-        *TWO,
-        "--grid",
-        "seed=1,2",
-        "--grid",
-        "lr=1e-3,3e-3",
-        "--flag",
-        "steps=12",
-        "--flag",
-        "val-every=4",
-        "--flag",
-        "stats-every=4",
-        "--baseline",
-        "pre",
-        "--jobs",
-        2,
-        plots=True,
-    )
-    return out, done
-
 
 # ------------------------------------------------------------------------------------------------- which runs
 
@@ -310,182 +192,6 @@ def test_without_matplotlib_there_is_a_table_and_a_word_about_it(swept, tmp_path
     assert file_bytes(out, "table.csv") == file_bytes(swept[0], "table.csv")
 
 
-# ----------------------------------------------------------------------------- stopped, resumed, done, failed
-
-
-def test_a_second_call_runs_nothing(swept):
-    out, _ = swept
-    before = {name: file_bytes(out, name, "metrics.jsonl") for name in run_directories(out)}
-    done = sweep("--out", out)
-    assert "8 runs, 0 of them to do" in done.out
-    assert before == {name: file_bytes(out, name, "metrics.jsonl") for name in run_directories(out)}
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def trained_some(out):
-    if not os.path.exists(os.path.join(out, "sweep.json")):
-        return 0
-    files = [os.path.join(out, name, "metrics.jsonl") for name in run_directories(out)]
-    return sum(os.path.exists(path) and b'"train"' in file_bytes(path) for path in files)
-
-
-def test_ctrl_c_saves_the_runs_and_the_next_call_ends_with_the_same_bits(tmp_path, data):
-    arguments = [
-        *data,
-        *MICRO,
-        *TWO,
-        "--flag",
-        "steps=2500",
-        "--flag",
-        "lr=1e-3",
-        "--flag",
-        "val-every=1000",
-        "--jobs",
-        "2",
-    ]
-    out, whole = str(tmp_path / "cut"), str(tmp_path / "whole")
-    child = subprocess.Popen(
-        [sys.executable, SWEEP, "--no-plots", "--out", out, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=sweep_environment(),
-    )
-    wait_for(lambda: trained_some(out) == 2)
-    child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=60)[0].decode()
-    assert child.returncode == 128 + signal.SIGINT, said
-    assert "0 of 2 runs have a result. To go on: " in said and out in said.split("To go on: ")[1]
-    assert all(row["state"] == "cut" for row in read_csv(out, "runs.csv"))
-    for name in run_directories(out):
-        assert any(
-            entry.startswith("step_") for entry in os.listdir(os.path.join(out, name))
-        ), "no checkpoint"
-        assert metrics(os.path.join(out, name), "event")[-1]["reason"] == "SIGTERM"
-    sweep("--out", out)
-    sweep("--out", whole, *arguments)
-    assert run_directories(out) == run_directories(whole)
-    for name in run_directories(out):
-        assert (
-            "resume" in events(os.path.join(out, name))
-            and events(os.path.join(out, name)).count("start") == 1
-        )
-        assert losses(os.path.join(out, name)) == losses(os.path.join(whole, name))
-    assert [row["final_val_mean"] for row in read_csv(out, "table.csv")] == [
-        row["final_val_mean"] for row in read_csv(whole, "table.csv")
-    ]
-
-
-def test_a_diverged_run_is_a_result_and_not_tried_again(tmp_path, data):
-    out = str(tmp_path / "out")
-    arguments = [
-        "--out",
-        out,
-        *data,
-        *MICRO,
-        "--flag",
-        "steps=40",
-        "--flag",
-        "grad-clip=0",
-        "--variant",
-        "good: lr=1e-3",
-        "--variant",
-        "bad: lr=100 gpas=layer gpas-act=identity",
-    ]
-    sweep(*arguments)
-    good, bad = read_csv(out, "table.csv")
-    assert (good["diverged"], good["done"], bad["diverged"], bad["done"]) == ("0", "1", "1", "0")
-    assert bad["final_val_mean"] == "" and bad["why_diverged"].startswith("not finite at step ")
-    assert "| bad | – | – | – |" in file_bytes(out, "table.md").decode()
-    assert "2 runs, 0 of them to do" in sweep("--out", out).out
-
-
-def test_a_run_that_ends_over_the_limit_has_diverged(tmp_path, data):
-    out = str(tmp_path / "out")
-    sweep("--out", out, *data, *MICRO, "--flag", "steps=3", "--grid", "lr=1e-4,1e-3")
-    final = [float(row["final_val_mean"]) for row in read_csv(out, "table.csv")]
-    assert final[0] > final[1] and not any(int(row["diverged"]) for row in read_csv(out, "table.csv"))
-    sweep("--out", out, "--report", "--diverged-above", "%.6f" % (sum(final) / 2))
-    assert [row["diverged"] for row in read_csv(out, "table.csv")] == ["1", "0"]
-
-
-def test_a_run_that_failed_is_reported_and_tried_again(tmp_path, data):
-    (tmp_path / "good.jsonl").write_text(a_run(5))
-    program = stand_in(
-        tmp_path,
-        f'[ -e {tmp_path}/works ] || {{ echo "train_gpt: the disk is on fire" >&2; exit 1; }}\n'
-        f'cat {tmp_path}/good.jsonl > "$OUT/metrics.jsonl"\n',
-    )
-    arguments = ["--out", tmp_path / "out", "--program", program, *data, "--flag", "steps=5"]
-    done = sweep(*arguments, code=1)
-    assert "failed: " in done.out and "train_gpt: the disk is on fire" in done.out
-    assert "the disk is on fire" in read_csv(tmp_path / "out", "runs.csv")[0]["failure"]
-    (tmp_path / "works").touch()
-    sweep(*arguments)
-    assert read_csv(tmp_path / "out", "runs.csv")[0]["state"] == "done"
-
-
-def test_a_run_that_was_killed_is_told_by_its_signal(tmp_path, data):
-    program = stand_in(tmp_path, "kill -SEGV $$\n")
-    done = sweep("--out", tmp_path / "out", "--program", program, *data, "--flag", "steps=5", code=1)
-    assert "killed by SIGSEGV" in done.out
-
-
-def test_a_run_whose_sweep_was_killed_is_left_alone_while_it_lives(tmp_path, data):
-    (tmp_path / "good.jsonl").write_text(a_run(5))
-    program = stand_in(
-        tmp_path,
-        f"echo once >> {tmp_path}/starts\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.05; done\n"
-        f'cat {tmp_path}/good.jsonl > "$OUT/metrics.jsonl"\n',
-    )
-    arguments = ["--out", str(tmp_path / "out"), "--program", str(program), *data, "--flag", "steps=5"]
-    child = subprocess.Popen(
-        [sys.executable, SWEEP, *arguments], stdout=subprocess.DEVNULL, env=sweep_environment()
-    )
-    wait_for((tmp_path / "starts").exists)
-    child.kill()
-    child.wait()
-    try:
-        assert "another process runs it" in sweep(*arguments, code=1).out
-    finally:
-        (tmp_path / "go").touch()
-    metrics_file = tmp_path / "out" / run_directories(tmp_path / "out")[0] / "metrics.jsonl"
-    wait_for(lambda: metrics_file.exists() and b'"end"' in file_bytes(metrics_file))
-    assert "0 of them to do" in sweep(*arguments).out
-    assert (tmp_path / "starts").read_text() == "once\n"
-
-
-def test_no_more_runs_at_a_time_than_jobs(tmp_path, data):
-    (tmp_path / "good.jsonl").write_text(a_run(5))
-    program = stand_in(
-        tmp_path,
-        f"echo + >> {tmp_path}/trace; sleep 0.2; echo - >> {tmp_path}/trace\n"
-        f'cat {tmp_path}/good.jsonl > "$OUT/metrics.jsonl"\n',
-    )
-    sweep(
-        "--out",
-        tmp_path / "out",
-        "--program",
-        program,
-        *data,
-        "--flag",
-        "steps=5",
-        "--grid",
-        "seed=1,2,3,4,5",
-        "--jobs",
-        2,
-    )
-    alive = list(
-        itertools.accumulate(1 if mark == "+" else -1 for mark in (tmp_path / "trace").read_text().split())
-    )
-    assert max(alive) == 2 and len(alive) == 10
-
-
 # ---------------------------------------------------------------------------------------------------- reading
 
 
@@ -547,34 +253,6 @@ def test_without_a_limit_a_run_has_diverged_a_tenth_above_its_first_loss(tmp_pat
             a_run(10).replace('"type":"val","step":10,"loss":2.0', '"type":"val","step":10,"loss":%f' % last),
         )
         assert bool(result.divergence()) == diverged
-
-
-# ------------------------------------------------------------------------------------------------------ Slurm
-
-
-def test_a_slurm_array_task_trains_its_run_and_the_report_follows(tmp_path, data):
-    out, script = str(tmp_path / "the out"), str(tmp_path / "array.sh")
-    arguments = ["--out", out, *data, *MICRO, *TWO, "--flag", "steps=3"]
-    sweep(*arguments, "--slurm", script, "--sbatch=--time=1:00:00", "--jobs", 3)
-    text = file_bytes(script).decode()
-    assert text.startswith("#!/bin/bash\n#SBATCH ")
-    for line in ("--array=0-1%3", "--time=1:00:00", "--cpus-per-task=1", "--signal=B:TERM@120"):
-        assert "\n#SBATCH %s\n" % line in text
-    assert run_directories(out) == []
-    for task in (1, 0):
-        done = subprocess.run(
-            ["bash", script],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            check=False,
-            env=sweep_environment(SLURM_ARRAY_TASK_ID=str(task)),
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        assert len(run_directories(out)) == 2 - task
-    sweep("--out", out, "--report")
-    assert [row["done"] for row in read_csv(out, "table.csv")] == ["1", "1"]
-    assert "nothing to submit" in sweep(*arguments, "--slurm", script, code=2).err
 
 
 # -------------------------------------------------------------------------------------------------- bad input

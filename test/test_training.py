@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 
 import numpy
 import pytest
@@ -23,12 +24,11 @@ from program import (
     flags_of_the_table,
     losses,
     metrics,
-    read_tensors,
     refused,
     run,
     step_directory,
-    write_tensors,
 )
+from tensors import read_tensors, write_tensors
 
 # --------------------------------------------------------------------------------------------------------- runs
 
@@ -144,7 +144,7 @@ def test_a_resumed_run_ends_with_the_same_bits(case, data, tmp_path):
     run(*arguments, "--out", straight, "--keep", 3)
     os.makedirs(broken)
     shutil.copytree(step_directory(straight, 2), step_directory(broken, 2))
-    text = run(*arguments, "--out", broken, "--resume", "auto").out
+    text = run(*arguments, "--out", broken, "--resume", "auto").stdout
     assert step_directory(broken, 2) in text
     assert [line["step"] for line in metrics(broken)] == [3, 4, 5]
     assert losses(broken) == losses(straight)[2:]
@@ -197,7 +197,10 @@ def test_resume_refuses_another_model(trained, data, tmp_path):
 
 def test_resume_with_other_threads_says_so(trained, tmp_path):
     done = run("--resume", step_directory(trained, 3), "--threads", 2, "--out", tmp_path / "run")
-    assert re.fullmatch(r"train_gpt: .*1 threads.*2.*\n", done.err)
+    assert re.fullmatch(r"train_gpt: .*1 threads.*2.*\n", done.stderr)
+    micro = ["--batch-size", 2, "--total-batch-tokens", 64]
+    done = run("--resume", step_directory(trained, 3), *micro, "--out", tmp_path / "halves")
+    assert re.fullmatch(r"train_gpt: .*written with a head in chunks of 64 tokens, here 32: the bits .*\n", done.stderr)
 
 
 def test_a_directory_with_later_checkpoints_is_not_written_over(trained, data, tmp_path):
@@ -233,7 +236,7 @@ def test_without_out_nothing_is_written(data, tmp_path):
 
 
 def test_max_minutes_ends_with_a_checkpoint(data, out):
-    text = run(*SMALL, *data, "--steps", 10000000, "--max-minutes", 0.01, "--out", out).out
+    text = run(*SMALL, *data, "--steps", 10000000, "--max-minutes", 0.01, "--out", out).stdout
     last = metrics(out)[-1]["step"]
     assert checkpoints(out) == [f"step_{last:08d}"] and "--max-minutes" in text
     assert metrics(out, "event")[-1]["reason"] == "--max-minutes"
@@ -277,7 +280,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_failure(data, out):
         code=1,
         preexec_fn=limit,
         restore_signals=False,
-    ).err
+    ).stderr
     assert MODEL in error
     assert checkpoints(out) == [] and len(losses(out)) == 3
     assert not [name for name in os.listdir(out) if "partial" in name]
@@ -294,6 +297,14 @@ def test_an_out_that_is_a_file_is_refused(data, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ metrics
+
+
+def test_a_steps_time_is_its_own(data, out):
+    """Samples between the steps take many times as long as a step: what one takes is written into it."""
+    begin = time.monotonic()
+    run(*SMALL, *data, "--steps", 6, "--sample-every", 1, "--max-new-tokens", 1000, "--val-every", 0, "--out", out)
+    sample = (time.monotonic() - begin) / 6
+    assert min(line["ms"] for line in metrics(out)[1:]) * 1e-3 < sample / 2
 
 
 def test_metrics_have_the_documented_fields(trained):
@@ -378,7 +389,7 @@ def test_the_learning_rate_follows_its_schedule(schedule, data, out):
 
 
 def test_elsewhere_than_on_a_terminal_progress_is_plain_lines(data):
-    text = run(*SMALL, *data, "--steps", 7, "--log-every", 3, "--val-every", 0).out
+    text = run(*SMALL, *data, "--steps", 7, "--log-every", 3, "--val-every", 0).stdout
     assert "\r" not in text and "\x1b" not in text
     assert re.findall(r"^step (\d+)/7  loss", text, re.MULTILINE) == ["1", "3", "6", "7"]
     assert "GFLOP a token (6" in text  # the formula behind the rate, in words
@@ -480,7 +491,7 @@ def test_a_run_that_diverges_ends_with_3_and_keeps_finite_checkpoints(trained, d
         "--warmup-steps",
         0,
         code=3,
-    ).err
+    ).stderr
     events = metrics(out, "event")
     assert [event["event"] for event in events[-4:]] == ["skip", "skip", "skip", "diverged"]
     assert checkpoints(out)[-1] in error and len(checkpoints(out)) > 3
@@ -498,7 +509,7 @@ def test_weights_that_are_no_numbers_end_with_3_and_no_checkpoint(value, trained
     tensors["transformer.h.0.attn.c_attn.weight"][3, :] = value
     write_tensors(path, tensors)
     done = run(*SMALL, *data, "--init-from", path, "--out", out, "--steps", 50, "--save-every", 1, code=3)
-    assert "3 steps in a row" in done.err
+    assert "3 steps in a row" in done.stderr
     events = metrics(out, "event")
     assert [event["event"] for event in events] == ["start", "skip", "skip", "skip", "diverged"]
-    assert checkpoints(out) == [] and done.err.endswith("last checkpoint: none\n")
+    assert checkpoints(out) == [] and done.stderr.endswith("last checkpoint: none\n")

@@ -11,53 +11,10 @@
 
 #include <omp.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 
 /* ------------------------------------------------------------------------------------------------------
  * Accepted or refused
  * ---------------------------------------------------------------------------------------------------- */
-
-static void settle(Config *config, const char *settings) {
-    char all[768], *state = NULL;
-    snprintf(all, sizeof all, "n-embd=8 n-head=2 seq-len=4 batch-size=2 vocab-size=19 threads=1 %s",
-             settings);
-    config_defaults(config);
-    for (char *word = strtok_r(all, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
-        char *equals = strchr(word, '=');
-        Error error = {0};
-        *equals = '\0';
-        if (!config_set(config, word, equals + 1, &error)) fail_msg("%s", error.text);
-    }
-}
-
-/* Exit code of config_resolve() in a process of its own, and what it said. */
-static int refuse(const char *settings, char text[1024]) {
-    Config config;
-    int file = memfd_create("stderr", 0), status = -1;
-    settle(&config, settings);
-    assert_true(file >= 0);
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(file, STDERR_FILENO);
-        config_resolve(&config, 1);
-        _exit(EXIT_DONE);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    ssize_t size = pread(file, text, 1023, 0);
-    text[size > 0 ? size : 0] = '\0';
-    close(file);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static void assert_refused(const char *settings, const char *const *words) {
-    char text[1024];
-    if (refuse(settings, text) != EXIT_USAGE) fail_msg("%s: not refused; '%s'", settings, text);
-    const char *end = strchr(text, '\n');
-    if (!end || end[1]) fail_msg("%s: not one line: %s", settings, text);
-    for (; *words; words++)
-        if (!strstr(text, *words)) fail_msg("%s: '%s' is not in: %s", settings, *words, text);
-}
 
 static void assert_takes_a_step(const char *settings) {
     Fixture f;
@@ -100,9 +57,9 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
         if (legal)
             assert_takes_a_step(settings);
         else if (gpt2)
-            assert_refused(settings, BHYT); /* a process each: one architecture will do */
+            assert_resolve_refuses(settings, BHYT); /* a process each: one architecture will do */
         snprintf(settings, sizeof settings, "%s gpas-init=0", words);
-        if (legal && relu && gpt2) assert_refused(settings, RELU);
+        if (legal && relu && gpt2) assert_resolve_refuses(settings, RELU);
         accepted += legal;
         refused += gpt2 && (!legal || relu);
     }
@@ -115,10 +72,9 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
 static void post_layers_are_counted_where_there_are_some(void **state) {
     (void)state;
     static const char *const MIX[] = {"--mix-post-layers 3", "--n-layer 2", "--placement mix", NULL};
-    char text[1024];
-    assert_refused("n-layer=2 placement=mix mix-post-layers=3", MIX);
-    assert_int_equal(refuse("n-layer=2 placement=mix mix-post-layers=2", text), EXIT_DONE);
-    assert_int_equal(refuse("n-layer=2 placement=pre mix-post-layers=3", text), EXIT_DONE);
+    assert_resolve_refuses("n-layer=2 placement=mix mix-post-layers=3", MIX);
+    assert_resolves("n-layer=2 placement=mix mix-post-layers=2");
+    assert_resolves("n-layer=2 placement=pre mix-post-layers=3");
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -221,7 +177,7 @@ static bool loads_as(const char *path, const char *settings, Error *error) {
 
 static void name_of(const char *settings, char name[128]) {
     Config config;
-    settle(&config, settings);
+    configure_raw(&config, settings);
     config_resolve(&config, 1);
     variant_describe(&config, name, 128);
 }
@@ -266,6 +222,7 @@ static void a_checkpoint_with_another_option_is_refused_with_the_flag(void **sta
         {"placement=lns", "lns-init", "off", "on"},   {"placement=mix", "mix-post-layers", "1", "2"},
         {"norm=bhyt", "bhyt-gamma-var", "off", "on"}, {"norm=bhyt", "bhyt-refresh", "1", "10"},
         {"norm=rmsnorm", "norm-eps", "1e-6", "1e-5"}, {"sdd=paper", "sdd-eps", "1e-6", "1e-4"},
+        {"positions=rope", "rope-base", "10000", "500"}, {"positions=rope", "n-head", "2", "4"},
     };
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
         char there[256], here[256], path[CHECKPOINT_PATH], command[128];

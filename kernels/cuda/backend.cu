@@ -5,6 +5,7 @@
  * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
  * the functions here are called from one host thread.
  */
+#include "collective.cuh"
 #include "gemm.cuh"
 #include "shapes.cuh"
 
@@ -97,6 +98,7 @@ bool device_open(int index, char *text, size_t size) {
 
 void device_close() {
     if (!is_open) return;
+    collective_close();
     linear_close();
     is_open = false;
 }
@@ -192,6 +194,7 @@ Queue *queue_create(size_t scratch_bytes) {
 #define LATER " (CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name the kernel that failed)"
 
 void queue_wait(Queue *queue) {
+    collective_wait([queue] { return cudaStreamQuery(queue->stream); });
     CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue" LATER);
 }
 
@@ -234,6 +237,7 @@ void event_wait(Queue *queue, Event *event) {
 }
 
 void event_host_wait(Event *event) {
+    collective_wait([event] { return cudaEventQuery(event->event); });
     CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event" LATER);
 }
 
@@ -368,6 +372,15 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     OPERATION(adamw, adamw<S>);
     OPERATION(tensor_stats, tensor_stats);
     OPERATION(cast, cast);
+
+#ifdef WITH_NCCL
+    k.collective_open = collective_open;
+    k.collective_unique_id = collective_unique_id;
+    OPERATION(all_reduce_sum, all_reduce_sum);
+    OPERATION(reduce_scatter_sum, reduce_scatter_sum);
+    OPERATION(all_gather, all_gather);
+    OPERATION(broadcast, broadcast);
+#endif
     return k;
 }
 

@@ -43,15 +43,6 @@
  * that were put into queues last with their shapes. */
 #define CUDA_CHECK(call, ...) cuda_check((call), #call, __VA_ARGS__)
 
-/* The same for a cuBLASLt call; the file that uses it includes <cublasLt.h>. */
-#define CUBLASLT_CHECK(call, ...)                                                                            \
-    do {                                                                                                     \
-        cublasStatus_t cublaslt_status_ = (call);                                                            \
-        if (cublaslt_status_ != CUBLAS_STATUS_SUCCESS)                                                       \
-            cuda_fail("cuBLASLt", cublasLtGetStatusName(cublaslt_status_),                                   \
-                      cublasLtGetStatusString(cublaslt_status_), #call, __VA_ARGS__);                        \
-    } while (0)
-
 #define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
     do {                                                                                                     \
         static size_t allowed_ = 48 * 1024; /* what every kernel may have */                                 \

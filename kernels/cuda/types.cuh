@@ -195,9 +195,6 @@ size_t variant_scratch(const Limits *limits);
 size_t stats_scratch(const Limits *limits);
 size_t step_scratch(const Limits *limits);
 
-/* Opens the library, once a process; false, with one line in text [size], where it is not to be had. */
-bool cublaslt_load(char *text, size_t size);
-
 /* cuBLASLt's handle, made and taken down with the device. */
 void linear_open(void);
 void linear_close(void);

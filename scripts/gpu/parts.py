@@ -50,43 +50,54 @@ class Lines:
         return "cut" if self.cut else self.child.returncode
 
 
+def json_rows(name, command, env, deadline):
+    """The JSON objects that a program prints, as they come. RunFailed, with its last other lines, if it fails."""
+    lines, others = Lines(command, env, deadline), []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            others = (others + [line])[-8:]
+            continue
+        yield row
+    if lines.status != 0:
+        raise RunFailed(f"{name} ended with status {lines.status}: {' | '.join(others)}")
+
+
 # ------------------------------------------------------------------------------------------------- suite
 
 
-def run_suite(machine, part, deadline, implementation, operations=(None,)):
-    """The operation suite on the device. What did not come to its end counts as failed."""
-    passed = failed = skipped = 0
-    for operation in operations:
-        command = [machine.program("test_ops_cuda"), "test", "--implementation", implementation]
-        planned = 0
-        seen = 0
-        lines = Lines(
-            command + (["--operation", operation] if operation else []),
-            dict(machine.env, CMOCKA_MESSAGE_OUTPUT="TAP"),
-            deadline,
+CANNOT_RUN = 2  # the exit code of a test program that tests nothing here; its last line says why
+
+
+def run_tap(machine, part, deadline, command, **env):
+    """A program that speaks TAP, or several that speak at once. What did not come to its end counts as failed."""
+    passed = failed = skipped = planned = seen = 0
+    lines = Lines(command, dict(machine.env, CMOCKA_MESSAGE_OUTPUT="TAP", **env), deadline)
+    tail = []
+    for line in lines:
+        tail = (tail + [line])[-6:]
+        plan, result = re.match(r"^1\.\.(\d+)$", line), TAP.match(line)
+        if plan:
+            planned += int(plan.group(1))
+        if not result:
+            continue
+        seen += 1
+        if result.group(4):
+            skipped += 1
+        elif result.group(1) == "ok":
+            passed += 1
+        else:
+            failed += 1
+            part.row(test=result.group(3).strip(), result="failed")
+        part.set(passed=passed, failed=failed, skipped=skipped)
+    if planned == 0 and lines.status == CANNOT_RUN and tail:
+        raise Unavailable(tail[-1])
+    if lines.status != 0 and seen < planned or planned == 0:
+        failed += max(planned - seen, 1)
+        part.row(
+            result=f"{planned - seen} of {planned} tests did not run: status {lines.status}", output=tail
         )
-        tail = []
-        for line in lines:
-            tail = (tail + [line])[-6:]
-            plan, result = re.match(r"^1\.\.(\d+)$", line), TAP.match(line)
-            if plan:
-                planned = int(plan.group(1))
-            if not result:
-                continue
-            seen += 1
-            if result.group(4):
-                skipped += 1
-            elif result.group(1) == "ok":
-                passed += 1
-            else:
-                failed += 1
-                part.row(test=result.group(3).strip(), result="failed")
-            part.set(passed=passed, failed=failed, skipped=skipped)
-        if lines.status != 0 and seen < planned or planned == 0:
-            failed += max(planned - seen, 1)
-            part.row(
-                result=f"{planned - seen} of {planned} tests did not run: status {lines.status}", output=tail
-            )
     part.set(passed=passed, failed=failed, skipped=skipped)
     if passed == 0 and failed == 0:
         del part.data["passed"], part.data["failed"]  # nothing ran: nothing counts
@@ -94,8 +105,35 @@ def run_suite(machine, part, deadline, implementation, operations=(None,)):
 
 
 def suite(machine, part, deadline, implementation):
-    run_suite(
-        machine, part, deadline, implementation, ("sum_squares",) if machine.rehearsal else (None,)
+    """The operation suite on the device."""
+    command = [machine.program("test_ops_cuda"), "test", "--implementation", implementation]
+    run_tap(machine, part, deadline, command + ["--operation", "sum_squares"] * machine.rehearsal)
+
+
+# ------------------------------------------------------------------------------------------- collectives
+
+# One process a rank; their end is good if each one's is.
+START_RANKS = """
+for rank in $(seq 0 $(($RANKS - 1))); do RANK=$rank "$@" & ranks="$ranks $!"; done
+status=0
+for rank in $ranks; do wait $rank || status=$?; done
+exit $status
+"""
+
+
+def collectives(machine, part, deadline):
+    """The collectives, a rank on each GPU: with one GPU it shows that NCCL opens, captures and copies."""
+    ranks = 1 if machine.rehearsal else machine.gpu_count()
+    elements = 1 << (10 if machine.rehearsal else 23)
+    part.set(ranks=ranks)
+    run_tap(
+        machine,
+        part,
+        deadline,
+        ["sh", "-c", START_RANKS, "sh", machine.program("test_collective_cuda"), elements],
+        RANKS=str(ranks),
+        RANKS_ID_FILE=os.path.join(machine.scratch, "nccl-id"),
+        COLLECTIVE_TIMEOUT="60",
     )
 
 
@@ -226,42 +264,11 @@ def training_shape(machine):
     """tiny on a GPU; a few emulated steps of next to nothing in a rehearsal."""
     shard = os.path.join(ROOT, "test", "reference", "fixtures", "llama", "train.bin")
     if machine.rehearsal:
-        return [
-            "--arch",
-            "llama",
-            "--n-layer",
-            "2",
-            "--n-embd",
-            "32",
-            "--n-head",
-            "4",
-            "--vocab-size",
-            "61",
-            "--seq-len",
-            "5",
-            "--batch-size",
-            "2",
-            "--steps",
-            "3",
-            "--train-data",
-            shard,
-            "--val-every",
-            "0",
-        ]
-    return [
-        "--preset",
-        "tiny",
-        "--arch",
-        "llama",
-        "--batch-size",
-        "8",
-        "--steps",
-        str(TRAINING_STEPS),
-        "--val-every",
-        "0",
-        "--train-data",
-        data.shard(machine.scratch, 256, 1 << 20),
-    ]
+        shape = "--arch llama --n-layer 2 --n-embd 32 --n-head 4 --vocab-size 61 --seq-len 5 --batch-size 2 --steps 3"
+    else:
+        shape = f"--preset tiny --arch llama --batch-size 8 --steps {TRAINING_STEPS}"
+        shard = data.shard(machine.scratch, 256, 1 << 20)
+    return [*shape.split(), "--val-every", "0", "--train-data", shard]
 
 
 def training(machine, part, deadline):
@@ -329,20 +336,12 @@ PROBED = {
 
 
 def operations(machine, part, deadline):
-    lines = Lines([machine.program("gpu_probe")] + ["--tiny"] * machine.rehearsal, machine.env, deadline)
-    tail = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            tail = (tail + [line])[-5:]
-            continue
+    command = [machine.program("gpu_probe")] + ["--tiny"] * machine.rehearsal
+    for row in json_rows("gpu_probe", command, machine.env, deadline):
         part.row(**row)
         for mark, (name, key) in PROBED.items():
             if re.fullmatch(name, str(row.get("name"))):
                 part.mark(mark, row[key])
-    if lines.status != 0:
-        raise RunFailed(f"gpu_probe ended with status {lines.status}: {' | '.join(tail)}")
 
 
 # -------------------------------------------------------------------------------------- steps and variants
@@ -436,19 +435,10 @@ def pytorch(machine, part, deadline, model):
     known = part.results.data["parts"].get(f"steps-{model}", {})
     if "best_batch_size" in known:
         command += ["--our-batch-size", known["best_batch_size"], "--our-mode", known["best_mode"]]
-    lines = Lines(command, steps.environment(machine), deadline)
-    tail = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            tail = (tail + [line])[-8:]
-            continue
+    for row in json_rows("compare_pytorch.py", command, steps.environment(machine), deadline):
         part.row(**row)
         if row.get("row") == "ratio":
             part.mark(f"{model}.vs_pytorch", row["ratio"])
-    if lines.status != 0:
-        raise RunFailed(f"compare_pytorch.py ended with status {lines.status}: {' | '.join(tail)}")
 
 
 def table():
@@ -456,6 +446,7 @@ def table():
     parts = {}
     for short in ("bf16", "f32"):
         parts[f"suite-{short}"] = lambda m, p, d, short=short: suite(m, p, d, f"cuda/{short}")
+    parts["collectives"] = collectives
     parts["training"] = training
     parts["operations"] = operations
     for model in marks.MODELS:
