@@ -7,10 +7,11 @@
  *
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)
  *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails
- * with the kernel's name and the configuration. A kernel with a comma in its template arguments goes in
+ * with the kernel's name, the configuration, and the operation and its shape. A kernel with a comma in its template arguments goes in
  *       parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
  *   ALLOW_SHARED_MEMORY(kernel, bytes)
- *       once before the first launch of a kernel with more than 48 KB of dynamic shared memory.
+ *       before a launch with more than 48 KB of dynamic shared memory; asks the device once, so it may stand
+ * before every launch.
  *   SHARED_MEMORY(type, name)
  *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by
  * hand. SHARED_ARRAY(type, name, count) `type name[count]`: a static shared array, 16-byte aligned, one per
@@ -36,14 +37,26 @@
 #include <cuda_runtime.h>
 
 #include "../../src/check.h"
+#include "trail.cuh"
 
-/* CUDA_CHECK(call, "format", …): fails with the error's name and text and the formatted operation and shapes.
- */
+/* CUDA_CHECK(call, "format", …): fails with what was tried, as formatted, the error's name and text, and the operations
+ * that were put into queues last with their shapes. */
 #define CUDA_CHECK(call, ...) cuda_check((call), #call, __VA_ARGS__)
 
 #define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)),      \
-               "allowing %s %zu bytes of shared memory", #kernel, (size_t)(bytes))
+    do {                                                                                                     \
+        static size_t allowed_ = 48 * 1024; /* what every kernel may have */                                 \
+        if (!cuda_raise(&allowed_, (bytes))) break;                                                          \
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)allowed_), \
+                   "allowing %s %zu bytes of shared memory", #kernel, allowed_);                             \
+    } while (0)
+
+/* Raises the limit to what is wanted; false where it is as high already. */
+static inline bool cuda_raise(size_t *limit, size_t wanted) {
+    if (wanted <= *limit) return false;
+    *limit = wanted;
+    return true;
+}
 
 #ifdef EMULATION
 #define CUDA_START_KERNEL(kernel, grid, block, shared, stream, ...)                                          \
@@ -69,12 +82,13 @@
         launch_check(#kernel, launch_grid_, launch_block_, launch_shared_);                                  \
     } while (0)
 
-/* Formats the operation and stops the program: LIBRARY: OPERATION: NAME (TEXT) in CALL. */
+/* Formats what was tried and stops the program: LIBRARY: WHAT: NAME (TEXT) in CALL; operations (trail.cuh). */
 static inline void cuda_fail_list(const char *library, const char *name, const char *text, const char *call,
                                   const char *format, va_list args) {
-    char operation[512];
-    vsnprintf(operation, sizeof operation, format, args);
-    fail(EXIT_RUNTIME, "%s: %s: %s (%s) in %s", library, operation, name, text, call);
+    char what[512], operations[768];
+    vsnprintf(what, sizeof what, format, args);
+    cuda_trail.describe(operations, sizeof operations);
+    fail(EXIT_RUNTIME, "%s: %s: %s (%s) in %s%s", library, what, name, text, call, operations);
 }
 
 CHECK_PRINTF(5, 6)
