@@ -6,18 +6,18 @@
  * uses CUDA C++ except for four things, which go through the macros below and through ptx.cuh:
  *
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)
- *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails
- * with the kernel's name, the configuration, and the operation and its shape. A kernel with a comma in its template arguments goes in
- *       parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
+ *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails with the
+ *       kernel's name, the configuration, and the operation and its shape. A kernel with a comma in its template
+ *       arguments goes in parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
  *   ALLOW_SHARED_MEMORY(kernel, bytes)
- *       before a launch with more than 48 KB of dynamic shared memory; asks the device once, so it may stand
- * before every launch.
+ *       before a launch with more than 48 KB of dynamic shared memory; asks the device once, so it may stand before
+ *       every launch.
  *   SHARED_MEMORY(type, name)
- *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by
- * hand. SHARED_ARRAY(type, name, count) `type name[count]`: a static shared array, 16-byte aligned, one per
- * block. For two dimensions make the row a type (typedef float Row[33]; SHARED_ARRAY(Row, tile, 32)). Plain
- * __shared__ does not compile in the emulation. Treat name as a pointer: sizeof name differs between the two
- * compilers.
+ *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by hand.
+ *   SHARED_ARRAY(type, name, count)
+ *       `type name[count]`: a static shared array, 16-byte aligned, one per block. For two dimensions make the row a
+ *       type (typedef float Row[33]; SHARED_ARRAY(Row, tile, 32)). Plain __shared__ does not compile in the emulation.
+ *       Treat name as a pointer: sizeof name differs between the two compilers.
  *
  * Both shared declarations stand at block scope, at the top of the function that uses them, and work in
  * templates.
