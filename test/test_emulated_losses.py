@@ -123,13 +123,13 @@ def test_cuda_trains_as_the_cpu_does(tmp_path, data, dtype, flags):
 
 # What a flag can get slightly wrong: the CPU does in fp32, the plain loops in bf16.
 @pytest.mark.parametrize("dtype, flags, mistake", [
-    ("fp32", "--arch llama", "--lr 0.10001"),
+    ("fp32", "--arch llama", "--lr 0.030003"),
     ("fp32", "--arch llama", "--norm-eps 1.1e-6"),
     ("fp32", "--arch gpt2", "--beta2 0.9501"),
     ("fp32", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.3001"),
     ("fp32", "--arch llama --norm bhyt", "--bhyt-refresh 3"),
     ("fp32", "--arch llama --norm bhyt --gpas layer --gpas-init 0.3", "--bhyt-lambda-mlp 1.0001"),
-    ("bf16", "--arch llama", "--lr 0.102"),
+    ("bf16", "--arch llama", "--lr 0.0306"),
     ("bf16", "--arch llama --norm rmsnorm", "--norm-eps 1e-3"),
     ("bf16", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.32"),
 ])
