@@ -1,8 +1,14 @@
 """What tests of the whole program share: small data, and a finished run."""
 
+import signal
+
 import pytest
 
 from program import SMALL, run, sentences, write_shard
+
+# A shell starts what it puts into the background with SIGINT ignored, and programs inherit that: then tests that
+# interrupt one would wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
