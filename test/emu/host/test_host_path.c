@@ -285,6 +285,12 @@ static void an_algorithm_that_the_library_refuses_is_not_used(void **state) {
     free(choices);
 }
 
+static int close_device(void **state) {
+    (void)state;
+    kernels.close();
+    return 0;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(graphs_change_no_bit),
@@ -295,5 +301,5 @@ int main(void) {
         cmocka_unit_test(other_places_and_damage_are_refused_with_a_reason),
         cmocka_unit_test(an_algorithm_that_the_library_refuses_is_not_used),
     };
-    return cmocka_run_group_tests_name("the host path", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("the host path", tests, NULL, close_device);
 }
