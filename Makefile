@@ -134,18 +134,18 @@ SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_grad
 
 # Builds first, on all cores; then the runs, one after the other.
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(TRAIN_EMU) $(RACES) $(EMU)/gpu_probe
+	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(TRAIN_EMU) $(RACES) \
+	    $(EMU)/gpu_probe $(COLLECTIVE)
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
 	@$(MAKE) --no-print-directory fuzz-build
-	@TRAIN_GPT=./$(PROGRAM) $(TRAIN_ENV) TEST_OPS_RACE=$(BUILD)/test_ops_race \
-	    TRAIN_GPT_RACE=$(RACE)/train_gpt \
+	@TRAIN_GPT=./$(PROGRAM) $(EMULATED) TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt \
 	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED) $(REPLAYS) $(FUZZING)
 
 # What takes too long for every change: the emulated suites under the sanitizers and other orders of blocks, the long
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) $(TRAIN_ENV) $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
+	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) $(EMULATED) $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16"
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
 
@@ -153,12 +153,12 @@ test-all: test
 test-compilers:
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
 	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
-	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/fuzz/*.c)) || exit 1; \
+	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
 	@echo "$(CC), without the libraries (test/standalone): no warning allowed"
 	@$(CC) -std=gnu11 -fsyntax-only -fopenmp $(WARNINGS) -Itest/standalone/include -DVERSION='""' $(wildcard src/*.c) \
-	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c
+	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c test/ranks/test_collective.c
 	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
 	    $(MAKE) --no-print-directory -j$(CORES) $(BUILD)/gpu_probe; \
 	else echo "nvcc is not here, or not wanted: skipped"; fi

@@ -508,12 +508,17 @@ typedef struct Cast {
     void *dst;
 } Cast;
 
-/* Collectives over the ranks of a run, in place on device memory; NULL where the device has none (the CPU's
- * ranks use MPI in src/comm). Sums are in a fixed order. */
+/* Collectives over the ranks of a run, in place on device memory; NULL where the device or the build has none (the
+ * CPU's ranks use MPI in src/comm). All ranks call the same operations with the same types and counts in the same
+ * order, on queues that events keep in that order. Sums are in a fixed order; every rank gets the same bits.
+ *   all_reduce_sum      every element becomes its sum over the ranks
+ *   reduce_scatter_sum  the same for piece `rank` of the buffer, count / ranks elements; the other pieces keep their bits
+ *   all_gather          every piece becomes that of the rank with its number
+ *   broadcast           the buffer becomes rank 0's */
 typedef struct Collective {
     DType type;
     int64_t count; /* elements of the whole buffer; a multiple of the number of ranks for scatter and gather */
-    void *buffer;
+    void *buffer;  /* aligned to an element: it may lie inside a struct, such as StepState */
 } Collective;
 
 /* --------------------------------------------------------------------------------------------------------
@@ -589,12 +594,18 @@ typedef struct Kernels {
     void (*tensor_stats)(Queue *, const TensorStats *);
     void (*cast)(Queue *, const Cast *);
 
+    /* One communicator a process, on the device that is open, until close(), before which every graph that holds a
+     * collective is destroyed. false, with one line in text[size], where it cannot be had: a library is missing, a rank
+     * is none of 0 … ranks−1, one is open already. Returns when all ranks have called it. From then on a host that
+     * waits for the device ends the program (exit 1) when another rank is gone. */
     bool (*collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size);
-    size_t (*collective_unique_id)(void *id, size_t size); /* rank 0 makes it, the others are told */
+    /* Rank 0 makes the id, new for every run, and tells the others. Returns its size in bytes, which size must be;
+     * with a NULL id only that. */
+    size_t (*collective_unique_id)(void *id, size_t size);
     void (*all_reduce_sum)(Queue *, const Collective *);
     void (*reduce_scatter_sum)(Queue *, const Collective *);
     void (*all_gather)(Queue *, const Collective *);
-    void (*broadcast)(Queue *, const Collective *); /* from rank 0 */
+    void (*broadcast)(Queue *, const Collective *);
 } Kernels;
 
 /* The implementations. One that a build does not hold is not defined there: the program knows them through the

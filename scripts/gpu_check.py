@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """What does this GPU make of this program? Tests, memory checks, timings, PyTorch beside; one JSON file.
 
-    scripts/gpu_check.py [PART…]        all parts, or some: suite, training, operations, steps, pytorch,
-                                        variants, sanitizer, or one of those that --list names
+    scripts/gpu_check.py [PART…]        all parts, or some: suite, collectives, training, operations, steps,
+                                        pytorch, variants, sanitizer, or one of those that --list names
     scripts/gpu_check.py --list
     scripts/gpu_check.py --build-only   leaves in --build what another machine needs as --binaries
     scripts/gpu_check.py --rehearse     every part without a GPU, on emulation and CPU, at tiny sizes
 
 Needs a copy of the tree, CUDA (nvcc), gcc, make and Python 3; PyTorch for `pytorch`, compute-sanitizer for
 `sanitizer`. Programs are built into --build unless --binaries names a folder that has them (train_gpt,
-test_ops_cuda, gpu_probe, and what libraries they need in its lib/). Each part ends by --limit seconds; one
+test_ops_cuda, test_collective_cuda, gpu_probe, and what libraries they need in its lib/). Each part ends by --limit seconds; one
 that fails does not stop the others. After every measurement the results file is written anew; results of an
 earlier call at the same commit stay in it. The last lines are a table of all marks. Exit status: 0 if every
 part was done, 1 if one failed or was skipped, 2 for bad usage.

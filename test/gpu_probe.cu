@@ -17,10 +17,10 @@
  * Exit codes: 0 done, 1 the device failed, 2 no device that can serve, or bad usage. How to build: see
  * kernels/cuda/README.md.
  */
+#include "../kernels/cuda/cublaslt.cuh"
 #include "../kernels/cuda/types.cuh"
 
 #include <algorithm>
-#include <cublasLt.h>
 #include <stdlib.h>
 #include <string.h>
 #include <vector>
@@ -384,14 +384,14 @@ cublasStatus_t try_product(cublasLtHandle_t handle, const Types &types, const Ep
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t in, out;
     cublasLtMatmulPreference_t preference;
-    CUBLASLT_CHECK(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "probing");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&in, types.in, n, n, n), "probing");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&out, types.out, n, n, n), "probing");
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceCreate(&preference), "probing");
+    CUBLASLT_CHECK(cublaslt.MatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "probing");
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutCreate(&in, types.in, n, n, n), "probing");
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutCreate(&out, types.out, n, n, n), "probing");
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceCreate(&preference), "probing");
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
     const auto attribute = [&](cublasLtMatmulDescAttributes_t which, const void *value, size_t size) {
         if (status == CUBLAS_STATUS_SUCCESS)
-            status = cublasLtMatmulDescSetAttribute(operation, which, value, size);
+            status = cublaslt.MatmulDescSetAttribute(operation, which, value, size);
     };
     const cublasOperation_t transpose = CUBLAS_OP_T;
     attribute(CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose);
@@ -407,19 +407,19 @@ cublasStatus_t try_product(cublasLtHandle_t handle, const Types &types, const Ep
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmulAlgoGetHeuristic(handle, operation, in, in, out, out, preference, 1, &result,
-                                                &found);
+        status = cublaslt.MatmulAlgoGetHeuristic(handle, operation, in, in, out, out, preference, 1, &result,
+                                                 &found);
     if (status == CUBLAS_STATUS_SUCCESS && found == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
     if (status == CUBLAS_STATUS_SUCCESS) {
         const float alpha = 1;
-        status = cublasLtMatmul(handle, operation, &alpha, a, in, b, in, &beta, d, out, d, out, &result.algo,
-                                NULL, 0, queue->stream);
+        status = cublaslt.Matmul(handle, operation, &alpha, a, in, b, in, &beta, d, out, d, out, &result.algo,
+                                 NULL, 0, queue->stream);
         k->queue_wait(queue);
     }
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceDestroy(preference), "probing");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(out), "probing");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(in), "probing");
-    CUBLASLT_CHECK(cublasLtMatmulDescDestroy(operation), "probing");
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceDestroy(preference), "probing");
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutDestroy(out), "probing");
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutDestroy(in), "probing");
+    CUBLASLT_CHECK(cublaslt.MatmulDescDestroy(operation), "probing");
     release_all();
     return status;
 }
@@ -439,23 +439,24 @@ void probe_epilogues() {
                                   {"bgrad_a", CUBLASLT_EPILOGUE_BGRADA, true, false},
                                   {"bgrad_b", CUBLASLT_EPILOGUE_BGRADB, true, false}};
     cublasLtHandle_t handle;
-    CUBLASLT_CHECK(cublasLtCreate(&handle), "probing");
+    CUBLASLT_CHECK(cublaslt.Create(&handle), "probing");
     for (const Types &types : all_types)
         for (const Epilogue &epilogue : epilogues)
             for (cudaDataType_t bias_type : {CUDA_R_16BF, CUDA_R_32F})
                 for (float beta : {0.0f, 1.0f}) {
                     if (!epilogue.bias && bias_type == CUDA_R_32F) continue;
                     const cublasStatus_t status = try_product(handle, types, epilogue, bias_type, beta);
-                    printf("{\"row\": \"epilogue\", \"types\": \"%s\", \"epilogue\": \"%s\", \"bias\": %s, \"beta\": %d, "
+                    printf("{\"row\": \"epilogue\", \"types\": \"%s\", \"epilogue\": \"%s\", \"bias\": %s, "
+                           "\"beta\": %d, "
                            "\"accepted\": %s, \"status\": \"%s\"}\n",
                            types.name, epilogue.name,
                            !epilogue.bias             ? "null"
                            : bias_type == CUDA_R_16BF ? "\"bf16\""
                                                       : "\"fp32\"",
                            (int)beta, status == CUBLAS_STATUS_SUCCESS ? "true" : "false",
-                           cublasLtGetStatusName(status));
+                           cublaslt.GetStatusName(status));
                 }
-    CUBLASLT_CHECK(cublasLtDestroy(handle), "probing");
+    CUBLASLT_CHECK(cublaslt.Destroy(handle), "probing");
 }
 
 void print_device() {
@@ -467,7 +468,7 @@ void print_device() {
     printf("{\"row\": \"device\", \"device\": \"%s\", \"memory_bytes\": %llu, \"multiprocessors\": %d, "
            "\"peak_bf16_flops\": %.4g, \"driver\": %d, \"runtime\": %d, \"cublaslt\": %zu, \"tiny\": %s}\n",
            info.name, (unsigned long long)info.memory_total, info.units, info.peak_flops, driver, runtime,
-           cublasLtGetVersion(), tiny ? "true" : "false");
+           cublaslt.GetVersion(), tiny ? "true" : "false");
 }
 
 } // namespace

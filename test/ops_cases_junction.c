@@ -108,8 +108,9 @@ static const JunctionVariant junction_variants[] = {
 };
 
 /* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
- * and 4,096 channels. Few rows, and few variants: one of every norm, and of every path by itself. */
-static const RowShape junction_wide_shapes[] = {{2, 1030}, {1, 2052}, {1, 4099}};
+ * and 4,096 channels, and nearly the most that the CUDA backend takes. Few rows, and few variants: one of every norm,
+ * and of every path by itself. */
+static const RowShape junction_wide_shapes[] = {{2, 1030}, {1, 2052}, {2, 4099}, {2, 8190}};
 static const JunctionVariant junction_wide[] = {
     {.norm = NORM_LAYERNORM, .bias = true, .in_place = true},
     {.norm = NORM_RMSNORM, .s_in = SCALE_USUAL, .s_out = SCALE_NEGATIVE, .wide = true},

@@ -26,7 +26,7 @@ PLAIN = pathlib.Path(os.environ.get("TRAIN_GPT_PLAIN", ROOT / "build" / "plain" 
 pytestmark = pytest.mark.skipif(not (EMULATED.exists() and PLAIN.exists()), reason="`make emu` builds what this runs")
 
 # Errors of bf16 runs spread from seed to seed by a factor of about e^0.4 (standard deviation of logarithms, ten seeds). One
-# such draw is over the largest of four others times 2 in one case of 70, times 4 in one of 5,000: so 2 for what a kernel may be
+# such draw is over the largest of four others times 2 in one case of 90, times 4 in one of 9,000: so 2 for what a kernel may be
 # worse, and 2 for luck.
 STEPS, SEEDS, FACTOR = 10, (1, 2, 3, 4), 2 * 2
 REFERENCE = {"fp32": EMULATED, "bf16": PLAIN}
@@ -126,13 +126,13 @@ def test_cuda_trains_as_the_cpu_does(tmp_path, data, dtype, flags):
 
 # What a flag can get slightly wrong: the CPU does in fp32, the plain loops in bf16.
 @pytest.mark.parametrize("dtype, flags, mistake", [
-    ("fp32", "--arch llama", "--lr 0.10001"),
+    ("fp32", "--arch llama", "--lr 0.030003"),
     ("fp32", "--arch llama", "--norm-eps 1.1e-6"),
     ("fp32", "--arch gpt2", "--beta2 0.9501"),
     ("fp32", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.3001"),
     ("fp32", "--arch llama --norm bhyt", "--bhyt-refresh 3"),
     ("fp32", "--arch llama --norm bhyt --gpas layer --gpas-init 0.3", "--bhyt-lambda-mlp 1.0001"),
-    ("bf16", "--arch llama", "--lr 0.102"),
+    ("bf16", "--arch llama", "--lr 0.0306"),
     ("bf16", "--arch llama --norm rmsnorm", "--norm-eps 1e-3"),
     ("bf16", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.32"),
 ])

@@ -251,6 +251,40 @@ def test_a_part_that_hangs_is_cut_at_its_limit_and_counts_as_failed(tmp_path):
     assert time.monotonic() - begin < 20 and (part["passed"], part["failed"]) == (1, 1)
 
 
+RANK = """\
+    #!/bin/sh
+    echo "1..2"
+    echo "ok 1 - rank $RANK of $RANKS with $(basename $RANKS_ID_FILE), $1 elements"
+    [ $RANK = 1 ] || exec echo "ok 2 - the other"
+    {second}
+    """
+
+
+def test_the_collectives_run_on_as_many_ranks_as_there_are_gpus_and_each_counts(tmp_path):
+    for second, counts, rows in (
+        ("echo 'not ok 2 - the other'; exit 1", (5, 1), [{"test": "the other", "result": "failed"}]),
+        ("kill -9 $$", (5, 1), None),
+        ("echo 'ok 2 - the other'", (6, 0), []),
+    ):
+        rank = script(tmp_path / "rank", RANK.format(second=second))
+        machine = Fake(tmp_path, test_collective_cuda=rank)
+        machine.env["CUDA_VISIBLE_DEVICES"] = "0,1,2"
+        part, found = run_part(tmp_path, machine, "collectives")
+        assert part["ranks"] == 3 and (part["passed"], part["failed"]) == counts
+        assert rows is None or part["rows"] == rows
+        assert rows is not None or "1 of 6 tests did not run: status 137" in part["rows"][0]["result"]
+        assert (found["tests.passed"], found["tests.failed"]) == counts
+
+
+def test_collectives_that_were_not_built_are_skipped_with_their_reason(tmp_path):
+    none = script(tmp_path / "none", "#!/bin/sh\necho 'this build has no collectives' >&2; exit 2\n")
+    machine = Fake(tmp_path, test_collective_cuda=none)
+    machine.env["CUDA_VISIBLE_DEVICES"] = "0"
+    part, found = run_part(tmp_path, machine, "collectives")
+    assert part["status"] == "skipped" and part["reason"] == "this build has no collectives"
+    assert found["tests.passed"] is None
+
+
 SANITIZER = """\
     #!/bin/sh
     # compute-sanitizer --tool T PROGRAM …
@@ -328,6 +362,7 @@ def test_gpu_probe_still_names_its_rows_as_the_marks_expect():
 
 REHEARSED = [
     "suite-bf16",
+    "collectives",
     "training",
     "operations",
     "steps-gpt2-124m",

@@ -109,7 +109,7 @@ __device__ __forceinline__ void load_parts(float (&h)[PARTS][PACK], float (&norm
  * the gradient at the normed row.
  */
 template <typename S, ActivationKind KIND>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     statistics_kernel(const S *__restrict__ h, const S *__restrict__ dy, float *__restrict__ out, Rows r) {
     constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
     const int64_t n = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
@@ -142,17 +142,21 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* One pack of y at a time. Padding becomes zero because h's padding is. */
+/* A thread owns one pack of columns and walks down a chunk of rows, as in backward; four rows' loads are under way at
+ * once. Padding becomes zero because h's padding is. */
 template <typename S, ActivationKind KIND, bool NORMED>
 __global__ void __launch_bounds__(THREADS)
-    activation_forward_kernel(const S *__restrict__ h, S *__restrict__ y, Rows r) {
+    activation_forward_kernel(const S *__restrict__ h, S *__restrict__ y, Rows r, int64_t rows) {
     constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
-    const int64_t stride = (int64_t)gridDim.x * blockDim.x, row_packs = r.part / PACK;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < r.N * row_packs; i += stride) {
+    const int64_t column = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK;
+    if (column >= r.part) return;
+    const int64_t first = blockIdx.y * rows, last = min(first + rows, r.N);
+#pragma unroll 4
+    for (int64_t n = first; n < last; n++) {
         float x[PARTS][PACK], normed[2][PACK];
-        load_parts<S, PARTS, NORMED>(x, normed, h, r, i / row_packs, i % row_packs * PACK);
+        load_parts<S, PARTS, NORMED>(x, normed, h, r, n, column);
         activate<KIND>(normed[0], normed[1]);
-        store_pack(y + i * PACK, normed[0]);
+        store_pack(y + n * r.part + column, normed[0]);
     }
 }
 
@@ -222,10 +226,11 @@ void take_statistics(Queue *queue, const Rows &r, const Storage *h, const Storag
 template <typename S, ActivationKind KIND, bool NORMED>
 void run_forward(Queue *queue, const Activation *args) {
     const Rows r = rows_of<KIND>(args);
-    const int64_t blocks = ceil_div(r.N * (r.part / PACK), THREADS);
+    const Chunks chunks = split_rows(r.N, 8, 65535); /* of few rows, while the grid holds as many chunks */
     if constexpr (NORMED) take_statistics<S, KIND>(queue, r, args->h, NULL, r.rstd);
-    LAUNCH((activation_forward_kernel<S, KIND, NORMED>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS,
-           0, queue->stream, static_cast<const S *>(args->h), static_cast<S *>(args->y), r);
+    LAUNCH((activation_forward_kernel<S, KIND, NORMED>),
+           dim3((unsigned)ceil_div(r.part / PACK, THREADS), chunks.count), THREADS, 0, queue->stream,
+           static_cast<const S *>(args->h), static_cast<S *>(args->y), r, chunks.rows);
 }
 
 /* Scratch: two tensors of partial sums, then at most two numbers a row. */

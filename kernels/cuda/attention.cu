@@ -8,17 +8,13 @@
  * products, then the 32 results lie in shared memory and a lane owns the head's dimensions lane, lane + 32,
  * …. Nothing is shared between warps, so there is no order that could vary.
  */
-#include "types.cuh"
+#include "attention.cuh"
 
 #include <math.h>
 
 namespace {
 
-constexpr int MAX_D = 256, WARPS = 4, THREADS = WARPS * WARP;
-constexpr int DIMS = MAX_D / WARP; /* dimensions that a lane owns at most */
-
-typedef float Head[MAX_D];
-typedef float Lanes[WARP];
+constexpr int WARPS = HEAD_WARPS, THREADS = HEAD_THREADS, DIMS = HEAD_DIMS;
 
 /* Where things lie in qkv [N, (H+2·Hkv)·D] and out [N, H·D]. */
 struct Layout {
@@ -31,7 +27,7 @@ struct Layout {
     __device__ int64_t k(int64_t n, int kv_head) const { return q(n, H + kv_head); }
     __device__ int64_t v(int64_t n, int kv_head) const { return q(n, H + Hkv + kv_head); }
     __device__ int64_t out(int64_t n, int head) const { return n * out_stride + (int64_t)head * D; }
-    __device__ int kv_head(int head) const { return (int)((int64_t)head * Hkv / H); }
+    __device__ int kv_head(int head) const { return head / (H / Hkv); } /* a multiple (check_heads) */
     __device__ int first_key(int64_t n) const { return doc_start ? (int)doc_start[n] : 0; }
 };
 
@@ -45,45 +41,30 @@ Layout layout_of(const Attention *args) {
     return layout;
 }
 
-/* One query row: sequence, head and time step of the warp's row in [B,H,T]. */
+/* One query row: sequence, head and time step of the warp's row in [B,H,T]. Rows fit in 32 bits (check_heads), which
+ * divide without a call. */
 struct Row {
     int64_t index, n; /* in [B,H,T], in [N] */
     int head, t;
 };
 
-__device__ __forceinline__ Row row_of(int64_t index, const Layout &layout) {
+__device__ __forceinline__ Row row_of(uint32_t index, const Layout &layout) {
+    const uint32_t T = layout.T, b_head = index / T;
     Row row;
     row.index = index;
-    row.t = (int)(index % layout.T);
-    row.head = (int)(index / layout.T % layout.H);
-    row.n = index / layout.T / layout.H * layout.T + row.t;
+    row.t = (int)(index % T);
+    row.head = (int)(b_head % (uint32_t)layout.H);
+    row.n = (int64_t)(b_head / (uint32_t)layout.H) * layout.T + row.t;
     return row;
 }
 
-__device__ __forceinline__ int64_t warp_index() {
-    return (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+__device__ __forceinline__ uint32_t warp_index() {
+    return blockIdx.x * WARPS + threadIdx.x / WARP;
 }
 
 /* Copies a head's row into shared memory; the warp must meet before it reads. */
 template <typename S> __device__ __forceinline__ void load_head(float *shared, const S *row, int D) {
     for (int d = threadIdx.x % WARP; d < D; d += WARP) shared[d] = to_float(row[d]);
-}
-
-/* Eight sums side by side, then a tree: shorter chains of rounding, and of waiting. */
-template <typename S> __device__ __forceinline__ float dot(const float *shared, const S *row, int D) {
-    float sum[PACK] = {0};
-    for (int d = 0; d < D; d += PACK) {
-        float pack[PACK];
-        load_pack(pack, row + d);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) sum[i] += shared[d + i] * pack[i];
-    }
-#pragma unroll
-    for (int width = PACK / 2; width > 0; width /= 2)
-#pragma unroll
-        for (int i = 0; i < PACK / 2; i++)
-            if (i < width) sum[i] += sum[i + width];
-    return sum[0];
 }
 
 /* sum[i] += weight · row[dimension i of this lane] */
@@ -109,12 +90,12 @@ template <typename S> __device__ __forceinline__ void store_head(S *row, const f
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_forward_kernel(const S *__restrict__ qkv, S *__restrict__ out, float *__restrict__ lse,
                              Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, queries, WARPS);
     SHARED_ARRAY(Lanes, probabilities, WARPS);
-    const int64_t index = warp_index();
+    const uint32_t index = warp_index();
     if (index >= rows) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Row row = row_of(index, layout);
@@ -153,10 +134,10 @@ __global__ void __launch_bounds__(THREADS)
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_delta_kernel(const S *__restrict__ out, const S *__restrict__ dout, float *__restrict__ delta,
                            Layout layout, int64_t rows) {
-    const int64_t index = warp_index();
+    const uint32_t index = warp_index();
     if (index >= rows) return;
     const Row row = row_of(index, layout);
     const int64_t at = layout.out(row.n, row.head);
@@ -169,13 +150,13 @@ __global__ void __launch_bounds__(THREADS)
 
 /* dQ: a warp to each query row. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_dq_kernel(const S *__restrict__ qkv, const S *__restrict__ dout, const float *__restrict__ lse,
                         const float *__restrict__ delta, S *__restrict__ dqkv, Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, queries, WARPS);
     SHARED_ARRAY(Head, dout_rows, WARPS);
     SHARED_ARRAY(Lanes, dscores, WARPS);
-    const int64_t index = warp_index();
+    const uint32_t index = warp_index();
     if (index >= rows) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Row row = row_of(index, layout);
@@ -207,18 +188,20 @@ __global__ void __launch_bounds__(THREADS)
 
 /* dK and dV: a warp to each key row sums over the query heads of its group and the queries that see it. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     attention_dkv_kernel(const S *__restrict__ qkv, const S *__restrict__ dout, const float *__restrict__ lse,
                          const float *__restrict__ delta, S *__restrict__ dqkv, Layout layout, int64_t rows) {
     SHARED_ARRAY(Head, keys, WARPS);
     SHARED_ARRAY(Head, values, WARPS);
     SHARED_ARRAY(Lanes, probabilities, WARPS);
     SHARED_ARRAY(Lanes, dscores, WARPS);
-    const int64_t index = warp_index(); /* in [B,Hkv,T] */
+    const uint32_t index = warp_index(); /* in [B,Hkv,T] */
     if (index >= rows) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int T = layout.T, D = layout.D, key = (int)(index % T), kv_head = (int)(index / T % layout.Hkv);
-    const int64_t b = index / T / layout.Hkv, n0 = b * T;
+    const int T = layout.T, D = layout.D, key = (int)(index % (uint32_t)T);
+    const uint32_t b_head = index / (uint32_t)T;
+    const int kv_head = (int)(b_head % (uint32_t)layout.Hkv);
+    const int64_t b = b_head / (uint32_t)layout.Hkv, n0 = b * T;
     load_head(keys[warp], qkv + layout.k(n0 + key, kv_head), D);
     load_head(values[warp], qkv + layout.v(n0 + key, kv_head), D);
     __syncwarp();
@@ -254,15 +237,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 void check_attention(const Attention *args) {
-    check(args->D >= 8 && args->D <= MAX_D && args->D % 8 == 0,
-          "attention on cuda: head sizes are multiples of 8 up to %d, not %d", MAX_D, args->D);
-    check(args->Hkv >= 1 && args->H % args->Hkv == 0,
-          "attention on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
-    check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
-          "attention on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold",
-          args->B, args->T, args->H);
-    check((int64_t)args->H + 2 * (int64_t)args->Hkv <= INT32_MAX / MAX_D,
-          "attention on cuda: rows of %d and 2 · %d heads are too wide", args->H, args->Hkv);
+    check_heads("attention", args->B, args->T, args->H, args->Hkv, args->D);
 }
 
 unsigned blocks_for(int64_t rows) {

@@ -6,17 +6,13 @@
  * and sum of its own (a lane to a key for the scores, a lane to some dimensions for the values); they are
  * merged at the end in the order of the warps.
  */
-#include "types.cuh"
+#include "attention.cuh"
 
 #include <math.h>
 
 namespace {
 
-constexpr int MAX_D = 256, WARPS = 4, THREADS = WARPS * WARP;
-constexpr int DIMS = MAX_D / WARP; /* dimensions that a lane owns at most */
-
-typedef float Head[MAX_D];
-typedef float Lanes[WARP];
+constexpr int WARPS = HEAD_WARPS, THREADS = HEAD_THREADS, DIMS = HEAD_DIMS;
 
 /* Where things lie. */
 struct Layout {
@@ -26,8 +22,8 @@ struct Layout {
     const uint32_t *length;
 
     /* The time step of new token n. An invalid call, whose cache is full, must not write past it. */
-    __device__ int64_t time_of(int64_t n) const {
-        const int64_t time = (int64_t)length[n / T] + n % T;
+    __device__ int64_t time_of(uint32_t n) const {
+        const int64_t time = (int64_t)length[n / (uint32_t)T] + n % (uint32_t)T;
         if (time >= capacity) __trap();
         return time;
     }
@@ -48,12 +44,13 @@ Layout layout_of(const AttentionDecode *args) {
 
 /* Keys and values of one new token a block. Packs: D is a multiple of 8. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS) append_kernel(const S *__restrict__ qkv, S *__restrict__ k_cache,
-                                                         S *__restrict__ v_cache, Layout layout) {
-    const int64_t n = blockIdx.x;
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
+    append_kernel(const S *__restrict__ qkv, S *__restrict__ k_cache, S *__restrict__ v_cache,
+                  Layout layout) {
+    const uint32_t n = blockIdx.x;
     const int width = layout.Hkv * layout.D;
     const S *keys = qkv + n * layout.qkv_stride + (int64_t)layout.H * layout.D, *values = keys + width;
-    const int64_t to = layout.cache(n / layout.T, layout.time_of(n));
+    const int64_t to = layout.cache(n / (uint32_t)layout.T, layout.time_of(n));
     for (int i = threadIdx.x * PACK; i < width; i += THREADS * PACK) {
         float pack[PACK]; /* there and back keeps the bits */
         load_pack(pack, keys + i);
@@ -63,21 +60,9 @@ __global__ void __launch_bounds__(THREADS) append_kernel(const S *__restrict__ q
     }
 }
 
-/* Eight sums side by side, then a tree: shorter chains of rounding, and of waiting. */
-template <typename S> __device__ __forceinline__ float dot(const float *query, const S *key, int D) {
-    float sum[PACK] = {0};
-    for (int d = 0; d < D; d += PACK) {
-        float pack[PACK];
-        load_pack(pack, key + d);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) sum[i] += query[d + i] * pack[i];
-    }
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-}
-
 /* Bytes: the cache's keys and values up to the query, once a query head. Not yet measured. */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     decode_kernel(const S *__restrict__ qkv, const S *__restrict__ k_cache, const S *__restrict__ v_cache,
                   S *__restrict__ out, Layout layout) {
     SHARED_ARRAY(float, query, MAX_D);
@@ -85,9 +70,10 @@ __global__ void __launch_bounds__(THREADS)
     SHARED_ARRAY(Head, gathered, WARPS);
     SHARED_ARRAY(float, maxima, WARPS);
     SHARED_ARRAY(float, totals, WARPS);
-    const int64_t n = blockIdx.x / layout.H, b = n / layout.T, last = layout.time_of(n);
-    const int head = (int)(blockIdx.x % layout.H), D = layout.D;
-    const int kv_head = (int)((int64_t)head * layout.Hkv / layout.H);
+    const uint32_t n = blockIdx.x / (uint32_t)layout.H; /* in 32 bits, which divide without a call */
+    const int64_t b = n / (uint32_t)layout.T, last = layout.time_of(n);
+    const int head = (int)(blockIdx.x % (uint32_t)layout.H), D = layout.D,
+              kv_head = head / (layout.H / layout.Hkv);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     for (int d = threadIdx.x; d < D; d += THREADS)
         query[d] = to_float(qkv[n * layout.qkv_stride + (int64_t)head * D + d]);
@@ -134,13 +120,7 @@ __global__ void __launch_bounds__(THREADS)
 } // namespace
 
 template <typename S> void attention_decode(Queue *queue, const AttentionDecode *args) {
-    check(args->D >= 8 && args->D <= MAX_D && args->D % 8 == 0,
-          "attention_decode on cuda: head sizes are multiples of 8 up to %d, not %d", MAX_D, args->D);
-    check(args->Hkv >= 1 && args->H % args->Hkv == 0,
-          "attention_decode on cuda: %d heads are not a multiple of %d key-value heads", args->H, args->Hkv);
-    check((int64_t)args->B * args->T <= (int64_t)INT32_MAX / args->H,
-          "attention_decode on cuda: %d sequences of %d tokens and %d heads are more than a launch can hold",
-          args->B, args->T, args->H);
+    check_heads("attention_decode", args->B, args->T, args->H, args->Hkv, args->D);
     if (args->B == 0 || args->T == 0) return;
     const Layout layout = layout_of(args);
     const unsigned tokens = (unsigned)(args->B * args->T);

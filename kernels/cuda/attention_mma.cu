@@ -83,6 +83,29 @@ __device__ __forceinline__ void finish_rows(float (&factor)[TILES][2], float *ls
         }
 }
 
+/* One tile of keys and values, both in `stage`: scores, softmax, and what the values add to `sum`. */
+template <int D, int TILES>
+__device__ __forceinline__ void visit_keys(float (&sum)[TILES][D / 8][4], RowState (&rows)[TILES][2],
+                                           const uint32_t (&q)[TILES][D / 16][4], const bf16 *stage, int key0,
+                                           bool masked, float scale_log2) {
+    typedef AttentionConfig<D, TILES> C;
+    float scores[KEYS / 16][TILES][2][4];
+#pragma unroll
+    for (int n = 0; n < KEYS / 16; n++) {
+        clear(scores[n]);
+        multiply_rows<D, TILES>(scores[n], q, stage + n * 16 * C::STRIDE);
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+        softmax_step<D, TILES>(scores, i, sum[i], rows[i], key0, masked, scale_log2);
+#pragma unroll
+    for (int n = 0; n < KEYS / 16; n++) {
+        uint32_t p[TILES][4];
+        as_operand<TILES>(p, scores[n]);
+        accumulate_rows<D, TILES>(sum, p, stage + C::TILE + n * 16 * C::STRIDE);
+    }
+}
+
 template <int D, int TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_forward_mma_kernel(const bf16 *__restrict__ qkv, bf16 *__restrict__ out,
@@ -90,30 +113,14 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     typedef AttentionConfig<D, TILES> C;
     SHARED_MEMORY(bf16, shared);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
-    const int T = shape.T;
+    const QueryBlock block = query_block<C::ROWS>(shape);
+    const int T = shape.T, row0 = first_row<TILES>(), query0 = block.q0 + row0; /* of this warp */
+    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + block.token : NULL;
+    const KeyWalk<D, TILES> walk(qkv, shape, block, doc_start, range_buffer);
 
-    /* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
-    const int query_block = shape.blocks - 1 - (int)(blockIdx.x % shape.blocks);
-    const int head = (int)(blockIdx.x / shape.blocks % shape.H);
-    const int b = (int)(blockIdx.x / shape.blocks / shape.H);
-    const int kv_head = head / (shape.H / shape.Hkv), q0 = query_block * C::ROWS;
-    const int row0 = first_row<TILES>();
-    const int n0 = b * T;
-    const HeadRows queries = {qkv, shape.qkv_stride, n0, head * D};
-    const HeadRows keys = {qkv, shape.qkv_stride, n0, (shape.H + kv_head) * D};
-    const HeadRows values = {qkv, shape.qkv_stride, n0, (shape.H + shape.Hkv + kv_head) * D};
-    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
-
-    const KeyRange range = first_keys<C::ROWS>(doc_start, q0, T, range_buffer);
-    const int first_tile = range.least / KEYS;
-    const int last_tile = (min(q0 + C::ROWS, T) - 1) / KEYS;
-
-    copy_rows<D, C::ROWS>(shared + C::STAGE, queries, q0, T); /* through stage 1 */
-    cp_async_commit();
-    copy_rows<D, KEYS>(shared, keys, first_tile * KEYS, T);
-    copy_rows<D, KEYS>(shared + C::TILE, values, first_tile * KEYS, T);
-    cp_async_commit();
-
+    copy_rows<D, C::ROWS>(shared + C::STAGE, query_rows<D>(qkv, shape, block.token, block.head), block.q0, T);
+    cp_async_commit(); /* through stage 1 */
+    walk.start(shared, walk.first);
     cp_async_wait<1>();
     __syncthreads();
     uint32_t q[TILES][D / 16][4];
@@ -126,76 +133,42 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             RowState &row = rows[tile][r];
-            row.t = q0 + row0 + tile * 16 + threadIdx.x % WARP / 4 + r * 8; /* from T on: never stored */
+            row.t = block.query_of(row0, tile, r); /* from T on: never stored */
             row.first_key = row_first_key(doc_start, min(row.t, T - 1));
             row.most = -INFINITY, row.total = 0;
         }
 
     const float scale_log2 = shape.scale * LOG2_E;
-    for (int tile = first_tile; tile <= last_tile; tile++) {
-        const int stage = (tile - first_tile) & 1, key0 = tile * KEYS;
-        bf16 *current = shared + stage * C::STAGE, *next = shared + (1 - stage) * C::STAGE;
-        cp_async_wait<0>();
-        __syncthreads(); /* this tile is there, and all warps are through with the one before it */
-        if (tile < last_tile) {
-            copy_rows<D, KEYS>(next, keys, key0 + KEYS, T);
-            copy_rows<D, KEYS>(next + C::TILE, values, key0 + KEYS, T);
-            cp_async_commit();
-        }
-        if (key0 > q0 + row0 + TILES * 16 - 1) continue; /* above this warp's diagonal */
-        const bool masked = key0 + KEYS - 1 > q0 + row0 || key0 < range.most;
-        float scores[KEYS / 16][TILES][2][4];
-#pragma unroll
-        for (int n = 0; n < KEYS / 16; n++) {
-            clear(scores[n]);
-            multiply_rows<D, TILES>(scores[n], q, current + n * 16 * C::STRIDE);
-        }
-#pragma unroll
-        for (int i = 0; i < TILES; i++)
-            softmax_step<D, TILES>(scores, i, sum[i], rows[i], key0, masked, scale_log2);
-#pragma unroll
-        for (int n = 0; n < KEYS / 16; n++) {
-            uint32_t p[TILES][4];
-            as_operand<TILES>(p, scores[n]);
-            accumulate_rows<D, TILES>(sum, p, current + C::TILE + n * 16 * C::STRIDE);
-        }
+    for (int tile = walk.first; tile <= walk.last; tile++) {
+        const bf16 *stage = walk.hand_over(shared, tile);
+        if (tile * KEYS > query0 + TILES * 16 - 1) continue; /* above this warp's diagonal */
+        visit_keys<D, TILES>(sum, rows, q, stage, tile * KEYS, walk.masked(tile, query0), scale_log2);
     }
 
     float factor[TILES][2];
-    finish_rows<TILES>(factor, lse + (int64_t)(b * shape.H + head) * T, rows, T, shape.scale);
+    finish_rows<TILES>(factor, lse + (int64_t)(block.b * shape.H + block.head) * T, rows, T, shape.scale);
     __syncthreads(); /* the stages are free */
-    const int64_t first = n0 + q0 + row0;
-    store_rows<D, TILES>(out + first * shape.out_stride + (int64_t)head * D, shape.out_stride,
-                         T - (q0 + row0), shared + row0 * C::STRIDE, sum, factor);
+    const int64_t first = block.token + query0;
+    store_rows<D, TILES>(out + first * shape.out_stride + (int64_t)block.head * D, shape.out_stride,
+                         T - query0, shared + row0 * C::STRIDE, sum, factor);
 }
 
-template <int D, int TILES> void run(Queue *queue, const Attention *args) {
-    typedef AttentionConfig<D, TILES> C;
-    static bool allowed = false;
-    if (!allowed && C::STAGES_BYTES > 48 * 1024)
+struct RunForward {
+    Queue *queue;
+    const Attention *args;
+
+    template <int D, int TILES> void operator()() {
+        typedef AttentionConfig<D, TILES> C;
         ALLOW_SHARED_MEMORY((attention_forward_mma_kernel<D, TILES>), C::STAGES_BYTES);
-    allowed = true;
-    const AttentionShape shape = attention_shape(args, C::ROWS);
-    LAUNCH((attention_forward_mma_kernel<D, TILES>), (unsigned)shape.blocks * args->H * args->B,
-           ATTENTION_THREADS, C::STAGES_BYTES, queue->stream, static_cast<const bf16 *>(args->qkv),
-           static_cast<bf16 *>(args->out), static_cast<float *>(args->lse), shape);
-}
+        const AttentionShape shape = attention_shape(args, C::ROWS);
+        LAUNCH((attention_forward_mma_kernel<D, TILES>), (unsigned)shape.blocks * args->H * args->B,
+               ATTENTION_THREADS, C::STAGES_BYTES, queue->stream, static_cast<const bf16 *>(args->qkv),
+               static_cast<bf16 *>(args->out), static_cast<float *>(args->lse), shape);
+    }
+};
 
 } // namespace
 
 bool attention_forward_mma(Queue *queue, const Attention *args) {
-    switch (args->D) {
-    case 32:
-        return run<32, 2>(queue, args), true;
-    case 48:
-        return run<48, 2>(queue, args), true;
-    case 64:
-        return run<64, 2>(queue, args), true;
-    case 96:
-        return run<96, 1>(queue, args), true;
-    case 128:
-        return run<128, 1>(queue, args), true;
-    default:
-        return false;
-    }
+    return dispatch_head_size(args->D, RunForward{queue, args});
 }

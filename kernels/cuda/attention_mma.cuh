@@ -36,7 +36,7 @@ constexpr int ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
 constexpr int ATTENTION_TILE = 64; /* rows of a tile that passes through shared memory */
 constexpr float LOG2_E = 1.4426950408889634f;
 
-/* What a block of head size D is: registers decide TILES (the tables in the two .cu files). */
+/* What a block of head size D is: registers decide TILES (dispatch_head_size). */
 template <int D, int TILES_> struct AttentionConfig {
     static constexpr int TILES = TILES_;
     static constexpr int ROWS = ATTENTION_WARPS * TILES * 16; /* that a block owns */
@@ -101,6 +101,31 @@ struct HeadRows {
     }
 };
 
+/* Rows of qkv: those of query head `head`, and of key-value head `kv_head` the keys and the values; `token` is the
+ * sequence's first. */
+template <int D>
+__device__ __forceinline__ HeadRows query_rows(const bf16 *qkv, const AttentionShape &shape, int token,
+                                               int head) {
+    return {qkv, shape.qkv_stride, token, head * D};
+}
+template <int D>
+__device__ __forceinline__ HeadRows key_rows(const bf16 *qkv, const AttentionShape &shape, int token,
+                                             int kv_head) {
+    return {qkv, shape.qkv_stride, token, (shape.H + kv_head) * D};
+}
+template <int D>
+__device__ __forceinline__ HeadRows value_rows(const bf16 *qkv, const AttentionShape &shape, int token,
+                                               int kv_head) {
+    return {qkv, shape.qkv_stride, token, (shape.H + shape.Hkv + kv_head) * D};
+}
+
+/* Rows of a tensor laid out as out [N, H·D]. */
+template <int D>
+__device__ __forceinline__ HeadRows out_rows(const bf16 *out, const AttentionShape &shape, int token,
+                                             int head) {
+    return {out, shape.out_stride, token, head * D};
+}
+
 /* Starts copying rows [first, first + ROWS) of a head into shared memory; rows at or past T become zero. */
 template <int D, int ROWS>
 __device__ __forceinline__ void copy_rows(bf16 *shared, const HeadRows &head, int first, int T) {
@@ -130,6 +155,28 @@ __device__ __forceinline__ void load_rows(uint32_t (&a)[TILES][D / 16][4], const
 #pragma unroll
         for (int d = 0; d < D / 16; d++)
             ldmatrix_x4(a[tile][d], rows + tile * 16 * (D + 8) + d * 16 + tile_offset(D + 8));
+}
+
+/* A block's own rows of two tensors, each through a stage into registers: from `row` on, `row0` of them before this
+ * warp's. Between the two calls other work fits; after the second the stages are free. All threads call. */
+template <int D, int TILES>
+__device__ __forceinline__ void start_own_rows(bf16 *stages, const HeadRows &a, const HeadRows &b, int row,
+                                               int T) {
+    typedef AttentionConfig<D, TILES> C;
+    copy_rows<D, C::ROWS>(stages, a, row, T);
+    copy_rows<D, C::ROWS>(stages + C::STAGE, b, row, T);
+    cp_async_commit();
+}
+template <int D, int TILES>
+__device__ __forceinline__ void finish_own_rows(uint32_t (&a)[TILES][D / 16][4],
+                                                uint32_t (&b)[TILES][D / 16][4], const bf16 *stages,
+                                                int row0) {
+    typedef AttentionConfig<D, TILES> C;
+    cp_async_wait<0>();
+    __syncthreads();
+    load_rows<D, TILES>(a, stages + row0 * C::STRIDE);
+    load_rows<D, TILES>(b, stages + C::STAGE + row0 * C::STRIDE);
+    __syncthreads();
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -167,11 +214,6 @@ __device__ __forceinline__ void accumulate_rows(float (&c)[TILES][D / 8][4], con
             mma_m16n8k16_bf16(c[tile][2 * d + 1], a[tile], high, c[tile][2 * d + 1]);
         }
     }
-}
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&pair);
 }
 
 /* Accumulators of 16 columns, rounded, as the A fragment of the next product. */
@@ -220,6 +262,16 @@ __device__ __forceinline__ void store_rows(bf16 *head, int stride, int rows, bf1
     }
 }
 
+/* The same with one factor for all. */
+template <int D, int TILES>
+__device__ __forceinline__ void store_rows(bf16 *head, int stride, int rows, bf16 *staged,
+                                           const float (&c)[TILES][D / 8][4], float factor) {
+    float factors[TILES][2];
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) factors[tile][0] = factors[tile][1] = factor;
+    store_rows<D, TILES>(head, stride, rows, staged, c, factors);
+}
+
 /* --------------------------------------------------------------------------------------------------------
  * Documents
  * ------------------------------------------------------------------------------------------------------ */
@@ -261,6 +313,95 @@ template <int ROWS> __device__ KeyRange first_keys(const uint32_t *doc_start, in
         range.most = max(range.most, (int)doc_start[t]);
     }
     return block_range(range, buffer);
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Queries that walk over their keys: the forward, and dQ
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* A block's queries: from q0 on, of one head. */
+struct QueryBlock {
+    int b, head, kv_head, q0;
+    int token; /* the sequence's first */
+
+    /* The query that a thread holds a quarter of: of 16-row tile `tile` of the warp whose rows start at row0, row
+     * lane / 4, or with r = 1 that and 8 more. */
+    __device__ __forceinline__ int query_of(int row0, int tile, int r) const {
+        return q0 + row0 + tile * 16 + (int)(threadIdx.x % WARP) / 4 + r * 8;
+    }
+};
+
+/* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
+template <int ROWS> __device__ __forceinline__ QueryBlock query_block(const AttentionShape &shape) {
+    QueryBlock block;
+    block.q0 = (shape.blocks - 1 - (int)(blockIdx.x % shape.blocks)) * ROWS;
+    block.head = (int)(blockIdx.x / shape.blocks % shape.H);
+    block.kv_head = block.head / (shape.H / shape.Hkv);
+    block.b = (int)(blockIdx.x / shape.blocks / shape.H);
+    block.token = block.b * shape.T;
+    return block;
+}
+
+/* The tiles of keys and values that a block of queries visits, the next on its way while one is worked on. */
+template <int D, int TILES> struct KeyWalk {
+    typedef AttentionConfig<D, TILES> C;
+    HeadRows keys, values;
+    int T, first, last; /* tiles */
+    int all_see_from;   /* the first key that no document hides from a query of the block */
+
+    /* All threads call; `buffer` holds two ints a warp. */
+    __device__ __forceinline__ KeyWalk(const bf16 *qkv, const AttentionShape &shape, const QueryBlock &block,
+                                       const uint32_t *doc_start, int *buffer)
+        : keys(key_rows<D>(qkv, shape, block.token, block.kv_head)),
+          values(value_rows<D>(qkv, shape, block.token, block.kv_head)), T(shape.T) {
+        const KeyRange range = first_keys<C::ROWS>(doc_start, block.q0, T, buffer);
+        first = range.least / ATTENTION_TILE;
+        last = (min(block.q0 + C::ROWS, T) - 1) / ATTENTION_TILE;
+        all_see_from = range.most;
+    }
+
+    __device__ __forceinline__ void start(bf16 *stage, int tile) const {
+        copy_rows<D, ATTENTION_TILE>(stage, keys, tile * ATTENTION_TILE, T);
+        copy_rows<D, ATTENTION_TILE>(stage + C::TILE, values, tile * ATTENTION_TILE, T);
+        cp_async_commit();
+    }
+
+    /* The stage where the tile now is, keys before values; all warps are through with the one before it. The first
+     * tile was started in the first stage. */
+    __device__ __forceinline__ const bf16 *hand_over(bf16 *stages, int tile) const {
+        const int stage = (tile - first) & 1;
+        cp_async_wait<0>();
+        __syncthreads();
+        if (tile < last) start(stages + (1 - stage) * C::STAGE, tile + 1);
+        return stages + stage * C::STAGE;
+    }
+
+    /* Whether a key of the tile is hidden from a query of the warp that starts at `query`. */
+    __device__ __forceinline__ bool masked(int tile, int query) const {
+        return tile * ATTENTION_TILE + ATTENTION_TILE - 1 > query || tile * ATTENTION_TILE < all_see_from;
+    }
+};
+
+/* --------------------------------------------------------------------------------------------------------
+ * Launches
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* Calls run.template operator()<D, TILES>() for the head sizes that have kernels; false for others. */
+template <typename Run> bool dispatch_head_size(int D, Run run) {
+    switch (D) {
+    case 32:
+        return run.template operator()<32, 2>(), true;
+    case 48:
+        return run.template operator()<48, 2>(), true;
+    case 64:
+        return run.template operator()<64, 2>(), true;
+    case 96:
+        return run.template operator()<96, 1>(), true;
+    case 128:
+        return run.template operator()<128, 1>(), true;
+    default:
+        return false;
+    }
 }
 
 #endif

@@ -161,6 +161,42 @@ __device__ __forceinline__ void copy_queries(bf16 *stage, QueryRows *rows, const
     cp_async_commit();
 }
 
+/* What 16 queries from `n` on add to dK and dV of a warp's keys, which start at key0; q0: the tile's first. */
+template <int D, int TILES>
+__device__ __forceinline__ void
+visit_queries(float (&dk)[TILES][D / 8][4], float (&dv)[TILES][D / 8][4],
+              const uint32_t (&k)[TILES][D / 16][4], const uint32_t (&v)[TILES][D / 16][4], const bf16 *stage,
+              const QueryRows *rows, int n, int q0, int key0, bool masked, const AttentionShape &shape) {
+    typedef AttentionConfig<D, TILES> C;
+    const bf16 *q_rows = stage + n * C::STRIDE, *dout_rows = q_rows + C::TILE;
+    float s[TILES][2][4], dp[TILES][2][4];
+    clear(s);
+    multiply_rows<D, TILES>(s, k, q_rows);
+    if (masked) mask_columns<TILES>(s, rows, n, key0 - (q0 + n), q0, shape.doc_start != NULL);
+    start_columns(dp, rows, n);
+    multiply_rows<D, TILES>(dp, v, dout_rows);
+    key_gradients<TILES>(s, dp, rows, n, shape.scale * LOG2_E);
+    uint32_t p[TILES][4], ds[TILES][4];
+    as_operand<TILES>(p, s);
+    as_operand<TILES>(ds, dp);
+    accumulate_rows<D, TILES>(dv, p, dout_rows);
+    accumulate_rows<D, TILES>(dk, ds, q_rows);
+}
+
+/* Whether the tile of queries from q0 on needs a mask, for keys from k0 on: the diagonal crosses it, or a document's
+ * start does. Its stage is there for all threads afterwards; all of them call. */
+template <int ROWS>
+__device__ __forceinline__ bool hand_over_queries(const QueryRows *rows, int q0, int k0, bool documents) {
+    cp_async_wait<0>();
+    const bool diagonal = q0 < k0 + ROWS;
+    if (!documents) {
+        __syncthreads();
+        return diagonal;
+    }
+    const int i = (int)threadIdx.x - TILE_ROWS; /* the row that this thread has copied */
+    return __syncthreads_or(i >= 0 && rows->first_key[i] > k0) != 0 || diagonal;
+}
+
 template <int D, int TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_dkv_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
@@ -168,7 +204,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     typedef AttentionConfig<D, TILES> C;
     static_assert(ATTENTION_THREADS == 2 * TILE_ROWS && TERMS == 2, "how copy_queries shares the work");
     SHARED_MEMORY(bf16, shared);
-    SHARED_ARRAY(QueryRows, query_rows, 2);
+    SHARED_ARRAY(QueryRows, rows, 2);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
     const int T = shape.T, group = shape.H / shape.Hkv;
 
@@ -179,76 +215,44 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     const int b = (int)(blockIdx.x / shape.blocks / shape.Hkv);
     const int row0 = first_row<TILES>(), key0 = k0 + row0; /* of this warp */
     const int n0 = b * T, end_head = (kv_head + 1) * group;
-    const HeadRows keys = {qkv, shape.qkv_stride, n0, (shape.H + kv_head) * D};
-    const HeadRows values = {qkv, shape.qkv_stride, n0, (shape.H + shape.Hkv + kv_head) * D};
     const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
 
-    copy_rows<D, C::ROWS>(shared, keys, k0, T); /* through the stages, into registers */
-    copy_rows<D, C::ROWS>(shared + C::STAGE, values, k0, T);
-    cp_async_commit();
+    start_own_rows<D, TILES>(shared, key_rows<D>(qkv, shape, n0, kv_head),
+                             value_rows<D>(qkv, shape, n0, kv_head), k0, T);
     const int first_tile = k0 / TILE_ROWS;
     const int last_tile = same_in_warp(last_query(doc_start, k0, k0 + C::ROWS, T, range_buffer)) / TILE_ROWS;
-    cp_async_wait<0>();
-    __syncthreads();
     uint32_t k[TILES][D / 16][4], v[TILES][D / 16][4];
-    load_rows<D, TILES>(k, shared + row0 * C::STRIDE);
-    load_rows<D, TILES>(v, shared + C::STAGE + row0 * C::STRIDE);
+    finish_own_rows<D, TILES>(k, v, shared, row0);
     float dk[TILES][D / 8][4], dv[TILES][D / 8][4];
     clear(dk);
     clear(dv);
-    __syncthreads(); /* the stages are free */
 
-    const float scale_log2 = shape.scale * LOG2_E;
     int head = kv_head * group, tile = first_tile;
     auto copy_next = [&](int stage) {
-        const HeadRows queries = {qkv, shape.qkv_stride, n0, head * D};
-        const HeadRows dout_rows = {dout, shape.out_stride, n0, head * D};
         const float *head_terms = terms + (int64_t)(b * shape.H + head) * (TERMS * shape.padded_T);
-        copy_queries<D, TILES>(shared + stage * C::STAGE, &query_rows[stage], queries, dout_rows, head_terms,
-                               tile * TILE_ROWS, shape);
+        copy_queries<D, TILES>(shared + stage * C::STAGE, &rows[stage], query_rows<D>(qkv, shape, n0, head),
+                               out_rows<D>(dout, shape, n0, head), head_terms, tile * TILE_ROWS, shape);
     };
     copy_next(0);
     for (int stage = 0; head < end_head; stage ^= 1) {
         const int q0 = tile * TILE_ROWS;
-        const bf16 *current = shared + stage * C::STAGE;
-        const QueryRows *current_rows = &query_rows[stage];
-        cp_async_wait<0>();
-        bool masked = q0 < k0 + C::ROWS; /* the diagonal crosses the tile, or a document's start does */
-        if (shape.doc_start) {
-            const int i = (int)threadIdx.x - TILE_ROWS; /* the row that this thread has copied */
-            masked |= __syncthreads_or(i >= 0 && current_rows->first_key[i] > k0) != 0;
-        } else
-            __syncthreads();
+        const bool masked = hand_over_queries<C::ROWS>(&rows[stage], q0, k0, shape.doc_start != NULL);
         if (++tile > last_tile) tile = first_tile, head++;
         if (head < end_head) copy_next(1 - stage);
 #pragma unroll 1 /* registers are full with one */
         for (int n = 0; n < TILE_ROWS; n += 16) {
             if (q0 + n + 15 < key0) continue; /* above this warp's diagonal */
-            const bf16 *q_rows = current + n * C::STRIDE, *dout_rows = q_rows + C::TILE;
-            float s[TILES][2][4], dp[TILES][2][4];
-            clear(s);
-            multiply_rows<D, TILES>(s, k, q_rows);
-            if (masked) mask_columns<TILES>(s, current_rows, n, key0 - (q0 + n), q0, shape.doc_start != NULL);
-            start_columns(dp, current_rows, n);
-            multiply_rows<D, TILES>(dp, v, dout_rows);
-            key_gradients<TILES>(s, dp, current_rows, n, scale_log2);
-            uint32_t p[TILES][4], ds[TILES][4];
-            as_operand<TILES>(p, s);
-            as_operand<TILES>(ds, dp);
-            accumulate_rows<D, TILES>(dv, p, dout_rows);
-            accumulate_rows<D, TILES>(dk, ds, q_rows);
+            visit_queries<D, TILES>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], n, q0, key0,
+                                    masked, shape);
         }
     }
 
-    float scales[TILES][2], ones[TILES][2];
-#pragma unroll
-    for (int i = 0; i < TILES; i++) scales[i][0] = scales[i][1] = shape.scale, ones[i][0] = ones[i][1] = 1;
     __syncthreads(); /* the stages are free */
     bf16 *dkeys = dqkv + (int64_t)(n0 + key0) * shape.qkv_stride + (int64_t)(shape.H + kv_head) * D;
     bf16 *staged = shared + row0 * C::STRIDE;
-    store_rows<D, TILES>(dkeys, shape.qkv_stride, T - key0, staged, dk, scales);
+    store_rows<D, TILES>(dkeys, shape.qkv_stride, T - key0, staged, dk, shape.scale);
     store_rows<D, TILES>(dkeys + (int64_t)shape.Hkv * D, shape.qkv_stride, T - key0, staged + C::STAGE, dv,
-                         ones);
+                         1);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -290,6 +294,23 @@ __device__ __forceinline__ void query_gradients(const float (&s)[TILES][2][4], f
             }
 }
 
+/* What 16 keys from key0 on add to dQ of a warp's queries; `keys`: their rows, a tile before the values'. */
+template <int D, int TILES>
+__device__ __forceinline__ void
+visit_keys(float (&dq)[TILES][D / 8][4], const uint32_t (&q)[TILES][D / 16][4],
+           const uint32_t (&dout)[TILES][D / 16][4], const bf16 *keys, const QueryRow (&rows)[TILES][2],
+           int key0, bool masked, float scale_log2) {
+    float s[TILES][2][4], dp[TILES][2][4];
+    clear(s);
+    multiply_rows<D, TILES>(s, q, keys);
+    start_rows(dp, rows);
+    multiply_rows<D, TILES>(dp, dout, keys + AttentionConfig<D, TILES>::TILE);
+    query_gradients<TILES>(s, dp, rows, key0, masked, scale_log2);
+    uint32_t ds[TILES][4];
+    as_operand<TILES>(ds, dp);
+    accumulate_rows<D, TILES>(dq, ds, keys);
+}
+
 template <int D, int TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_dq_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
@@ -297,85 +318,48 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     typedef AttentionConfig<D, TILES> C;
     SHARED_MEMORY(bf16, shared);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
-    const int T = shape.T;
+    const QueryBlock block = query_block<C::ROWS>(shape);
+    const int T = shape.T, row0 = first_row<TILES>(), query0 = block.q0 + row0; /* of this warp */
+    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + block.token : NULL;
 
-    /* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
-    const int q0 = (shape.blocks - 1 - (int)(blockIdx.x % shape.blocks)) * C::ROWS;
-    const int head = (int)(blockIdx.x / shape.blocks % shape.H), kv_head = head / (shape.H / shape.Hkv);
-    const int b = (int)(blockIdx.x / shape.blocks / shape.H), n0 = b * T;
-    const int row0 = first_row<TILES>();
-    const HeadRows queries = {qkv, shape.qkv_stride, n0, head * D};
-    const HeadRows dout_head = {dout, shape.out_stride, n0, head * D};
-    const HeadRows keys = {qkv, shape.qkv_stride, n0, (shape.H + kv_head) * D};
-    const HeadRows values = {qkv, shape.qkv_stride, n0, (shape.H + shape.Hkv + kv_head) * D};
-    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
-
-    copy_rows<D, C::ROWS>(shared, queries, q0, T); /* through the stages, into registers */
-    copy_rows<D, C::ROWS>(shared + C::STAGE, dout_head, q0, T);
-    cp_async_commit();
-    const KeyRange range = first_keys<C::ROWS>(doc_start, q0, T, range_buffer);
-    const int first_tile = range.least / TILE_ROWS;
-    const int last_tile = (min(q0 + C::ROWS, T) - 1) / TILE_ROWS;
+    start_own_rows<D, TILES>(shared, query_rows<D>(qkv, shape, block.token, block.head),
+                             out_rows<D>(dout, shape, block.token, block.head), block.q0, T);
+    const KeyWalk<D, TILES> walk(qkv, shape, block, doc_start, range_buffer);
     QueryRow rows[TILES][2];
 #pragma unroll
     for (int i = 0; i < TILES; i++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             QueryRow &row = rows[i][r];
-            row.t = q0 + row0 + i * 16 + threadIdx.x % WARP / 4 + r * 8;
+            row.t = block.query_of(row0, i, r);
             row.first_key = row_first_key(doc_start, min(row.t, T - 1));
-            const float *term = terms + (int64_t)(b * shape.H + head) * (TERMS * shape.padded_T) + row.t;
+            const float *term =
+                terms + (int64_t)(block.b * shape.H + block.head) * (TERMS * shape.padded_T) + row.t;
             const bool exists = row.t < T;
             row.lse_log2 = exists ? term[LSE_LOG2 * shape.padded_T] : INFINITY;
             row.delta = exists ? term[DELTA * shape.padded_T] : 0;
         }
-    cp_async_wait<0>();
-    __syncthreads();
     uint32_t q[TILES][D / 16][4], dout_rows[TILES][D / 16][4];
-    load_rows<D, TILES>(q, shared + row0 * C::STRIDE);
-    load_rows<D, TILES>(dout_rows, shared + C::STAGE + row0 * C::STRIDE);
+    finish_own_rows<D, TILES>(q, dout_rows, shared, row0);
     float dq[TILES][D / 8][4];
     clear(dq);
-    __syncthreads(); /* the stages are free */
 
     const float scale_log2 = shape.scale * LOG2_E;
-    copy_rows<D, TILE_ROWS>(shared, keys, first_tile * TILE_ROWS, T);
-    copy_rows<D, TILE_ROWS>(shared + C::TILE, values, first_tile * TILE_ROWS, T);
-    cp_async_commit();
-    for (int tile = first_tile; tile <= last_tile; tile++) {
-        const int stage = (tile - first_tile) & 1, key0 = tile * TILE_ROWS;
-        const bf16 *current = shared + stage * C::STAGE;
-        bf16 *next = shared + (1 - stage) * C::STAGE;
-        cp_async_wait<0>();
-        __syncthreads(); /* this tile is there, and all warps are through with the one before it */
-        if (tile < last_tile) {
-            copy_rows<D, TILE_ROWS>(next, keys, key0 + TILE_ROWS, T);
-            copy_rows<D, TILE_ROWS>(next + C::TILE, values, key0 + TILE_ROWS, T);
-            cp_async_commit();
-        }
-        const bool masked = key0 + TILE_ROWS - 1 > q0 + row0 || key0 < range.most;
+    walk.start(shared, walk.first);
+    for (int tile = walk.first; tile <= walk.last; tile++) {
+        const bf16 *stage = walk.hand_over(shared, tile);
+        const bool masked = walk.masked(tile, query0);
 #pragma unroll 1 /* registers are full with one */
         for (int n = 0; n < TILE_ROWS; n += 16) {
-            if (key0 + n > q0 + row0 + TILES * 16 - 1) break; /* above this warp's diagonal */
-            const bf16 *key_rows = current + n * C::STRIDE;
-            float s[TILES][2][4], dp[TILES][2][4];
-            clear(s);
-            multiply_rows<D, TILES>(s, q, key_rows);
-            start_rows(dp, rows);
-            multiply_rows<D, TILES>(dp, dout_rows, key_rows + C::TILE);
-            query_gradients<TILES>(s, dp, rows, key0 + n, masked, scale_log2);
-            uint32_t ds[TILES][4];
-            as_operand<TILES>(ds, dp);
-            accumulate_rows<D, TILES>(dq, ds, key_rows);
+            const int key0 = tile * TILE_ROWS + n;
+            if (key0 > query0 + TILES * 16 - 1) break; /* above this warp's diagonal */
+            visit_keys<D, TILES>(dq, q, dout_rows, stage + n * C::STRIDE, rows, key0, masked, scale_log2);
         }
     }
 
-    float factor[TILES][2];
-#pragma unroll
-    for (int i = 0; i < TILES; i++) factor[i][0] = factor[i][1] = shape.scale;
     __syncthreads(); /* the stages are free */
-    bf16 *dqueries = dqkv + (int64_t)(n0 + q0 + row0) * shape.qkv_stride + (int64_t)head * D;
-    store_rows<D, TILES>(dqueries, shape.qkv_stride, T - (q0 + row0), shared + row0 * C::STRIDE, dq, factor);
+    bf16 *dqueries = dqkv + (int64_t)(block.token + query0) * shape.qkv_stride + (int64_t)block.head * D;
+    store_rows<D, TILES>(dqueries, shape.qkv_stride, T - query0, shared + row0 * C::STRIDE, dq, shape.scale);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -386,51 +370,40 @@ size_t terms_bytes(int64_t sequences, int64_t tokens, int64_t heads) {
     return (size_t)((tokens + sequences * (row_stride(1) - 1)) * heads * TERMS) * sizeof(float);
 }
 
-template <int D, int TILES> void run(Queue *queue, const AttentionBackward *args) {
-    typedef AttentionConfig<D, TILES> C;
-    static bool allowed = false;
-    if (!allowed && C::STAGES_BYTES > 48 * 1024) {
+struct RunBackward {
+    Queue *queue;
+    const AttentionBackward *args;
+
+    template <int D, int TILES> void operator()() {
+        typedef AttentionConfig<D, TILES> C;
         ALLOW_SHARED_MEMORY((attention_dkv_mma_kernel<D, TILES>), C::STAGES_BYTES);
         ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, TILES>), C::STAGES_BYTES);
-    }
-    allowed = true;
-    const Attention *forward = args->forward;
-    const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
-    float *terms =
-        static_cast<float *>(cuda_scratch(queue, terms_bytes(B, (int64_t)B * T, H), "attention_backward"));
-    const bf16 *qkv = static_cast<const bf16 *>(forward->qkv), *out = static_cast<const bf16 *>(forward->out);
-    const bf16 *dout = static_cast<const bf16 *>(args->dout);
-    const float *lse = static_cast<const float *>(forward->lse);
-    bf16 *dqkv = static_cast<bf16 *>(args->dqkv);
+        const Attention *forward = args->forward;
+        const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
+        float *terms = static_cast<float *>(
+            cuda_scratch(queue, terms_bytes(B, (int64_t)B * T, H), "attention_backward"));
+        const bf16 *qkv = static_cast<const bf16 *>(forward->qkv),
+                   *out = static_cast<const bf16 *>(forward->out);
+        const bf16 *dout = static_cast<const bf16 *>(args->dout);
+        const float *lse = static_cast<const float *>(forward->lse);
+        bf16 *dqkv = static_cast<bf16 *>(args->dqkv);
 
-    AttentionShape shape = attention_shape(forward, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
-    shape.blocks = (int)ceil_div(shape.padded_T, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
-    LAUNCH((attention_terms_kernel<D>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS, 0, queue->stream,
-           out, dout, lse, terms, shape);
-    shape = attention_shape(forward, C::ROWS);
-    LAUNCH((attention_dkv_mma_kernel<D, TILES>), (unsigned)shape.blocks * Hkv * B, ATTENTION_THREADS,
-           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
-    LAUNCH((attention_dq_mma_kernel<D, TILES>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS,
-           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
-}
+        AttentionShape shape = attention_shape(forward, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
+        shape.blocks = (int)ceil_div(shape.padded_T, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
+        LAUNCH((attention_terms_kernel<D>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS, 0,
+               queue->stream, out, dout, lse, terms, shape);
+        shape = attention_shape(forward, C::ROWS);
+        LAUNCH((attention_dkv_mma_kernel<D, TILES>), (unsigned)shape.blocks * Hkv * B, ATTENTION_THREADS,
+               C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
+        LAUNCH((attention_dq_mma_kernel<D, TILES>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS,
+               C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
+    }
+};
 
 } // namespace
 
 bool attention_backward_mma(Queue *queue, const AttentionBackward *args) {
-    switch (args->forward->D) {
-    case 32:
-        return run<32, 2>(queue, args), true;
-    case 48:
-        return run<48, 2>(queue, args), true;
-    case 64:
-        return run<64, 2>(queue, args), true;
-    case 96:
-        return run<96, 1>(queue, args), true;
-    case 128:
-        return run<128, 1>(queue, args), true;
-    default:
-        return false;
-    }
+    return dispatch_head_size(args->forward->D, RunBackward{queue, args});
 }
 
 size_t attention_mma_scratch(const Limits *limits) {

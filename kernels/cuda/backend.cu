@@ -5,7 +5,9 @@
  * One device a process. A queue is a stream of its own, which does not wait for the legacy default stream;
  * the functions here are called from one host thread.
  */
+#include "collective.cuh"
 #include "gemm.cuh"
+#include "shapes.cuh"
 
 #include <stdarg.h>
 #include <string.h>
@@ -16,6 +18,7 @@ struct Event {
 
 struct Graph {
     cudaGraphExec_t exec;
+    int64_t operations;
 };
 
 /* --------------------------------------------------------------------------------------------------------
@@ -95,6 +98,7 @@ bool device_open(int index, char *text, size_t size) {
 
 void device_close() {
     if (!is_open) return;
+    collective_close();
     linear_close();
     is_open = false;
 }
@@ -186,10 +190,11 @@ Queue *queue_create(size_t scratch_bytes) {
     return queue;
 }
 
-/* What a kernel did wrong while it ran is told by whoever waits, without its name. */
-#define LATER "; if a kernel failed, CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name it"
+/* What a kernel did wrong while it ran is told by whoever waits, without its name: any that was queued may be meant. */
+#define LATER " (CUDA_LAUNCH_BLOCKING=1 and --cuda-graph off name the kernel that failed)"
 
 void queue_wait(Queue *queue) {
+    collective_wait([queue] { return cudaStreamQuery(queue->stream); });
     CUDA_CHECK(cudaStreamSynchronize(queue->stream), "waiting for a queue" LATER);
 }
 
@@ -232,6 +237,7 @@ void event_wait(Queue *queue, Event *event) {
 }
 
 void event_host_wait(Event *event) {
+    collective_wait([event] { return cudaEventQuery(event->event); });
     CUDA_CHECK(cudaEventSynchronize(event->event), "waiting for an event" LATER);
 }
 
@@ -241,7 +247,10 @@ double event_elapsed(Event *from, Event *to) {
     return milliseconds * 1e-3;
 }
 
+int64_t noted_before_capture;
+
 void capture_begin(Queue *queue) {
+    noted_before_capture = cuda_trail.noted;
     CUDA_CHECK(cudaStreamBeginCapture(queue->stream, cudaStreamCaptureModeThreadLocal),
                "beginning a capture");
 }
@@ -253,11 +262,14 @@ Graph *capture_end(Queue *queue) {
     CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0),
                "making a graph of a step (--cuda-graph off takes no memory for one)");
     CUDA_CHECK(cudaGraphDestroy(graph), "giving back a graph's template");
+    result->operations = cuda_trail.noted - noted_before_capture;
     return result;
 }
 
 void graph_launch(Queue *queue, Graph *graph) {
+    cuda_trail.begin("a captured graph", {{{"operations", graph->operations}}});
     CUDA_CHECK(cudaGraphLaunch(graph->exec, queue->stream), "launching a graph");
+    cuda_trail.end();
 }
 
 void graph_destroy(Graph *graph) {
@@ -290,6 +302,14 @@ void *cuda_scratch(Queue *queue, size_t bytes, const char *operation) {
 /* --------------------------------------------------------------------------------------------------------
  * The tables. What is not assigned is NULL: not there yet.
  * ------------------------------------------------------------------------------------------------------ */
+
+/* The function of the table: notes the call, and makes it. */
+#define OPERATION(name, function)                                                                            \
+    k.name = [](Queue *queue, const auto *args) {                                                            \
+        cuda_trail.begin(#name, shape_of(args));                                                             \
+        function(queue, args);                                                                               \
+        cuda_trail.end();                                                                                    \
+    }
 
 template <typename S> static constexpr Kernels make_table(const char *name, DType storage) {
     Kernels k = {};
@@ -327,31 +347,40 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     k.gemm_choices_load = gemm_choices_load;
     k.gemm_choices_save = gemm_choices_save;
 
-    k.embedding_forward = embedding_forward<S>;
-    k.embedding_backward = embedding_backward<S>;
-    k.linear_forward = linear_forward<S>;
-    k.linear_backward_input = linear_backward_input<S>;
-    k.linear_backward_weight = linear_backward_weight<S>;
-    k.qkv_forward = qkv_forward<S>;
-    k.qkv_backward = qkv_backward<S>;
-    k.attention_forward = attention_forward<S>;
-    k.attention_backward = attention_backward<S>;
-    k.attention_decode = attention_decode<S>;
-    k.activation_forward = activation_forward<S>;
-    k.activation_backward = activation_backward<S>;
-    k.junction_forward = junction_forward<S>;
-    k.junction_backward = junction_backward<S>;
-    k.gpas_scales = gpas_scales;
-    k.product_norm = product_norm<S>;
-    k.bhyt_terms = bhyt_terms;
-    k.cross_entropy = cross_entropy<S>;
-    k.step_begin = step_begin;
-    k.loss_reduce = loss_reduce;
-    k.sum_squares = sum_squares;
-    k.step_decide = step_decide;
-    k.adamw = adamw<S>;
-    k.tensor_stats = tensor_stats;
-    k.cast = cast;
+    OPERATION(embedding_forward, embedding_forward<S>);
+    OPERATION(embedding_backward, embedding_backward<S>);
+    OPERATION(linear_forward, linear_forward<S>);
+    OPERATION(linear_backward_input, linear_backward_input<S>);
+    OPERATION(linear_backward_weight, linear_backward_weight<S>);
+    OPERATION(qkv_forward, qkv_forward<S>);
+    OPERATION(qkv_backward, qkv_backward<S>);
+    OPERATION(attention_forward, attention_forward<S>);
+    OPERATION(attention_backward, attention_backward<S>);
+    OPERATION(attention_decode, attention_decode<S>);
+    OPERATION(activation_forward, activation_forward<S>);
+    OPERATION(activation_backward, activation_backward<S>);
+    OPERATION(junction_forward, junction_forward<S>);
+    OPERATION(junction_backward, junction_backward<S>);
+    OPERATION(gpas_scales, gpas_scales);
+    OPERATION(product_norm, product_norm<S>);
+    OPERATION(bhyt_terms, bhyt_terms);
+    OPERATION(cross_entropy, cross_entropy<S>);
+    OPERATION(step_begin, step_begin);
+    OPERATION(loss_reduce, loss_reduce);
+    OPERATION(sum_squares, sum_squares);
+    OPERATION(step_decide, step_decide);
+    OPERATION(adamw, adamw<S>);
+    OPERATION(tensor_stats, tensor_stats);
+    OPERATION(cast, cast);
+
+#ifdef WITH_NCCL
+    k.collective_open = collective_open;
+    k.collective_unique_id = collective_unique_id;
+    OPERATION(all_reduce_sum, all_reduce_sum);
+    OPERATION(reduce_scatter_sum, reduce_scatter_sum);
+    OPERATION(all_gather, all_gather);
+    OPERATION(broadcast, broadcast);
+#endif
     return k;
 }
 

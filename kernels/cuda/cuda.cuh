@@ -6,17 +6,18 @@
  * uses CUDA C++ except for four things, which go through the macros below and through ptx.cuh:
  *
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)
- *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails
- * with the kernel's name and the configuration. A kernel with a comma in its template arguments goes in
- *       parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
+ *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails with the
+ *       kernel's name, the configuration, and the operation and its shape. A kernel with a comma in its template
+ *       arguments goes in parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
  *   ALLOW_SHARED_MEMORY(kernel, bytes)
- *       once before the first launch of a kernel with more than 48 KB of dynamic shared memory.
+ *       before a launch with more than 48 KB of dynamic shared memory; asks the device once, so it may stand before
+ *       every launch.
  *   SHARED_MEMORY(type, name)
- *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by
- * hand. SHARED_ARRAY(type, name, count) `type name[count]`: a static shared array, 16-byte aligned, one per
- * block. For two dimensions make the row a type (typedef float Row[33]; SHARED_ARRAY(Row, tile, 32)). Plain
- * __shared__ does not compile in the emulation. Treat name as a pointer: sizeof name differs between the two
- * compilers.
+ *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by hand.
+ *   SHARED_ARRAY(type, name, count)
+ *       `type name[count]`: a static shared array, 16-byte aligned, one per block. For two dimensions make the row a
+ *       type (typedef float Row[33]; SHARED_ARRAY(Row, tile, 32)). Plain __shared__ does not compile in the emulation.
+ *       Treat name as a pointer: sizeof name differs between the two compilers.
  *
  * Both shared declarations stand at block scope, at the top of the function that uses them, and work in
  * templates.
@@ -36,23 +37,26 @@
 #include <cuda_runtime.h>
 
 #include "../../src/check.h"
+#include "trail.cuh"
 
-/* CUDA_CHECK(call, "format", …): fails with the error's name and text and the formatted operation and shapes.
- */
+/* CUDA_CHECK(call, "format", …): fails with what was tried, as formatted, the error's name and text, and the operations
+ * that were put into queues last with their shapes. */
 #define CUDA_CHECK(call, ...) cuda_check((call), #call, __VA_ARGS__)
 
-/* The same for a cuBLASLt call; the file that uses it includes <cublasLt.h>. */
-#define CUBLASLT_CHECK(call, ...)                                                                            \
+#define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
     do {                                                                                                     \
-        cublasStatus_t cublaslt_status_ = (call);                                                            \
-        if (cublaslt_status_ != CUBLAS_STATUS_SUCCESS)                                                       \
-            cuda_fail("cuBLASLt", cublasLtGetStatusName(cublaslt_status_),                                   \
-                      cublasLtGetStatusString(cublaslt_status_), #call, __VA_ARGS__);                        \
+        static size_t allowed_ = 48 * 1024; /* what every kernel may have */                                 \
+        if (!cuda_raise(&allowed_, (bytes))) break;                                                          \
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)allowed_), \
+                   "allowing %s %zu bytes of shared memory", #kernel, allowed_);                             \
     } while (0)
 
-#define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)),      \
-               "allowing %s %zu bytes of shared memory", #kernel, (size_t)(bytes))
+/* Raises the limit to what is wanted; false where it is as high already. */
+static inline bool cuda_raise(size_t *limit, size_t wanted) {
+    if (wanted <= *limit) return false;
+    *limit = wanted;
+    return true;
+}
 
 #ifdef EMULATION
 #define CUDA_START_KERNEL(kernel, grid, block, shared, stream, ...)                                          \
@@ -78,12 +82,13 @@
         launch_check(#kernel, launch_grid_, launch_block_, launch_shared_);                                  \
     } while (0)
 
-/* Formats the operation and stops the program: LIBRARY: OPERATION: NAME (TEXT) in CALL. */
+/* Formats what was tried and stops the program: LIBRARY: WHAT: NAME (TEXT) in CALL; operations (trail.cuh). */
 static inline void cuda_fail_list(const char *library, const char *name, const char *text, const char *call,
                                   const char *format, va_list args) {
-    char operation[512];
-    vsnprintf(operation, sizeof operation, format, args);
-    fail(EXIT_RUNTIME, "%s: %s: %s (%s) in %s", library, operation, name, text, call);
+    char what[512], operations[768];
+    vsnprintf(what, sizeof what, format, args);
+    cuda_trail.describe(operations, sizeof operations);
+    fail(EXIT_RUNTIME, "%s: %s: %s (%s) in %s%s", library, what, name, text, call, operations);
 }
 
 CHECK_PRINTF(5, 6)

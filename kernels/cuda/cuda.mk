@@ -1,7 +1,7 @@
 # The CUDA backend, included by the Makefile: how nvcc is found, what it compiles, and what runs on a machine with a GPU.
 
-# nvcc from the path, or from where NVIDIA puts it. Of its libraries the runtime is linked, and cuBLASLt opened when a
-# GPU is (cublaslt_load.cu).
+# nvcc from the path, or from where NVIDIA puts it. Of its libraries the runtime is linked; the others are opened when
+# they are needed (library.cuh).
 ifeq ($(origin NVCC),undefined)
     NVCC := $(firstword $(shell command -v nvcc) $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
 endif
@@ -56,6 +56,9 @@ $(BUILD)/gpu_probe: $(BUILD)/cuda/gpu_probe.o $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) -o $@
 
 $(BUILD)/test_ops_cuda: $(patsubst $(BUILD)/test/%,$(BUILD)/cuda/%,$(OPS)) $(PLAIN) $(CUDA_OBJECTS) $(LIBRARY)
+	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
+
+$(BUILD)/test_collective_cuda: $(addprefix $(BUILD)/test/ranks/,ranks.o test_collective.o) $(CUDA_OBJECTS) $(LIBRARY)
 	$(CXX) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CUDA_LIBS) $(CMOCKA) -o $@
 
 # ------------------------------------------------------------------------------------------------ what people run

@@ -7,26 +7,23 @@ namespace {
 
 constexpr int THREADS = 128;
 
-/* One pack of one row. Bytes: two table rows read (mostly from cache), one row written. */
+/* A block a token. Bytes: two table rows read (mostly from cache), one row written. */
 template <typename S, typename R>
-__global__ void __launch_bounds__(THREADS) embedding_forward_kernel(Embedding args, int64_t packs) {
-    const int64_t stride = row_stride(args.C), row_packs = stride / PACK;
-    const int64_t step = (int64_t)gridDim.x * blockDim.x;
+__global__ void __launch_bounds__(THREADS) embedding_forward_kernel(Embedding args) {
+    const int n = (int)blockIdx.x, stride = (int)row_stride(args.C);
     const float scale = args.scale ? *static_cast<const float *>(args.scale) : 1.0f;
-    const S *tokens = static_cast<const S *>(args.token_table);
-    const S *positions = static_cast<const S *>(args.position_table);
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += step) {
-        const int64_t n = i / row_packs, column = i % row_packs * PACK;
-        float x[PACK], position_row[PACK];
-        load_pack(x, tokens + args.tokens[n] * stride + column);
+    const S *token = static_cast<const S *>(args.token_table) + (int64_t)args.tokens[n] * stride;
+    const S *position = static_cast<const S *>(args.position_table);
+    if (position) position += (args.position ? (int64_t)args.position[n] : n % args.T) * stride;
+    R *x = static_cast<R *>(args.x) + (int64_t)n * stride;
+    for (int column = (int)threadIdx.x * PACK; column < stride; column += THREADS * PACK) {
+        float row[PACK], position_row[PACK];
+        load_pack(row, token + column);
         fill_pack(position_row, 0);
-        if (positions) {
-            const int64_t position = args.position ? args.position[n] : n % args.T;
-            load_pack(position_row, positions + position * stride + column);
-        }
+        if (position) load_pack(position_row, position + column);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) x[j] = scale * x[j] + position_row[j];
-        store_pack(static_cast<R *>(args.x) + i * PACK, x);
+        for (int j = 0; j < PACK; j++) row[j] = scale * row[j] + position_row[j];
+        store_pack(x + column, row);
     }
 }
 
@@ -35,7 +32,10 @@ struct Keys {
     const uint32_t *keys;
     int T;
 
-    __device__ __forceinline__ uint32_t of(int64_t n) const { return keys ? keys[n] : (uint32_t)(n % T); }
+    __device__ __forceinline__ uint32_t of(int64_t n) const {
+        return keys ? keys[n]
+                    : (uint32_t)n % (uint32_t)T; /* tokens_of: n fits in 32 bits, which divide faster */
+    }
 };
 
 /* Whether an earlier token has the same key; the whole block asks together. */
@@ -139,9 +139,7 @@ int64_t tokens_of(const Embedding *args) {
 }
 
 template <typename S, typename R> void run_forward(Queue *queue, const Embedding *args) {
-    const int64_t packs = tokens_of(args) * (row_stride(args->C) / PACK), blocks = ceil_div(packs, THREADS);
-    LAUNCH((embedding_forward_kernel<S, R>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0,
-           queue->stream, *args, packs);
+    LAUNCH((embedding_forward_kernel<S, R>), (unsigned)tokens_of(args), THREADS, 0, queue->stream, *args);
 }
 
 template <typename S, typename R> void run_backward(Queue *queue, const EmbeddingBackward *args) {

@@ -5,9 +5,8 @@
 #ifndef GEMM_CUH
 #define GEMM_CUH
 
+#include "cublaslt.cuh"
 #include "types.cuh"
-
-#include <cublasLt.h>
 
 /* D [m,n] = op(A) [m,k] · op(B) [k,n] (+ D if accumulate) (+ bias), by columns. Two products with equal
    members share a plan. */

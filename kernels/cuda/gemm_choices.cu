@@ -116,9 +116,9 @@ bool check_place(const cJSON *root, Error *error) {
     const char *gpu = json_text(root, "gpu", error);
     if (!gpu || !json_integer(root, "cublaslt", 0, INT32_MAX, &version, error)) return false;
     gpu_name(here, sizeof here);
-    return (strcmp(gpu, here) == 0 && version == (int64_t)cublasLtGetVersion()) ||
-           error_set(error, "measured on %.80s with cuBLASLt %lld, here are %s and %lld", gpu, (long long)version,
-                     here, (long long)cublasLtGetVersion());
+    return (strcmp(gpu, here) == 0 && version == (int64_t)cublaslt.GetVersion()) ||
+           error_set(error, "measured on %.80s with cuBLASLt %lld, here are %s and %lld", gpu,
+                     (long long)version, here, (long long)cublaslt.GetVersion());
 }
 
 } // namespace
@@ -161,7 +161,7 @@ char *gemm_choices_save(void) {
     gpu_name(gpu, sizeof gpu);
     cJSON *root = cJSON_CreateObject();
     cJSON_AddStringToObject(root, "gpu", gpu);
-    cJSON_AddNumberToObject(root, "cublaslt", (double)cublasLtGetVersion());
+    cJSON_AddNumberToObject(root, "cublaslt", (double)cublaslt.GetVersion());
     cJSON *list = cJSON_AddArrayToObject(root, "products");
     for (const Choice &choice : choices) cJSON_AddItemToArray(list, object_of(choice));
     char *text = cJSON_Print(root), *copy = text ? strdup(text) : NULL;

@@ -9,6 +9,8 @@
 
 namespace {
 
+static_assert(BlockRow::THREADS * BlockRow::PACKS * PACK == JUNCTION_MAX_C, "the widest row");
+
 /* f + bias of the pack at `column`. */
 template <typename S>
 __device__ __forceinline__ void load_branch(float (&f)[PACK], const Junction &args, int64_t at, int column) {
@@ -128,7 +130,7 @@ template <typename S> struct RunForward {
                    (unsigned)ceil_div(args->N, ROW_WARPS), WarpRow::THREADS, 0, queue->stream, *args);
         } else {
             LAUNCH((junction_forward_kernel<S, R, INNER, NORM, BlockRow>), (unsigned)args->N,
-                   (unsigned)(ceil_div(packs, WARP) * WARP), 0, queue->stream, *args);
+                   (unsigned)(ceil_div(packs, BlockRow::PACKS * WARP) * WARP), 0, queue->stream, *args);
         }
     }
 };

@@ -11,8 +11,11 @@
 
 #include "norm.cuh"
 
-/* Widest row: a block of 1,024 threads with one pack each. */
-constexpr int JUNCTION_MAX_C = 1024 * PACK;
+/* Widest row that a block's registers hold. */
+constexpr int JUNCTION_MAX_C = 8192;
+
+/* Most rows: their numbers, and those a block beyond them, fit in 32 bits. */
+constexpr int64_t JUNCTION_MAX_N = 1 << 30;
 
 static inline void check_junction(const Junction *args) {
     check(args->norm.kind < NORM_KIND_COUNT && args->inner.kind < NORM_KIND_COUNT,
@@ -21,8 +24,8 @@ static inline void check_junction(const Junction *args) {
           "junction on cuda: sdd is an rmsnorm, not norm %d", (int)args->sdd.kind);
     check(args->C >= 1 && args->C <= JUNCTION_MAX_C, "junction on cuda: rows of 1 to %d channels, not %d",
           JUNCTION_MAX_C, args->C);
-    check(args->N >= 0 && args->N <= INT32_MAX, "junction on cuda: %lld rows are more than a launch can hold",
-          (long long)args->N);
+    check(args->N >= 0 && args->N <= JUNCTION_MAX_N,
+          "junction on cuda: %lld rows are more than a launch can hold", (long long)args->N);
 }
 
 /* Calls run.template operator()<R, INNER, NORM>() for the norm of these arguments. */

@@ -10,21 +10,26 @@
 #include "junction.cuh"
 #include "columns.cuh"
 
+#include <algorithm>
+
 namespace {
 
 enum { D_GAMMA, D_BETA, D_BIAS, D_INNER_GAMMA, D_INNER_BETA, D_SDD_GAMMA, COLUMN_SUMS };
 enum { D_GATE, D_SCALAR, D_INNER_SCALAR, SCALAR_SUMS };
 
-/* Rows that a block has in flight at once, by its width: narrow ones need two for enough loads under way. */
+/* How rows lie over a block, by their width: packs that a thread holds of one, rows in flight at once (narrow ones
+ * need two for enough loads under way), blocks a multiprocessor. They leave 128 registers a thread; wide rows have 255, as
+ * few threads with many packs have less to keep beside the row than many with few. */
 struct Narrow {
-    static constexpr int THREADS = 256, BLOCKS = 2, ROWS = 2; /* up to 2,048 channels */
+    static constexpr int THREADS = 256, PACKS = 1, ROWS = 2, BLOCKS = 2; /* up to 2,048 channels */
 };
 struct Middle {
-    static constexpr int THREADS = 512, BLOCKS = 1, ROWS = 1;
+    static constexpr int THREADS = 512, PACKS = 1, ROWS = 1, BLOCKS = 1; /* up to 4,096 */
 };
 struct Wide {
-    static constexpr int THREADS = 1024, BLOCKS = 1, ROWS = 1;
+    static constexpr int THREADS = 256, PACKS = 4, ROWS = 1, BLOCKS = 1;
 };
+static_assert(Wide::THREADS * Wide::PACKS * PACK == JUNCTION_MAX_C, "the widest row");
 
 /* [sums][blocks][row_stride(C)], then [SCALAR_SUMS][blocks]. */
 struct Partials {
@@ -36,189 +41,366 @@ struct Partials {
     }
 };
 
-/* The thread's columns: 8 from `column` on, or none where that is past the row. */
-struct Columns {
-    int C, column;
-    bool active;
-    float *buffer; /* shared memory for block_sum */
+/* A thread's columns of a row: packs of 8, each a widest block's width after the one before, so that their distances are
+ * constants. */
+template <typename Width> struct Columns {
+    int C, stride;     /* of a row */
+    float *buffer;     /* shared memory for block_sum */
+    float *inner_sums; /* and for SharedPack */
+
+    __device__ __forceinline__ int column(int pack) const {
+        return ((int)threadIdx.x + pack * Width::THREADS) * PACK;
+    }
+    __device__ __forceinline__ bool active(int pack) const { return column(pack) < C; }
 };
 
-/* The gradient at the input of a norm, of one row, in the place of the one at its output. */
-template <NormKind KIND>
-__device__ void norm_gradient(float (&g)[PACK], const float (&input)[PACK], const Norm &norm, int64_t row,
-                              const Columns &place, NormSums &sums) {
-    const RowStatistics statistics = kept_statistics<KIND>(norm, row);
-    float gamma[PACK], sum[2];
-    fill_pack(gamma, 0);
-    if (place.active) load_pack_or(gamma, norm.gamma, place.column, 1);
-    norm_gradient_begin<KIND>(g, input, gamma, norm, statistics, sums, sum[0], sum[1]);
-    if constexpr (KIND != NORM_DYT) block_sum(sum, place.buffer);
-    norm_gradient_finish<KIND>(g, input, norm, statistics, false, sum[0] / (float)place.C,
-                               sum[1] / (float)place.C);
+/* A thread's sums over its rows for an inner norm and a pack of columns. They lie in shared memory: registers are full
+ * with what the junction's own norm sums. The halves of a pack lie apart, [2][THREADS][4], so that eight neighbours'
+ * 16 bytes are in different banks. No other thread touches a thread's own. */
+template <typename Width> struct SharedPack {
+    float4 *low, *high;
+
+    __device__ __forceinline__ SharedPack(float *packs, int which)
+        : low(reinterpret_cast<float4 *>(packs) + 2 * which * Width::THREADS + threadIdx.x),
+          high(low + Width::THREADS) {}
+
+    __device__ __forceinline__ void load(float (&out)[PACK]) const {
+        const float4 a = *low, b = *high;
+        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+        out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+    }
+    __device__ __forceinline__ void store(const float (&in)[PACK]) const {
+        *low = make_float4(in[0], in[1], in[2], in[3]);
+        *high = make_float4(in[4], in[5], in[6], in[7]);
+    }
+    __device__ __forceinline__ void add(const float (&more)[PACK]) const {
+        float sum[PACK];
+        load(sum);
 #pragma unroll
-    for (int i = 0; i < PACK; i++)
-        if (place.column + i >= place.C) g[i] = 0;
+        for (int i = 0; i < PACK; i++) sum[i] += more[i];
+        store(sum);
+    }
+};
+
+/* The inner norms' sums of columns: γ and β of the inner norm, γ of SDD's. */
+enum { INNER_GAMMA, INNER_BETA, SDD_GAMMA, INNER_PACKS };
+
+template <typename Width>
+constexpr size_t INNER_SUMS_BYTES = sizeof(float) * INNER_PACKS *Width::PACKS *Width::THREADS *PACK;
+
+template <typename Width> struct InnerSums {
+    SharedPack<Width> dgamma, dbeta;
+
+    __device__ __forceinline__ void add_gamma(const float (&more)[PACK]) { dgamma.add(more); }
+    __device__ __forceinline__ void add_beta(const float (&more)[PACK]) { dbeta.add(more); }
+};
+
+/* What a thread sums over its rows in registers. */
+template <int PACKS> struct BlockSums {
+    NormSums norm[PACKS];
+    float dbias[PACKS][PACK], dgate, dscalar, inner_dscalar; /* SDD's rmsnorm has no scalar */
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) norm[p].clear(), fill_pack(dbias[p], 0);
+        dgate = dscalar = inner_dscalar = 0;
+    }
+};
+
+/* f + bias of one pack, and after SDD's norm if that comes `after` it: what an inner norm was given. A row is read anew
+ * for each half of each norm, from cache: registers would not hold it beside the sums. */
+template <typename S, typename Width>
+__device__ __forceinline__ void load_branch(float (&z)[PACK], const Junction &forward, int row,
+                                            const Columns<Width> &place, int pack, bool after_sdd) {
+    fill_pack(z, 0);
+    if (!place.active(pack)) return;
+    const int column = place.column(pack);
+    load_pack(z, static_cast<const S *>(forward.f) + (int64_t)row * place.stride + column);
+    if (forward.bias) {
+        float bias[PACK];
+        load_pack(bias, static_cast<const S *>(forward.bias) + column);
+#pragma unroll
+        for (int i = 0; i < PACK; i++) z[i] += bias[i];
+    }
+    if (after_sdd)
+        apply_norm<NORM_RMSNORM>(z, forward.sdd, kept_statistics<NORM_RMSNORM>(forward.sdd, row), 0, column,
+                                 place.C);
+}
+
+/* The gradient at the input of an inner norm, of one row, in the place of the one at its output. */
+template <typename S, NormKind KIND, int PACKS, typename Width>
+__device__ void norm_gradient(float (&g)[PACKS][PACK], const Junction &forward, bool is_sdd, int row,
+                              const Columns<Width> &place, BlockSums<PACKS> &block_sums) {
+    const Norm &norm = is_sdd ? forward.sdd : forward.inner;
+    const bool after_sdd = !is_sdd && forward.sdd.kind != NORM_NONE;
+    const RowStatistics statistics = kept_statistics<KIND>(norm, row);
+    float input[PACK], sum[2] = {0, 0};
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        float gamma[PACK], pack_sum, pack_dot;
+        fill_pack(gamma, 0);
+        if (place.active(p)) load_pack_or(gamma, norm.gamma, place.column(p), 1);
+        load_branch<S>(input, forward, row, place, p, after_sdd);
+        InnerSums<Width> sums = {
+            SharedPack<Width>(place.inner_sums, (is_sdd ? SDD_GAMMA : INNER_GAMMA) * PACKS + p),
+            SharedPack<Width>(place.inner_sums, INNER_BETA * PACKS + p)};
+        norm_gradient_begin<KIND>(g[p], input, gamma, norm, statistics, sums, pack_sum, pack_dot);
+        sum[0] += pack_sum, sum[1] += pack_dot;
+    }
+    if constexpr (is_squash<KIND>) block_sums.inner_dscalar += slope_unit<KIND>(norm, statistics) * sum[1];
+    if constexpr (KIND != NORM_DYT) block_sum(sum, place.buffer);
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        load_branch<S>(input, forward, row, place, p, after_sdd);
+        norm_gradient_finish<KIND>(g[p], input, norm, statistics, false, sum[0] / (float)place.C,
+                                   sum[1] / (float)place.C);
+#pragma unroll
+        for (int i = 0; i < PACK; i++)
+            if (place.column(p) + i >= place.C) g[p][i] = 0;
+    }
 }
 
 /* df from du, in its place: inner'(·), then sdd'(·). */
-template <typename S>
-__device__ void branch_gradient(float (&df)[PACK], const Junction &forward, int64_t row, const Columns &place,
-                                NormSums &inner, NormSums &sdd) {
-    float z[PACK], after_sdd[PACK]; /* f + bias, and what the inner norm was given */
-    fill_pack(z, 0);
-    if (place.active) {
-        load_pack(z, static_cast<const S *>(forward.f) + row * row_stride(place.C) + place.column);
-        if (forward.bias) {
-            float bias[PACK];
-            load_pack(bias, static_cast<const S *>(forward.bias) + place.column);
-#pragma unroll
-            for (int i = 0; i < PACK; i++) z[i] += bias[i];
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < PACK; i++) after_sdd[i] = z[i];
-    if (forward.sdd.kind != NORM_NONE && place.active)
-        apply_norm<NORM_RMSNORM>(after_sdd, forward.sdd, kept_statistics<NORM_RMSNORM>(forward.sdd, row), 0,
-                                 place.column, place.C);
+template <typename S, int PACKS, typename Width>
+__device__ void branch_gradient(float (&df)[PACKS][PACK], const Junction &forward, int row,
+                                const Columns<Width> &place, BlockSums<PACKS> &sums) {
     switch (forward.inner.kind) {
     case NORM_LAYERNORM:
-        norm_gradient<NORM_LAYERNORM>(df, after_sdd, forward.inner, row, place, inner);
+        norm_gradient<S, NORM_LAYERNORM>(df, forward, false, row, place, sums);
         break;
     case NORM_RMSNORM:
-        norm_gradient<NORM_RMSNORM>(df, after_sdd, forward.inner, row, place, inner);
+        norm_gradient<S, NORM_RMSNORM>(df, forward, false, row, place, sums);
         break;
     case NORM_DYT:
-        norm_gradient<NORM_DYT>(df, after_sdd, forward.inner, row, place, inner);
+        norm_gradient<S, NORM_DYT>(df, forward, false, row, place, sums);
         break;
     case NORM_BHYT:
-        norm_gradient<NORM_BHYT>(df, after_sdd, forward.inner, row, place, inner);
+        norm_gradient<S, NORM_BHYT>(df, forward, false, row, place, sums);
         break;
     default:
         break;
     }
-    if (forward.sdd.kind != NORM_NONE) norm_gradient<NORM_RMSNORM>(df, z, forward.sdd, row, place, sdd);
+    if (forward.sdd.kind != NORM_NONE) norm_gradient<S, NORM_RMSNORM>(df, forward, true, row, place, sums);
 }
 
-/* One pack each of u, of the gradient at y, and of the stream's gradient that passes the norm by. A post-type
- * stream is y, so its gradient joins the one at y. */
-template <typename S, typename R>
-__device__ __forceinline__ void load_row(float (&u)[PACK], float (&g)[PACK], float (&shortcut)[PACK],
-                                         const JunctionBackward &args, const Junction &forward, int64_t at) {
-    load_pack(u, static_cast<const R *>(forward.f ? forward.u : forward.x) + at);
-    if (args.dy) load_pack(g, static_cast<const S *>(args.dy) + at);
-    if (!args.dresidual_in) return;
-    load_pack(shortcut, static_cast<const R *>(args.dresidual_in) + at);
-    if (!forward.post) return;
-#pragma unroll
-    for (int i = 0; i < PACK; i++) g[i] += shortcut[i];
+/* One row on its way: the stream u, the gradient at y, and the stream's gradient that passes the norm by. */
+template <int PACKS> struct RowGradient {
+    float u[PACKS][PACK], g[PACKS][PACK], shortcut[PACKS][PACK];
+    RowStatistics statistics;
+};
+
+/* Whether a thread loads its part of a row at once and keeps it. With one pack it does, for enough loads under way; four
+ * have enough without, and lack the registers: each half of the work loads a pack at a time, u twice. */
+template <int PACKS> constexpr bool holds_row = PACKS == 1;
+
+/* u of one pack; zero where there is none. */
+template <typename R>
+__device__ __forceinline__ void load_stream(float (&u)[PACK], const Junction &forward, int64_t at,
+                                            bool there) {
+    fill_pack(u, 0);
+    if (there) load_pack(u, static_cast<const R *>(forward.f ? forward.u : forward.x) + at);
+}
+
+/* The gradient that passes the norm by; with a post-type stream, which is y, none does. */
+template <typename R>
+__device__ __forceinline__ void load_shortcut(float (&shortcut)[PACK], const JunctionBackward &args,
+                                              const Junction &forward, int64_t at, bool there) {
     fill_pack(shortcut, 0);
+    if (there && args.dresidual_in && !forward.post)
+        load_pack(shortcut, static_cast<const R *>(args.dresidual_in) + at);
 }
 
-/* What one block has summed. */
-__device__ __forceinline__ void store_scalars(const Partials &partials, float gate, float scalar, float inner,
-                                              float *buffer) {
-    float sum[SCALAR_SUMS];
-    sum[D_GATE] = gate, sum[D_SCALAR] = scalar, sum[D_INNER_SCALAR] = inner;
-    block_sum(sum, buffer);
+/* The gradient at y. A post-type stream's joins it. */
+template <typename S, typename R>
+__device__ __forceinline__ void load_gradient(float (&g)[PACK], const JunctionBackward &args,
+                                              const Junction &forward, int64_t at, bool there) {
+    fill_pack(g, 0);
+    if (!there) return;
+    if (args.dy) load_pack(g, static_cast<const S *>(args.dy) + at);
+    if (!args.dresidual_in || !forward.post) return;
+    float joins[PACK];
+    load_pack(joins, static_cast<const R *>(args.dresidual_in) + at);
 #pragma unroll
-    for (int i = 0; i < SCALAR_SUMS; i++)
-        if (threadIdx.x == 0) partials.scalars[i * gridDim.x + blockIdx.x] = sum[i];
+    for (int i = 0; i < PACK; i++) g[i] += joins[i];
+}
+
+/* What the first half of the work needs of a pack: zero where the row is past `last`, or the pack past its end. */
+template <typename S, typename R, int PACKS, typename Width>
+__device__ __forceinline__ void load_first(RowGradient<PACKS> &it, int p, const JunctionBackward &args,
+                                           const Junction &forward, const Columns<Width> &place, int row,
+                                           int last) {
+    const bool there = row < last && place.active(p);
+    const int64_t at = (int64_t)row * place.stride + place.column(p);
+    load_stream<R>(it.u[p], forward, at, there);
+    load_gradient<S, R>(it.g[p], args, forward, at, there);
+    if constexpr (holds_row<PACKS>) load_shortcut<R>(it.shortcut[p], args, forward, at, there);
+}
+
+/* And the second half. */
+template <typename R, int PACKS, typename Width>
+__device__ __forceinline__ void load_second(RowGradient<PACKS> &it, int p, const JunctionBackward &args,
+                                            const Junction &forward, const Columns<Width> &place, int row) {
+    if constexpr (holds_row<PACKS>) return;
+    const int64_t at = (int64_t)row * place.stride + place.column(p);
+    load_stream<R>(it.u[p], forward, at, place.active(p));
+    load_shortcut<R>(it.shortcut[p], args, forward, at, place.active(p));
+}
+
+/* The norm's input r = s_out·u, as the forward rounded it. */
+__device__ __forceinline__ void scale_stream(float (&r)[PACK], const float (&u)[PACK], float scale_out) {
+#pragma unroll
+    for (int i = 0; i < PACK; i++) r[i] = __fmul_rn(scale_out, u[i]);
+}
+
+/* The thread's part of the row's two sums (norm_gradient_begin). */
+template <typename S, typename R, NormKind NORM, int PACKS, typename Width>
+__device__ __forceinline__ void begin_row(RowGradient<PACKS> &it, const JunctionBackward &args,
+                                          const Junction &forward, const Columns<Width> &place, int row,
+                                          int last, BlockSums<PACKS> &sums, float &sum, float &dot) {
+    const float scale_out = scalar_or(forward.s_out, 1);
+    sum = dot = 0;
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        if constexpr (!holds_row<PACKS>) load_first<S, R>(it, p, args, forward, place, row, last);
+        float r[PACK], gamma[PACK], pack_sum, pack_dot;
+        fill_pack(gamma, 0);
+        if (place.active(p))
+            load_pack_or(gamma, NORM == NORM_NONE ? NULL : forward.norm.gamma, place.column(p), 1);
+        scale_stream(r, it.u[p], scale_out);
+        norm_gradient_begin<NORM>(it.g[p], r, gamma, forward.norm, it.statistics, sums.norm[p], pack_sum,
+                                  pack_dot);
+        sum += pack_sum, dot += pack_dot;
+    }
+    if constexpr (is_squash<NORM>) sums.dscalar += slope_unit<NORM>(forward.norm, it.statistics) * dot;
 }
 
 /* The gradient at the mean square that BHyT was given: −½·rstd³·λ/κ·Σ h⊙r, through v̂ = vhat[0]·v + vhat[1].
  */
 template <NormKind NORM>
 __device__ __forceinline__ void store_dmean_square(const JunctionBackward &args, const Junction &forward,
-                                                   int64_t row, RowStatistics statistics, bool given,
-                                                   float dot) {
+                                                   int row, RowStatistics statistics, bool given, float dot) {
     const float slope = slope_of<NORM>(forward.norm, statistics);
     static_cast<float *>(args.dmean_square_out)[row] =
         given ? -0.5f * statistics.rstd * statistics.rstd * slope * dot * scalar_or(forward.vhat, 1) : 0;
 }
 
+/* From the row's sums to its gradients: dresidual_out is stored, and df is left in it.g. */
+template <typename R, NormKind NORM, int PACKS, typename Width>
+__device__ __forceinline__ void finish_row(RowGradient<PACKS> &it, const JunctionBackward &args,
+                                           const Junction &forward, const Columns<Width> &place, int row,
+                                           BlockSums<PACKS> &sums, float sum, float dot) {
+    const float channels = (float)forward.C, alpha = forward.alpha != 0 ? (float)forward.alpha : 1.0f;
+    const float scale_out = scalar_or(forward.s_out, 1);
+    const bool given = NORM == NORM_BHYT && forward.mean_square_in;
+    if (args.dmean_square_out && threadIdx.x == 0)
+        store_dmean_square<NORM>(args, forward, row, it.statistics, given, dot);
+    const float *dmean_square_in = static_cast<const float *>(args.dmean_square_in);
+    const float square = dmean_square_in ? 2 * dmean_square_in[row] / channels : 0;
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        const int column = place.column(p);
+        const int64_t at = (int64_t)row * place.stride + column;
+        float r[PACK];
+        load_second<R>(it, p, args, forward, place, row);
+        scale_stream(r, it.u[p], scale_out);
+        norm_gradient_finish<NORM>(it.g[p], r, forward.norm, it.statistics, given, sum / channels,
+                                   dot / channels);
+        if (args.dgate && forward.post && place.active(p))
+            load_pack(it.u[p], static_cast<const R *>(forward.x) + at); /* what the gate's scale rides on */
+#pragma unroll
+        for (int i = 0; i < PACK; i++) {
+            it.g[p][i] = column + i < forward.C ? it.g[p][i] + it.shortcut[p][i] + square * r[i] : 0;
+            sums.dgate += it.g[p][i] * it.u[p][i];
+            it.shortcut[p][i] = alpha * it.g[p][i];
+        }
+        if (args.dresidual_out && place.active(p))
+            store_pack(static_cast<R *>(args.dresidual_out) + at, it.shortcut[p]);
+    }
+}
+
+/* What one block has summed, for the second pass. */
+template <bool INNER, int PACKS, typename Width>
+__device__ __forceinline__ void store_sums(const JunctionBackward &args, const Partials &partials,
+                                           const Columns<Width> &place, const BlockSums<PACKS> &sums) {
+    const bool wanted[INNER_PACKS] = {args.inner.dgamma != NULL, args.inner.dbeta != NULL,
+                                      args.sdd.dgamma != NULL};
+    float sum[SCALAR_SUMS] = {};
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        if (!place.active(p)) continue;
+        if (args.norm.dgamma) partials.store_columns(D_GAMMA, place.column(p), sums.norm[p].dgamma);
+        if (args.norm.dbeta) partials.store_columns(D_BETA, place.column(p), sums.norm[p].dbeta);
+        if (args.dbias) partials.store_columns(D_BIAS, place.column(p), sums.dbias[p]);
+#pragma unroll
+        for (int which = 0; INNER && which < INNER_PACKS; which++) {
+            float inner[PACK];
+            SharedPack<Width>(place.inner_sums, which * PACKS + p).load(inner);
+            if (wanted[which]) partials.store_columns(D_INNER_GAMMA + which, place.column(p), inner);
+        }
+    }
+    sum[D_GATE] = sums.dgate, sum[D_SCALAR] = sums.dscalar, sum[D_INNER_SCALAR] = sums.inner_dscalar;
+    block_sum(sum, place.buffer);
+#pragma unroll
+    for (int i = 0; i < SCALAR_SUMS; i++)
+        if (threadIdx.x == 0) partials.scalars[i * gridDim.x + blockIdx.x] = sum[i];
+}
+
 /*
  * Bytes a row: reads u, dy and dresidual_in, writes dresidual_out (and df where it differs): 8·C in bf16, and
  * 16·C with fp32 residual and a bf16 df; inner norms read f too, a post-type gate x. gpt2-124m at 65,536
- * tokens in bf16: 0.40 GB, floor 0.084 ms at 4.8 TB/s on an H200; the partial sums add 2 %. Not yet measured.
+ * tokens in bf16: 0.40 GB, floor 0.084 ms at 4.8 TB/s on an H200; the partial sums add 2 %. What wide rows and
+ * inner norms read twice comes from cache. Not yet measured.
  */
 template <typename S, typename R, bool INNER, NormKind NORM, typename Width>
 __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
-    junction_backward_kernel(JunctionBackward args, Junction forward, int64_t rows_a_block,
-                             Partials partials) {
-    constexpr int ROWS = INNER ? 1 : Width::ROWS;
+    junction_backward_kernel(JunctionBackward args, Junction forward, int rows_a_block, Partials partials) {
+    constexpr int ROWS = INNER ? 1 : Width::ROWS, PACKS = Width::PACKS;
     SHARED_ARRAY(float, buffer, 4 * WARP);
-    const int C = forward.C, column = threadIdx.x * PACK;
-    const Columns place = {C, column, column < C, buffer};
-    const int64_t first = blockIdx.x * rows_a_block, last = min(first + rows_a_block, forward.N);
-    const float scale_out = scalar_or(forward.s_out, 1), channels = (float)C;
-    const float alpha = forward.alpha != 0 ? (float)forward.alpha : 1.0f;
-    const bool given = NORM == NORM_BHYT && forward.mean_square_in;
+    SHARED_MEMORY(float, inner_sums);
+    const Columns<Width> place = {forward.C, (int)row_stride(forward.C), buffer, inner_sums};
+    const int first = (int)blockIdx.x * rows_a_block, last = min(first + rows_a_block, (int)forward.N);
 
-    NormSums norm, inner, sdd;
-    norm.clear(), inner.clear(), sdd.clear();
-    float gamma[PACK], dbias[PACK], dgate = 0;
-    fill_pack(gamma, 0), fill_pack(dbias, 0);
-    if (place.active) load_pack_or(gamma, NORM == NORM_NONE ? NULL : forward.norm.gamma, column, 1);
-
-    for (int64_t row0 = first; row0 < last; row0 += ROWS) {
-        float u[ROWS][PACK], g[ROWS][PACK], shortcut[ROWS][PACK], r[PACK];
-        RowStatistics statistics[ROWS];
-        float sums[2 * ROWS]; /* what the norm wants of each row */
+    BlockSums<PACKS> sums;
+    sums.clear();
+    if constexpr (INNER) {
+        float zero[PACK];
+        fill_pack(zero, 0);
+#pragma unroll
+        for (int i = 0; i < INNER_PACKS * PACKS; i++) SharedPack<Width>(inner_sums, i).store(zero);
+    }
+    for (int row0 = first; row0 < last; row0 += ROWS) {
+        RowGradient<PACKS> rows[ROWS];
+        float row_sums[2 * ROWS]; /* what the norm wants of each row */
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
-            const int64_t row = row0 + k;
-            fill_pack(u[k], 0), fill_pack(g[k], 0), fill_pack(shortcut[k], 0);
-            statistics[k] = {0, 1};
-            if (row >= last) continue;
-            statistics[k] = kept_statistics<NORM>(forward.norm, row);
-            if (place.active)
-                load_row<S, R>(u[k], g[k], shortcut[k], args, forward, row * row_stride(C) + column);
+            rows[k].statistics = {0, 1};
+            if (row0 + k < last) rows[k].statistics = kept_statistics<NORM>(forward.norm, row0 + k);
+            if constexpr (holds_row<PACKS>)
+                load_first<S, R>(rows[k], 0, args, forward, place, row0 + k, last);
         }
 #pragma unroll
-        for (int k = 0; k < ROWS; k++) {
-#pragma unroll
-            for (int i = 0; i < PACK; i++) r[i] = __fmul_rn(scale_out, u[k][i]);
-            norm_gradient_begin<NORM>(g[k], r, gamma, forward.norm, statistics[k], norm, sums[2 * k],
-                                      sums[2 * k + 1]);
-        }
-        if constexpr (NORM != NORM_NONE && NORM != NORM_DYT) block_sum(sums, buffer);
+        for (int k = 0; k < ROWS; k++)
+            begin_row<S, R, NORM>(rows[k], args, forward, place, row0 + k, last, sums, row_sums[2 * k],
+                                  row_sums[2 * k + 1]);
+        if constexpr (NORM != NORM_NONE && NORM != NORM_DYT) block_sum(row_sums, buffer);
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
-            const int64_t row = row0 + k, at = row * row_stride(C) + column;
+            const int row = row0 + k;
             if (row >= last) continue;
-            if (args.dmean_square_out && threadIdx.x == 0)
-                store_dmean_square<NORM>(args, forward, row, statistics[k], given, sums[2 * k + 1]);
-            const float *dmean_square_in = static_cast<const float *>(args.dmean_square_in);
-            const float square = dmean_square_in ? 2 * dmean_square_in[row] / channels : 0;
+            finish_row<R, NORM>(rows[k], args, forward, place, row, sums, row_sums[2 * k],
+                                row_sums[2 * k + 1]);
+            if constexpr (INNER) branch_gradient<S>(rows[k].g, forward, row, place, sums);
 #pragma unroll
-            for (int i = 0; i < PACK; i++) r[i] = __fmul_rn(scale_out, u[k][i]);
-            norm_gradient_finish<NORM>(g[k], r, forward.norm, statistics[k], given, sums[2 * k] / channels,
-                                       sums[2 * k + 1] / channels);
-            if (args.dgate && forward.post && place.active)
-                load_pack(u[k], static_cast<const R *>(forward.x) + at); /* what the gate's scale rides on */
+            for (int p = 0; p < PACKS; p++) {
 #pragma unroll
-            for (int i = 0; i < PACK; i++) {
-                g[k][i] = column + i < C ? g[k][i] + shortcut[k][i] + square * r[i] : 0;
-                dgate += g[k][i] * u[k][i];
-                shortcut[k][i] = alpha * g[k][i];
+                for (int i = 0; i < PACK; i++) sums.dbias[p][i] += rows[k].g[p][i];
+                if (args.df && place.active(p))
+                    store_pack(static_cast<S *>(args.df) + (int64_t)row * place.stride + place.column(p),
+                               rows[k].g[p]);
             }
-            if (args.dresidual_out && place.active)
-                store_pack(static_cast<R *>(args.dresidual_out) + at, shortcut[k]);
-            if constexpr (INNER) branch_gradient<S>(g[k], forward, row, place, inner, sdd);
-#pragma unroll
-            for (int i = 0; i < PACK; i++) dbias[i] += g[k][i];
-            if (args.df && place.active) store_pack(static_cast<S *>(args.df) + at, g[k]);
         }
     }
-    if (place.active) {
-        if (args.norm.dgamma) partials.store_columns(D_GAMMA, column, norm.dgamma);
-        if (args.norm.dbeta) partials.store_columns(D_BETA, column, norm.dbeta);
-        if (args.dbias) partials.store_columns(D_BIAS, column, dbias);
-        if (INNER && args.inner.dgamma) partials.store_columns(D_INNER_GAMMA, column, inner.dgamma);
-        if (INNER && args.inner.dbeta) partials.store_columns(D_INNER_BETA, column, inner.dbeta);
-        if (INNER && args.sdd.dgamma) partials.store_columns(D_SDD_GAMMA, column, sdd.dgamma);
-    }
-    store_scalars(partials, dgate, norm.dscalar, inner.dscalar, buffer);
+    store_sums<INNER>(args, partials, place, sums);
 }
 
 /* One warp adds the blocks' sums of each scalar: dgate += −slope·α·Σ, the norms' own += Σ. */
@@ -251,9 +433,13 @@ template <typename S> struct RunBackward {
     const JunctionBackward *args;
 
     template <typename R, bool INNER, NormKind NORM, typename Width>
-    void launch(const Chunks &chunks, unsigned threads, const Partials &partials) {
-        LAUNCH((junction_backward_kernel<S, R, INNER, NORM, Width>), chunks.count, threads, 0, queue->stream,
-               on_device(*args), *args->forward, chunks.rows, partials);
+    void launch(const Chunks &chunks, const Partials &partials) {
+        const int64_t packs = row_stride(args->forward->C) / PACK;
+        const unsigned threads = (unsigned)std::min<int64_t>(ceil_div(packs, WARP) * WARP, Width::THREADS);
+        const size_t shared = INNER ? INNER_SUMS_BYTES<Width> : 0;
+        ALLOW_SHARED_MEMORY((junction_backward_kernel<S, R, INNER, NORM, Width>), shared);
+        LAUNCH((junction_backward_kernel<S, R, INNER, NORM, Width>), chunks.count, threads, shared,
+               queue->stream, on_device(*args), *args->forward, (int)chunks.rows, partials);
     }
 
     template <typename R, bool INNER, NormKind NORM> void operator()() {
@@ -266,13 +452,12 @@ template <typename S> struct RunBackward {
         partials.stride = stride;
         partials.scalars = partials.columns + (int64_t)COLUMN_SUMS * chunks.count * stride;
 
-        const unsigned threads = (unsigned)(ceil_div(stride / PACK, WARP) * WARP);
-        if (threads <= Narrow::THREADS)
-            launch<R, INNER, NORM, Narrow>(chunks, threads, partials);
-        else if (threads <= Middle::THREADS)
-            launch<R, INNER, NORM, Middle>(chunks, threads, partials);
+        if (stride <= Narrow::THREADS * PACK)
+            launch<R, INNER, NORM, Narrow>(chunks, partials);
+        else if (stride <= Middle::THREADS * PACK)
+            launch<R, INNER, NORM, Middle>(chunks, partials);
         else
-            launch<R, INNER, NORM, Wide>(chunks, threads, partials);
+            launch<R, INNER, NORM, Wide>(chunks, partials);
         Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma,
                                           args->norm.dbeta,
                                           args->dbias,

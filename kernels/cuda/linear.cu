@@ -73,7 +73,7 @@ struct Description {
 
 template <typename T>
 void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const T &value) {
-    CUBLASLT_CHECK(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value),
+    CUBLASLT_CHECK(cublaslt.MatmulDescSetAttribute(operation, attribute, &value, sizeof value),
                    "describing a product (attribute %d)", (int)attribute);
 }
 
@@ -81,7 +81,7 @@ void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribut
 void make_descriptors(Plan *plan) {
     const Product &p = plan->product;
     const cublasComputeType_t compute = p.type == CUDA_R_32F ? F32_COMPUTE : CUBLAS_COMPUTE_32F;
-    CUBLASLT_CHECK(cublasLtMatmulDescCreate(&plan->operation, compute, CUDA_R_32F), "describing a product");
+    CUBLASLT_CHECK(cublaslt.MatmulDescCreate(&plan->operation, compute, CUDA_R_32F), "describing a product");
     const cublasOperation_t op_a = p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasOperation_t op_b = p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     set(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, op_a);
@@ -93,28 +93,28 @@ void make_descriptors(Plan *plan) {
     }
     const int64_t a_rows = p.transpose_a ? p.k : p.m, a_cols = p.transpose_a ? p.m : p.k;
     const int64_t b_rows = p.transpose_b ? p.n : p.k, b_cols = p.transpose_b ? p.k : p.n;
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->a, p.type, a_rows, a_cols, a_rows),
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutCreate(&plan->a, p.type, a_rows, a_cols, a_rows),
                    "describing a product");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->b, p.type, b_rows, b_cols, b_rows),
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutCreate(&plan->b, p.type, b_rows, b_cols, b_rows),
                    "describing a product");
-    CUBLASLT_CHECK(cublasLtMatrixLayoutCreate(&plan->d, p.out_type, p.m, p.n, p.m), "describing a product");
+    CUBLASLT_CHECK(cublaslt.MatrixLayoutCreate(&plan->d, p.out_type, p.m, p.n, p.m), "describing a product");
 }
 
 /* The heuristic's first algorithms, at most `most`. */
 int ask_heuristic(const Plan &plan, const char *operation, int most, cublasLtMatmulHeuristicResult_t *results) {
     const Description what(operation, plan.product);
     cublasLtMatmulPreference_t preference;
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceCreate(&preference), "choosing an algorithm for %s", what.text);
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceCreate(&preference), "choosing an algorithm for %s", what.text);
     const uint64_t workspace = WORKSPACE_BYTES;
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                        &workspace, sizeof workspace),
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                         &workspace, sizeof workspace),
                    "choosing an algorithm for %s", what.text);
     int found = 0;
-    CUBLASLT_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, plan.operation, plan.a, plan.b, plan.d, plan.d,
-                                                  preference, most, results, &found),
+    CUBLASLT_CHECK(cublaslt.MatmulAlgoGetHeuristic(handle, plan.operation, plan.a, plan.b, plan.d, plan.d,
+                                                   preference, most, results, &found),
                    "choosing an algorithm for %s", what.text);
     require(found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS, "cuBLASLt has no algorithm for %s", what.text);
-    CUBLASLT_CHECK(cublasLtMatmulPreferenceDestroy(preference), "choosing an algorithm for %s", what.text);
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceDestroy(preference), "choosing an algorithm for %s", what.text);
     return found;
 }
 
@@ -125,8 +125,9 @@ void use(Plan *plan, const cublasLtMatmulHeuristicResult_t &result) {
 
 void run(Queue *queue, const Plan &plan, const Operands &on, void *workspace) {
     const float alpha = 1, beta = plan.product.accumulate ? 1.0f : 0.0f;
-    CUBLASLT_CHECK(cublasLtMatmul(handle, plan.operation, &alpha, on.a, plan.a, on.b, plan.b, &beta, on.d, plan.d,
-                                  on.d, plan.d, &plan.algorithm, workspace, plan.workspace_bytes, queue->stream),
+    CUBLASLT_CHECK(cublaslt.Matmul(handle, plan.operation, &alpha, on.a, plan.a, on.b, plan.b, &beta, on.d,
+                                   plan.d, on.d, plan.d, &plan.algorithm, workspace, plan.workspace_bytes,
+                                   queue->stream),
                    "%s", Description(on.operation, plan.product).text);
 }
 
@@ -195,8 +196,8 @@ bool use_choice(Plan *plan, const char *operation) {
     const cublasLtMatmulAlgo_t *choice = gemm_choice(plan->product);
     if (!choice) return false;
     cublasLtMatmulHeuristicResult_t result = {};
-    cublasStatus_t status = cublasLtMatmulAlgoCheck(handle, plan->operation, plan->a, plan->b, plan->d, plan->d,
-                                                    choice, &result);
+    cublasStatus_t status = cublaslt.MatmulAlgoCheck(handle, plan->operation, plan->a, plan->b, plan->d,
+                                                     plan->d, choice, &result);
     if (status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= WORKSPACE_BYTES) {
         result.algo = *choice;
         use(plan, result);
@@ -246,15 +247,15 @@ void multiply(Queue *queue, const Product &product, const Operands &on) {
 } // namespace
 
 void linear_open(void) {
-    CUBLASLT_CHECK(cublasLtCreate(&handle), "opening cuBLASLt");
+    CUBLASLT_CHECK(cublaslt.Create(&handle), "opening cuBLASLt");
 }
 
 void linear_forget_plans(void) {
     for (Plan &plan : plans) {
-        CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(plan.a), "closing cuBLASLt");
-        CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(plan.b), "closing cuBLASLt");
-        CUBLASLT_CHECK(cublasLtMatrixLayoutDestroy(plan.d), "closing cuBLASLt");
-        CUBLASLT_CHECK(cublasLtMatmulDescDestroy(plan.operation), "closing cuBLASLt");
+        CUBLASLT_CHECK(cublaslt.MatrixLayoutDestroy(plan.a), "closing cuBLASLt");
+        CUBLASLT_CHECK(cublaslt.MatrixLayoutDestroy(plan.b), "closing cuBLASLt");
+        CUBLASLT_CHECK(cublaslt.MatrixLayoutDestroy(plan.d), "closing cuBLASLt");
+        CUBLASLT_CHECK(cublaslt.MatmulDescDestroy(plan.operation), "closing cuBLASLt");
     }
     plans.clear();
 }
@@ -267,7 +268,7 @@ void linear_close(void) {
     linear_forget_plans();
     gemm_forget_all();
     tuning = false;
-    CUBLASLT_CHECK(cublasLtDestroy(handle), "closing cuBLASLt");
+    CUBLASLT_CHECK(cublaslt.Destroy(handle), "closing cuBLASLt");
 }
 
 template <typename S> void linear_forward(Queue *queue, const Linear *args) {

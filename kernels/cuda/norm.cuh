@@ -53,14 +53,14 @@ template <NormKind KIND> __device__ __forceinline__ float slope_of(const Norm &n
  * ------------------------------------------------------------------------------------------------------ */
 
 /* How a row lies over threads: PACKS packs a thread, over a warp or over a block of at most THREADS; BLOCKS
- * is how many a multiprocessor should hold, for enough loads under way. */
+ * is how many a multiprocessor should hold, for enough loads under way. Both come to 64 registers a thread. */
 constexpr int ROW_WARPS = 4; /* rows of a block where a warp holds a row */
 struct WarpRow {
     static constexpr int PACKS = 4, THREADS = ROW_WARPS * WARP, BLOCKS = 8;
     static constexpr bool IS_WARP = true;
 };
 struct BlockRow {
-    static constexpr int PACKS = 1, THREADS = 1024, BLOCKS = 2;
+    static constexpr int PACKS = 2, THREADS = 512, BLOCKS = 2;
     static constexpr bool IS_WARP = false;
 };
 
@@ -156,13 +156,18 @@ __device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, R
  * the row; the second half turns it into the gradient at r.
  * ------------------------------------------------------------------------------------------------------ */
 
-/* What a thread sums over its rows. */
+/* What a thread sums over its rows for a pack of columns. */
 struct NormSums {
-    float dgamma[PACK], dbeta[PACK], dscalar;
+    float dgamma[PACK], dbeta[PACK];
 
-    __device__ void clear() {
-        fill_pack(dgamma, 0), fill_pack(dbeta, 0);
-        dscalar = 0;
+    __device__ void clear() { fill_pack(dgamma, 0), fill_pack(dbeta, 0); }
+    __device__ void add_gamma(const float (&more)[PACK]) {
+#pragma unroll
+        for (int i = 0; i < PACK; i++) dgamma[i] += more[i];
+    }
+    __device__ void add_beta(const float (&more)[PACK]) {
+#pragma unroll
+        for (int i = 0; i < PACK; i++) dbeta[i] += more[i];
     }
 };
 
@@ -172,12 +177,14 @@ __device__ __forceinline__ RowStatistics kept_statistics(const Norm &norm, int64
             keeps_rstd<KIND> ? static_cast<const float *>(norm.rstd)[row] : 1};
 }
 
-/* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT: dot = Σ h⊙r. */
-template <NormKind KIND>
-__device__ __forceinline__ void
-norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK], const float (&gamma)[PACK], const Norm &norm,
-                    RowStatistics row, NormSums &sums, float &sum, float &dot) {
+/* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT: dot = Σ h⊙r, of which the learned scalar's
+ * gradient is slope_unit times. `Sums` takes what a pack adds to γ's and β's gradients. */
+template <NormKind KIND, typename Sums>
+__device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK],
+                                                    const float (&gamma)[PACK], const Norm &norm,
+                                                    RowStatistics row, Sums &sums, float &sum, float &dot) {
     const float scale = output_scale_of(norm), slope = slope_of<KIND>(norm, row);
+    float dgamma[PACK], dbeta[PACK];
     sum = dot = 0;
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
@@ -186,13 +193,14 @@ norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK], const float (&gamm
         if constexpr (KIND != NORM_NONE) {
             const float hat = is_squash<KIND> ? tanhf(__fmul_rn(slope, r[i])) : (r[i] - row.mean) * row.rstd;
             if constexpr (is_squash<KIND>) g[i] *= (1 - hat) * (1 + hat);
-            sums.dgamma[i] += upstream * hat;
-            if constexpr (KIND == NORM_LAYERNORM || KIND == NORM_DYT) sums.dbeta[i] += upstream;
+            dgamma[i] = upstream * hat;
+            dbeta[i] = upstream;
             sum += g[i];
             dot += g[i] * (is_squash<KIND> ? r[i] : hat);
         }
     }
-    if constexpr (is_squash<KIND>) sums.dscalar += slope_unit<KIND>(norm, row) * dot;
+    if constexpr (KIND != NORM_NONE) sums.add_gamma(dgamma);
+    if constexpr (KIND == NORM_LAYERNORM || KIND == NORM_DYT) sums.add_beta(dbeta);
 }
 
 /* `given`: BHyT's mean square is not of r, so nothing flows through it. */

@@ -108,10 +108,22 @@ template <typename T> __device__ __forceinline__ void store_pair(T *out, const P
     store_quad(out + half, pair.second);
 }
 
-/* Turns the pair at dimension i of row n; V stays. */
-__device__ __forceinline__ void turn(Pair &pair, const Rows &r, int64_t n, int head, int i) {
+/* A row, and its time step, which walks along: a division a row would cost as much as the rest. */
+struct Step {
+    int64_t n;
+    int t;
+
+    __device__ __forceinline__ Step(const Rows &r, int64_t n) : n(n), t((int)((uint32_t)n % (uint32_t)r.T)) {}
+    __device__ __forceinline__ void advance(const Rows &r) {
+        n++, t++;
+        if (t == r.T) t = 0;
+    }
+};
+
+/* Turns the pair at dimension i of a row; V stays. */
+__device__ __forceinline__ void turn(Pair &pair, const Rows &r, const Step &step, int head, int i) {
     if (!r.turns || head >= r.H + r.Hkv) return;
-    const int64_t position = r.position ? r.position[n] : n % r.T;
+    const int64_t position = r.position ? r.position[step.n] : step.t;
     const float *table = r.rope + position * r.D + 2 * i;
     float low[QUAD], high[QUAD]; /* cos and sin in turn */
     load_quad(low, table);
@@ -138,14 +150,16 @@ template <QkvNorm NORM> constexpr int lanes_of = NORM == QKV_NORM_HEAD ? 8 : WAR
  * before the rotation. 1 and 0 for a segment that is copied.
  */
 template <typename S, QkvNorm NORM>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     segments_kernel(const S *__restrict__ raw, const S *__restrict__ dqkv, float *__restrict__ out, Rows r) {
     constexpr int LANES = lanes_of<NORM>;
     const int segments = segments_of<NORM>(r), lane = threadIdx.x % LANES;
-    const int64_t index = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / LANES;
-    const bool active = index < r.N * segments; /* idle lanes stay for the exchange below */
-    const int64_t n = active ? index / segments : 0;
-    const int s = (int)(index % segments), half = r.D / 2, pairs = half / QUAD;
+    const int64_t index =
+        ((int64_t)blockIdx.x * THREADS + threadIdx.x) / LANES; /* take_segments: in 32 bits */
+    const bool active = index < r.N * segments;                /* idle lanes stay for the exchange below */
+    const int64_t n = active ? (uint32_t)index / (uint32_t)segments : 0;
+    const Step step(r, n);
+    const int s = (int)((uint32_t)index % (uint32_t)segments), half = r.D / 2, pairs = half / QUAD;
     const int first_head = NORM == QKV_NORM_HEAD ? s : r.first_head(s);
     const int heads = NORM == QKV_NORM_HEAD ? 1 : s == 0 ? r.H : r.Hkv;
     const bool normed = alpha_of<NORM>(r, first_head) != NULL;
@@ -159,7 +173,7 @@ __global__ void __launch_bounds__(THREADS)
         load_pair(x, raw + at, half);
         if (dqkv) {
             load_pair(g, dqkv + at, half);
-            turn(g, r, n, head, i);
+            turn(g, r, step, head, i);
             load_pair(alpha, alpha_of<NORM>(r, head) + i, half);
         }
 #pragma unroll
@@ -194,7 +208,8 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const S *raw, S *out, 
     const float *alphas = alpha_of<NORM>(r, head);
     Pair alpha = {};
     if (alphas) load_pair(alpha, alphas + i, half);
-    for (int64_t n = begin; n < end; n++) {
+    for (Step step(r, begin); step.n < end; step.advance(r)) {
+        const int64_t n = step.n;
         Pair x;
         load_pair(x, raw + n * r.stride + column, half);
         if (NORM != QKV_NORM_NONE && alphas) {
@@ -205,7 +220,7 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const S *raw, S *out, 
                 x.second[j] = alpha.second[j] * (x.second[j] * rstd);
             }
         }
-        turn(x, r, n, head, i);
+        turn(x, r, step, head, i);
         store_pair(out + n * r.stride + column, x, half);
     }
 }
@@ -228,7 +243,7 @@ __device__ __forceinline__ void rms_quad(float (&g)[QUAD], const float (&x)[QUAD
 
 /* Backward, in the same walk; dqkv may be draw. With a norm raw is read too. */
 template <typename S, QkvNorm NORM>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     backward_kernel(const S *dqkv, S *draw, const S *__restrict__ raw, const float *__restrict__ means,
                     Rows r, int64_t rows, Partials partials) {
     const int half = r.D / 2, pairs = half / QUAD, index = blockIdx.x * THREADS + threadIdx.x;
@@ -239,11 +254,11 @@ __global__ void __launch_bounds__(THREADS)
     const float *alphas = alpha_of<NORM>(r, head);
     Pair alpha = {}, dalpha = {}, dbias = {};
     if (alphas) load_pair(alpha, alphas + i, half);
-    for (int64_t n = begin; n < end; n++) {
-        const int64_t at = n * r.stride + column;
+    for (Step step(r, begin); step.n < end; step.advance(r)) {
+        const int64_t n = step.n, at = n * r.stride + column;
         Pair g;
         load_pair(g, dqkv + at, half);
-        turn(g, r, n, head, i);
+        turn(g, r, step, head, i);
         if (NORM != QKV_NORM_NONE && alphas) {
             const int64_t statistic = n * segments_of<NORM>(r) + segment;
             const float rstd = r.rstd[statistic], mean = means[statistic];
@@ -271,8 +286,8 @@ dim3 grid_of(const Rows &r, const Chunks &chunks) {
 template <typename S, QkvNorm NORM>
 void take_segments(Queue *queue, const Rows &r, const Storage *raw, const Storage *dqkv, float *out) {
     const int64_t blocks = ceil_div(r.N * segments_of<NORM>(r) * lanes_of<NORM>, THREADS);
-    check(blocks <= INT32_MAX, "qkv on cuda: %lld rows of %d heads are more than a launch can hold",
-          (long long)r.N, r.heads());
+    check(r.N * segments_of<NORM>(r) <= INT32_MAX - THREADS,
+          "qkv on cuda: %lld rows of %d heads are more than a launch can hold", (long long)r.N, r.heads());
     LAUNCH((segments_kernel<S, NORM>), (unsigned)blocks, THREADS, 0, queue->stream,
            static_cast<const S *>(raw), static_cast<const S *>(dqkv), out, r);
 }
@@ -327,6 +342,8 @@ template <typename S, QkvNorm NORM> void run_backward(Queue *queue, const QkvBac
 void check_qkv(const Qkv *args) {
     check(args->D >= 8 && args->D <= 256 && args->D % 8 == 0,
           "qkv on cuda: head sizes are multiples of 8 up to 256, not %d", args->D);
+    check((int64_t)args->B * args->T <= INT32_MAX,
+          "qkv on cuda: %d sequences of %d tokens are more than a launch can hold", args->B, args->T);
 }
 
 } // namespace

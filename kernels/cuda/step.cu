@@ -84,7 +84,9 @@ __global__ void sum_squares_finish(const double *__restrict__ partial, int64_t c
  * taken relative to the first entry: a window of equal values then has exactly that mean and no deviation. */
 __device__ bool is_spike(const double *window, double value, double sigma) {
     double mean = 0, squares = 0;
+#pragma unroll 8
     for (int i = 0; i < SKIP_WINDOW; i++) mean += (window[i] - window[0]) / SKIP_WINDOW;
+#pragma unroll 8
     for (int i = 0; i < SKIP_WINDOW; i++) {
         const double deviation = window[i] - window[0] - mean;
         squares += deviation * deviation;

@@ -25,7 +25,8 @@ struct Queue {
     size_t scratch_bytes;
 };
 
-/* The scratch area, after checking that it holds as many bytes; `operation` is named if it does not. */
+/* The queue's scratch area, which stays the queue's: what lies there is lost to the next operation. Exit 1, with
+ * `operation` named, where it holds fewer bytes. */
 void *cuda_scratch(Queue *queue, size_t bytes, const char *operation);
 
 /* --------------------------------------------------------------------------------------------------------
@@ -34,6 +35,9 @@ void *cuda_scratch(Queue *queue, size_t bytes, const char *operation);
 
 constexpr int PACK = 8;
 constexpr int WARP = 32;
+
+/* Blocks a multiprocessor for __launch_bounds__, where ptxas would else spill for the sake of one more. */
+constexpr int NO_SPILLS = 1;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) {
@@ -80,16 +84,23 @@ __device__ __forceinline__ void load_pack(float (&out)[PACK], const bf16 *in) {
     for (int i = 0; i < PACK; i++) out[i] = __bfloat162float(pack.element[i]);
 }
 
+/* __stwb stores as any store does, but 16 bytes at once: of a plain one the compiler makes four of 4 bytes where it cannot
+ * follow the values (nvcc 13.0 did in AdamW's copy and in the activation). */
 __device__ __forceinline__ void store_pack(float *out, const float (&in)[PACK]) {
-    *reinterpret_cast<float4 *>(out) = make_float4(in[0], in[1], in[2], in[3]);
-    *reinterpret_cast<float4 *>(out + 4) = make_float4(in[4], in[5], in[6], in[7]);
+    __stwb(reinterpret_cast<float4 *>(out), make_float4(in[0], in[1], in[2], in[3]));
+    __stwb(reinterpret_cast<float4 *>(out + 4), make_float4(in[4], in[5], in[6], in[7]));
+}
+
+/* Two bf16 in 32 bits, the lower first: one instruction rounds both. */
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&pair);
 }
 
 __device__ __forceinline__ void store_pack(bf16 *out, const float (&in)[PACK]) {
-    Bf16Pack pack;
-#pragma unroll
-    for (int i = 0; i < PACK; i++) pack.element[i] = __float2bfloat16(in[i]);
-    *reinterpret_cast<Bf16Pack *>(out) = pack;
+    const uint4 words = {pack_bf16(in[0], in[1]), pack_bf16(in[2], in[3]), pack_bf16(in[4], in[5]),
+                         pack_bf16(in[6], in[7])};
+    __stwb(reinterpret_cast<uint4 *>(out), words);
 }
 
 __device__ __forceinline__ void fill_pack(float (&out)[PACK], float value) {
@@ -134,7 +145,8 @@ template <int COUNT, typename T> __device__ __forceinline__ void block_sum(T (&v
 }
 
 /* --------------------------------------------------------------------------------------------------------
- * The operations of this folder, and what each file needs of scratch for the largest shapes of a run
+ * The operations of this folder (kernels.h says what each takes and gives; they queue work and return), and the
+ * bytes of scratch that each file needs for the largest shapes of a run
  * ------------------------------------------------------------------------------------------------------ */
 
 template <typename S> void embedding_forward(Queue *, const Embedding *);
@@ -167,7 +179,8 @@ void cast(Queue *, const Cast *);
     template void operation<float>(Queue *, const Arguments *);                                              \
     template void operation<bf16>(Queue *, const Arguments *)
 
-/* Attention on tensor cores, in bf16: false where there is no kernel for the head size. */
+/* Attention on tensor cores, in bf16 (FlashAttention-2, Dao 2023), after attention.cu has checked the shape: false, and
+ * nothing queued, where there is no kernel for the head size. The scratch in bytes. */
 bool attention_forward_mma(Queue *queue, const Attention *args);
 bool attention_backward_mma(Queue *queue, const AttentionBackward *args);
 size_t attention_mma_scratch(const Limits *limits);
@@ -181,9 +194,6 @@ size_t junction_scratch(const Limits *limits);
 size_t variant_scratch(const Limits *limits);
 size_t stats_scratch(const Limits *limits);
 size_t step_scratch(const Limits *limits);
-
-/* Opens the library; false, with one line in text, where it is not to be had. */
-bool cublaslt_load(char *text, size_t size);
 
 /* cuBLASLt's handle, made and taken down with the device. */
 void linear_open(void);

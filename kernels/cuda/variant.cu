@@ -69,7 +69,7 @@ template <typename S> __device__ __forceinline__ float folded(const S *row, int 
  * gpt2-1558m's 8 GFLOP, once a step at most. Not yet measured.
  */
 template <typename S>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, NO_SPILLS)
     product_squares_kernel(const S *__restrict__ w_o, const S *__restrict__ w_v, float *__restrict__ partial,
                            int C, int H, int Hkv, int D) {
     SHARED_ARRAY(TileRow, left, DEEP);

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PROGRAMS = ["train_gpt", "test_ops_cuda", "gpu_probe"]
+PROGRAMS = ["train_gpt", "test_ops_cuda", "test_collective_cuda", "gpu_probe"]
 
 
 class Unavailable(Exception):
@@ -79,8 +79,8 @@ def find_tool(name):
 
 
 def environment(binaries=None, **more):
-    """Libraries beside the programs, of the toolkit, and of PyTorch's packages (cuBLASLt may be in no other
-    place)."""
+    """Libraries beside the programs, of the toolkit, and of PyTorch's packages (cuBLASLt and NCCL may be in no
+    other place)."""
     import sysconfig
 
     packages = sysconfig.get_paths()["purelib"]
@@ -146,6 +146,13 @@ class Machine:
         self.rehearsal = False
         self.preset = None  # in the place of every model, if given
 
+    def gpu_count(self):
+        """How many GPUs a program sees."""
+        chosen = self.env.get("CUDA_VISIBLE_DEVICES")
+        if chosen is not None:
+            return len([word for word in chosen.split(",") if word])
+        return len(output([smi(), "--query-gpu=name", "--format=csv,noheader"]).splitlines()) or 1
+
     def program(self, name):
         path = self.named.get(name) or os.path.join(self.folder, name)
         if not os.access(path, os.X_OK):
@@ -160,6 +167,7 @@ class Rehearsal(Machine):
         "train_gpt": ["train_gpt"],
         "train_gpt_emu": ["build/emu/train_gpt", "train_gpt_emu"],
         "test_ops_cuda": ["build/test_ops_emu"],
+        "test_collective_cuda": ["build/test_collective"],
         "gpu_probe": ["build/emu/gpu_probe"],
     }
 

@@ -67,40 +67,37 @@ def json_rows(name, command, env, deadline):
 # ------------------------------------------------------------------------------------------------- suite
 
 
-def run_suite(machine, part, deadline, implementation, operations=(None,)):
-    """The operation suite on the device. What did not come to its end counts as failed."""
-    passed = failed = skipped = 0
-    for operation in operations:
-        command = [machine.program("test_ops_cuda"), "test", "--implementation", implementation]
-        planned = 0
-        seen = 0
-        lines = Lines(
-            command + (["--operation", operation] if operation else []),
-            dict(machine.env, CMOCKA_MESSAGE_OUTPUT="TAP"),
-            deadline,
+CANNOT_RUN = 2  # the exit code of a test program that tests nothing here; its last line says why
+
+
+def run_tap(machine, part, deadline, command, **env):
+    """A program that speaks TAP, or several that speak at once. What did not come to its end counts as failed."""
+    passed = failed = skipped = planned = seen = 0
+    lines = Lines(command, dict(machine.env, CMOCKA_MESSAGE_OUTPUT="TAP", **env), deadline)
+    tail = []
+    for line in lines:
+        tail = (tail + [line])[-6:]
+        plan, result = re.match(r"^1\.\.(\d+)$", line), TAP.match(line)
+        if plan:
+            planned += int(plan.group(1))
+        if not result:
+            continue
+        seen += 1
+        if result.group(4):
+            skipped += 1
+        elif result.group(1) == "ok":
+            passed += 1
+        else:
+            failed += 1
+            part.row(test=result.group(3).strip(), result="failed")
+        part.set(passed=passed, failed=failed, skipped=skipped)
+    if planned == 0 and lines.status == CANNOT_RUN and tail:
+        raise Unavailable(tail[-1])
+    if lines.status != 0 and seen < planned or planned == 0:
+        failed += max(planned - seen, 1)
+        part.row(
+            result=f"{planned - seen} of {planned} tests did not run: status {lines.status}", output=tail
         )
-        tail = []
-        for line in lines:
-            tail = (tail + [line])[-6:]
-            plan, result = re.match(r"^1\.\.(\d+)$", line), TAP.match(line)
-            if plan:
-                planned = int(plan.group(1))
-            if not result:
-                continue
-            seen += 1
-            if result.group(4):
-                skipped += 1
-            elif result.group(1) == "ok":
-                passed += 1
-            else:
-                failed += 1
-                part.row(test=result.group(3).strip(), result="failed")
-            part.set(passed=passed, failed=failed, skipped=skipped)
-        if lines.status != 0 and seen < planned or planned == 0:
-            failed += max(planned - seen, 1)
-            part.row(
-                result=f"{planned - seen} of {planned} tests did not run: status {lines.status}", output=tail
-            )
     part.set(passed=passed, failed=failed, skipped=skipped)
     if passed == 0 and failed == 0:
         del part.data["passed"], part.data["failed"]  # nothing ran: nothing counts
@@ -108,8 +105,35 @@ def run_suite(machine, part, deadline, implementation, operations=(None,)):
 
 
 def suite(machine, part, deadline, implementation):
-    run_suite(
-        machine, part, deadline, implementation, ("sum_squares",) if machine.rehearsal else (None,)
+    """The operation suite on the device."""
+    command = [machine.program("test_ops_cuda"), "test", "--implementation", implementation]
+    run_tap(machine, part, deadline, command + ["--operation", "sum_squares"] * machine.rehearsal)
+
+
+# ------------------------------------------------------------------------------------------- collectives
+
+# One process a rank; their end is good if each one's is.
+START_RANKS = """
+for rank in $(seq 0 $(($RANKS - 1))); do RANK=$rank "$@" & ranks="$ranks $!"; done
+status=0
+for rank in $ranks; do wait $rank || status=$?; done
+exit $status
+"""
+
+
+def collectives(machine, part, deadline):
+    """The collectives, a rank on each GPU: with one GPU it shows that NCCL opens, captures and copies."""
+    ranks = 1 if machine.rehearsal else machine.gpu_count()
+    elements = 1 << (10 if machine.rehearsal else 23)
+    part.set(ranks=ranks)
+    run_tap(
+        machine,
+        part,
+        deadline,
+        ["sh", "-c", START_RANKS, "sh", machine.program("test_collective_cuda"), elements],
+        RANKS=str(ranks),
+        RANKS_ID_FILE=os.path.join(machine.scratch, "nccl-id"),
+        COLLECTIVE_TIMEOUT="60",
     )
 
 
@@ -422,6 +446,7 @@ def table():
     parts = {}
     for short in ("bf16", "f32"):
         parts[f"suite-{short}"] = lambda m, p, d, short=short: suite(m, p, d, f"cuda/{short}")
+    parts["collectives"] = collectives
     parts["training"] = training
     parts["operations"] = operations
     for model in marks.MODELS:

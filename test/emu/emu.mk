@@ -6,10 +6,21 @@ EMU       := $(BUILD)/emu
 EMU_FLAGS := -std=c++17 -O2 -g $(WARNINGS) -Wno-unknown-pragmas -fno-strict-aliasing -DEMULATION \
              -Itest/emu/include -Ikernels/cuda $(if $(STANDALONE),-Itest/standalone/include)
 EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all,-fsanitize=alignment -fno-sanitize-recover=alignment)
-EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_%,$(wildcard test/emu/*.cpp)))
+EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_% %/nccl.cpp,$(wildcard test/emu/*.cpp)))
 EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out %/test_race.cpp,$(wildcard test/emu/test_*.cpp)))
 EMU_CUDA  := $(patsubst kernels/cuda/%.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
 EMU_OPS   := $(patsubst $(BUILD)/test/%,$(EMU)/%,$(OPS))
+
+# The emulated NCCL is a library over MPI, opened like the real one by who asks for collectives; it finds the engine in
+# the program that opens it. RPATH goes before LD_LIBRARY_PATH, where the real one may be.
+EMU_LIBS  := -lboost_context -ldl -rdynamic -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN:$$ORIGIN/emu:$$ORIGIN/build/emu'
+RACE_LIBS := $(subst /emu,/race,$(EMU_LIBS))
+MPICXX    ?= mpicxx
+NCCL_OF   := OMPI_CXX=$(CXX) $(MPICXX) -DOMPI_SKIP_MPICXX -MMD -MP -fPIC -shared -Wl,-soname,libnccl.so.2
+
+$(EMU)/libnccl.so.2: test/emu/nccl.cpp
+	@mkdir -p $(@D)
+	$(NCCL_OF) $(EMU_FLAGS) $(EMU_CHECK) $< -o $@
 
 $(EMU)/%.o: test/emu/%.cpp
 	@mkdir -p $(@D)
@@ -35,7 +46,7 @@ $(EMU)/train_gpt.o: train_gpt.cu
 EMU_HOST  := $(patsubst $(BUILD)/src/%,$(EMU)/%,$(filter %/device.o %/config.o,$(HOST))) \
              $(filter-out %/device.o %/config.o,$(HOST))
 $(EMU)/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(CPU) $(EMU_CORE) $(EMU_CUDA)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(EMU_LIBS) -o $@
 
 train_gpt_emu: $(EMU)/train_gpt
 	cp $< $@
@@ -48,9 +59,6 @@ $(BUILD)/plain/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(PLAIN_TYPES) $(filter
 	    -Wl,--defsym=kernels_cpu_f32=kernels_plain_f32,--defsym=kernels_cpu_f64=kernels_plain_f64 \
 	    -Wl,--defsym=kernels_cuda_f32=kernels_plain_f32,--defsym=kernels_cuda_bf16=kernels_plain_bf16
 
-TRAIN_EMU := $(EMU)/train_gpt $(BUILD)/plain/train_gpt
-TRAIN_ENV := TRAIN_GPT_EMU=$(EMU)/train_gpt TRAIN_GPT_PLAIN=$(BUILD)/plain/train_gpt
-
 # The host's side of CUDA against the emulated device's lateness.
 $(EMU)/host/%.o: test/emu/host/%.cu
 	@mkdir -p $(@D)
@@ -61,13 +69,24 @@ $(EMU)/host/%.o: test/emu/host/%.c
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
 
-$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(BUILD)/src/check.o
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) -lboost_context -o $@
+$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(EMU)/cublaslt_load.o $(BUILD)/src/check.o
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) $(EMU_LIBS) -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
+
+# The collectives, started once a rank (test/ranks).
+$(EMU)/ranks/%.o: test/ranks/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -c $< -o $@
+
+$(BUILD)/test_collective: $(BUILD)/test/ranks/test_collective.o
+$(BUILD)/collective_faults: $(EMU)/ranks/collective_faults.o
+$(BUILD)/test_collective $(BUILD)/collective_faults: $(BUILD)/test/ranks/ranks.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY) \
+    | $(EMU)/libnccl.so.2
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
 
 # The probe of a GPU, to check itself (--tiny).
 $(EMU)/gpu_probe.o: test/gpu_probe.cu
@@ -75,7 +94,7 @@ $(EMU)/gpu_probe.o: test/gpu_probe.cu
 	$(CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c $< -o $@
 
 $(EMU)/gpu_probe: $(EMU)/gpu_probe.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
-	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(EMU_LIBS) -o $@
 
 # The race checker: the same again with the compiler's calls before each access to memory (-fsanitize=thread), which
 # test/emu/race_calls.cpp answers; never linked with the sanitizer's own library.
@@ -95,11 +114,15 @@ $(RACE)/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
 	$(CXX) $(RACE_FLAGS) $(RACE_CALLS) -MMD -MP -x c++ -c $< -o $@
 
-$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(BUILD)/src/check.o
-	$(CXX) $^ -lcmocka -lboost_context -o $@
+$(RACE)/libnccl.so.2: test/emu/nccl.cpp
+	@mkdir -p $(@D)
+	$(NCCL_OF) $(RACE_FLAGS) $< -o $@
+
+$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(BUILD)/src/check.o $(RACE)/libnccl.so.2
+	$(CXX) $^ -lcmocka $(RACE_LIBS) -o $@
 
 $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
-	$(CXX) -fopenmp $^ $(LDLIBS) -lcmocka -lboost_context -o $@
+	$(CXX) -fopenmp $^ $(LDLIBS) -lcmocka $(RACE_LIBS) -o $@
 
 # The program whole, its host side as well: what the host does to pinned memory while copies may run.
 $(RACE)/src/%.o: src/%.c
@@ -111,20 +134,25 @@ $(RACE)/train_gpt.o: train_gpt.cu
 	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
 
 $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) $(CPU) $(RACE_CORE) $(RACE_CUDA)
-	$(CXX) -fopenmp $^ $(LDLIBS) -lboost_context -o $@
+	$(CXX) -fopenmp $^ $(LDLIBS) $(RACE_LIBS) -o $@
 
 # ------------------------------------------------------------------------------------------------ what people run
 
 # The emulated suites are runs of their own: the CPU's are test_ops'.
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
+TRAIN_EMU  := $(EMU)/train_gpt $(BUILD)/plain/train_gpt
+COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults
+# Where the scripted tests find them.
+EMULATED   := TRAIN_GPT_EMU=$(EMU)/train_gpt TRAIN_GPT_PLAIN=$(BUILD)/plain/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective
 
 emu: train_gpt_emu $(BUILD)/plain/train_gpt $(BUILD)/test_emu $(BUILD)/test_ops_emu $(BUILD)/test_host_path
 
-# CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, training.
+# CUDA without a GPU: the emulation's own tests, the operation suite over both emulated types, collectives, training.
 test-emu:
-	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(TRAIN_EMU)
-	@$(TRAIN_ENV) $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) $(wildcard test/test_emulated_*.py)
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(TRAIN_EMU) $(COLLECTIVE)
+	@$(EMULATED) $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) \
+	    $(wildcard test/test_emulated_*.py) test/test_collective.py
 
 # No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
 race:

@@ -9,6 +9,7 @@
 #include "race.h"
 #include "runtime.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <algorithm>
@@ -41,6 +42,7 @@ struct Operation {
     std::function<void()> run; /* empty for a wait */
     shared_ptr<Record> wait;
     emu::race::Clock queued; /* what the host knew to be done */
+    std::function<bool(uint64_t number)> ready; /* empty for always */
 };
 
 struct CUgraph_st {
@@ -142,13 +144,24 @@ struct DeviceTime {
     }
 };
 
-/* Runs one operation: one that leads to progress in the stream, or, by chance, any that is allowed. */
+/* Whether the stream's next operation waits for nothing outside this process. */
+bool ready(CUstream_st *stream) {
+    const Operation &head = stream->queue.front();
+    return !head.ready || head.ready(head.number);
+}
+
+/* Runs one operation: one that leads to progress in the stream, or, by chance, any that is allowed. None if that one
+   is not ready. */
 void advance(CUstream_st *stream) {
     std::vector<CUstream_st *> allowed;
     if (seed && random_below(2))
         for (CUstream_st *other : streams)
-            if (!other->queue.empty() && needed(other) == other) allowed.push_back(other);
-    step(allowed.empty() ? needed(stream) : allowed[random_below((unsigned)allowed.size())]);
+            if (!other->queue.empty() && needed(other) == other && ready(other)) allowed.push_back(other);
+    CUstream_st *chosen = allowed.empty() ? needed(stream) : allowed[random_below((unsigned)allowed.size())];
+    if (!allowed.empty() || ready(chosen))
+        step(chosen);
+    else
+        sched_yield();
 }
 
 /* Runs until the goal is reached, to which progress in the stream leads. */
@@ -207,10 +220,11 @@ unsigned random_below(unsigned bound) {
     return (unsigned)((z ^ z >> 31) % bound);
 }
 
-void queue_work(const char *name, CUstream_st *stream, std::function<void()> work) {
+void queue_work(const char *name, CUstream_st *stream, std::function<void()> work,
+                std::function<bool(uint64_t number)> ready) {
     Lock lock;
     require_no_error(name);
-    append(resolve(stream), {0, name, std::move(work), nullptr, {}});
+    append(resolve(stream), {0, name, std::move(work), nullptr, {}, std::move(ready)});
 }
 
 void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block,
@@ -411,7 +425,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
                     record->clock = target->timeline.clock;
                 },
                 nullptr,
-                {}});
+                {},
+                nullptr});
     return cudaSuccess;
 }
 
@@ -427,7 +442,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         return cudaSuccess;
     }
     if (target->capture) fault("cudaStreamWaitEvent: a captured stream waits for an event recorded outside");
-    if (event->record) append(target, {0, "cudaStreamWaitEvent", nullptr, event->record, {}});
+    if (event->record) append(target, {0, "cudaStreamWaitEvent", nullptr, event->record, {}, nullptr});
     return cudaSuccess;
 }
 

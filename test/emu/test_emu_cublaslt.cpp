@@ -1,7 +1,8 @@
 /* test_emu_cublaslt.cpp: the emulated cuBLASLt multiplies, and refuses what NVIDIA does not document. */
 #include "test_emu.h"
 
-#include <cublasLt.h>
+#include "cublaslt.cuh"
+
 #include <math.h>
 
 namespace {

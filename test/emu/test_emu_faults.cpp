@@ -8,7 +8,7 @@
  */
 #include "test_emu.h"
 
-#include <cublasLt.h>
+#include "cublaslt.cuh"
 #include <stdio.h>
 #include <sys/wait.h>
 #include <unistd.h>

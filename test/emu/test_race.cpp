@@ -7,7 +7,9 @@
  */
 #include "test_emu.h"
 
-#include <cublasLt.h>
+#include "cublaslt.cuh"
+
+#include <nccl.h>
 #include <stdio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -238,6 +240,35 @@ template <bool event> void product_then_kernel() {
     synchronize();
 }
 
+/* A communicator of one rank. */
+ncclComm_t alone() {
+    ncclUniqueId id;
+    ncclComm_t comm = nullptr;
+    assert_int_equal(ncclGetUniqueId(&id), ncclSuccess);
+    assert_int_equal(ncclCommInitRank(&comm, 1, id, 0), ncclSuccess);
+    return comm;
+}
+
+/* A sum over the ranks reads its buffer, and writes it. */
+template <bool event> void kernel_then_sum() {
+    Device<int> buffer(std::vector<int>(64, 1));
+    Streams s;
+    LAUNCH(fill, 1, 64, 0, s.first, buffer.at, 1);
+    if (event) s.order();
+    assert_int_equal(ncclAllReduce(buffer.at, buffer.at, 64, ncclFloat32, ncclSum, alone(), s.second),
+                     ncclSuccess);
+    synchronize();
+}
+
+template <bool event> void gather_then_kernel() {
+    Device<int> from(std::vector<int>(64, 1)), buffer(64), to(64);
+    Streams s;
+    assert_int_equal(ncclAllGather(from.at, buffer.at, 64, ncclFloat32, alone(), s.first), ncclSuccess);
+    if (event) s.order();
+    LAUNCH(copy, 1, 64, 0, s.second, to.at, buffer.at);
+    synchronize();
+}
+
 void default_stream_orders() {
     Device<int> from(64), to(64);
     cudaStream_t blocking;
@@ -367,6 +398,10 @@ const Planted cases[] = {
                       "race: ", "no event orders them"),
     PLANTED_AND_CLEAN("a missing event wait behind a product", product_then_kernel<false>,
                       product_then_kernel<true>, "race: ", "no event orders them"),
+    PLANTED_AND_CLEAN("a missing event wait before a collective", kernel_then_sum<false>, kernel_then_sum<true>,
+                      "race: ncclAllReduce", "fill in another stream wrote it", "no event orders them"),
+    PLANTED_AND_CLEAN("a missing event wait behind a collective", gather_then_kernel<false>,
+                      gather_then_kernel<true>, "race: ", "ncclAllGather", "no event orders them"),
     {"the default stream orders blocking streams", default_stream_orders, {}},
 
     PLANTED_AND_CLEAN("a pinned buffer used again", pinned_again<false>, pinned_again<true>,

@@ -1,6 +1,7 @@
 /* test_host_path.c: does the host keep its promises to a device that works later: steps in flight, pinned buffers in
- * turn, captured steps, algorithms chosen by measuring? Runs over the emulation, whose queues run as late as CUDA allows and whose graphs replay
- * frozen arguments. Each promise has a planted breach that must show. */
+ * turn, captured steps, algorithms chosen by measuring; and does a failure name what was asked of the device? Runs over
+ * the emulation, whose queues run as late as CUDA allows and whose graphs replay frozen arguments. Each promise has a
+ * planted breach that must show. */
 #include "../../../src/check.h"
 #include "../../../src/feed.h"
 #include "../../../src/step.h"
@@ -11,6 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #undef fail
@@ -285,6 +289,72 @@ static void an_algorithm_that_the_library_refuses_is_not_used(void **state) {
     free(choices);
 }
 
+/* ---- messages ---- */
+
+/* What a process says that does this with a queue and 64 KB of the device; it must end with exit code 1. */
+static void message_of(void (*act)(Queue *queue, char *memory), char *text, size_t size) {
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        const Kernels *k = &kernels_cuda_bf16;
+        require(k->open(0, text, size), "%s", text);
+        act(k->queue_create(64 << 20), k->alloc(64 << 10));
+        _exit(0);
+    }
+    close(ends[1]);
+    FILE *said = fdopen(ends[0], "r");
+    text[fread(text, 1, size - 1, said)] = '\0';
+    fclose(said);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) != EXIT_RUNTIME) assert_string_equal(text, "a failure"); /* shows what was said */
+}
+
+static void asks_for_an_empty_grid(Queue *queue, char *memory) {
+    const Kernels *k = &kernels_cuda_bf16;
+    k->step_begin(queue, &(StepBegin){.state = (StepState *)memory});
+    k->qkv_forward(queue, &(Qkv){.B = 2, .T = 5, .D = 32, .raw = memory, .qkv = memory + 4096, .rope = memory});
+}
+
+static void multiplies_misaligned(Queue *queue, char *memory) {
+    const Linear linear = {.N = 3, .in = 60, .out = 7, .x = memory + 2, .w = memory + 4096, .y = memory + 8192};
+    kernels_cuda_bf16.linear_forward(queue, &linear);
+}
+
+static void fails_after_a_graph(Queue *queue, char *memory) {
+    const Kernels *k = &kernels_cuda_bf16;
+    k->cast(queue, &(Cast){.n = 24, .from = DTYPE_F32, .to = DTYPE_BF16, .src = memory, .dst = memory + 4096});
+    k->capture_begin(queue);
+    for (int i = 0; i < 3; i++) k->step_begin(queue, &(StepBegin){.state = (StepState *)memory});
+    k->graph_launch(queue, k->capture_end(queue));
+    k->event_elapsed(k->event_create(), k->event_create()); /* nobody recorded them */
+}
+
+static void a_failure_names_the_operations_and_their_shapes(void **state) {
+    (void)state;
+    const struct {
+        void (*act)(Queue *, char *);
+        const char *said[4];
+    } cases[] = {
+        {asks_for_an_empty_grid,
+         {"launching (forward_kernel<S, NORM>) with grid (0, ", "cudaErrorInvalidConfiguration",
+          "; in qkv_forward (B=2, T=5, H=0, Hkv=0, D=32, norm=0); queued before: step_begin"}},
+        {multiplies_misaligned, {"cuBLASLt: ", "; in linear_forward (N=3, in=60, out=7)"}},
+        {fails_after_a_graph,
+         {"timing between two events: ",
+          "; queued before: a captured graph (operations=3), step_begin, step_begin, step_begin"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[2048];
+        message_of(cases[i].act, text, sizeof text);
+        for (int j = 0; j < 4 && cases[i].said[j]; j++)
+            if (!strstr(text, cases[i].said[j])) assert_string_equal(text, cases[i].said[j]); /* shows both */
+    }
+}
+
 static int close_device(void **state) {
     (void)state;
     kernels.close();
@@ -300,6 +370,7 @@ int main(void) {
         cmocka_unit_test(measured_algorithms_are_kept_and_obeyed),
         cmocka_unit_test(other_places_and_damage_are_refused_with_a_reason),
         cmocka_unit_test(an_algorithm_that_the_library_refuses_is_not_used),
+        cmocka_unit_test(a_failure_names_the_operations_and_their_shapes),
     };
     return cmocka_run_group_tests_name("the host path", tests, NULL, close_device);
 }

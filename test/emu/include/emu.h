@@ -109,8 +109,11 @@ void async_copy_wait(int pending);
    kernel. body runs one thread of it. */
 void queue_kernel(const char *name, const void *function, size_t argument_bytes, dim3 grid, dim3 block,
                   size_t shared, CUstream_st *stream, std::function<void()> body);
-/* Queues any other device work under a name. */
-void queue_work(const char *name, CUstream_st *stream, std::function<void()> work);
+/* Queues any other device work under a name. Work that waits for something outside this process says by `ready`
+   whether that has come: it is asked once the work is the next of its stream, again and again until it says yes.
+   number: the work's place in the order of queueing. */
+void queue_work(const char *name, CUstream_st *stream, std::function<void()> work,
+                std::function<bool(uint64_t number)> ready = nullptr);
 
 /* A fault if an argument leads to memory that a kernel cannot reach: a pointer that is neither null nor in
    (or just behind) a live allocation of device or pinned memory; and, where AddressSanitizer can tell, a

@@ -1,0 +1,465 @@
+/*
+ * nccl.cpp: the emulated NCCL over MPI, a library of its own (libnccl.so.2) that kernels/cuda/collective.cu opens like
+ * the real one: a program that asks for no collective needs no MPI.
+ *
+ * A call is work of its stream. At the head of the stream its rank tells all others what it is about to do (Header),
+ * and runs when all have said the same. Then every rank sends every other what that one needs, and sums for itself in
+ * the order of the ranks: the same bits everywhere, and in every run. bf16 is rounded after each addition, as between
+ * two GPUs of NCCL's ring.
+ */
+#include "nccl.h"
+
+#include <mpi.h>
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <chrono>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "cuda_bf16.h"
+#include "race.h"
+#include "runtime.h"
+
+using namespace emu;
+
+namespace {
+
+enum { TAG_HEADER = 1, TAG_DATA = 2 };
+enum Kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST };
+const char *const KIND_NAMES[] = {"ncclAllReduce", "ncclReduceScatter", "ncclAllGather", "ncclBroadcast"};
+
+/* What a rank is about to do. */
+struct Header {
+    Kind kind;
+    ncclDataType_t type;
+    int root;
+    uint64_t count; /* NCCL's argument */
+
+    bool operator==(const Header &other) const {
+        return kind == other.kind && type == other.type && root == other.root && count == other.count;
+    }
+    size_t element_bytes() const { return type == ncclFloat64 ? 8 : type == ncclFloat32 ? 4 : 2; }
+    size_t bytes() const { return count * element_bytes(); }
+    std::string text() const {
+        const char *type_name = type == ncclFloat64   ? "ncclFloat64"
+                                : type == ncclFloat32 ? "ncclFloat32"
+                                                      : "ncclBfloat16";
+        std::string from = kind == BROADCAST ? " from rank " + std::to_string(root) : "";
+        return std::string(KIND_NAMES[kind]) + " of " + std::to_string(count) + " " + type_name + from;
+    }
+};
+
+struct Call {
+    Header header;
+    const char *send;
+    char *receive;
+};
+
+/* The seconds since it was made. */
+struct Stopwatch {
+    std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
+    double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    }
+    bool is_late() const {
+        static const char *text = getenv("EMU_NCCL_TIMEOUT");
+        return seconds() > (text ? strtod(text, nullptr) : 60);
+    }
+};
+
+bool is_gone(pid_t process) {
+    return kill(process, 0) != 0 && errno == ESRCH;
+}
+
+/* Waits for all of the requests. */
+void finish(std::vector<MPI_Request> &requests, const char *what) {
+    Stopwatch watch;
+    for (int done = 0; !done;) {
+        MPI_Testall((int)requests.size(), requests.data(), &done, MPI_STATUSES_IGNORE);
+        if (!done && watch.is_late()) fault("%s: another rank stopped in the middle of it", what);
+        if (!done) sched_yield();
+    }
+}
+
+/* A communicator's ranks. Calls that are queued or captured hold on to it. */
+class Group {
+  public:
+    const int rank, ranks;
+    std::vector<pid_t> processes; /* by rank */
+
+    Group(int rank, int ranks)
+        : rank(rank), ranks(ranks), theirs((size_t)ranks), requests(2 * (size_t)ranks) {}
+    bool meet(uint64_t number, const Header &header);
+    void run(const Call &call) const;
+    /* The first rank whose process is gone, or −1. */
+    int find_gone() const;
+
+  private:
+    bool waiting = false; /* a header is out */
+    bool called = false;  /* ever */
+    uint64_t queued_as;   /* the latest call's place in the order of queueing */
+    Header mine;          /* its header */
+    std::vector<Header> theirs;
+    std::vector<MPI_Request> requests; /* receiving from each rank, then sending to each */
+    Stopwatch since;
+
+    void call_out(uint64_t number, const Header &header);
+    bool hears_from(int other);
+};
+
+/* ---- the ranks agree on what comes next ------------------------------------------------------------------ */
+
+void Group::call_out(uint64_t number, const Header &header) {
+    if (called && number < queued_as)
+        fault("%s was queued before %s of the same communicator and runs after it: nothing orders their "
+              "streams",
+              header.text().c_str(), mine.text().c_str());
+    called = waiting = true;
+    queued_as = number;
+    mine = header;
+    since = Stopwatch();
+    requests.assign(2 * (size_t)ranks, MPI_REQUEST_NULL);
+    for (int other = 0; other < ranks; other++) {
+        if (other == rank) continue;
+        MPI_Irecv(&theirs[(size_t)other], sizeof mine, MPI_BYTE, other, TAG_HEADER, MPI_COMM_WORLD,
+                  &requests[(size_t)other]);
+        MPI_Isend(&mine, sizeof mine, MPI_BYTE, other, TAG_HEADER, MPI_COMM_WORLD,
+                  &requests[(size_t)(ranks + other)]);
+    }
+}
+
+bool Group::hears_from(int other) {
+    int arrived = 0;
+    MPI_Test(&requests[(size_t)other], &arrived, MPI_STATUS_IGNORE);
+    const Header &its = theirs[(size_t)other];
+    if (arrived && !(its == mine))
+        fault("%s on rank %d meets %s on rank %d", mine.text().c_str(), rank, its.text().c_str(), other);
+    if (!arrived && since.is_late())
+        fault("%s on rank %d: rank %d %s within %.0f s", mine.text().c_str(), rank, other,
+              is_gone(processes[(size_t)other]) ? "is gone; it did not come" : "did not come",
+              since.seconds());
+    return arrived;
+}
+
+/* True once all ranks are about to do the same; asked again until then. */
+bool Group::meet(uint64_t number, const Header &header) {
+    if (waiting && number != queued_as)
+        fault("%s and %s of one communicator are both next in their streams: nothing orders these",
+              mine.text().c_str(), header.text().c_str());
+    if (!waiting) call_out(number, header);
+    for (int other = 0; other < ranks; other++)
+        if (other != rank && !hears_from(other)) return false;
+    if (ranks > 1) finish(requests, KIND_NAMES[header.kind]);
+    waiting = false;
+    return true;
+}
+
+int Group::find_gone() const {
+    for (int other = 0; other < ranks && ranks > 1; other++)
+        if (other != rank && is_gone(processes[(size_t)other])) return other;
+    return -1;
+}
+
+/* ---- what they then do ------------------------------------------------------------------------------------ */
+
+template <typename T> bool is_poison(const T &value) {
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    return word == POISON;
+}
+template <> bool is_poison(const __nv_bfloat16 &value) {
+    return value.__x == POISON_BF16;
+}
+
+float add(float a, float b) {
+    return a + b;
+}
+double add(double a, double b) {
+    return a + b;
+}
+__nv_bfloat16 add(__nv_bfloat16 a, __nv_bfloat16 b) {
+    return __float2bfloat16(__bfloat162float(a) + __bfloat162float(b));
+}
+
+/* What a rank gives to a sum must have been written. */
+template <typename T> void require_written(const Header &header, const char *at, size_t elements) {
+    for (size_t i = 0; i < elements; i++)
+        if (is_poison(reinterpret_cast<const T *>(at)[i]))
+            fault("%s: element %zu was never written", header.text().c_str(), i);
+}
+
+template <typename T>
+void sum_in_order(const std::vector<std::vector<char>> &parts, char *receive, size_t count) {
+    T *out = reinterpret_cast<T *>(receive);
+    for (size_t i = 0; i < count; i++) {
+        T sum = reinterpret_cast<const T *>(parts[0].data())[i];
+        for (size_t r = 1; r < parts.size(); r++)
+            sum = add(sum, reinterpret_cast<const T *>(parts[r].data())[i]);
+        out[i] = sum;
+    }
+}
+
+template <typename Function> void with_type(ncclDataType_t type, Function function) {
+    if (type == ncclFloat32) function(float());
+    if (type == ncclFloat64) function(double());
+    if (type == ncclBfloat16) function(__nv_bfloat16());
+}
+
+size_t send_pieces(const Header &header, int ranks) {
+    return header.kind == REDUCE_SCATTER ? (size_t)ranks : 1;
+}
+size_t receive_pieces(const Header &header, int ranks) {
+    return header.kind == ALL_GATHER ? (size_t)ranks : 1;
+}
+bool sends(const Header &header, int rank) {
+    return header.kind != BROADCAST || rank == header.root;
+}
+
+void Group::run(const Call &call) const {
+    const Header &header = call.header;
+    const size_t bytes = header.bytes();
+    const bool sum = header.kind == ALL_REDUCE || header.kind == REDUCE_SCATTER;
+    if (bytes > INT_MAX) fault("%s: the emulation sends less than 2 GiB to a rank", header.text().c_str());
+    if (sends(header, rank))
+        race::touch(call.send, bytes * send_pieces(header, ranks), false, nullptr, nullptr);
+    race::touch(call.receive, bytes * receive_pieces(header, ranks), true, nullptr, nullptr);
+    if (sum)
+        with_type(header.type, [&](auto zero) {
+            require_written<decltype(zero)>(header, call.send, header.count * send_pieces(header, ranks));
+        });
+
+    std::vector<std::vector<char>> parts((size_t)ranks);
+    std::vector<MPI_Request> pending(2 * (size_t)ranks, MPI_REQUEST_NULL);
+    for (int other = 0; other < ranks; other++) {
+        const char *part = call.send + (header.kind == REDUCE_SCATTER ? (size_t)other * bytes : 0);
+        if (sends(header, other)) parts[(size_t)other].resize(bytes);
+        if (other == rank && sends(header, rank)) memcpy(parts[(size_t)rank].data(), part, bytes);
+        if (other == rank) continue;
+        if (sends(header, other))
+            MPI_Irecv(parts[(size_t)other].data(), (int)bytes, MPI_BYTE, other, TAG_DATA, MPI_COMM_WORLD,
+                      &pending[(size_t)other]);
+        if (sends(header, rank))
+            MPI_Isend(part, (int)bytes, MPI_BYTE, other, TAG_DATA, MPI_COMM_WORLD,
+                      &pending[(size_t)(ranks + other)]);
+    }
+    if (ranks > 1) finish(pending, KIND_NAMES[header.kind]);
+
+    if (sum)
+        with_type(header.type,
+                  [&](auto zero) { sum_in_order<decltype(zero)>(parts, call.receive, header.count); });
+    for (int from = 0; from < ranks && !sum; from++)
+        if (sends(header, from))
+            memcpy(call.receive + (header.kind == ALL_GATHER ? (size_t)from * bytes : 0),
+                   parts[(size_t)from].data(), bytes);
+}
+
+} // namespace
+
+/* ---- communicators ------------------------------------------------------------------------------------------ */
+
+struct ncclComm {
+    std::shared_ptr<Group> group;
+};
+
+namespace {
+
+const char ID_BEGIN[] = "emulated NCCL: ";
+std::string last_error;
+std::set<std::string> used_ids;
+int open_communicators;
+bool mpi_is_ours;
+
+ncclResult_t refuse(ncclResult_t result, const std::string &why) {
+    last_error = why;
+    return result;
+}
+
+/* MPI_Finalize waits for all ranks: not where a communicator was left open, since one may be gone. */
+void end_mpi() {
+    if (mpi_is_ours && !open_communicators) MPI_Finalize();
+}
+
+void begin_mpi() {
+    int there = 0;
+    MPI_Initialized(&there);
+    if (there) return;
+    MPI_Init(nullptr, nullptr);
+    mpi_is_ours = true;
+    atexit(end_mpi);
+}
+
+/* What each rank says of itself when a communicator is made. */
+struct Introduction {
+    ncclUniqueId id;
+    int rank, ranks;
+    pid_t process;
+};
+
+/* Waits until all ranks have introduced themselves. */
+ncclResult_t introduce(Group &group, const ncclUniqueId &id) {
+    begin_mpi();
+    int rank = 0, ranks = 0, done = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    if (ranks != group.ranks || rank != group.rank)
+        return refuse(ncclInvalidUsage,
+                      "MPI calls this rank " + std::to_string(rank) + " of " + std::to_string(ranks));
+    Introduction mine = {id, group.rank, group.ranks, getpid()};
+    std::vector<Introduction> all((size_t)ranks);
+    MPI_Request request;
+    MPI_Iallgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, MPI_COMM_WORLD, &request);
+    for (Stopwatch watch; !done; sched_yield()) {
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (!done && watch.is_late())
+            fault("ncclCommInitRank on rank %d: not all of %d ranks came", rank, ranks);
+    }
+    for (const Introduction &other : all) {
+        if (memcmp(&other.id, &id, sizeof id))
+            fault("ncclCommInitRank: ranks %d and %d have different unique ids", rank, other.rank);
+        group.processes.push_back(other.process);
+    }
+    return ncclSuccess;
+}
+
+/* In place as NCCL has it, or apart. */
+void check_overlap(const Call &call, const Group &group, const std::string &name) {
+    const Header &header = call.header;
+    const size_t bytes = header.bytes();
+    const char *send_end = call.send + bytes * send_pieces(header, group.ranks);
+    const char *receive_end = call.receive + bytes * receive_pieces(header, group.ranks);
+    const size_t own = (size_t)group.rank * bytes;
+    const char *in_place = header.kind == ALL_GATHER ? call.receive + own : call.receive;
+    const char *from = header.kind == REDUCE_SCATTER ? call.send + own : call.send;
+    if (from != in_place && call.send < receive_end && call.receive < send_end)
+        fault("%s: the ranges overlap, but not as NCCL's in-place form", name.c_str());
+}
+
+ncclResult_t enqueue(const Call &call, ncclComm_t comm, ncclRedOp_t reduction, cudaStream_t stream) {
+    Lock lock;
+    const Header &header = call.header;
+    if (!comm) return refuse(ncclInvalidArgument, "the communicator is NULL");
+    if (header.type != ncclFloat32 && header.type != ncclFloat64 && header.type != ncclBfloat16)
+        return refuse(ncclInvalidArgument, "data type " + std::to_string((int)header.type));
+    if (reduction != ncclSum)
+        return refuse(ncclInvalidArgument, "reduction " + std::to_string((int)reduction));
+    Group &group = *comm->group;
+    if (header.root < 0 || header.root >= group.ranks)
+        return refuse(ncclInvalidArgument, "root " + std::to_string(header.root));
+    const std::string name = header.text();
+    if (header.count) {
+        if (sends(header, group.rank)) {
+            require_device_range(call.send, header.bytes() * send_pieces(header, group.ranks), name.c_str());
+            require_aligned(call.send, header.element_bytes(), name.c_str());
+            check_overlap(call, group, name);
+        }
+        require_device_range(call.receive, header.bytes() * receive_pieces(header, group.ranks),
+                             name.c_str());
+        require_aligned(call.receive, header.element_bytes(), name.c_str());
+    }
+    std::shared_ptr<Group> held = comm->group;
+    queue_work(
+        KIND_NAMES[header.kind], stream, [held, call] { held->run(call); },
+        [held, header](uint64_t number) { return held->meet(number, header); });
+    return ncclSuccess;
+}
+
+} // namespace
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+    static int made;
+    if (!id) return refuse(ncclInvalidArgument, "the id is NULL");
+    memset(id, 0, sizeof *id);
+    snprintf(id->internal, sizeof id->internal, "%sprocess %d, %lld, %d", ID_BEGIN, (int)getpid(),
+             (long long)std::chrono::system_clock::now().time_since_epoch().count(), made++);
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank) {
+    if (!comm || ranks < 1 || rank < 0 || rank >= ranks)
+        return refuse(ncclInvalidArgument, "rank " + std::to_string(rank) + " of " + std::to_string(ranks));
+    if (memcmp(id.internal, ID_BEGIN, sizeof ID_BEGIN - 1))
+        return refuse(ncclInvalidArgument, "the unique id is not from ncclGetUniqueId");
+    if (!used_ids.insert(id.internal).second)
+        fault("ncclCommInitRank: a second communicator with one unique id");
+    auto group = std::make_shared<Group>(rank, ranks);
+    if (ranks > 1)
+        if (ncclResult_t result = introduce(*group, id)) return result;
+    *comm = new ncclComm{group};
+    open_communicators++;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+    Lock lock;
+    if (!comm) return refuse(ncclInvalidArgument, "the communicator is NULL");
+    if (comm->group.use_count() > 1)
+        fault("ncclCommDestroy: a stream or a graph still holds a call of this communicator: NCCL would wait "
+              "without "
+              "end");
+    return ncclCommAbort(comm);
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+    delete comm;
+    open_communicators--;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
+    if (!comm || !error) return refuse(ncclInvalidArgument, "an argument is NULL");
+    int gone = comm->group->find_gone();
+    *error = gone < 0 ? ncclSuccess
+                      : refuse(ncclRemoteError, "the process of rank " + std::to_string(gone) + " is gone");
+    return ncclSuccess;
+}
+
+const char *ncclGetErrorString(ncclResult_t result) {
+    const char *const texts[] = {"no error",
+                                 "unhandled cuda error",
+                                 "unhandled system error",
+                                 "internal error",
+                                 "invalid argument",
+                                 "invalid usage",
+                                 "remote process exited or there was a network error",
+                                 "NCCL operation in progress"};
+    return result >= ncclSuccess && result <= ncclInProgress ? texts[result] : "unknown result code";
+}
+
+const char *ncclGetLastError(ncclComm_t) {
+    return last_error.c_str();
+}
+
+/* ---- the collectives ------------------------------------------------------------------------------------------ */
+
+namespace {
+Call call_of(Kind kind, const void *send, void *receive, size_t count, ncclDataType_t type, int root = 0) {
+    return {{kind, type, root, count}, static_cast<const char *>(send), static_cast<char *>(receive)};
+}
+} // namespace
+
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           ncclRedOp_t sum, ncclComm_t comm, cudaStream_t stream) {
+    return enqueue(call_of(ALL_REDUCE, send, receive, count, type), comm, sum, stream);
+}
+
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t count, ncclDataType_t type,
+                               ncclRedOp_t sum, ncclComm_t comm, cudaStream_t stream) {
+    return enqueue(call_of(REDUCE_SCATTER, send, receive, count, type), comm, sum, stream);
+}
+
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream) {
+    return enqueue(call_of(ALL_GATHER, send, receive, count, type), comm, ncclSum, stream);
+}
+
+ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+    return enqueue(call_of(BROADCAST, send, receive, count, type, root), comm, ncclSum, stream);
+}

@@ -1,0 +1,26 @@
+/*
+ * ranks.h: how a test program that is started several times learns which rank it is, and opens the collectives.
+ *
+ *     mpirun -n 2 build/test_collective           or, without MPI:
+ *     for r in 0 1; do RANK=$r RANKS=2 build/test_collective_cuda & done; wait
+ *
+ * All ranks run on one machine. The unique id goes through a file: RANKS_ID_FILE of the environment, or one in TMPDIR
+ * (or /tmp) with the number of the process that started them all in its name.
+ */
+#ifndef RANKS_H
+#define RANKS_H
+
+#include "../../kernels/kernels.h"
+
+typedef struct Ranks {
+    int rank, ranks;
+    const Kernels *k; /* cuda/f32; the collectives of cuda/bf16 are the same functions */
+} Ranks;
+
+/* Takes this rank's device: that of its number, or else the first. False, with one line, where there is none. */
+bool ranks_take_device(Ranks *r, char *text, size_t size);
+
+/* Makes and passes on the unique id, and opens the communicator. */
+bool ranks_open(const Ranks *r, char *text, size_t size);
+
+#endif
