@@ -355,6 +355,12 @@ static void a_failure_names_the_operations_and_their_shapes(void **state) {
     }
 }
 
+static int close_device(void **state) {
+    (void)state;
+    kernels.close();
+    return 0;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(graphs_change_no_bit),
@@ -366,5 +372,5 @@ int main(void) {
         cmocka_unit_test(an_algorithm_that_the_library_refuses_is_not_used),
         cmocka_unit_test(a_failure_names_the_operations_and_their_shapes),
     };
-    return cmocka_run_group_tests_name("the host path", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("the host path", tests, NULL, close_device);
 }
