@@ -39,6 +39,7 @@ FLOOR = {"loss": 4 * 2.0**-23, "norm": 512 * 2.0**-24 / 2}
 TRAINING = ["--preset", "micro", "--batch-size", "1", "--steps", str(STEPS), "--warmup-steps", "2", "--val-batches", "1",
             "--init-std", "0.1", "--lr", "0.03", "--adam-eps", "0.1"]
 POOL = ThreadPoolExecutor(os.cpu_count())
+TRUTH = {}  # {arguments: the runs in fp64}, of the last variant: the same for both types
 
 ARCHITECTURES, TYPES = ["gpt2", "llama"], ["fp32", "bf16"]
 NORMS = ["layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt"]
@@ -108,10 +109,17 @@ class Runs:
         arguments = [*self.arguments, "--device", device, "--dtype", dtype, "--seed", str(seed), *more.split()]
         return POOL.submit(history, program, arguments, self.folder / str(self.count))
 
+    def truth(self):
+        key = tuple(self.arguments)
+        if key not in TRUTH:
+            TRUTH.clear()
+            TRUTH[key] = [self.start(EMULATED, "cpu", "fp64", seed) for seed in SEEDS]
+        return TRUTH[key]
+
     def errors(self, dtype, program, device, more=""):
         """(errors of that program in the first seed's run, what is allowed)."""
         found = self.start(program, device, dtype, SEEDS[0], more)
-        truth = [self.start(EMULATED, "cpu", "fp64", seed) for seed in SEEDS]
+        truth = self.truth()
         rounded = [self.start(REFERENCE[dtype], "cpu", dtype, seed) for seed in SEEDS]
         draws = [distance(a.result(), b.result()) for a, b in zip(rounded, truth)]
         allowed = {what: FACTOR * max(draw[what] for draw in draws) + FLOOR[what] for what in FLOOR}
