@@ -2,9 +2,10 @@
 
 Runs `train_gpt_emu --device cuda` for ten steps and compares losses, validation loss and gradient norms with the CPU's in fp64.
 How far may they be off? As test_ops asks of each operation, so here of the whole: at most twice as far as rounding alone takes
-a plain implementation, give or take luck. In fp32 that is the CPU backend. It has no bf16: there it is the loops of ops_plain.h, which round
-where the contract stores and nowhere else, in place of every kernel (build/plain/train_gpt). How far rounding takes one run
-is luck, above all where training multiplies it, so it is the largest of four runs, which differ in weights and data.
+a plain implementation, give or take luck. In fp32 that is the CPU backend. It has no bf16: there it is the loops of
+ops_plain.h, which round where the contract stores and nowhere else, in place of every kernel (build/plain/train_gpt). How far
+rounding takes one run is luck, above all where training multiplies it, so it is the largest of four runs, which differ in
+weights and data.
 
 TRAIN_GPT_EMU names the one program (default ./train_gpt_emu), TRAIN_GPT_PLAIN the other, both of `make emu`; without them these
 tests are skipped. TEST_ALL=1 takes norm × placement × GPAS × SDD whole; otherwise each norm meets each placement and

@@ -3,7 +3,8 @@ checker (test/emu/race.h), both types.
 
 Which kernels ran, and which of their instantiations did not, is written to race_kernels.txt beside the program; a kernel that no
 case launches is a failure. TEST_OPS_RACE names the suite (default build/test_ops_race), TRAIN_GPT_RACE the program (default
-build/race/train_gpt), both of `make race`; without them these tests are skipped. The checker itself is held to its planted races by build/test_race.
+build/race/train_gpt), both of `make race`; without them these tests are skipped. The checker itself is held to its planted
+races by build/test_race.
 """
 import os
 import pathlib

@@ -5,7 +5,8 @@
 EMU       := $(BUILD)/emu
 EMU_FLAGS := -std=c++17 -O2 -g $(WARNINGS) -Wno-unknown-pragmas -fno-strict-aliasing -DEMULATION \
              -Itest/emu/include -Ikernels/cuda $(if $(STANDALONE),-Itest/standalone/include)
-EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all,-fsanitize=alignment -fno-sanitize-recover=alignment)
+EMU_CHECK := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all, \
+                 -fsanitize=alignment -fno-sanitize-recover=alignment)
 EMU_CORE  := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out test/emu/test_% %/nccl.cpp,$(wildcard test/emu/*.cpp)))
 EMU_TESTS := $(patsubst test/emu/%.cpp,$(EMU)/%.o,$(filter-out %/test_race.cpp,$(wildcard test/emu/test_*.cpp)))
 EMU_CUDA  := $(patsubst kernels/cuda/%.cu,$(EMU)/%.o,$(wildcard kernels/cuda/*.cu))
