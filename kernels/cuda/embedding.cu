@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(THREADS)
                 if (i < warp) before += warp_counts[i];
                 count += warp_counts[i];
             }
+            /* The list is free: all have come to the barrier above, and so have read it. */
             if (match) matches[before + __popc(votes & ((1u << lane) - 1))] = threadIdx.x;
             __syncthreads();
             if (column < stride) {
@@ -92,7 +93,6 @@ __global__ void __launch_bounds__(THREADS)
                     for (int j = 0; j < PACK; j++) sum[j] += row[j];
                 }
             }
-            __syncthreads(); /* the list is free */
         }
         if (column < stride) {
             float out[PACK];
