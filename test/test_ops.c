@@ -157,11 +157,13 @@ static void add_implementation(const Options *options, const Implementation *imp
 }
 
 static int run_all(const Options *options) {
-    static char absent[16][256];
-    for (int i = 0; i < n_implementations && i < 16; i++) {
+    enum { MOST = 16 };
+    static char absent[MOST][256];
+    bool opened[MOST] = {false};
+    for (int i = 0; i < n_implementations && i < MOST; i++) {
         const Implementation *implementation = &implementations[i];
         if (!wanted(options, implementation)) continue;
-        bool open = implementation->kernels->open(0, absent[i], sizeof absent[i]);
+        bool open = opened[i] = implementation->kernels->open(0, absent[i], sizeof absent[i]);
         if (options->perf && !open)
             fprintf(stderr, "test_ops: %s: %s\n", implementation->kernels->name, absent[i]);
         for (int op = 0; options->perf && open && op < OP_COUNT; op++)
@@ -179,7 +181,10 @@ static int run_all(const Options *options) {
         if (options->list) printf("%s\n", items[i].name);
     }
     if (options->list || n_items == 0) return 0;
-    return _cmocka_run_group_tests("operations", tests, (size_t)n_items, NULL, NULL);
+    int failed = _cmocka_run_group_tests("operations", tests, (size_t)n_items, NULL, NULL);
+    for (int i = 0; i < MOST; i++)
+        if (opened[i]) implementations[i].kernels->close();
+    return failed;
 }
 
 /* ------------------------------------------------------------------------------------------- the flags */
