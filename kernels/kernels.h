@@ -508,9 +508,9 @@ typedef struct Cast {
     void *dst;
 } Cast;
 
-/* Collectives over the ranks of a run, in place on device memory; NULL where the device or the build has none (the
- * CPU's ranks use MPI in src/comm). All ranks call the same operations with the same types and counts in the same
- * order, on queues that events keep in that order. Sums are in a fixed order; every rank gets the same bits.
+/* Collectives over the ranks of a run, in place on device memory; NULL where the device or the build has none, as on
+ * the CPU. All ranks call the same operations with the same types and counts in the same order, on queues that events
+ * keep in that order. Sums are in a fixed order; every rank gets the same bits.
  *   all_reduce_sum      every element becomes its sum over the ranks
  *   reduce_scatter_sum  the same for piece `rank` of the buffer, count / ranks elements; the other pieces keep their bits
  *   all_gather          every piece becomes that of the rank with its number

@@ -135,6 +135,13 @@ def test_what_is_wrong_ends_with_one_line_that_names_it(name):
     assert seconds < 60, text
 
 
+@pytest.mark.parametrize("asked", ["soon", "2s", "0", "-1", "nan", "1e999", ""])
+def test_a_timeout_that_is_no_length_of_time_is_refused(asked):
+    codes, text, _ = run(1, FAULTS, "graph_outlives_communicator", COLLECTIVE_TIMEOUT=asked)
+    wanted = f'COLLECTIVE_TIMEOUT is "{re.escape(asked)}": a number of seconds above 0 is wanted\n'
+    assert codes == [1] and re.fullmatch(wanted, text), text
+
+
 def test_the_emulation_ends_a_wait_that_the_program_does_not():
     codes, text, seconds = run(2, FAULTS, "rank_stays_away", EMU_NCCL_TIMEOUT="2")
     assert "emu: ncclAllReduce of 8 ncclFloat32 on rank 0: rank 1 did not come within 2 s" in text

@@ -26,9 +26,9 @@ PLAIN = pathlib.Path(os.environ.get("TRAIN_GPT_PLAIN", ROOT / "build" / "plain" 
 
 pytestmark = pytest.mark.skipif(not (EMULATED.exists() and PLAIN.exists()), reason="`make emu` builds what this runs")
 
-# Errors of bf16 runs spread from seed to seed by a factor of about e^0.4 (standard deviation of logarithms, ten seeds). One
-# such draw is over the largest of four others times 2 in one case of 90, times 4 in one of 9,000: so 2 for what a kernel may be
-# worse, and 2 for luck.
+# Errors of bf16 runs spread from seed to seed by a factor of about e^0.4 (standard deviation of logarithms, ten seeds). If they
+# are log-normal, one such draw is over F times the largest of four others with odds of ∫ φ(z) Φ(z − ln F / 0.4)⁴ dz: 1 in 90 for
+# F = 2, 1 in 12,000 for 4. So 2 for what a kernel may be worse, and 2 for luck.
 STEPS, SEEDS, FACTOR = 10, (1, 2, 3, 4), 2 * 2
 REFERENCE = {"fp32": EMULATED, "bf16": PLAIN}
 # Relative: 4 ulp, as in test_ops; and of a norm what 512 additions of squares in fp32 may cost, which step.cu leaves to one

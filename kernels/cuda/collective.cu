@@ -78,10 +78,20 @@ double seconds_now() {
 }
 
 /* How long the host waits: a checkpoint that one rank writes keeps the others waiting, so half an hour. */
-double timeout_seconds() {
-    const char *text = getenv("COLLECTIVE_TIMEOUT");
-    const double seconds = text ? strtod(text, NULL) : 0;
-    return seconds > 0 ? seconds : 1800;
+double timeout_s = 1800;
+
+/* False, with the reason in text, where the environment asks for what is no length of time. */
+bool read_timeout(char *text, size_t size) {
+    const char *asked = getenv("COLLECTIVE_TIMEOUT");
+    if (!asked) return true;
+    char *end;
+    const double seconds = strtod(asked, &end);
+    if (end == asked || *end || !(seconds > 0 && seconds <= 1e9)) {
+        snprintf(text, size, "COLLECTIVE_TIMEOUT is \"%s\": a number of seconds above 0 is wanted", asked);
+        return false;
+    }
+    timeout_s = seconds;
+    return true;
 }
 
 /* Ends the program past its exit handlers: CUDA's may wait for a kernel that waits for a rank that is gone, and the
@@ -157,7 +167,8 @@ size_t collective_unique_id(void *id, size_t size) {
 }
 
 bool collective_open(int rank, int ranks, const void *unique_id, char *text, size_t size) {
-    if (misuse(rank, ranks, unique_id, text, size) || !nccl_load(text, size)) return false;
+    if (misuse(rank, ranks, unique_id, text, size) || !read_timeout(text, size) || !nccl_load(text, size))
+        return false;
     ncclUniqueId id;
     memcpy(&id, unique_id, sizeof id);
     ncclComm_t made = NULL;
@@ -199,7 +210,7 @@ void CollectivePause::pause() {
         if (state != ncclSuccess && state != ncclInProgress)
             end_at_once("NCCL: rank %d of %d: %s (%s)", rank_here, rank_count, nccl.GetErrorString(state),
                         nccl.GetLastError(communicator));
-        if (now - begun > timeout_seconds())
+        if (now - begun > timeout_s)
             end_at_once(
                 "rank %d of %d waited %.0f s for its device: another rank is gone, hangs, or takes longer "
                 "than COLLECTIVE_TIMEOUT seconds",
