@@ -15,6 +15,8 @@ typedef struct LossVariant {
     double z_loss;
     enum { IGNORE_NONE, IGNORE_SOME, IGNORE_ALL } ignore;
     double size;
+    bool nan;  /* the last logit of every other row is none */
+    bool rest; /* gradients at targets are left out: beside them an error of the others would be too small to see */
 } LossVariant;
 
 static const LossShape loss_shapes[] = {{1, 1},   {3, 7},   {7, 65},  {31, 257},
@@ -28,7 +30,14 @@ static const LossVariant loss_variants[] = {
     {.gradient = true, .z_loss = 1e-2, .ignore = IGNORE_SOME, .size = 2},
     {.gradient = false, .z_loss = 1e-2, .size = 2},
     {.gradient = true, .size = 0},
-    {.gradient = true, .size = 1e4}};
+    {.gradient = true, .size = 1e4},
+    {.gradient = true, .ignore = IGNORE_SOME, .size = 2, .nan = true},
+    {.gradient = true, .size = 2, .rest = true}};
+/* Rows that do not fit into a GPU's shared memory: llama 3's vocabulary, and one logit more than whole packs. */
+static const LossShape loss_long_shapes[] = {{2, 128257}};
+static const LossVariant loss_long[] = {{.gradient = true, .z_loss = 1e-2, .size = 2},
+                                        {.gradient = true, .size = 2, .rest = true},
+                                        {.gradient = false, .size = 2}};
 static const LossShape loss_measured_shapes[] = {{128, 50257}};
 static const LossVariant loss_measured[] = {{.gradient = true, .size = 2}, {.gradient = false, .size = 2}};
 
@@ -40,15 +49,18 @@ static void declare_cross_entropy(Case *c, const void *shape, const void *varian
     *e = (CrossEntropy){.N = s->N, .V = s->V, .z_loss = v->z_loss, .gradient = v->gradient};
     *forward = (CrossEntropy){.N = s->N, .V = s->V, .z_loss = v->z_loss};
     c->limits = (Limits){.N = s->N, .V = s->V, .head_chunk = s->N};
-    describe(c, "N=%lld V=%d size=%g z=%g%s%s", (long long)s->N, s->V, v->size, v->z_loss,
-             v->gradient ? " gradient" : "",
+    describe(c, "N=%lld V=%d size=%g z=%g%s%s%s%s", (long long)s->N, s->V, v->size, v->z_loss,
+             v->gradient ? " gradient" : "", v->nan ? " NaN" : "", v->rest ? " beside targets" : "",
              v->ignore == IGNORE_ALL ? " all ignored"
              : v->ignore             ? " some ignored"
                                      : "");
     Tensor *logits = matrix(c, TO(e->logits), STORAGE, v->gradient ? INOUT : IN, s->N, s->V);
     ALSO(spread(c, logits, 0, v->size), forward->logits);
+    for (int64_t n = 0; v->nan && n < s->N; n += 2) logits->value[(n + 1) * s->V - 1] = NAN;
     logits->only_finite = s->V == 1 || v->size > 100; /* a gradient of 1 − 1, or all in one element */
     Tensor *targets = indices(c, TO(e->targets), s->N, s->V);
+    if (v->rest) logits->ignored = arguments(c, (size_t)tensor_count(logits));
+    for (int64_t n = 0; v->rest && n < s->N; n++) logits->ignored[n * s->V + (int64_t)targets->value[n]] = true;
     Tensor *counts = flat(c, NULL, "counts", ACCUM, IN, 1, s->N);
     for (int64_t n = 0; n < s->N; n++) {
         bool ignored = v->ignore == IGNORE_ALL || (v->ignore == IGNORE_SOME && (n % 3 == 1 || s->N == 1));
@@ -60,7 +72,7 @@ static void declare_cross_entropy(Case *c, const void *shape, const void *varian
     if (v->gradient) structure(c, TO(e->state), IN, &state, sizeof state);
     call(c, OP_cross_entropy, e);
     /* The losses leave the z term out; of one loss over 5003, or of 1e4, differences resolve too little. */
-    if (!v->gradient || v->z_loss != 0 || v->size > 100 || s->V > 1000) return;
+    if (!v->gradient || v->z_loss != 0 || v->size > 100 || s->V > 1000 || v->nan) return;
     Tensor *before = flat(c, TO(forward->losses), ACCUM, MADE, 1, s->N);
     (void)losses;
     prepare(c, OP_cross_entropy, forward);
@@ -334,6 +346,7 @@ static void declare_cast(Case *c, const void *shape, const void *variant) {
 
 const Family families_step[] = {
     FAMILY(cross_entropy, declare_cross_entropy, loss_shapes, loss_variants),
+    FAMILY(cross_entropy, declare_cross_entropy, loss_long_shapes, loss_long),
     FAMILY(loss_reduce, declare_loss_reduce, count_shapes, no_variant),
     FAMILY(step_begin, declare_step_begin, no_variant, no_variant),
     FAMILY(sum_squares, declare_sum_squares, arena_shapes, no_variant),

@@ -121,13 +121,18 @@ static bool is_output(const Tensor *t) {
     return t->role == OUT || t->role == ADDED || t->role == INOUT;
 }
 
+/* The same value beyond the finite ones: a NaN is like any other. */
+static bool alike(double a, double b) {
+    return a == b || (isnan(a) && isnan(b));
+}
+
 static void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain,
                      const double *truth) {
     for (int64_t i = 0; i < tensor_count(t); i++) {
         if (t->ignored && t->ignored[i]) continue;
         double error = fabs(got[i] - truth[i]), plain_error = fabs(plain[i] - truth[i]);
         if (!isfinite(truth[i]))
-            error = plain_error = got[i] == truth[i] && plain[i] == truth[i] ? 0 : INFINITY;
+            error = plain_error = alike(got[i], truth[i]) && alike(plain[i], truth[i]) ? 0 : INFINITY;
         if (isnan(error)) error = INFINITY;
         if (error > pool->error || pool->count == 0) {
             pool->error = error;

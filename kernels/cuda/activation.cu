@@ -9,8 +9,7 @@
  * full precision where 1 + tanh cancels.
  */
 #include "columns.cuh"
-
-#include <math.h>
+#include "elementary.cuh"
 
 namespace {
 
@@ -19,48 +18,45 @@ constexpr int THREADS = 128;
 /* Beyond ±9.9, σ(2z) is 0 or 1 to the last bit that matters, and h³ cannot overflow in backward. */
 constexpr float GELU_LIMIT = 9.9f, GELU_TWICE_ROOT = 1.5957691216057308f, GELU_CUBIC = 0.044715f;
 
-__device__ __forceinline__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
-
 /* A NaN passes both comparisons and stays. */
 __device__ __forceinline__ float gelu_clamped(float h) {
     return h < -GELU_LIMIT ? -GELU_LIMIT : h > GELU_LIMIT ? GELU_LIMIT : h;
 }
 
 /* exp(−2z) of a clamped h: σ(2z) is 1/(1 + that), and 1 − σ(2z) is that·σ(2z), without cancellation. */
-__device__ __forceinline__ float gelu_exponential(float clamped) {
-    return expf(-GELU_TWICE_ROOT * clamped * (1 + GELU_CUBIC * clamped * clamped));
+template <typename S> __device__ __forceinline__ float gelu_exponential(float clamped) {
+    return exponential<S>(-GELU_TWICE_ROOT * clamped * (1 + GELU_CUBIC * clamped * clamped));
 }
 
-__device__ __forceinline__ float gelu(float h) {
-    return h / (1 + gelu_exponential(gelu_clamped(h)));
+template <typename S> __device__ __forceinline__ float gelu(float h) {
+    return quotient<S>(h, 1 + gelu_exponential<S>(gelu_clamped(h)));
 }
 
 /* d(h·σ(2z))/dh = σ + h·σ(1−σ)·2z′ */
-__device__ __forceinline__ float gelu_slope(float h) {
-    const float value = gelu_clamped(h), exponential = gelu_exponential(value), gate = 1 / (1 + exponential);
+template <typename S> __device__ __forceinline__ float gelu_slope(float h) {
+    const float value = gelu_clamped(h), power = gelu_exponential<S>(value), gate = quotient<S>(1, 1 + power);
     const float slope = GELU_TWICE_ROOT * (1 + 3 * GELU_CUBIC * value * value);
-    return gate + value * slope * (exponential * gate) * gate;
+    return gate + value * slope * (power * gate) * gate;
 }
 
 /* y in the place of a: GELU of a, or SwiGLU of the gate a and b. */
-template <ActivationKind KIND>
+template <typename S, ActivationKind KIND>
 __device__ __forceinline__ void activate(float (&a)[PACK], const float (&b)[PACK]) {
 #pragma unroll
-    for (int j = 0; j < PACK; j++) a[j] = KIND == ACTIVATION_GELU ? gelu(a[j]) : a[j] * sigmoid(a[j]) * b[j];
+    for (int j = 0; j < PACK; j++)
+        a[j] = KIND == ACTIVATION_GELU ? gelu<S>(a[j]) : a[j] * sigmoid<S>(a[j]) * b[j];
 }
 
 /* The gradients at a and b, in their places, from g at y. */
-template <ActivationKind KIND>
+template <typename S, ActivationKind KIND>
 __device__ __forceinline__ void activate_backward(float (&a)[PACK], float (&b)[PACK],
                                                   const float (&g)[PACK]) {
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
         if constexpr (KIND == ACTIVATION_GELU) {
-            a[j] = g[j] * gelu_slope(a[j]);
+            a[j] = g[j] * gelu_slope<S>(a[j]);
         } else {
-            const float s = sigmoid(a[j]), db = g[j] * (a[j] * s);
+            const float s = sigmoid<S>(a[j]), db = g[j] * (a[j] * s);
             a[j] = g[j] * b[j] * (s * (1 + a[j] * (1 - s)));
             b[j] = db;
         }
@@ -120,7 +116,7 @@ __global__ void __launch_bounds__(THREADS, NO_SPILLS)
         if (dy) {
             load_parts<S, PARTS, true>(x, normed, h, r, n, column);
             load_pack(g, dy + n * r.part + column);
-            activate_backward<KIND>(normed[0], normed[1], g);
+            activate_backward<S, KIND>(normed[0], normed[1], g);
         } else {
             load_parts<S, PARTS, false>(x, normed, h, r, n, column);
         }
@@ -155,7 +151,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int64_t n = first; n < last; n++) {
         float x[PARTS][PACK], normed[2][PACK];
         load_parts<S, PARTS, NORMED>(x, normed, h, r, n, column);
-        activate<KIND>(normed[0], normed[1]);
+        activate<S, KIND>(normed[0], normed[1]);
         store_pack(y + n * r.part + column, normed[0]);
     }
 }
@@ -186,7 +182,7 @@ __global__ void __launch_bounds__(THREADS)
         float x[PARTS][PACK], d[2][PACK], g[PACK]; /* d: the normed row, then its gradient, then h's */
         load_pack(g, dy + n * r.part + column);
         load_parts<S, PARTS, NORMED>(x, d, h, r, n, column);
-        activate_backward<KIND>(d[0], d[1], g);
+        activate_backward<S, KIND>(d[0], d[1], g);
 #pragma unroll
         for (int p = 0; p < PARTS; p++) {
             if constexpr (NORMED) {

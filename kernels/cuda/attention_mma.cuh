@@ -27,14 +27,12 @@
 #ifndef ATTENTION_MMA_CUH
 #define ATTENTION_MMA_CUH
 
-#include "types.cuh"
-#include "ptx.cuh"
+#include "elementary.cuh"
 
 #include <math.h>
 
 constexpr int ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
 constexpr int ATTENTION_TILE = 64; /* rows of a tile that passes through shared memory */
-constexpr float LOG2_E = 1.4426950408889634f;
 
 /* What a block of head size D is: registers decide TILES (dispatch_head_size). */
 template <int D, int TILES_> struct AttentionConfig {

@@ -23,17 +23,17 @@ __device__ __forceinline__ void load_branch(float (&f)[PACK], const Junction &ar
 }
 
 /* y of a whole row in the place of r. */
-template <NormKind KIND, typename Row>
+template <NormKind KIND, typename R, typename Row>
 __device__ void inner_norm(RowPacks<Row> &r, const Place<Row> &place, const Norm &norm) {
     const RowStatistics row = take_statistics<KIND, Row>(r, place, norm, false, 0, NULL);
     const float slope = slope_of<KIND>(norm, row);
 #pragma unroll
     for (int p = 0; p < Row::PACKS; p++)
-        if (place.column(p) < place.C) apply_norm<KIND>(r[p], norm, row, slope, place.column(p), place.C);
+        if (place.column(p) < place.C) apply_norm<KIND, R>(r[p], norm, row, slope, place.column(p), place.C);
 }
 
 /* f̃ of a whole row: inner(sdd(f + bias)). */
-template <typename S, typename Row>
+template <typename S, typename R, typename Row>
 __device__ void load_normed_branch(RowPacks<Row> &f, const Place<Row> &place, const Junction &args,
                                    int64_t start) {
 #pragma unroll
@@ -41,16 +41,16 @@ __device__ void load_normed_branch(RowPacks<Row> &f, const Place<Row> &place, co
         fill_pack(f[p], 0);
         if (place.column(p) < place.C) load_branch<S>(f[p], args, start + place.column(p), place.column(p));
     }
-    if (args.sdd.kind != NORM_NONE) inner_norm<NORM_RMSNORM, Row>(f, place, args.sdd);
+    if (args.sdd.kind != NORM_NONE) inner_norm<NORM_RMSNORM, R, Row>(f, place, args.sdd);
     switch (args.inner.kind) {
     case NORM_LAYERNORM:
-        return inner_norm<NORM_LAYERNORM, Row>(f, place, args.inner);
+        return inner_norm<NORM_LAYERNORM, R, Row>(f, place, args.inner);
     case NORM_RMSNORM:
-        return inner_norm<NORM_RMSNORM, Row>(f, place, args.inner);
+        return inner_norm<NORM_RMSNORM, R, Row>(f, place, args.inner);
     case NORM_DYT:
-        return inner_norm<NORM_DYT, Row>(f, place, args.inner);
+        return inner_norm<NORM_DYT, R, Row>(f, place, args.inner);
     case NORM_BHYT:
-        return inner_norm<NORM_BHYT, Row>(f, place, args.inner);
+        return inner_norm<NORM_BHYT, R, Row>(f, place, args.inner);
     default:
         return;
     }
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(Row::THREADS, INNER ? 1 : Row::BLOCKS)
     const float scale_out = scalar_or(args.s_out, 1);
 
     RowPacks<Row> r, branch;
-    if constexpr (INNER) load_normed_branch<S, Row>(branch, place, args, start);
+    if constexpr (INNER) load_normed_branch<S, R, Row>(branch, place, args, start);
 #pragma unroll
     for (int p = 0; p < Row::PACKS; p++) {
         const int column = place.column(p);
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(Row::THREADS, INNER ? 1 : Row::BLOCKS)
     for (int p = 0; p < Row::PACKS; p++) {
         const int column = place.column(p);
         if (column >= args.C) continue;
-        apply_norm<NORM>(r[p], args.norm, row, slope, column, args.C);
+        apply_norm<NORM, R>(r[p], args.norm, row, slope, column, args.C);
         if (args.y) store_pack(static_cast<S *>(args.y) + start + column, r[p]);
         if (args.y_residual) store_pack(static_cast<R *>(args.y_residual) + start + column, r[p]);
     }

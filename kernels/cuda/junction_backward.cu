@@ -123,8 +123,8 @@ __device__ __forceinline__ void load_branch(float (&z)[PACK], const Junction &fo
         for (int i = 0; i < PACK; i++) z[i] += bias[i];
     }
     if (after_sdd)
-        apply_norm<NORM_RMSNORM>(z, forward.sdd, kept_statistics<NORM_RMSNORM>(forward.sdd, row), 0, column,
-                                 place.C);
+        apply_norm<NORM_RMSNORM, S>(z, forward.sdd, kept_statistics<NORM_RMSNORM>(forward.sdd, row), 0,
+                                    column, place.C);
 }
 
 /* The gradient at the input of an inner norm, of one row, in the place of the one at its output. */
@@ -144,7 +144,7 @@ __device__ void norm_gradient(float (&g)[PACKS][PACK], const Junction &forward, 
         InnerSums<Width> sums = {
             SharedPack<Width>(place.inner_sums, (is_sdd ? SDD_GAMMA : INNER_GAMMA) * PACKS + p),
             SharedPack<Width>(place.inner_sums, INNER_BETA * PACKS + p)};
-        norm_gradient_begin<KIND>(g[p], input, gamma, norm, statistics, sums, pack_sum, pack_dot);
+        norm_gradient_begin<KIND, S>(g[p], input, gamma, norm, statistics, sums, pack_sum, pack_dot);
         sum[0] += pack_sum, sum[1] += pack_dot;
     }
     if constexpr (is_squash<KIND>) block_sums.inner_dscalar += slope_unit<KIND>(norm, statistics) * sum[1];
@@ -267,8 +267,8 @@ __device__ __forceinline__ void begin_row(RowGradient<PACKS> &it, const Junction
         if (place.active(p))
             load_pack_or(gamma, NORM == NORM_NONE ? NULL : forward.norm.gamma, place.column(p), 1);
         scale_stream(r, it.u[p], scale_out);
-        norm_gradient_begin<NORM>(it.g[p], r, gamma, forward.norm, it.statistics, sums.norm[p], pack_sum,
-                                  pack_dot);
+        norm_gradient_begin<NORM, R>(it.g[p], r, gamma, forward.norm, it.statistics, sums.norm[p], pack_sum,
+                                     pack_dot);
         sum += pack_sum, dot += pack_dot;
     }
     if constexpr (is_squash<NORM>) sums.dscalar += slope_unit<NORM>(forward.norm, it.statistics) * dot;

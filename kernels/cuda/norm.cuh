@@ -10,7 +10,7 @@
 #ifndef NORM_CUH
 #define NORM_CUH
 
-#include "types.cuh"
+#include "elementary.cuh"
 
 /* Kinds that are γ⊙tanh(slope·r) + β, that keep the row's mean, and that keep its rstd. */
 template <NormKind KIND> constexpr bool is_squash = KIND == NORM_DYT || KIND == NORM_BHYT;
@@ -131,8 +131,8 @@ __device__ RowStatistics take_statistics(const RowPacks<Row> &r, const Place<Row
     return row;
 }
 
-/* y of the pack at `column`, in the place of r. Padding becomes zero. */
-template <NormKind KIND>
+/* y of the pack at `column`, in the place of r, as exactly as T keeps it. Padding becomes zero. */
+template <NormKind KIND, typename T>
 __device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, RowStatistics row, float slope,
                                            int column, int C) {
     const float scale = output_scale_of(norm);
@@ -143,7 +143,7 @@ __device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, R
     for (int i = 0; i < PACK; i++) {
         float hat = r[i];
         if constexpr (is_squash<KIND>)
-            hat = tanhf(__fmul_rn(slope, r[i]));
+            hat = hyperbolic_tangent<T>(__fmul_rn(slope, r[i])).value;
         else if constexpr (KIND != NORM_NONE)
             hat = __fmul_rn(r[i] - row.mean, row.rstd);
         r[i] = column + i < C ? __fmul_rn(scale, fmaf(gamma[i], hat, beta[i])) : 0;
@@ -178,8 +178,8 @@ __device__ __forceinline__ RowStatistics kept_statistics(const Norm &norm, int64
 }
 
 /* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT: dot = Σ h⊙r, of which the learned scalar's
- * gradient is slope_unit times. `Sums` takes what a pack adds to γ's and β's gradients. */
-template <NormKind KIND, typename Sums>
+ * gradient is slope_unit times. `Sums` takes what a pack adds to γ's and β's gradients. T as in apply_norm. */
+template <NormKind KIND, typename T, typename Sums>
 __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK],
                                                     const float (&gamma)[PACK], const Norm &norm,
                                                     RowStatistics row, Sums &sums, float &sum, float &dot) {
@@ -191,8 +191,11 @@ __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const floa
         const float upstream = scale * g[i];
         g[i] = gamma[i] * upstream;
         if constexpr (KIND != NORM_NONE) {
-            const float hat = is_squash<KIND> ? tanhf(__fmul_rn(slope, r[i])) : (r[i] - row.mean) * row.rstd;
-            if constexpr (is_squash<KIND>) g[i] *= (1 - hat) * (1 + hat);
+            float hat = (r[i] - row.mean) * row.rstd;
+            if constexpr (is_squash<KIND>) {
+                const Tanh tanh = hyperbolic_tangent<T>(__fmul_rn(slope, r[i]));
+                hat = tanh.value, g[i] *= tanh.slope;
+            }
             dgamma[i] = upstream * hat;
             dbeta[i] = upstream;
             sum += g[i];

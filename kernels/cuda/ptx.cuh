@@ -104,5 +104,12 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return result;
 }
 
+/* 1/x in one instruction: within 1 ulp; 0 where it or x's reciprocal would be denormal, infinite for a denormal x. */
+__device__ __forceinline__ float reciprocal_approx(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
 #endif
 #endif

@@ -1,5 +1,6 @@
 /* test_emu.cpp: emulated kernels compute what the same kernels compute on a GPU, whatever the seed. */
 #include "test_emu.h"
+#include "elementary.cuh"
 
 #include <math.h>
 #include <algorithm>
@@ -399,6 +400,55 @@ void doubles_become_bf16_with_one_rounding(void **) {
     assert_int_equal(__bfloat16_as_ushort(__double2bfloat16(-middle + hair)), 0xbf81);
 }
 
+/* The largest of |got − true| in units of 2^-24 of the true value, over `allowed`; of arguments 2^-30 to 2^6, both signs. */
+template <typename Test> double worst_of(Test test) {
+    double worst = 0;
+    for (int i = 0; i < 36 * 2000; i++) {
+        const float x = (float)exp2(-30 + i / 2000.0) * (i % 2 ? -1.0f : 1.0f);
+        worst = std::max(worst, test(x));
+    }
+    return worst;
+}
+
+double error_of(float got, double truth, double allowed) {
+    return fabs((double)got / truth - 1) * 0x1p24 / allowed;
+}
+
+void assert_between(double least, double value, double most) {
+    if (!(value >= least && value <= most)) print_error("%g is not between %g and %g\n", value, least, most);
+    assert_true(value >= least && value <= most);
+}
+
+/* As far off as the documentation lets them be, and no farther: 2 and 1 ulp, which are 1 to 2 units each. */
+void approximations_err_as_much_as_they_may(void **) {
+    assert_between(3.5, worst_of([](float x) { return error_of(exp2_approx(x), exp2((double)x), 1); }), 5.01);
+    assert_between(1.9, worst_of([](float x) { return error_of(reciprocal_approx(x), 1 / (double)x, 1); }), 3.01);
+    assert_true(exp2_approx(0) == 1 && exp2_approx(-INFINITY) == 0 && exp2_approx(INFINITY) == INFINITY);
+    assert_true(exp2_approx(-126.5f) == 0 && reciprocal_approx(1e-39f) == INFINITY && reciprocal_approx(INFINITY) == 0);
+    assert_true(isnan(exp2_approx(NAN)) && isnan(reciprocal_approx(NAN)));
+}
+
+/* elementary.cuh's promises for bf16. */
+void elementary_functions_keep_their_bounds(void **) {
+    typedef __nv_bfloat16 Coarse;
+    const double least = 0.3; /* of a bound: one that nothing comes near says nothing */
+    assert_between(least, worst_of([](float x) {
+                       return error_of(exponential<Coarse>(x), exp((double)x), 5 + 2 * fabs((double)x));
+                   }), 1);
+    assert_between(least, worst_of([](float x) { return error_of(quotient<Coarse>(3, x), 3 / (double)x, 4); }), 1);
+    assert_between(least, worst_of([](float x) {
+                       return error_of(hyperbolic_tangent<Coarse>(x).value, tanh((double)x), 128);
+                   }), 1);
+    assert_between(least, worst_of([](float x) {
+                       const double fall = 1 / cosh((double)x);
+                       return fabsf(x) > 40 ? 0 : error_of(hyperbolic_tangent<Coarse>(x).slope, fall * fall, 10 + 4 * fabs((double)x));
+                   }), 1);
+    const Tanh right = hyperbolic_tangent<Coarse>(1e30f), left = hyperbolic_tangent<Coarse>(-INFINITY);
+    assert_true(right.value == 1 && right.slope == 0 && left.value == -1 && left.slope == 0);
+    assert_true(isnan(hyperbolic_tangent<Coarse>(NAN).value) && isnan(sigmoid<Coarse>(NAN)));
+    assert_true(sigmoid<Coarse>(-1e30f) == 0 && fabsf(sigmoid<Coarse>(1e30f) - 1) <= 0x1p-23f);
+}
+
 void bit_intrinsics(void **) {
     assert_int_equal(__brev(0x80000001u), 0x80000001u);
     assert_int_equal(__brev(1u), 0x80000000u);
@@ -430,6 +480,8 @@ const struct CMUnitTest own_tests[] = {
     cmocka_unit_test(integer_atomics),
     cmocka_unit_test(bf16_rounds_to_nearest_even),
     cmocka_unit_test(doubles_become_bf16_with_one_rounding),
+    cmocka_unit_test(approximations_err_as_much_as_they_may),
+    cmocka_unit_test(elementary_functions_keep_their_bounds),
     cmocka_unit_test(bit_intrinsics),
 };
 
