@@ -63,7 +63,8 @@ __device__ __forceinline__ void add_residual(float (&u)[PACK], const float (&f)[
     load_pack(u, static_cast<const R *>(args.x) + at);
     if (!args.f) return;
 #pragma unroll
-    for (int i = 0; i < PACK; i++) u[i] = rounded<R>(fmaf(shortcut, u[i], f[i]));
+    for (int i = 0; i < PACK; i++) u[i] = fmaf(shortcut, u[i], f[i]);
+    round_pack<R>(u);
     if (args.u) store_pack(static_cast<R *>(args.u) + at, u);
 }
 
@@ -96,8 +97,7 @@ __global__ void __launch_bounds__(Row::THREADS, INNER ? 1 : Row::BLOCKS)
         if (column >= args.C) continue;
         if (!INNER && args.f) load_branch<S>(branch[p], args, start + column, column);
         add_residual<R>(r[p], branch[p], args, start + column, shortcut);
-#pragma unroll
-        for (int i = 0; i < PACK; i++) r[p][i] = __fmul_rn(scale_out, r[p][i]);
+        multiply_pack(r[p], scale_out);
     }
 
     float v = 0;

@@ -154,9 +154,7 @@ __device__ void norm_gradient(float (&g)[PACKS][PACK], const Junction &forward, 
         load_branch<S>(input, forward, row, place, p, after_sdd);
         norm_gradient_finish<KIND>(g[p], input, norm, statistics, false, sum[0] / (float)place.C,
                                    sum[1] / (float)place.C);
-#pragma unroll
-        for (int i = 0; i < PACK; i++)
-            if (place.column(p) + i >= place.C) g[p][i] = 0;
+        clear_padding(g[p], place.column(p), place.C);
     }
 }
 
@@ -246,18 +244,34 @@ __device__ __forceinline__ void load_second(RowGradient<PACKS> &it, int p, const
     load_shortcut<R>(it.shortcut[p], args, forward, at, place.active(p));
 }
 
+/* The same for all rows. */
+struct Factors {
+    float alpha, scale_out, of_channel; /* 1/C */
+
+    __device__ __forceinline__ explicit Factors(const Junction &forward)
+        : alpha(forward.alpha != 0 ? (float)forward.alpha : 1.0f), scale_out(scalar_or(forward.s_out, 1)),
+          of_channel(1.0f / (float)forward.C) {}
+};
+
 /* The norm's input r = s_out·u, as the forward rounded it. */
 __device__ __forceinline__ void scale_stream(float (&r)[PACK], const float (&u)[PACK], float scale_out) {
 #pragma unroll
-    for (int i = 0; i < PACK; i++) r[i] = __fmul_rn(scale_out, u[i]);
+    for (int i = 0; i < PACK; i++) r[i] = u[i];
+    multiply_pack(r, scale_out);
+}
+
+/* to += factor·from */
+__device__ __forceinline__ void add_multiple(float (&to)[PACK], float factor, const float (&from)[PACK]) {
+#pragma unroll
+    for (int i = 0; i < PACK; i++) to[i] = fmaf(factor, from[i], to[i]);
 }
 
 /* The thread's part of the row's two sums (norm_gradient_begin). */
 template <typename S, typename R, NormKind NORM, int PACKS, typename Width>
 __device__ __forceinline__ void begin_row(RowGradient<PACKS> &it, const JunctionBackward &args,
                                           const Junction &forward, const Columns<Width> &place, int row,
-                                          int last, BlockSums<PACKS> &sums, float &sum, float &dot) {
-    const float scale_out = scalar_or(forward.s_out, 1);
+                                          int last, float scale_out, BlockSums<PACKS> &sums, float &sum,
+                                          float &dot) {
     sum = dot = 0;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
@@ -288,33 +302,37 @@ __device__ __forceinline__ void store_dmean_square(const JunctionBackward &args,
 template <typename R, NormKind NORM, int PACKS, typename Width>
 __device__ __forceinline__ void finish_row(RowGradient<PACKS> &it, const JunctionBackward &args,
                                            const Junction &forward, const Columns<Width> &place, int row,
-                                           BlockSums<PACKS> &sums, float sum, float dot) {
-    const float channels = (float)forward.C, alpha = forward.alpha != 0 ? (float)forward.alpha : 1.0f;
-    const float scale_out = scalar_or(forward.s_out, 1);
+                                           const Factors &factors, BlockSums<PACKS> &sums, float sum,
+                                           float dot) {
     const bool given = NORM == NORM_BHYT && forward.mean_square_in;
     if (args.dmean_square_out && threadIdx.x == 0)
         store_dmean_square<NORM>(args, forward, row, it.statistics, given, dot);
     const float *dmean_square_in = static_cast<const float *>(args.dmean_square_in);
-    const float square = dmean_square_in ? 2 * dmean_square_in[row] / channels : 0;
+    const float square = dmean_square_in ? 2 * dmean_square_in[row] * factors.of_channel : 0;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
         const int column = place.column(p);
         const int64_t at = (int64_t)row * place.stride + column;
         float r[PACK];
         load_second<R>(it, p, args, forward, place, row);
-        scale_stream(r, it.u[p], scale_out);
-        norm_gradient_finish<NORM>(it.g[p], r, forward.norm, it.statistics, given, sum / channels,
-                                   dot / channels);
+        scale_stream(r, it.u[p], factors.scale_out);
+        norm_gradient_finish<NORM>(it.g[p], r, forward.norm, it.statistics, given, sum * factors.of_channel,
+                                   dot * factors.of_channel);
         if (args.dgate && forward.post && place.active(p))
             load_pack(it.u[p], static_cast<const R *>(forward.x) + at); /* what the gate's scale rides on */
 #pragma unroll
-        for (int i = 0; i < PACK; i++) {
-            it.g[p][i] = column + i < forward.C ? it.g[p][i] + it.shortcut[p][i] + square * r[i] : 0;
-            sums.dgate += it.g[p][i] * it.u[p][i];
-            it.shortcut[p][i] = alpha * it.g[p][i];
+        for (int i = 0; i < PACK; i++) it.g[p][i] += it.shortcut[p][i];
+        if (dmean_square_in) add_multiple(it.g[p], square, r);
+        clear_padding(it.g[p], column, forward.C);
+        if (args.dgate) {
+#pragma unroll
+            for (int i = 0; i < PACK; i++) sums.dgate += it.g[p][i] * it.u[p][i];
         }
-        if (args.dresidual_out && place.active(p))
-            store_pack(static_cast<R *>(args.dresidual_out) + at, it.shortcut[p]);
+        if (!args.dresidual_out || !place.active(p)) continue;
+#pragma unroll
+        for (int i = 0; i < PACK; i++) it.shortcut[p][i] = it.g[p][i];
+        multiply_pack(it.shortcut[p], factors.alpha);
+        store_pack(static_cast<R *>(args.dresidual_out) + at, it.shortcut[p]);
     }
 }
 
@@ -360,6 +378,7 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
     const Columns<Width> place = {forward.C, (int)row_stride(forward.C), buffer, inner_sums};
     const int first = (int)blockIdx.x * rows_a_block, last = min(first + rows_a_block, (int)forward.N);
 
+    const Factors factors(forward);
     BlockSums<PACKS> sums;
     sums.clear();
     if constexpr (INNER) {
@@ -380,14 +399,14 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
         }
 #pragma unroll
         for (int k = 0; k < ROWS; k++)
-            begin_row<S, R, NORM>(rows[k], args, forward, place, row0 + k, last, sums, row_sums[2 * k],
-                                  row_sums[2 * k + 1]);
+            begin_row<S, R, NORM>(rows[k], args, forward, place, row0 + k, last, factors.scale_out, sums,
+                                  row_sums[2 * k], row_sums[2 * k + 1]);
         if constexpr (NORM != NORM_NONE && NORM != NORM_DYT) block_sum(row_sums, buffer);
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             const int row = row0 + k;
             if (row >= last) continue;
-            finish_row<R, NORM>(rows[k], args, forward, place, row, sums, row_sums[2 * k],
+            finish_row<R, NORM>(rows[k], args, forward, place, row, factors, sums, row_sums[2 * k],
                                 row_sums[2 * k + 1]);
             if constexpr (INNER) branch_gradient<S>(rows[k].g, forward, row, place, sums);
 #pragma unroll

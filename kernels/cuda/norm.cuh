@@ -35,6 +35,20 @@ __device__ __forceinline__ void load_pack_or(float (&out)[PACK], const Accum *ve
         fill_pack(out, otherwise);
 }
 
+/* What is a factor of 1 in most runs costs a test that is the same for all threads, not a product an element. */
+__device__ __forceinline__ void multiply_pack(float (&pack)[PACK], float factor) {
+    if (factor == 1) return;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) pack[i] = __fmul_rn(factor, pack[i]);
+}
+
+/* Zeroes what lies past the end of a row of C. */
+__device__ __forceinline__ void clear_padding(float (&pack)[PACK], int column, int C) {
+    if (column + PACK <= C) return;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) pack[i] = column + i < C ? pack[i] : 0;
+}
+
 __device__ __forceinline__ float output_scale_of(const Norm &norm) {
     return norm.output_scale == 0 ? 1.0f : (float)norm.output_scale;
 }
@@ -100,12 +114,17 @@ __device__ RowStatistics layernorm_statistics(const RowPacks<Row> &r, const Plac
         for (int i = 0; i < PACK; i++) sum += r[p][i];
     const float mean = place.sum(sum) / (float)place.C;
 #pragma unroll
-    for (int p = 0; p < Row::PACKS; p++)
+    for (int p = 0; p < Row::PACKS; p++) {
+        const int left = place.C - place.column(p); /* of the row from here on */
+        if (left >= PACK) {
 #pragma unroll
-        for (int i = 0; i < PACK; i++) {
-            const float difference = r[p][i] - mean;
-            if (place.column(p) + i < place.C) deviation = fmaf(difference, difference, deviation);
+            for (int i = 0; i < PACK; i++) deviation = fmaf(r[p][i] - mean, r[p][i] - mean, deviation);
+        } else {
+#pragma unroll
+            for (int i = 0; i < PACK; i++)
+                if (i < left) deviation = fmaf(r[p][i] - mean, r[p][i] - mean, deviation);
         }
+    }
     return {mean, 1.0f / sqrtf(place.sum(deviation) / (float)place.C + eps)};
 }
 
@@ -135,7 +154,6 @@ __device__ RowStatistics take_statistics(const RowPacks<Row> &r, const Place<Row
 template <NormKind KIND, typename T>
 __device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, RowStatistics row, float slope,
                                            int column, int C) {
-    const float scale = output_scale_of(norm);
     float gamma[PACK], beta[PACK];
     load_pack_or(gamma, KIND == NORM_NONE ? NULL : norm.gamma, column, 1);
     load_pack_or(beta, KIND == NORM_LAYERNORM || KIND == NORM_DYT ? norm.beta : NULL, column, 0);
@@ -146,8 +164,10 @@ __device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, R
             hat = hyperbolic_tangent<T>(__fmul_rn(slope, r[i])).value;
         else if constexpr (KIND != NORM_NONE)
             hat = __fmul_rn(r[i] - row.mean, row.rstd);
-        r[i] = column + i < C ? __fmul_rn(scale, fmaf(gamma[i], hat, beta[i])) : 0;
+        r[i] = fmaf(gamma[i], hat, beta[i]);
     }
+    multiply_pack(r, output_scale_of(norm));
+    clear_padding(r, column, C);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -183,13 +203,14 @@ template <NormKind KIND, typename T, typename Sums>
 __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK],
                                                     const float (&gamma)[PACK], const Norm &norm,
                                                     RowStatistics row, Sums &sums, float &sum, float &dot) {
-    const float scale = output_scale_of(norm), slope = slope_of<KIND>(norm, row);
+    const float slope = slope_of<KIND>(norm, row);
     float dgamma[PACK], dbeta[PACK];
     sum = dot = 0;
+    multiply_pack(g, output_scale_of(norm));
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
-        const float upstream = scale * g[i];
-        g[i] = gamma[i] * upstream;
+        const float upstream = g[i];
+        g[i] *= gamma[i];
         if constexpr (KIND != NORM_NONE) {
             float hat = (r[i] - row.mean) * row.rstd;
             if constexpr (is_squash<KIND>) {
@@ -212,12 +233,13 @@ __device__ __forceinline__ void norm_gradient_finish(float (&g)[PACK], const flo
                                                      const Norm &norm, RowStatistics row, bool given,
                                                      float mean_sum, float mean_dot) {
     const float slope = slope_of<KIND>(norm, row);
+    const float along = -row.rstd * mean_dot, across = -row.rstd * mean_sum;
     const float through = KIND == NORM_BHYT && !given ? slope * row.rstd * row.rstd * mean_dot : 0;
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
         if constexpr (KIND == NORM_LAYERNORM)
-            g[i] = row.rstd * (g[i] - mean_sum - (r[i] - row.mean) * row.rstd * mean_dot);
-        if constexpr (KIND == NORM_RMSNORM) g[i] = row.rstd * (g[i] - r[i] * row.rstd * mean_dot);
+            g[i] = fmaf(row.rstd, g[i], fmaf((r[i] - row.mean) * row.rstd, along, across));
+        if constexpr (KIND == NORM_RMSNORM) g[i] = fmaf(row.rstd, g[i], r[i] * row.rstd * along);
         if constexpr (KIND == NORM_DYT) g[i] *= slope;
         if constexpr (KIND == NORM_BHYT) g[i] = slope * g[i] - through * r[i];
     }

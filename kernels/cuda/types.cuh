@@ -62,11 +62,6 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
     return __float2bfloat16(value);
 }
 
-/* The value as it will be read back from a tensor of type T. */
-template <typename T> __device__ __forceinline__ float rounded(float value) {
-    return to_float(from_float<T>(value));
-}
-
 struct alignas(16) Bf16Pack {
     bf16 element[PACK];
 };
@@ -101,6 +96,17 @@ __device__ __forceinline__ void store_pack(bf16 *out, const float (&in)[PACK]) {
     const uint4 words = {pack_bf16(in[0], in[1]), pack_bf16(in[2], in[3]), pack_bf16(in[4], in[5]),
                          pack_bf16(in[6], in[7])};
     __stwb(reinterpret_cast<uint4 *>(out), words);
+}
+
+/* The pack as it will be read back from a tensor of type T, two elements an instruction. */
+template <typename T> __device__ __forceinline__ void round_pack(float (&pack)[PACK]) {
+    if constexpr (sizeof(T) == sizeof(bf16)) {
+#pragma unroll
+        for (int i = 0; i < PACK; i += 2) {
+            const uint32_t pair = pack_bf16(pack[i], pack[i + 1]);
+            pack[i] = __uint_as_float(pair << 16), pack[i + 1] = __uint_as_float(pair & 0xffff0000u);
+        }
+    }
 }
 
 __device__ __forceinline__ void fill_pack(float (&out)[PACK], float value) {
