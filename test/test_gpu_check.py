@@ -25,7 +25,6 @@ from gpu import machine as machines  # noqa: E402
 from gpu import marks, pairs, parts, results  # noqa: E402
 
 CHECK = str(ROOT / "scripts" / "gpu_check.py")
-PROGRAM = pathlib.Path(os.environ.get("TRAIN_GPT", ROOT / "train_gpt"))
 
 
 def script(path, text):
