@@ -191,4 +191,9 @@ FORCE:
 .PHONY: FORCE all test test-all test-compilers demo bench help clean
 .SECONDARY:
 
+# Goals that build some of the same files, each in a make of its own, take turns, also under -j.
+ifneq ($(word 2,$(filter test test-all emu test-emu race fuzz gpu-check,$(MAKECMDGOALS))),)
+.NOTPARALLEL:
+endif
+
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(FUZZ)/*/*.d)
