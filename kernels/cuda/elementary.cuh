@@ -1,7 +1,7 @@
 /*
  * elementary.cuh: e^x, a/b and tanh x as exactly as the type T keeps them that a result is rounded to.
  *
- * expf, a division and tanhf, good to the last bits of fp32, are 8, 9 and some 20 instructions (sm_90, nvcc 13.0), and an
+ * expf, a division and tanhf, good to the last bits of fp32, are some 8, 10 and 20 instructions (sm_90, nvcc 13.0), and an
  * H200 gives about 24 an element to a kernel that moves 4 bytes of it. bf16 keeps 2^-9 of a value: there the hardware's
  * own approximations serve, with errors of 2^-17 and less. For float it is CUDA's functions.
  */
