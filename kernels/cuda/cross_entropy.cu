@@ -110,10 +110,7 @@ __device__ __forceinline__ void store_gradient(S *row, const S *logits, int V, i
 #pragma unroll
             for (int i = 0; i < PACK; i++) x[i] -= column + i == target ? scale : 0;
         }
-        if (!whole) {
-#pragma unroll
-            for (int i = 0; i < PACK; i++) x[i] = column + i < V ? x[i] : 0;
-        }
+        if (!whole) clear_padding(x, column, V);
         store_pack(row + column, x);
     });
 }

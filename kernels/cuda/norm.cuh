@@ -42,13 +42,6 @@ __device__ __forceinline__ void multiply_pack(float (&pack)[PACK], float factor)
     for (int i = 0; i < PACK; i++) pack[i] = __fmul_rn(factor, pack[i]);
 }
 
-/* Zeroes what lies past the end of a row of C. */
-__device__ __forceinline__ void clear_padding(float (&pack)[PACK], int column, int C) {
-    if (column + PACK <= C) return;
-#pragma unroll
-    for (int i = 0; i < PACK; i++) pack[i] = column + i < C ? pack[i] : 0;
-}
-
 __device__ __forceinline__ float output_scale_of(const Norm &norm) {
     return norm.output_scale == 0 ? 1.0f : (float)norm.output_scale;
 }

@@ -114,6 +114,13 @@ __device__ __forceinline__ void fill_pack(float (&out)[PACK], float value) {
     for (int i = 0; i < PACK; i++) out[i] = value;
 }
 
+/* Zeroes what lies past the end of a row of C. */
+__device__ __forceinline__ void clear_padding(float (&pack)[PACK], int column, int C) {
+    if (column + PACK <= C) return;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) pack[i] = column + i < C ? pack[i] : 0;
+}
+
 /* --------------------------------------------------------------------------------------------------------
  * Sums. The order is fixed by the number of threads, and every thread of the warp or block gets the same
  * bits.
