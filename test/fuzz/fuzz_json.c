@@ -5,13 +5,18 @@
 #include "fuzz.h"
 #include "../../src/json.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { FIELDS_MOST = 50 }; /* looking a field up passes over those before it */
+
 static void check_fields(const cJSON *object) {
     const cJSON *item;
+    int left = FIELDS_MOST;
     cJSON_ArrayForEach(item, object) {
+        if (left-- == 0) break;
         const char *name = item->string;
         Error error = {0};
         double number;
@@ -36,13 +41,28 @@ static bool is_finite(const cJSON *value) {
     return true;
 }
 
+static bool same_text(const char *a, const char *b) {
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Within what cJSON's 15 digits leave of a number. (cJSON_Compare looks up every field of an object among all.) */
+static bool same(const cJSON *a, const cJSON *b) {
+    const double x = a->valuedouble, y = b->valuedouble;
+    if (a->type != b->type || !same_text(a->string, b->string) || !same_text(a->valuestring, b->valuestring) ||
+        fabs(x - y) > DBL_EPSILON * fmax(fabs(x), fabs(y)))
+        return false;
+    for (a = a->child, b = b->child; a && b; a = a->next, b = b->next)
+        if (!same(a, b)) return false;
+    return a == b;
+}
+
 /* Printed and read again it is the same; but cJSON prints an infinity, as of 1e999, as null. */
 static void check_printed(const cJSON *object) {
     char *text = cJSON_Print(object);
     Error error;
     PROMISE(text);
     cJSON *again = json_parse(text, strlen(text), &error);
-    PROMISE(again && (!is_finite(object) || cJSON_Compare(object, again, true)));
+    PROMISE(again && (!is_finite(object) || same(object, again)));
     cJSON_Delete(again);
     cJSON_free(text);
 }
