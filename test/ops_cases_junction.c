@@ -54,6 +54,9 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_RMSNORM, .first = true, .extreme = true, .no_dresidual = true},
     {.norm = NORM_NONE, .bias = true},
     {.norm = NORM_NONE, .first = true, .s_out = SCALE_USUAL},
+    {.norm = NORM_NONE, .wide = true, .bias = true, .in_place = true},
+    {.norm = NORM_NONE, .sdd = true, .s_out = SCALE_NEGATIVE},
+    {.norm = NORM_NONE, .inner = NORM_RMSNORM, .wide = true},
     /* lns, the other norms */
     {.norm = NORM_RMSNORM, .output_scale = 0.57735026918962576},
     {.norm = NORM_LAYERNORM, .output_scale = 0.5, .bias = true, .s_out = SCALE_USUAL},
@@ -89,6 +92,7 @@ static const JunctionVariant junction_variants[] = {
      .s_in = SCALE_USUAL,
      .s_out = SCALE_USUAL},
     {.norm = NORM_DYT, .inner = NORM_DYT, .wide = true, .in_place = true},
+    {.norm = NORM_DYT, .inner = NORM_DYT, .post = true, .bias = true},
     {.norm = NORM_BHYT, .inner = NORM_BHYT, .mean_square = true},
     {.norm = NORM_RMSNORM, .sdd = true},
     {.norm = NORM_RMSNORM, .sdd = true, .inner = NORM_RMSNORM, .wide = true, .s_out = SCALE_USUAL},
@@ -108,18 +112,30 @@ static const JunctionVariant junction_variants[] = {
 };
 
 /* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
- * and 4,096 channels, and nearly the most that the CUDA backend takes. Few rows, and few variants: one of every norm,
- * and of every path by itself. */
+ * and 4,096 channels, and nearly the most that the CUDA backend takes. Few rows, and of the variants the four of every
+ * norm that are kernels of their own: without and with an inner norm (SDD's is one), the residual in each type. */
 static const RowShape junction_wide_shapes[] = {{2, 1030}, {1, 2052}, {2, 4099}, {2, 8190}};
 static const JunctionVariant junction_wide[] = {
+    {.norm = NORM_NONE, .bias = true, .s_out = SCALE_USUAL},
+    {.norm = NORM_NONE, .wide = true, .in_place = true, .s_in = SCALE_NEGATIVE},
+    {.norm = NORM_NONE, .sdd = true, .bias = true},
+    {.norm = NORM_NONE, .inner = NORM_LAYERNORM, .wide = true},
     {.norm = NORM_LAYERNORM, .bias = true, .in_place = true},
-    {.norm = NORM_RMSNORM, .s_in = SCALE_USUAL, .s_out = SCALE_NEGATIVE, .wide = true},
-    {.norm = NORM_DYT, .post = true, .alpha = 1.5, .s_in = SCALE_USUAL, .bias = true},
-    {.norm = NORM_BHYT, .mean_square = true, .output_scale = 0.5},
-    {.norm = NORM_BHYT, .vhat = true, .sdd = true},
-    {.norm = NORM_RMSNORM, .inner = NORM_RMSNORM, .sdd = true},
+    {.norm = NORM_LAYERNORM, .wide = true, .post = true, .alpha = 1.5, .s_in = SCALE_USUAL},
+    {.norm = NORM_LAYERNORM, .sdd = true, .mean_square = true, .output_scale = 0.5},
     {.norm = NORM_LAYERNORM, .inner = NORM_LAYERNORM, .post = true, .wide = true, .both = true},
     {.norm = NORM_RMSNORM, .first = true, .extreme = true},
+    {.norm = NORM_RMSNORM, .s_in = SCALE_USUAL, .s_out = SCALE_NEGATIVE, .wide = true},
+    {.norm = NORM_RMSNORM, .inner = NORM_RMSNORM, .sdd = true},
+    {.norm = NORM_RMSNORM, .inner = NORM_DYT, .wide = true, .in_place = true},
+    {.norm = NORM_DYT, .post = true, .alpha = 1.5, .s_in = SCALE_USUAL, .bias = true},
+    {.norm = NORM_DYT, .wide = true, .no_beta = true, .s_out = SCALE_USUAL},
+    {.norm = NORM_DYT, .inner = NORM_DYT, .bias = true},
+    {.norm = NORM_DYT, .inner = NORM_BHYT, .sdd = true, .wide = true, .post = true},
+    {.norm = NORM_BHYT, .mean_square = true, .output_scale = 0.5},
+    {.norm = NORM_BHYT, .wide = true, .vhat = true, .in_place = true},
+    {.norm = NORM_BHYT, .vhat = true, .sdd = true},
+    {.norm = NORM_BHYT, .inner = NORM_BHYT, .wide = true, .mean_square = true, .s_out = SCALE_USUAL},
 };
 
 static const RowShape junction_measured_shapes[] = {{1024, 768}};
@@ -416,8 +432,8 @@ static void declare_bhyt_terms(Case *c, const void *shape, const void *variant) 
 const Family families_junction[] = {
     FAMILY(junction_forward, declare_junction_forward, junction_shapes, junction_variants),
     FAMILY(junction_backward, declare_junction_backward, junction_shapes, junction_variants),
-    FAMILY(junction_forward, declare_junction_forward, junction_wide_shapes, junction_wide),
-    FAMILY(junction_backward, declare_junction_backward, junction_wide_shapes, junction_wide),
+    FAMILY(junction_forward, declare_junction_forward, junction_wide_shapes, junction_wide, .whole = true),
+    FAMILY(junction_backward, declare_junction_backward, junction_wide_shapes, junction_wide, .whole = true),
     FAMILY(gpas_scales, declare_gpas_scales, gpas_shapes, gpas_variants),
     FAMILY(product_norm, declare_product_norm, product_shapes, no_variant, .no_bits = true),
     FAMILY(bhyt_terms, declare_bhyt_terms, bhyt_shapes, bhyt_variants),

@@ -33,8 +33,9 @@ static const LossVariant loss_variants[] = {
     {.gradient = true, .size = 1e4},
     {.gradient = true, .ignore = IGNORE_SOME, .size = 2, .nan = true},
     {.gradient = true, .size = 2, .rest = true}};
-/* Rows that do not fit into a GPU's shared memory: llama 3's vocabulary, and one logit more than whole packs. */
-static const LossShape loss_long_shapes[] = {{2, 128257}};
+/* Rows that fill the 48 KB of shared memory that a GPU's block has unasked, in fp32 and in bf16; and those that
+ * do not fit at all: llama 3's vocabulary, and one logit more than whole packs. */
+static const LossShape loss_long_shapes[] = {{1, 12288}, {1, 24576}, {2, 128257}};
 static const LossVariant loss_long[] = {{.gradient = true, .z_loss = 1e-2, .size = 2},
                                         {.gradient = true, .size = 2, .rest = true},
                                         {.gradient = false, .size = 2}};
@@ -272,7 +273,8 @@ static const StatsVariant stats_variants[] = {
     {.type = STORAGE, .s = true, .b = true},
     {.type = ACCUM, .b = true, .gain = true},
     {.type = STORAGE, .s = true, .b = true, .gain = true, .row_gain = true},
-    {.type = STORAGE, .b = true, .zero = true}};
+    {.type = STORAGE, .b = true, .zero = true},
+    {.type = FIXED_F64, .s = true, .b = true, .gain = true}};
 
 static void declare_tensor_stats(Case *c, const void *shape, const void *variant) {
     const StatsShape *s = shape;
@@ -280,7 +282,10 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
     TensorStats *t = arguments(c, sizeof *t);
     *t = (TensorStats){.N = s->N, .C = s->C, .gain_factor = 0.5};
     dtype_of(c, &t->type, v->type);
-    describe(c, "N=%lld C=%d%s%s%s%s%s%s", (long long)s->N, s->C, v->type == ACCUM ? " accum" : "",
+    describe(c, "N=%lld C=%d%s%s%s%s%s%s", (long long)s->N, s->C,
+             v->type == ACCUM       ? " accum"
+             : v->type == FIXED_F64 ? " f64"
+                                    : "",
              v->s ? " s" : "", v->b ? " b" : "", v->gain ? " gain" : "", v->row_gain ? " row_gain" : "",
              v->zero ? " zero" : "");
     c->limits = (Limits){.N = s->N, .C = s->C};
@@ -308,7 +313,8 @@ typedef struct CastVariant {
 } CastVariant;
 static const CastVariant cast_variants[] = {
     {DTYPE_F32, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F32}, {DTYPE_F32, DTYPE_F32}, {DTYPE_F32, DTYPE_F64},
-    {DTYPE_F64, DTYPE_F32},  {DTYPE_F64, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F64}};
+    {DTYPE_F64, DTYPE_F32},  {DTYPE_F64, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F64}, {DTYPE_F64, DTYPE_F64},
+    {DTYPE_BF16, DTYPE_BF16}};
 
 /* What rounding to nearest even has to get right: ties both ways, subnormals, infinities, overflow, signed
  * zero. */

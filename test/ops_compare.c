@@ -32,8 +32,8 @@ void report_failure(Report *report, const char *format, ...) {
 
 /* --------------------------------------------------------------------------------- which cases are run */
 
-/* All pairs of shape and variant, or so many along diagonals that each shape and each variant comes at least
- * twice. */
+/* All pairs of shape and variant; or so many along diagonals that each shape and each variant comes at least
+ * twice, unless the family is to be run whole. */
 typedef struct Selection {
     const Family *family;
     bool sample;
@@ -44,7 +44,7 @@ typedef struct Selection {
 static bool select_next(Selection *s, int *shape, int *variant) {
     int shapes = s->family->n_shapes, variants = s->family->n_variants, all = shapes * variants;
     int larger = shapes > variants ? shapes : variants,
-        count = s->sample && 2 * larger < all ? 2 * larger : all;
+        count = s->sample && !s->family->whole && 2 * larger < all ? 2 * larger : all;
     if (s->next >= count) return false;
     int i = s->next++;
     if (count == all) {
@@ -72,8 +72,8 @@ static int64_t case_elements(const Case *c) {
 static bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape,
                      int variant, uint64_t seed, int draw) {
     case_open(c, family, shape, variant, seed, draw);
-    bool left_out = family->n_variants >= MANY_VARIANTS && case_elements(c) > LARGE_ELEMENTS &&
-                    (shape * 2 + variant) % LARGE_EVERY != 0;
+    bool left_out = !family->whole && family->n_variants >= MANY_VARIANTS &&
+                    case_elements(c) > LARGE_ELEMENTS && (shape * 2 + variant) % LARGE_EVERY != 0;
     if (!c->impossible && !left_out && (!c->cpu_only || implementation->any_head_size)) return true;
     case_close(c);
     return false;

@@ -10,8 +10,8 @@
  *       kernel's name, the configuration, and the operation and its shape. A kernel with a comma in its template
  *       arguments goes in parentheses: LAUNCH((softmax<float, 128>), rows, 128, 0, stream, out, in, rows).
  *   ALLOW_SHARED_MEMORY(kernel, bytes)
- *       before a launch with more than 48 KB of dynamic shared memory; asks the device once, so it may stand before
- *       every launch.
+ *       before a launch with so much dynamic shared memory that it and the kernel's static arrays may pass 48 KB
+ *       together; asks the device once, so it may stand before every launch.
  *   SHARED_MEMORY(type, name)
  *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by hand.
  *   SHARED_ARRAY(type, name, count)
@@ -45,7 +45,7 @@
 
 #define ALLOW_SHARED_MEMORY(kernel, bytes)                                                                   \
     do {                                                                                                     \
-        static size_t allowed_ = 48 * 1024; /* what every kernel may have */                                 \
+        static size_t allowed_ = 0; /* not 48 KB: static arrays are counted beside it */                     \
         if (!cuda_raise(&allowed_, (bytes))) break;                                                          \
         CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)allowed_), \
                    "allowing %s %zu bytes of shared memory", #kernel, allowed_);                             \

@@ -236,7 +236,8 @@ void queue_kernel(const char *name, const void *function, size_t argument_bytes,
         (void)raise(error);
         return;
     }
-    size_t shared_limit = dynamic_limit(function) <= SHARED_DEFAULT ? SHARED_DEFAULT : SHARED_OPTIN;
+    /* Whoever has asked for dynamic memory, however little, may have static arrays beside it. */
+    size_t shared_limit = dynamic_limits.count(function) ? SHARED_OPTIN : SHARED_DEFAULT;
     queue_work(name, stream, [=, kernel = std::string(name), body = std::move(body)] {
         race::note_kernel(kernel.c_str(), function);
         run_grid({kernel.c_str(), grid, block, shared, shared_limit, &body});

@@ -290,6 +290,13 @@ void fresh_memory_is_poison_and_shared_memory_again_for_every_block(void **) {
     assert_true(isnan(as_float));
 }
 
+void who_asked_for_48_kilobytes_has_static_arrays_beside_them(void **) {
+    Device<uint32_t> out(16);
+    ALLOW_SHARED_MEMORY(read_shared, 48 * 1024);
+    LAUNCH(read_shared, 1, 32, 48 * 1024, 0, out.at);
+    for (uint32_t word : out.host()) assert_int_equal(word, emu::POISON);
+}
+
 /* Genuine NaNs and infinities are data, not faults. */
 __global__ void invalid_operations(float *out, const float *in) {
     out[0] = in[0] - in[0];
@@ -474,6 +481,7 @@ const struct CMUnitTest own_tests[] = {
     cmocka_unit_test(ldmatrix_fills_the_documented_registers),
     cmocka_unit_test(asynchronous_copies_arrive_at_their_wait_and_not_before),
     cmocka_unit_test(fresh_memory_is_poison_and_shared_memory_again_for_every_block),
+    cmocka_unit_test(who_asked_for_48_kilobytes_has_static_arrays_beside_them),
     cmocka_unit_test(genuine_nans_pass),
 #if defined(__x86_64__)
     cmocka_unit_test(poison_that_an_instruction_does_not_read_is_no_fault),
