@@ -145,7 +145,7 @@ test: test-compilers
 # forms of the scripted tests.
 test-all: test
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu build/asan/test_host_path
-	@TEST_ALL=1 TRAIN_GPT=./$(PROGRAM) $(EMULATED) $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
+	@TEST_ALL=1 OPS_SAMPLE=1 TRAIN_GPT=./$(PROGRAM) $(EMULATED) $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
 	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16" \
 	    build/asan/test_host_path
 	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done

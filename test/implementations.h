@@ -13,7 +13,7 @@
 typedef struct Implementation {
     const Kernels *kernels;
     const Kernels *plain; /* plainest loops, same storage and accumulate types */
-    bool slow;            /* emulated: take a sample of the cases */
+    bool slow;            /* emulated: few draws of each case */
     bool host_memory;     /* device memory is host memory, so that a sanitizer can watch guard zones */
     bool openmp;          /* the number of OpenMP threads may change nothing (except in library GEMMs) */
     bool any_head_size;   /* false: head sizes are multiples of 8 */

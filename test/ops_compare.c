@@ -79,9 +79,14 @@ static bool open_for(Case *c, const Implementation *implementation, const Family
     return false;
 }
 
-/* A sample of the cases, few draws of each: where each launch takes long. */
+/* Where a checker makes launches take long: some of the cases. */
+static bool sampled(void) {
+    return getenv("OPS_SAMPLE") != NULL;
+}
+
+/* Few draws of each case. */
 static bool takes_long(const Implementation *implementation) {
-    return implementation->slow || getenv("OPS_SAMPLE");
+    return implementation->slow || sampled();
 }
 
 static void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
@@ -89,7 +94,7 @@ static void for_cases(const Implementation *implementation, Operation operation,
     const Family *family;
     for (int i = 0; (family = family_at(i)); i++) {
         if (family->operation != operation || family->perf) continue;
-        Selection selection = {.family = family, .sample = sample || takes_long(implementation), .seed = seed};
+        Selection selection = {.family = family, .sample = sample || sampled(), .seed = seed};
         int shape, variant;
         while (!(report->look_for && report->failures) && select_next(&selection, &shape, &variant))
             report->cases += test(implementation, family, shape, variant, seed, report);

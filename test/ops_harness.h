@@ -114,7 +114,7 @@ typedef struct Family {
     int n_shapes, n_variants;
     bool perf;    /* measured, not tested */
     bool no_bits; /* a library's result may depend on the number of threads */
-    bool whole;   /* every pair, however large it is and however slow launches are: each is a kernel of its own */
+    bool whole;   /* no pair is left out, of large cases or of a sample: each is a kernel of its own */
 } Family;
 
 #define FAMILY(op, declare_function, shape_table, variant_table, ...)                                        \

@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("races")
     started = {}
     for kind in TYPES:
-        environment = dict(os.environ, OMP_NUM_THREADS="1", EMU_KERNELS=str(folder / kind))
+        environment = dict(os.environ, OMP_NUM_THREADS="1", OPS_SAMPLE="1", EMU_KERNELS=str(folder / kind))
         output = open(folder / f"{kind}.txt", "wb")
         started[kind] = subprocess.Popen([str(PROGRAM), "bits", "--implementation", f"cuda/{kind}"], env=environment,
                                          stdout=output, stderr=subprocess.STDOUT)
@@ -174,7 +174,7 @@ def test_a_barrier_that_is_taken_out_is_missed(tmp_path, name, number):
         for kind in TYPES:
             done = subprocess.run([str(program), "bits", "--implementation", f"cuda/{kind}", "--operation", operation],
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                                  env=dict(os.environ, OMP_NUM_THREADS="1"))
+                                  env=dict(os.environ, OMP_NUM_THREADS="1", OPS_SAMPLE="1"))
             said += done.stderr.decode()[-300:]
             if done.returncode == 70:  # a race; or poison, where the read came before the write
                 assert re.search("race: |uninitialised memory", done.stderr.decode()), done.stderr.decode()
