@@ -40,20 +40,28 @@ like dpkg libclang-rt-dev "clang's sanitizers"
 install_missing "$yes"
 
 has_modules() {
-    "$1" -c 'import pytest, numpy' 2>/dev/null
+    local python=$1 modules=${*:2}
+    "$python" -c "import ${modules// /, }" 2>/dev/null
 }
 
-if ! has_modules python3; then
-    echo "Installing pytest and numpy for $(command -v python3) into build/venv …"
+# install_modules NAME…: into build/venv, which sees what Debian's python3 has from apt.
+install_modules() {
+    local site=
+    echo "Installing $* for $(command -v python3) into build/venv …"
     mkdir -p build
-    if python3 -m venv build/venv >/dev/null 2>&1 \
-        && build/venv/bin/python3 -m pip install -q pytest numpy; then
-        export PATH="$PWD/build/venv/bin:$PATH"
-    else
-        python3 -m pip install -q pytest numpy
-    fi
+    ! python_of_debian || site=--system-site-packages
+    [ -e build/venv/bin/python3 ] || python3 -m venv $site build/venv >/dev/null 2>&1 || return
+    build/venv/bin/python3 -m pip install -q "$@" || return
+    export PATH="$PWD/build/venv/bin:$PATH"
     hash -r
-    has_modules python3 || { echo "check.sh: python3 cannot import pytest and numpy" >&2; exit 1; }
+}
+
+if ! has_modules python3 pytest numpy; then
+    install_modules pytest numpy || python3 -m pip install -q pytest numpy
+    has_modules python3 pytest numpy || { echo "check.sh: python3 cannot import pytest and numpy" >&2; exit 1; }
 fi
+# Debian has no package of it.
+has_modules python3 tokenizers || install_modules tokenizers ||
+    echo "check.sh: no tokenizers for python3: the tests of tokenizer.json are skipped" >&2
 
 exec make test
