@@ -14,6 +14,7 @@ typedef struct Implementation {
     const Kernels *kernels;
     const Kernels *plain; /* plainest loops, same storage and accumulate types */
     bool slow;            /* emulated: few draws of each case */
+    bool sampled;         /* some of the cases will do */
     bool host_memory;     /* device memory is host memory, so that a sanitizer can watch guard zones */
     bool openmp;          /* the number of OpenMP threads may change nothing (except in library GEMMs) */
     bool any_head_size;   /* false: head sizes are multiples of 8 */

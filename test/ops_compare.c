@@ -80,13 +80,13 @@ static bool open_for(Case *c, const Implementation *implementation, const Family
 }
 
 /* Where a checker makes launches take long: some of the cases. */
-static bool sampled(void) {
-    return getenv("OPS_SAMPLE") != NULL;
+static bool sampled(const Implementation *implementation) {
+    return implementation->sampled || getenv("OPS_SAMPLE");
 }
 
 /* Few draws of each case. */
 static bool takes_long(const Implementation *implementation) {
-    return implementation->slow || sampled();
+    return implementation->slow || sampled(implementation);
 }
 
 static void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
@@ -94,7 +94,7 @@ static void for_cases(const Implementation *implementation, Operation operation,
     const Family *family;
     for (int i = 0; (family = family_at(i)); i++) {
         if (family->operation != operation || family->perf) continue;
-        Selection selection = {.family = family, .sample = sample || sampled(), .seed = seed};
+        Selection selection = {.family = family, .sample = sample || sampled(implementation), .seed = seed};
         int shape, variant;
         while (!(report->look_for && report->failures) && select_next(&selection, &shape, &variant))
             report->cases += test(implementation, family, shape, variant, seed, report);

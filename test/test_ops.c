@@ -65,6 +65,7 @@ static void run_broken(const Broken *broken, uint64_t seed, Report *report) {
         Implementation implementation = {.kernels = &tried[i],
                                          .plain = gradients ? &kernels_plain_f64 : &kernels_plain_f32,
                                          .slow = true,
+                                         .sampled = true,
                                          .host_memory = true,
                                          .any_head_size = true};
         found = (Report){.quiet = true, .look_for = broken->sign};
