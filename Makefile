@@ -31,7 +31,7 @@ ifdef SANITIZE
     LDFLAGS += -fsanitize=address,undefined
 endif
 
-HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*.c))
+HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*/*.c))
 CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
 ifdef STANDALONE
     CFLAGS  += -Itest/standalone/include
@@ -56,8 +56,8 @@ include kernels/cuda/cuda.mk test/emu/emu.mk test/fuzz/fuzz.mk
 # ---------------------------------------------------------------------------------------------------- the program
 
 ifeq ($(CUDA),1)
-WITH_CUDA := $(addprefix $(BUILD)/cuda/,device.o config.o)
-PARTS     := $(BUILD)/train_gpt.o $(filter-out %/device.o %/config.o,$(HOST)) $(WITH_CUDA) $(CPU) $(CUDA_OBJECTS)
+WITH_CUDA := $(addprefix $(BUILD)/cuda/,run/device.o settings/usage.o)
+PARTS     := $(BUILD)/train_gpt.o $(filter-out %/device.o %/usage.o,$(HOST)) $(WITH_CUDA) $(CPU) $(CUDA_OBJECTS)
 $(PROGRAM): $(PARTS) $(BUILD)/holds
 	$(CXX) -fopenmp $(LDFLAGS) $(PARTS) $(LDLIBS) $(CUDA_LIBS) -o $@
 	@echo "$@: for CPUs, and for GPUs of compute capability $(CUDA_ARCHS)"
@@ -77,7 +77,7 @@ $(BUILD)/src/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/src/config.o $(BUILD)/cuda/config.o: CFLAGS += -DVERSION='"$(VERSION)"'
+$(BUILD)/src/settings/usage.o $(BUILD)/cuda/settings/usage.o: CFLAGS += -DVERSION='"$(VERSION)"'
 
 # One source, two element types.
 $(BUILD)/cpu_f32/%.o: kernels/cpu/%.c
@@ -154,11 +154,11 @@ test-all: test
 test-compilers:
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
 	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
-	    clang $(CLANG_FLAGS) $(wildcard src/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
+	    clang $(CLANG_FLAGS) $(wildcard src/*/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
 	@echo "$(CC), without the libraries (test/standalone): no warning allowed"
-	@$(CC) -std=gnu11 -fsyntax-only -fopenmp $(WARNINGS) -Itest/standalone/include -DVERSION='""' $(wildcard src/*.c) \
+	@$(CC) -std=gnu11 -fsyntax-only -fopenmp $(WARNINGS) -Itest/standalone/include -DVERSION='""' $(wildcard src/*/*.c) \
 	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c test/ranks/test_collective.c
 	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
 	    $(MAKE) --no-print-directory -j$(CORES) $(BUILD)/gpu_probe; \
@@ -196,4 +196,4 @@ ifneq ($(word 2,$(filter test test-all emu test-emu race fuzz gpu-check,$(MAKECM
 .NOTPARALLEL:
 endif
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(FUZZ)/*/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(BUILD)/*/*/*/*.d $(FUZZ)/*/*.d $(FUZZ)/*/*/*.d)

@@ -3,27 +3,29 @@
  * model chosen by flags.
  *
  * This file is the program from top to bottom: flags → device → model → data → loop. What a step computes is in
- * src/model.c, what a flag means in src/flags.c, what an operation does in kernels/kernels.h. It is C11, whatever
+ * src/model/model.c, what a flag means in src/settings/flags.c, what an operation does in kernels/kernels.h. It is C11, whatever
  * its name says: nvcc compiles only kernels/cuda.
  */
-#include "src/checkpoint.h"
-#include "src/config.h"
-#include "src/device.h"
-#include "src/eval.h"
-#include "src/feed.h"
-#include "src/generate.h"
-#include "src/loader.h"
-#include "src/log.h"
-#include "src/model.h"
-#include "src/optim.h"
-#include "src/pretrained.h"
-#include "src/probe.h"
-#include "src/report.h"
-#include "src/schedule.h"
-#include "src/smoke.h"
-#include "src/step.h"
-#include "src/stop.h"
-#include "src/telemetry.h"
+#include "src/checkpoint/checkpoint.h"
+#include "src/checkpoint/pretrained.h"
+#include "src/data/feed.h"
+#include "src/data/loader.h"
+#include "src/model/model.h"
+#include "src/model/optim.h"
+#include "src/model/step.h"
+#include "src/run/device.h"
+#include "src/run/eval.h"
+#include "src/run/generate.h"
+#include "src/run/log.h"
+#include "src/run/probe.h"
+#include "src/run/report.h"
+#include "src/run/smoke.h"
+#include "src/run/stop.h"
+#include "src/run/telemetry.h"
+#include "src/settings/command_line.h"
+#include "src/settings/resolve.h"
+#include "src/settings/schedule.h"
+#include "src/settings/usage.h"
 
 #include <math.h>
 #include <signal.h>
@@ -91,6 +93,7 @@ static void stay_with_the_checkpoint(Run *run) {
 
 static void parse_flags(Run *run, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
+    usage_answer(argc, argv);
     find_checkpoint(run, argc, argv);
     snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
     config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
@@ -216,7 +219,7 @@ static void log_start(Run *run) {
     DeviceInfo info = {0};
     run->k->describe(&info);
     cJSON *event = cJSON_CreateObject(), *flags = cJSON_AddObjectToObject(event, "flags");
-    cJSON_AddStringToObject(event, "version", config_version());
+    cJSON_AddStringToObject(event, "version", program_version());
     cJSON_AddStringToObject(event, "kernels", run->k->name);
     cJSON_AddStringToObject(event, "device", info.name);
     cJSON_AddNumberToObject(event, "parameters", (double)run->model.params.true_elements);

@@ -12,7 +12,7 @@ from console import Failure
 from shards import pack_bytes, pack_ids, token_bytes_for
 
 
-MAX_VOCAB_SIZE = 2147483584  # src/flags.c
+MAX_VOCAB_SIZE = 2147483584  # src/settings/flags.c
 
 
 @contextlib.contextmanager

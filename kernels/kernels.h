@@ -609,7 +609,7 @@ typedef struct Kernels {
 } Kernels;
 
 /* The implementations. One that a build does not hold is not defined there: the program knows them through the
- * table in src/device.c, the tests through test/implementations.c. A NULL operation is one that an
+ * table in src/run/device.c, the tests through test/implementations.c. A NULL operation is one that an
  * implementation does not have yet; the program refuses such a device with the operation's name. */
 extern const Kernels kernels_cpu_f32;
 extern const Kernels kernels_cpu_f64;

@@ -4,10 +4,10 @@
 #ifndef BENCH_H
 #define BENCH_H
 
-#include "../src/log.h"
-#include "../src/model.h"
-#include "../src/optim.h"
-#include "../src/philox.h"
+#include "../src/run/log.h"
+#include "../src/model/model.h"
+#include "../src/model/optim.h"
+#include "../src/base/philox.h"
 
 #include <stdlib.h>
 

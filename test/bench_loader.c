@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../src/loader.h"
-#include "../src/shard.h"
+#include "../src/data/loader.h"
+#include "../src/data/shard.h"
 
 enum { SHARDS = 1000, TOKENS = 32000, T = 1024, VOCAB = 50257, MAX_B = 64 };
 

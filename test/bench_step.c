@@ -7,7 +7,9 @@
  * 2048³ product, in turn; medians are printed. ratio = step / its GEMMs; gemm_rate_share = the rate of those GEMMs
  * over the rate of the 2048³ product.
  */
-#include "../src/device.h"
+#include "../src/run/device.h"
+#include "../src/settings/command_line.h"
+#include "../src/settings/resolve.h"
 #include "bench.h"
 
 #include <stdio.h>

@@ -9,7 +9,9 @@
  * `within` says whether low is at most `bound`. `junction_bytes` is what the junctions of a step must move a token
  * and sublayer: each tensor that the contract has them read or write, counted once.
  */
-#include "../src/device.h"
+#include "../src/run/device.h"
+#include "../src/settings/command_line.h"
+#include "../src/settings/resolve.h"
 #include "bench.h"
 
 #include <math.h>

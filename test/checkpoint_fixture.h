@@ -5,9 +5,10 @@
 #ifndef CHECKPOINT_FIXTURE_H
 #define CHECKPOINT_FIXTURE_H
 
-#include "../src/directory.h"
-#include "../src/optim.h"
-#include "../src/philox.h"
+#include "../src/base/directory.h"
+#include "../src/model/optim.h"
+#include "../src/base/philox.h"
+#include "../src/settings/resolve.h"
 #include "settings.h"
 
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* frozen_kernels.c: see frozen_kernels.h. */
 #include "frozen_kernels.h"
-#include "../src/check.h"
+#include "../src/base/check.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,10 +5,11 @@
 #ifndef MODEL_FIXTURE_H
 #define MODEL_FIXTURE_H
 
-#include "../src/model.h"
-#include "../src/optim.h"
-#include "../src/philox.h"
-#include "../src/schedule.h"
+#include "../src/model/model.h"
+#include "../src/model/optim.h"
+#include "../src/base/philox.h"
+#include "../src/settings/schedule.h"
+#include "../src/settings/resolve.h"
 #include "settings.h"
 
 #include <math.h>

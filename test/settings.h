@@ -4,7 +4,8 @@
 #ifndef SETTINGS_H
 #define SETTINGS_H
 
-#include "../src/config.h"
+#include "../src/settings/config.h"
+#include "../src/settings/resolve.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

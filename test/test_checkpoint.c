@@ -5,9 +5,9 @@
  */
 #include "checkpoint_fixture.h"
 
-#include "../src/checkpoint.h"
-#include "../src/checksum.h"
-#include "../src/manifest.h"
+#include "../src/checkpoint/checkpoint.h"
+#include "../src/base/checksum.h"
+#include "../src/checkpoint/manifest.h"
 
 /* ---------------------------------------------------------------------------------------------------- checksum */
 

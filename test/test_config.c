@@ -3,8 +3,10 @@
  * written config read back as the same one, and does config_resolve() let nothing through that does not fit
  * together?
  */
-#include "../src/flags.h"
-#include "../src/philox.h"
+#include "../src/settings/flags.h"
+#include "../src/base/philox.h"
+#include "../src/settings/command_line.h"
+#include "../src/settings/resolve.h"
 #include "settings.h"
 
 #include <math.h>

@@ -16,10 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../src/loader.h"
-#include "../src/order.h"
-#include "../src/philox.h"
-#include "../src/shard.h"
+#include "../src/data/loader.h"
+#include "../src/data/order.h"
+#include "../src/base/philox.h"
+#include "../src/data/shard.h"
 
 #include <cmocka.h> /* last: it makes fail() of check.h a macro */
 

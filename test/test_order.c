@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "../src/order.h"
+#include "../src/data/order.h"
 
 #include <cmocka.h> /* last: it makes fail() of check.h a macro */
 

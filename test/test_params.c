@@ -2,8 +2,9 @@
  * test_params.c: does the table of parameters give every tensor its place, its name, its initial values and
  * its decay, and do they depend on nothing else than params.h says?
  */
-#include "../src/params.h"
-#include "../src/philox.h"
+#include "../src/model/params.h"
+#include "../src/base/philox.h"
+#include "../src/settings/resolve.h"
 #include "settings.h"
 
 #include <math.h>

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "../src/philox.h"
+#include "../src/base/philox.h"
 
 enum { N = 1 << 20 };
 

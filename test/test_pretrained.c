@@ -5,8 +5,8 @@
  */
 #include "checkpoint_fixture.h"
 
-#include "../src/pretrained.h"
-#include "../src/weights.h"
+#include "../src/checkpoint/pretrained.h"
+#include "../src/checkpoint/weights.h"
 
 #include <time.h>
 

@@ -24,8 +24,8 @@
 
 #include <cjson/cJSON.h>
 
-#include "../src/philox.h"
-#include "../src/safetensors.h"
+#include "../src/base/philox.h"
+#include "../src/checkpoint/safetensors.h"
 
 #include <cmocka.h> /* last: it makes fail() of check.h a macro */
 

@@ -21,8 +21,8 @@ except ImportError:
 pytestmark = pytest.mark.skipif(np is None, reason="needs numpy and safetensors")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = ["test/test_safetensors_file.c", "src/safetensors.c", "src/safetensors_write.c", "src/philox.c",
-           "src/json_scan.c", "src/check.c"]
+SOURCES = ["test/test_safetensors_file.c", "src/checkpoint/safetensors.c", "src/checkpoint/safetensors_write.c", "src/base/philox.c",
+           "src/base/json_scan.c", "src/base/check.c"]
 I8_NAME = 'i8 "quoted"\n\u00e9'
 
 
@@ -32,7 +32,7 @@ def binary(tmp_path_factory):
     if given:
         return given
     path = tmp_path_factory.mktemp("build") / "test_safetensors_file"
-    compiler = [os.environ.get("CC", "cc"), "-std=gnu11", "-O1", "-Isrc"]
+    compiler = [os.environ.get("CC", "cc"), "-std=gnu11", "-O1"]
     subprocess.run([*compiler, *SOURCES, "-o", str(path), "-lcmocka", "-lcjson", "-lm"], cwd=ROOT, check=True)
     return str(path)
 

@@ -1,7 +1,7 @@
 /*
  * test_schedule.c: does each step get the learning rate that schedule.h describes, at the corners too?
  */
-#include "../src/schedule.h"
+#include "../src/settings/schedule.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -4,8 +4,8 @@
  */
 #define _GNU_SOURCE
 #include "model_fixture.h"
-#include "../src/json.h"
-#include "../src/telemetry.h"
+#include "../src/base/json.h"
+#include "../src/run/telemetry.h"
 #include "variant_cases.h"
 
 #include <sys/mman.h>

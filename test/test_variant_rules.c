@@ -4,8 +4,10 @@
  * the difference.
  */
 #define _GNU_SOURCE
-#include "../src/checkpoint.h"
-#include "../src/variant.h"
+#include "../src/checkpoint/checkpoint.h"
+#include "../src/settings/variant.h"
+#include "../src/settings/flags.h"
+#include "../src/settings/resolve.h"
 #include "checkpoint_fixture.h"
 #include "variant_cases.h"
 

@@ -5,7 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "model_fixture.h"
-#include "../src/telemetry.h"
+#include "../src/run/telemetry.h"
 #include "variant_cases.h"
 
 #include <omp.h>

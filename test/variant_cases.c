@@ -1,7 +1,7 @@
 /* variant_cases.c: see variant_cases.h. */
 #include "variant_cases.h"
-#include "../src/check.h"
-#include "../src/philox.h"
+#include "../src/base/check.h"
+#include "../src/base/philox.h"
 
 #include <stdio.h>
 #include <stdlib.h>

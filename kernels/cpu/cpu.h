@@ -13,7 +13,7 @@
 #define CPU_H
 
 #include "../kernels.h"
-#include "../../src/check.h"
+#include "../../src/base/check.h"
 
 #include <stdalign.h>
 #include <stddef.h>

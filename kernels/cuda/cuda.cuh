@@ -36,7 +36,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include "../../src/check.h"
+#include "../../src/base/check.h"
 #include "trail.cuh"
 
 /* CUDA_CHECK(call, "format", …): fails with what was tried, as formatted, the error's name and text, and the operations

@@ -9,7 +9,7 @@
 #include <vector>
 
 extern "C" {
-#include "../../src/json.h"
+#include "../../src/base/json.h"
 }
 
 namespace {

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include "config_rules.h"
 #include "fuzz.h"
-#include "../../src/flags.h"
+#include "../../src/settings/flags.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #ifndef CONFIG_RULES_H
 #define CONFIG_RULES_H
 
-#include "../../src/config.h"
+#include "../../src/settings/config.h"
 
 /* Every value in the range of its row; and written as config.ini, it reads back as itself. `modes`: whether flags
  * such as --smoke may be set, which only the command line can. */

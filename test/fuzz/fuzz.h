@@ -8,7 +8,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
-#include "../../src/check.h"
+#include "../../src/base/check.h"
 
 #include <stdbool.h>
 #include <stddef.h>

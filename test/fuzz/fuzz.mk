@@ -8,7 +8,7 @@ FUZZ_CJSON   ?=# a cJSON.c to instrument as well; otherwise the library as it is
 FUZZ_CHECKS  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FUZZ_FLAGS   := -std=gnu11 -g -O1 $(WARNINGS) $(FUZZ_CHECKS)
 FUZZ_SHARED  := $(filter-out test/fuzz/fuzz_% test/fuzz/replay.c,$(wildcard test/fuzz/*.c))
-FUZZ_HOST    := $(patsubst src/%.c,$(FUZZ)/src/%.o,$(wildcard src/*.c))
+FUZZ_HOST    := $(patsubst src/%.c,$(FUZZ)/src/%.o,$(wildcard src/*/*.c))
 FUZZ_NAMES   := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
 FUZZ_TEXT    := tokenizer jsonl packed pieces shard
 FUZZ_TARGETS := $(patsubst %,$(FUZZ)/fuzz_%,$(FUZZ_NAMES))

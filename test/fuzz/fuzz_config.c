@@ -1,6 +1,6 @@
 /*
  * fuzz_config.c: does an accepted config file, written as config.ini, read back as the same config?
- * (src/config.h)
+ * (src/settings/config.h)
  */
 #include "fuzz.h"
 #include "config_rules.h"

@@ -1,11 +1,13 @@
 /*
  * fuzz_flags.c: does an accepted command line make a config in which everything is worked out and fits together?
- * (src/config.h)
+ * (src/settings/config.h)
  *
  * Input: texts with a zero byte behind each: a config file, then the arguments. "@" as an argument is the config
  * file's path; --config takes no other, as it would open any file of the machine.
  */
 #include "fuzz.h"
+#include "../../src/settings/command_line.h"
+#include "../../src/settings/resolve.h"
 #include "config_rules.h"
 
 #include <math.h>

@@ -1,9 +1,9 @@
 /*
  * fuzz_index.c: does an accepted index of sharded weights name files of its own directory, and each tensor once?
- * (src/pretrained.h)
+ * (src/checkpoint/pretrained.h)
  */
 #include "fuzz.h"
-#include "../../src/pretrained.h"
+#include "../../src/checkpoint/pretrained.h"
 
 #include <string.h>
 

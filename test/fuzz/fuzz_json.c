@@ -1,9 +1,9 @@
 /*
  * fuzz_json.c: is what the reader of JSON accepts JSON, one object of unique fields, and read as what it says?
- * (src/json.h)
+ * (src/base/json.h)
  */
 #include "fuzz.h"
-#include "../../src/json.h"
+#include "../../src/base/json.h"
 
 #include <float.h>
 #include <math.h>

@@ -1,17 +1,17 @@
 /*
- * fuzz_manifest.c: is an accepted manifest the one text for what it says? (src/manifest.h)
+ * fuzz_manifest.c: is an accepted manifest the one text for what it says? (src/checkpoint/manifest.h)
  *
  * The input is tried as it is, and again with the checksum in its last line put right, as no fuzzer finds one.
  */
 #define _GNU_SOURCE
 #include "fuzz.h"
-#include "../../src/manifest.h"
+#include "../../src/checkpoint/manifest.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* CRC-64/XZ, bit by bit: src/checksum.c uses tables. */
+/* CRC-64/XZ, bit by bit: src/base/checksum.c uses tables. */
 static uint64_t crc64(const uint8_t *bytes, size_t size) {
     uint64_t crc = ~UINT64_C(0);
     for (size_t i = 0; i < size; i++) {

@@ -1,6 +1,6 @@
 /*
  * fuzz_safetensors.c: does an accepted safetensors file keep the format's rules, and read back what was written?
- * (src/safetensors.h)
+ * (src/checkpoint/safetensors.h)
  *
  * Input: 8 bytes that say how much longer than what follows the file is (the rest is zeros that need no storage,
  * so that any size in a header can be right), then the file.

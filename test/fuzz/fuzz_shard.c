@@ -1,11 +1,11 @@
 /*
- * fuzz_shard.c: does a shard deliver exactly the tokens that stand in it, or a reason why not? (src/shard.h)
+ * fuzz_shard.c: does a shard deliver exactly the tokens that stand in it, or a reason why not? (src/data/shard.h)
  *
  * Input: what to do (struct Deed), then the file. `compact` leaves out the 1,012 bytes of the header that nobody
  * looks at.
  */
 #include "fuzz.h"
-#include "../../src/shard.h"
+#include "../../src/data/shard.h"
 
 #include <stdlib.h>
 #include <string.h>

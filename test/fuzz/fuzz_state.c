@@ -1,8 +1,8 @@
 /*
- * fuzz_state.c: is what an accepted state.json says something that a run can have come to? (src/state.h)
+ * fuzz_state.c: is what an accepted state.json says something that a run can have come to? (src/checkpoint/state.h)
  */
 #include "fuzz.h"
-#include "../../src/state.h"
+#include "../../src/checkpoint/state.h"
 
 #include <math.h>
 #include <stdlib.h>

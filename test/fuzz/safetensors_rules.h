@@ -2,7 +2,7 @@
 #ifndef SAFETENSORS_RULES_H
 #define SAFETENSORS_RULES_H
 
-#include "../../src/safetensors.h"
+#include "../../src/checkpoint/safetensors.h"
 
 /* Names once, data without overlap or gap, sizes as their shapes say, numbers as they stand in the header. */
 void safetensors_check_rules(const SafetensorsHeader *header, const uint8_t *bytes, uint64_t file_size);

@@ -2,9 +2,11 @@
  * turn, captured steps, algorithms chosen by measuring; and does a failure name what was asked of the device? Runs over
  * the emulation, whose queues run as late as CUDA allows and whose graphs replay frozen arguments. Each promise has a
  * planted breach that must show. */
-#include "../../../src/check.h"
-#include "../../../src/feed.h"
-#include "../../../src/step.h"
+#include "../../../src/base/check.h"
+#include "../../../src/data/feed.h"
+#include "../../../src/model/step.h"
+#include "../../../src/settings/command_line.h"
+#include "../../../src/settings/resolve.h"
 #include "planted.h"
 
 #include <setjmp.h>

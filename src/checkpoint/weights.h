@@ -1,0 +1,50 @@
+/*
+ * weights.h: parameters between device arenas and safetensors files, under Hugging Face's names.
+ *
+ * Works in chunks of rows, so that it needs little memory beside the model's. Files hold the accumulate type
+ * (fp32 masters; fp64 for cpu/f64); any floating-point type is read.
+ */
+#ifndef WEIGHTS_H
+#define WEIGHTS_H
+
+#include "../model/model.h"
+#include "safetensors.h"
+
+/* One arena of a model on its device: masters, gradients, or a moment. */
+typedef struct DeviceArena {
+    const Model *model;
+    void *base;
+} DeviceArena;
+
+/* The entries of a file for all parameters, their names behind a prefix ("", "grad."); *count is set.
+ * Release with weights_entries_free(). */
+SafetensorsEntry *weights_entries(const Model *model, const char *prefix, int *count);
+void weights_entries_free(SafetensorsEntry *entries, int count);
+
+/* Appends every parameter of an arena to a writer whose entries from `first` on are weights_entries(). What a run
+ * goes on from (all but gradients) must be finite: an error names the tensor that is not. */
+bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *arena, Error *error);
+
+/* Writes a file of nothing but one arena's parameters. */
+bool weights_write(const char *path, const DeviceArena *arena, const SafetensorsPair *metadata,
+                   size_t n_metadata, Error *error);
+
+/* Reads every parameter from an open file into an arena. The file must have exactly the prefixed names that
+ * the model has, in their shapes: else the error names a missing, extra or misshapen tensor, and nothing was
+ * changed. Tensors under other prefixes are let be if the prefix is not "". */
+bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceArena *arena, Error *error);
+
+/* Where the values of a file tensor stand. */
+typedef struct TensorPlace {
+    const char *name; /* under which it was looked for */
+    const SafetensorsFile *file;
+    const SafetensorsTensor *tensor; /* NULL: not there */
+} TensorPlace;
+
+/* The same from wherever they stand: places[i] belongs to params_file_tensors()[i]. */
+bool weights_read_places(const TensorPlace *places, const DeviceArena *arena, Error *error);
+
+/* Opens a file, reads the masters, and makes the storage copies follow. (--init-from: pretrained.h.) */
+bool weights_load(Model *model, const char *path, Error *error);
+
+#endif

@@ -1,0 +1,241 @@
+/* shard.c: see shard.h. */
+#define _GNU_SOURCE
+#include "shard.h"
+
+#include <glob.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include "../base/file.h"
+
+static const struct {
+    uint32_t magic, version, token_bytes;
+} formats[] = {{20240520, 1, 2}, {20240801, 7, 4}};
+
+enum { N_FORMATS = sizeof formats / sizeof formats[0] };
+
+bool shard_parse_header(const void *bytes, size_t size, uint64_t file_size, ShardHeader *out, Error *error) {
+    if (size < SHARD_HEADER_BYTES || file_size < SHARD_HEADER_BYTES)
+        return error_set(error, "%" PRIu64 " bytes long, shorter than a shard's header of %d bytes",
+                         size < file_size ? (uint64_t)size : file_size, SHARD_HEADER_BYTES);
+    uint32_t words[3];
+    memcpy(words, bytes, sizeof words);
+    size_t f = 0;
+    while (f < N_FORMATS && formats[f].magic != words[0]) f++;
+    if (f == N_FORMATS)
+        return error_set(
+            error, "byte 0: magic %" PRIu32 ", a shard has %" PRIu32 " (uint16) or %" PRIu32 " (uint32)",
+            words[0], formats[0].magic, formats[1].magic);
+    if (words[1] != formats[f].version)
+        return error_set(error, "byte 4: version %" PRIu32 ", magic %" PRIu32 " goes with version %" PRIu32,
+                         words[1], words[0], formats[f].version);
+    if (words[2] > INT32_MAX)
+        return error_set(error, "byte 8: token count %" PRId64 " is negative",
+                         (int64_t)words[2] - (INT64_C(1) << 32));
+    /* At most 2^31 tokens of 4 bytes: no overflow in 64 bits. */
+    const uint64_t expected = SHARD_HEADER_BYTES + (uint64_t)words[2] * formats[f].token_bytes;
+    if (expected != file_size)
+        return error_set(error,
+                         "byte 8: the header counts %" PRIu32 " tokens of %" PRIu32
+                         " bytes, so the file should be %" PRIu64 " bytes long; it is %" PRIu64,
+                         words[2], formats[f].token_bytes, expected, file_size);
+    *out = (ShardHeader){.token_bytes = formats[f].token_bytes, .n_tokens = words[2]};
+    return true;
+}
+
+static bool read_shard_header(Shard *shard, Error *error) {
+    unsigned char bytes[SHARD_HEADER_BYTES];
+    uint64_t file_size;
+    Error reason;
+    const int fd = file_open(shard->path, &file_size, error);
+    if (fd < 0) return false;
+    const ssize_t n = file_read(fd, bytes, sizeof bytes, 0);
+    const int read_error = errno;
+    close(fd);
+    if (n < 0) return error_set(error, "%s: cannot read: %s", shard->path, strerror(read_error));
+    if (!shard_parse_header(bytes, (size_t)n, file_size, &shard->header, &reason))
+        return error_set(error, "%s: %s", shard->path, reason.text);
+    return true;
+}
+
+static int compare_paths(const void *a, const void *b) {
+    return strcmp(((const Shard *)a)->path, ((const Shard *)b)->path);
+}
+
+/* Turns the paths into set->shards, sorted, headers not read yet. */
+static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
+    glob_t found;
+    const int status = glob(pattern, GLOB_ERR | GLOB_NOSORT | GLOB_TILDE, NULL, &found);
+    if (status != 0) {
+        const int reason = errno;
+        globfree(&found);
+        if (status == GLOB_NOMATCH) return error_set(error, "no file matches '%s'", pattern);
+        if (status == GLOB_NOSPACE) return error_set(error, "'%s': out of memory", pattern);
+        return error_set(error, "'%s': cannot read a directory: %s", pattern, strerror(reason));
+    }
+    set->shards = must_calloc(found.gl_pathc, sizeof set->shards[0], "the list of shards");
+    set->n_shards = found.gl_pathc;
+    for (size_t i = 0; i < set->n_shards; i++) {
+        const size_t bytes = strlen(found.gl_pathv[i]) + 1;
+        set->shards[i].path = memcpy(must_malloc(bytes, "a shard's path"), found.gl_pathv[i], bytes);
+    }
+    globfree(&found);
+    qsort(set->shards, set->n_shards, sizeof set->shards[0], compare_paths);
+    return true;
+}
+
+bool shard_set_open(ShardSet *set, const char *pattern, Error *error) {
+    *set = (ShardSet){0};
+    if (!expand_pattern(set, pattern, error)) return false;
+    for (size_t i = 0; i < set->n_shards; i++) {
+        if (!read_shard_header(&set->shards[i], error)) {
+            shard_set_close(set);
+            return false;
+        }
+        set->n_tokens += set->shards[i].header.n_tokens;
+    }
+    return true;
+}
+
+void shard_set_close(ShardSet *set) {
+    for (size_t i = 0; i < set->n_shards; i++) free(set->shards[i].path);
+    free(set->shards);
+    *set = (ShardSet){0};
+}
+
+/* ---- the reader ---- */
+
+struct ShardReader {
+    const ShardSet *set;
+    int *fd;      /* per shard, -1 while closed */
+    size_t *ring; /* the shards that are open, oldest at `oldest` */
+    size_t limit, n_open, oldest;
+};
+
+static size_t open_files_allowed(size_t n_shards) {
+    struct rlimit files;
+    size_t limit = 64;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0)
+        limit = files.rlim_cur > 4096 ? 1024 : (size_t)files.rlim_cur / 4;
+    if (limit > n_shards) limit = n_shards;
+    return limit ? limit : 1;
+}
+
+ShardReader *shard_reader_create(const ShardSet *set) {
+    ShardReader *reader = must_calloc(1, sizeof *reader, "a shard reader");
+    reader->set = set;
+    reader->limit = open_files_allowed(set->n_shards);
+    reader->fd = must_calloc(set->n_shards, sizeof reader->fd[0], "a shard reader");
+    reader->ring = must_calloc(reader->limit, sizeof reader->ring[0], "a shard reader");
+    for (size_t i = 0; i < set->n_shards; i++) reader->fd[i] = -1;
+    return reader;
+}
+
+static void close_oldest(ShardReader *reader) {
+    const size_t shard = reader->ring[reader->oldest];
+    close(reader->fd[shard]);
+    reader->fd[shard] = -1;
+    reader->oldest = (reader->oldest + 1) % reader->limit;
+    reader->n_open--;
+}
+
+void shard_reader_destroy(ShardReader *reader) {
+    if (!reader) return;
+    while (reader->n_open) close_oldest(reader);
+    free(reader->fd);
+    free(reader->ring);
+    free(reader);
+}
+
+size_t shard_reader_n_open(const ShardReader *reader) {
+    return reader->n_open;
+}
+
+size_t shard_reader_max_open(const ShardReader *reader) {
+    return reader->limit;
+}
+
+static bool open_shard(ShardReader *reader, size_t index, Error *error) {
+    const Shard *shard = &reader->set->shards[index];
+    const uint64_t expected = SHARD_HEADER_BYTES + shard->header.n_tokens * shard->header.token_bytes;
+    uint64_t file_size;
+    int fd;
+    if (reader->fd[index] >= 0) return true;
+    if (reader->n_open == reader->limit) close_oldest(reader);
+    while ((fd = file_open(shard->path, &file_size, error)) < 0) {
+        if ((errno != EMFILE && errno != ENFILE) || reader->n_open == 0) return false;
+        close_oldest(reader);
+    }
+    if (file_size != expected) {
+        close(fd);
+        return error_set(
+            error, "%s: its size changed from %" PRIu64 " to %" PRIu64 " bytes since it was opened first",
+            shard->path, expected, file_size);
+    }
+    reader->fd[index] = fd;
+    reader->ring[(reader->oldest + reader->n_open++) % reader->limit] = index;
+    return true;
+}
+
+/* Both return the largest token, so that the usual case needs no look at each. */
+static uint32_t widen16(const uint16_t *tokens, size_t count, uint32_t *out) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        out[i] = tokens[i];
+        largest = out[i] > largest ? out[i] : largest;
+    }
+    return largest;
+}
+
+static uint32_t largest32(const uint32_t *tokens, size_t count) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < count; i++) largest = tokens[i] > largest ? tokens[i] : largest;
+    return largest;
+}
+
+enum { CHUNK_TOKENS = 8192 };
+
+/* At most CHUNK_TOKENS: through a buffer that stays in cache. */
+static bool read_chunk(int fd, const Shard *shard, uint64_t first, size_t count, uint32_t vocab,
+                       uint32_t *out, Error *error) {
+    uint16_t narrow[CHUNK_TOKENS];
+    const uint32_t width = shard->header.token_bytes;
+    const uint64_t offset = SHARD_HEADER_BYTES + first * width;
+    const ssize_t n = file_read(fd, width == 2 ? (void *)narrow : (void *)out, count * width, offset);
+    if (n < 0)
+        return error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", shard->path, offset,
+                         strerror(errno));
+    if ((size_t)n != count * width)
+        return error_set(error, "%s: byte %" PRIu64 ": the file ends here; it was truncated while in use",
+                         shard->path, offset + (uint64_t)n);
+    if ((width == 2 ? widen16(narrow, count, out) : largest32(out, count)) < vocab) return true;
+    size_t bad = 0;
+    while (out[bad] < vocab) bad++;
+    return error_set(error, "%s: byte %" PRIu64 ": token %" PRIu32 ", the vocabulary has %" PRIu32,
+                     shard->path, offset + bad * width, out[bad], vocab);
+}
+
+bool shard_read(ShardReader *reader, size_t index, uint64_t first, size_t count, uint32_t vocab,
+                uint32_t *out, Error *error) {
+    if (index >= reader->set->n_shards)
+        return error_set(error, "shard %zu of a set that has %zu", index, reader->set->n_shards);
+    const Shard *shard = &reader->set->shards[index];
+    if (first > shard->header.n_tokens || count > shard->header.n_tokens - first)
+        return error_set(error, "%s: %zu tokens at token %" PRIu64 ", the shard has %" PRIu64, shard->path,
+                         count, first, shard->header.n_tokens);
+    if (!open_shard(reader, index, error)) return false;
+    for (size_t done = 0; done < count; done += CHUNK_TOKENS) {
+        const size_t n = count - done < CHUNK_TOKENS ? count - done : CHUNK_TOKENS;
+        if (!read_chunk(reader->fd[index], shard, first + done, n, vocab, out + done, error)) return false;
+    }
+    return true;
+}
+
+void shard_advise(ShardReader *reader, size_t index, uint64_t first, size_t count) {
+    Error ignored;
+    if (index >= reader->set->n_shards || !open_shard(reader, index, &ignored)) return;
+    const uint64_t width = reader->set->shards[index].header.token_bytes;
+    (void)posix_fadvise(reader->fd[index], (off_t)(SHARD_HEADER_BYTES + first * width),
+                        (off_t)(count * width), POSIX_FADV_WILLNEED);
+}

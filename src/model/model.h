@@ -1,0 +1,168 @@
+/*
+ * model.h: the transformer: which operations run in which order, forward and backward.
+ *
+ * A model of L blocks has 2L sublayers (attention, MLP, attention, …) and 2L + 1 junctions around them
+ * (kernels.h): junction 0 norms the embedding, junction j ≥ 1 adds sublayer j's output to the residual stream
+ * and norms for the next one; junction 2L norms for the head.
+ *
+ *     tokens ─ embedding ─ J0 ─ attention ─ J1 ─ MLP ─ J2 ─ attention ─ … ─ MLP ─ J2L ─ head ─ loss
+ *
+ * src/settings/variant.c says what each junction computes; nothing here knows a norm or a placement by name.
+ *
+ * Memory: everything is taken at creation, nothing in the loop. --recompute says what backward computes
+ * again: `act` the norms' outputs and the MLP's activation, `block` all of a block from the residual at its
+ * start. The kernels promise the same bits both times, so the loss does not change by a bit.
+ *
+ * GPAS never writes a scaled residual: the scale rides on the stored stream, and each reader applies it.
+ */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "../../kernels/kernels.h"
+#include "../base/arena.h"
+#include "../settings/config.h"
+#include "params.h"
+#include "../settings/variant.h"
+
+/* What one stage of a junction reads and keeps (variant.h: JunctionPlan). */
+typedef struct Site {
+    Residual *u;        /* [N, C] what it stores; its x itself where it adds nothing */
+    Residual *stream;   /* [N, C] the residual that later ones read: u, or the norm's output (post-type) */
+    Storage *y;         /* [N, C] the norm's output */
+    Residual *y_residual; /* [N, C] the same in the residual's type (post-type); NULL where y serves */
+    Storage *f;         /* [N, C] the sublayer's raw output; NULL where the shared `narrow` serves */
+    Accum *mean, *rstd, *inner_mean, *inner_rstd, *sdd_rstd; /* [N] */
+    Accum *mean_square; /* [N] bhyt */
+} Site;
+
+/* What block l keeps. */
+typedef struct Block {
+    Storage *raw;       /* [N, (H + 2·Hkv)·D] the product, where SDD norms it; else qkv itself */
+    Storage *qkv;       /* same shape, after norms and RoPE */
+    Accum *qkv_rstd;
+    Storage *context;   /* [N, H·D] attention's output */
+    Storage *normed;    /* the same after SDD's norm, or context itself */
+    Accum *context_rstd;
+    Accum *lse;         /* [B, H, T] */
+    Storage *h;         /* [N, F or 2·padded(F)] before the activation; its gradient in backward */
+    Accum *h_rstd;
+    Storage *act;       /* [N, F] after it */
+} Block;
+
+/* A table of buffers for one way of running: for training each stage and block has its own where backward
+ * reads it; validation and generation go through a few of the same. */
+typedef struct Buffers {
+    Residual *embedded; /* [N, C] */
+    Site *site;         /* [2·(2L + 1)], as JunctionPlan */
+    Block *block;       /* [L] */
+} Buffers;
+
+/* Keys and values of past tokens, for generation: one sequence. */
+typedef struct Cache {
+    int capacity;      /* time steps */
+    uint32_t *length;  /* [1] device */
+    Storage **k, **v;  /* [L] of [1, capacity, Hkv·D] */
+} Cache;
+
+/* Bytes of each part, for --dry-run; filled by model_plan(). */
+typedef struct MemoryPlan {
+    size_t weights;     /* masters, and the copies in storage type where that differs */
+    size_t gradients, moments;
+    size_t activations; /* what forward keeps for backward */
+    size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens */
+} MemoryPlan;
+
+typedef struct Model Model;
+struct Model {
+    const Kernels *k;
+    const Config *config;
+    Queue *queue;
+    Params params;
+    int B, T, L, C, H, Hkv, D, F, V;
+    int F_in, QKV;    /* widths of the MLP's and attention's input products */
+    int64_t N;        /* B·T */
+    int64_t head_chunk;
+    bool train;
+    bool residual_is_accum;
+    size_t scratch_bytes;
+    JunctionPlan *plan; /* [2·(2L + 1)] */
+    int gates;          /* in the whole model */
+
+    void *master;     /* [elements] accumulate type */
+    void *storage;    /* [elements] storage type; master itself where the types are one */
+    void *grad;       /* [elements] accumulate type; training only */
+
+    Buffers kept, passing;
+    uint32_t *tokens, *targets; /* [N] device */
+    Accum *rope;      /* [T, D/2, 2], or NULL */
+    Storage *logits;  /* [head_chunk, V] */
+    Accum *losses;    /* [N] */
+    Storage *head_rows; /* [N, C] what the last pass left for the head */
+    Storage *narrow;  /* [N, C] a sublayer's raw output; gradients at norm outputs and contexts */
+    Storage *wide;    /* [N, max(F, QKV)] gradients at activations and at QKV */
+    Storage *dqkv;    /* [N, QKV]: wide, or one of its own where rows of QKV have padding, which must stay zero */
+    Residual *dresidual; /* [N, C] */
+    Storage *df;      /* [N, C], or NULL where dresidual serves */
+    Storage *dcontext; /* [N, H·D] with SDD's norm on the context */
+    Accum *dmean_square; /* [N] bhyt */
+    Accum *gate_scale, *gate_slope; /* [gates] */
+    Accum *bhyt_c;    /* [L]; and its v̂ terms [L, 2] */
+    Accum *vhat;
+    Cache cache;      /* capacity 0 unless model_open_cache() was called */
+    void *memory[4];  /* the allocations */
+};
+
+/* What a run of this config takes, without taking it. `train` is false for evaluation and generation. */
+void model_plan(const Config *config, const Kernels *k, bool train, MemoryPlan *plan);
+
+/* Takes all memory on an opened device. Weights are zero until model_load(). Exit 1 if memory is short. */
+void model_create(Model *model, const Config *config, const Kernels *k, bool train);
+void model_destroy(Model *model);
+
+/* Sends an arena of host memory in the accumulate type [params.elements] to the device as weights. */
+void model_load(Model *model, const void *host_arena);
+
+/* Makes the storage copies follow the masters, after these were written to. */
+void model_masters_changed(Model *model);
+
+/* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). */
+void model_feed(Model *model, const uint32_t *tokens, const uint32_t *targets);
+
+/* BHyT: computes ‖W_O·W_V‖²_F/(T·C) of every layer from the present weights; nothing for other norms. To be called
+ * when weights were loaded, and every --bhyt-refresh steps. */
+void model_refresh(Model *model);
+
+/* Forward on what was fed, up to the last norm. With `keep`, everything that backward reads is kept. */
+void model_forward(Model *model, bool keep);
+
+/* Forward as validation does it, calling hook(context, model, i, args) after each stage i of the plan, with the
+ * arguments that its junction had: everything they point to is still there then. For telemetry. */
+typedef void StageHook(void *context, const Model *model, int i, const Junction *args);
+void model_observe(Model *model, StageHook *hook, void *context);
+
+/* Head and loss of what model_forward() left, in chunks: model->losses [N], and state->loss_sum += their sum. With
+ * `gradient` (after keep) the gradient at the last norm's output follows, scaled by state->in.loss_scale. */
+void model_head(Model *model, StepState *state, bool gradient);
+
+/* Backward of all else: parameter gradients are added to model->grad. After model_head(gradient). */
+void model_backward(Model *model);
+
+/* The stream after block l (0: what enters the first one), as stored: [N, C] in the residual's type, after
+ * model_forward(keep); *scale is set to the GPAS scale [1] that rides on it, or NULL. */
+const Residual *model_stream(const Model *model, int l, const Accum **scale);
+
+/* Logits [count, V] of the last norm's outputs of tokens first … first + count − 1, into model->logits;
+ * count ≤ head_chunk. */
+void model_logits(Model *model, int64_t first, int64_t count);
+
+/* Generation: makes room for config->seq_len time steps. */
+void model_open_cache(Model *model);
+/* Runs `count` new tokens at time step `length` against the cache, and leaves the last one's logits in
+ * model->logits [1, V]. length + count ≤ cache.capacity; count ≤ N. Waits for the queue. */
+void model_decode(Model *model, const uint32_t *tokens, int count, uint32_t length);
+
+/* Multiply-add operations × 2 of one token, forward and backward: 6 · (matrix elements that a token meets) +
+ * 6·L·H·D·T (causal attention: scores and values, half of them masked). The formula that MFU is quoted with. */
+double model_flops_per_token(const Config *config, const Params *params);
+
+#endif

@@ -1,0 +1,427 @@
+/* params.c: the table of parameters, and what follows from it. params.h is the manual. */
+#include "params.h"
+#include "../base/philox.h"
+#include "../settings/variant.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum Dim { DIM_ONE, DIM_V, DIM_T, DIM_C, DIM_HD, DIM_KD, DIM_F, DIM_Q_ALPHA, DIM_K_ALPHA, DIM_GATES } Dim;
+
+typedef enum Initial {
+    INIT_ZERO,
+    INIT_ONE,
+    INIT_GAMMA,     /* 1, or 1/√layer with --lns-init */
+    INIT_WEIGHT,    /* std --init-std; SDD's and DeepNorm's own */
+    INIT_VALUE,     /* as INIT_WEIGHT; DeepNorm: with its gain */
+    INIT_RESIDUAL,  /* as INIT_VALUE; gpt2: std / √(2L), as GPT-2's residual projections, but not with lns */
+    INIT_PLAIN,     /* std --init-std: positions, head */
+    INIT_EMBED,     /* std --init-std-embed */
+    INIT_SCALE,     /* √C: DyT's scalar on the embedding */
+    INIT_ALPHA_OUT, /* SDD's α of a sublayer's output: 1/√L, released 1/√(2L) */
+    INIT_GATE,      /* --gpas-init */
+    INIT_ATTN, INIT_MLP, INIT_FINAL, INIT_OTHER, /* a norm's scalar, by where it sits */
+} Initial;
+
+typedef enum When {
+    ALWAYS, LEARNED_POSITIONS, BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, INNER, FINAL, GATES,
+    SDD, SDD_V, SDD_CONTEXT,
+} When;
+
+/* A piece of a row that is there only for SwiGLU (gate) starts at row 0, the next one at a padded row. */
+typedef struct PieceRow {
+    const char *key;
+    Dim rows;
+    const char *gpt2, *llama; /* "": inside the piece before it */
+} PieceRow;
+
+/* Which of a norm's three parameters a row is; the norm decides whether it is there. */
+typedef enum NormPart { NO_NORM, NORM_GAMMA, NORM_BETA, NORM_ALPHA, NORM_LAMBDA } NormPart;
+
+typedef struct Row {
+    ParamId id;
+    bool per_layer;
+    ParamKind kind;
+    Dim cols; /* DIM_ONE for vectors */
+    Initial initial;
+    When when;
+    NormPart part;
+    PieceRow piece[PIECES_MOST];
+} Row;
+
+#define VECTOR_ROW(id, per_layer, kind, initial, when, part, ...) \
+    {id, per_layer, kind, DIM_ONE, initial, when, part, {__VA_ARGS__}}
+#define MATRIX_ROW(id, per_layer, kind, cols, initial, when, ...) \
+    {id, per_layer, kind, cols, initial, when, NO_NORM, {__VA_ARGS__}}
+/* A norm: γ, β, and the scalar of DyT or of BHyT. */
+#define NORM_ROWS(id, per_layer, when, scalar, key, gpt2, llama)                                                    \
+    VECTOR_ROW(id, per_layer, PARAM_VECTOR, INIT_GAMMA, when, NORM_GAMMA,                                           \
+               {key ".gamma", DIM_C, gpt2 ".weight", llama ".weight"}),                                             \
+    VECTOR_ROW(id##_BETA, per_layer, PARAM_VECTOR, INIT_ZERO, when, NORM_BETA,                                      \
+               {key ".beta", DIM_C, gpt2 ".bias", llama ".bias"}),                                                  \
+    VECTOR_ROW(id##_SCALAR, per_layer, PARAM_VECTOR, scalar, when, NORM_ALPHA,                                      \
+               {key ".alpha", DIM_ONE, gpt2 ".alpha", llama ".alpha"}),                                             \
+    VECTOR_ROW(id##_SCALAR, per_layer, PARAM_FREE, scalar, when, NORM_LAMBDA,                                       \
+               {key ".lambda", DIM_ONE, gpt2 ".lambda", llama ".lambda"})
+
+/* clang-format off */
+static const Row ROWS[] = {
+    MATRIX_ROW(PARAM_TOKENS, false, PARAM_EMBEDDING, DIM_C, INIT_EMBED, ALWAYS,
+        {"tokens", DIM_V, "transformer.wte.weight", "model.embed_tokens.weight"}),
+    MATRIX_ROW(PARAM_POSITIONS, false, PARAM_EMBEDDING, DIM_C, INIT_PLAIN, LEARNED_POSITIONS,
+        {"positions", DIM_T, "transformer.wpe.weight", "model.embed_positions.weight"}),
+    VECTOR_ROW(PARAM_EMBED_SCALE, false, PARAM_VECTOR, INIT_SCALE, EMBED_SCALE, NO_NORM,
+        {"embed.scale", DIM_ONE, "transformer.embed_scale", "model.embed_scale"}),
+    NORM_ROWS(PARAM_EMBED_NORM, false, EMBED_NORM, INIT_OTHER, "embed.norm", "transformer.embed_norm", "model.embed_norm"),
+
+    NORM_ROWS(PARAM_NORM1, true, ALWAYS, INIT_ATTN, "norm1", "ln_1", "input_layernorm"),
+    MATRIX_ROW(PARAM_QKV, true, PARAM_MATRIX, DIM_C, INIT_WEIGHT, ALWAYS,
+        {"q", DIM_HD, "attn.c_attn.weight", "self_attn.q_proj.weight"},
+        {"k", DIM_KD, "", "self_attn.k_proj.weight"},
+        {"v", DIM_KD, "", "self_attn.v_proj.weight"}),
+    VECTOR_ROW(PARAM_QKV_BIAS, true, PARAM_BIAS, INIT_ZERO, BIASES, NO_NORM,
+        {"q.bias", DIM_HD, "attn.c_attn.bias", "self_attn.q_proj.bias"},
+        {"k.bias", DIM_KD, "", "self_attn.k_proj.bias"},
+        {"v.bias", DIM_KD, "", "self_attn.v_proj.bias"}),
+    VECTOR_ROW(PARAM_SDD_Q, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
+        {"q.alpha", DIM_Q_ALPHA, "attn.sdd.alpha_q", "self_attn.sdd.alpha_q"}),
+    VECTOR_ROW(PARAM_SDD_K, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
+        {"k.alpha", DIM_K_ALPHA, "attn.sdd.alpha_k", "self_attn.sdd.alpha_k"}),
+    VECTOR_ROW(PARAM_SDD_V, true, PARAM_VECTOR, INIT_ONE, SDD_V, NO_NORM,
+        {"v.alpha", DIM_KD, "attn.sdd.alpha_v", "self_attn.sdd.alpha_v"}),
+    VECTOR_ROW(PARAM_SDD_CONTEXT, true, PARAM_VECTOR, INIT_ONE, SDD_CONTEXT, NO_NORM,
+        {"context.alpha", DIM_HD, "attn.sdd.alpha_context", "self_attn.sdd.alpha_context"}),
+    MATRIX_ROW(PARAM_ATTN_OUT, true, PARAM_MATRIX, DIM_HD, INIT_RESIDUAL, ALWAYS,
+        {"o", DIM_C, "attn.c_proj.weight", "self_attn.o_proj.weight"}),
+    VECTOR_ROW(PARAM_ATTN_OUT_BIAS, true, PARAM_BIAS, INIT_ZERO, BIASES, NO_NORM,
+        {"o.bias", DIM_C, "attn.c_proj.bias", "self_attn.o_proj.bias"}),
+    VECTOR_ROW(PARAM_SDD_ATTN_OUT, true, PARAM_VECTOR, INIT_ALPHA_OUT, SDD, NO_NORM,
+        {"o.alpha", DIM_C, "attn.sdd.alpha_o", "self_attn.sdd.alpha_o"}),
+    NORM_ROWS(PARAM_INNER1, true, INNER, INIT_ATTN, "inner1", "attn.output_norm", "self_attn.output_norm"),
+    NORM_ROWS(PARAM_NORM2, true, ALWAYS, INIT_MLP, "norm2", "ln_2", "post_attention_layernorm"),
+    /* Without SwiGLU the gate is left out and "up" is the MLP's one input matrix. */
+    MATRIX_ROW(PARAM_MLP_IN, true, PARAM_MATRIX, DIM_C, INIT_VALUE, ALWAYS,
+        {"gate", DIM_F, "mlp.c_gate.weight", "mlp.gate_proj.weight"},
+        {"up", DIM_F, "mlp.c_fc.weight", "mlp.up_proj.weight"}),
+    VECTOR_ROW(PARAM_MLP_IN_BIAS, true, PARAM_BIAS, INIT_ZERO, BIASES, NO_NORM,
+        {"gate.bias", DIM_F, "mlp.c_gate.bias", "mlp.gate_proj.bias"},
+        {"up.bias", DIM_F, "mlp.c_fc.bias", "mlp.up_proj.bias"}),
+    VECTOR_ROW(PARAM_SDD_MLP_IN, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
+        {"gate.alpha", DIM_F, "mlp.sdd.alpha_gate", "mlp.sdd.alpha_gate"},
+        {"up.alpha", DIM_F, "mlp.sdd.alpha_up", "mlp.sdd.alpha_up"}),
+    MATRIX_ROW(PARAM_MLP_OUT, true, PARAM_MATRIX, DIM_F, INIT_RESIDUAL, ALWAYS,
+        {"down", DIM_C, "mlp.c_proj.weight", "mlp.down_proj.weight"}),
+    VECTOR_ROW(PARAM_MLP_OUT_BIAS, true, PARAM_BIAS, INIT_ZERO, BIASES, NO_NORM,
+        {"down.bias", DIM_C, "mlp.c_proj.bias", "mlp.down_proj.bias"}),
+    VECTOR_ROW(PARAM_SDD_MLP_OUT, true, PARAM_VECTOR, INIT_ALPHA_OUT, SDD, NO_NORM,
+        {"down.alpha", DIM_C, "mlp.sdd.alpha_down", "mlp.sdd.alpha_down"}),
+    NORM_ROWS(PARAM_INNER2, true, INNER, INIT_MLP, "inner2", "mlp.output_norm", "mlp.output_norm"),
+    VECTOR_ROW(PARAM_GATE, true, PARAM_FREE, INIT_GATE, GATES, NO_NORM,
+        {"gpas.gate", DIM_GATES, "gpas.gate", "gpas.gate"}),
+
+    NORM_ROWS(PARAM_FINAL, false, FINAL, INIT_FINAL, "final", "transformer.ln_f", "model.norm"),
+    MATRIX_ROW(PARAM_HEAD, false, PARAM_EMBEDDING, DIM_C, INIT_PLAIN, UNTIED,
+        {"head", DIM_V, "lm_head.weight", "lm_head.weight"}),
+};
+/* clang-format on */
+enum { ROW_COUNT = sizeof ROWS / sizeof *ROWS };
+
+static int dim(const Config *c, Dim which) {
+    switch (which) {
+    case DIM_ONE: return 1;
+    case DIM_V: return (int)c->vocab_size;
+    case DIM_T: return (int)c->seq_len;
+    case DIM_C: return (int)c->n_embd;
+    case DIM_HD: return (int)(c->n_head * c->head_size);
+    case DIM_KD: return (int)(c->n_kv_head * c->head_size);
+    case DIM_F: return (int)c->n_ffn;
+    case DIM_Q_ALPHA: return (int)(c->sdd == SDD_RELEASED ? c->head_size : c->n_head * c->head_size);
+    case DIM_K_ALPHA: return (int)(c->sdd == SDD_RELEASED ? c->head_size : c->n_kv_head * c->head_size);
+    case DIM_GATES: return variant_gates_per_layer(c);
+    }
+    return 0;
+}
+
+/* Whether a norm of this kind has the part. */
+static bool has_part(const Config *c, NormKind kind, NormPart part) {
+    switch (part) {
+    case NO_NORM:
+    case NORM_GAMMA: return true;
+    case NORM_BETA: return kind == variant_norm(c)->kind && variant_has_beta(c);
+    case NORM_ALPHA: return kind == NORM_DYT;
+    case NORM_LAMBDA: return kind == NORM_BHYT;
+    }
+    return false;
+}
+
+static bool is_there(const Config *c, const Row *row) {
+    NormKind kind = row->when == FINAL ? variant_final_kind(c) : variant_norm(c)->kind;
+    if (!has_part(c, kind, row->part)) return false;
+    switch (row->when) {
+    case ALWAYS: return true;
+    case LEARNED_POSITIONS: return c->positions == POSITIONS_LEARNED;
+    case BIASES: return c->bias == SWITCH_ON && c->sdd == SDD_OFF;
+    case UNTIED: return c->tie_embeddings == SWITCH_OFF;
+    case EMBED_SCALE: return c->embed_scale == FLAG_ON;
+    case EMBED_NORM: return c->embed_norm == FLAG_ON;
+    case INNER: return variant_placement(c)->inner;
+    case FINAL: return kind != NORM_NONE;
+    case GATES: return c->gpas != GPAS_OFF;
+    case SDD: return c->sdd != SDD_OFF;
+    case SDD_V: return c->sdd == SDD_PAPER;
+    case SDD_CONTEXT: return c->sdd == SDD_RELEASED;
+    }
+    return false;
+}
+
+static bool is_matrix(const Param *p) { return p->kind == PARAM_MATRIX || p->kind == PARAM_EMBEDDING; }
+
+int64_t params_row_stride(const Param *p) { return is_matrix(p) ? padded(p->cols) : 1; }
+
+/* DeepNorm's Xavier-normal of one matrix by itself: V, O and the MLP's with its gain, Q and K with 1. */
+static double deepnorm_std(const Config *c, Initial initial, const ParamPiece *piece, int cols) {
+    bool gained = initial != INIT_WEIGHT || piece->key[strlen(piece->key) - 1] == 'v';
+    double gain = gained ? pow(8.0 * (double)c->n_layer, -0.25) : 1;
+    return gain * sqrt(2.0 / (piece->rows + cols));
+}
+
+static void set_weight(const Config *c, Initial initial, ParamPiece *piece, int cols) {
+    piece->init_std = c->init_std;
+    if (c->sdd != SDD_OFF) {
+        piece->init_std = c->sdd_init_scale / sqrt(2.5 * (double)c->n_embd);
+        piece->init_cut = c->sdd == SDD_RELEASED ? 3 : 0;
+    } else if (variant_placement(c)->deep && c->deepnorm_init) {
+        piece->init_std = deepnorm_std(c, initial, piece, cols);
+    } else if (initial == INIT_RESIDUAL && c->arch == ARCH_GPT2 && !variant_placement(c)->by_depth) {
+        piece->init_std /= sqrt(2.0 * (double)c->n_layer);
+    }
+}
+
+/* The scalar of DyT or BHyT, by where the norm sits. */
+static double initial_scalar(const Config *c, Initial where) {
+    bool dyt = variant_norm(c)->kind == NORM_DYT;
+    switch (where) {
+    case INIT_ATTN: return dyt ? c->dyt_alpha_attn : c->bhyt_lambda_attn;
+    case INIT_FINAL: return dyt ? c->dyt_alpha_other : c->bhyt_lambda_final;
+    case INIT_MLP: return dyt ? c->dyt_alpha_other : c->bhyt_lambda_mlp;
+    default: return dyt ? c->dyt_alpha_other : c->bhyt_lambda_attn; /* --embed-norm feeds the first attention */
+    }
+}
+
+static void set_initial(const Config *c, Initial initial, ParamPiece *piece, int layer, int cols) {
+    double L = (double)c->n_layer;
+    switch (initial) {
+    case INIT_ZERO: break;
+    case INIT_ONE: piece->init_mean = 1; break;
+    case INIT_GAMMA: piece->init_mean = c->lns_init && variant_placement(c)->by_depth && layer >= 0 ? 1 / sqrt(layer + 1.0) : 1; break;
+    case INIT_WEIGHT:
+    case INIT_VALUE:
+    case INIT_RESIDUAL: set_weight(c, initial, piece, cols); break;
+    case INIT_PLAIN: piece->init_std = c->init_std; break;
+    case INIT_EMBED: piece->init_std = c->init_std_embed; break;
+    case INIT_SCALE: piece->init_mean = sqrt((double)c->n_embd); break;
+    case INIT_ALPHA_OUT: piece->init_mean = 1 / sqrt(c->sdd == SDD_RELEASED ? 2 * L : L); break;
+    case INIT_GATE: piece->init_mean = c->gpas_init; break;
+    case INIT_ATTN:
+    case INIT_MLP:
+    case INIT_FINAL:
+    case INIT_OTHER: piece->init_mean = initial_scalar(c, initial); break;
+    }
+}
+
+static bool decays(const Config *c, ParamKind kind) {
+    switch (c->decay_on) {
+    case DECAY_ON_MATRICES: return kind == PARAM_MATRIX || kind == PARAM_EMBEDDING;
+    case DECAY_ON_NO_EMBEDDINGS: return kind == PARAM_MATRIX;
+    default: return kind != PARAM_FREE;
+    }
+}
+
+static void add_piece(Param *p, const Config *c, const Row *row, const PieceRow *from, int row0) {
+    ParamPiece *piece = &p->piece[p->pieces++];
+    bool gpt2 = c->arch == ARCH_GPT2;
+    const char *name = gpt2 ? from->gpt2 : from->llama;
+    char key_prefix[32] = "", prefix[48] = "";
+    if (p->layer >= 0) {
+        snprintf(key_prefix, sizeof key_prefix, "layer.%d.", p->layer);
+        snprintf(prefix, sizeof prefix, gpt2 ? "transformer.h.%d." : "model.layers.%d.", p->layer);
+    }
+    *piece = (ParamPiece){.row0 = row0, .rows = dim(c, from->rows)};
+    snprintf(piece->key, sizeof piece->key, "%s%s", key_prefix, from->key);
+    if (*name) snprintf(piece->name, sizeof piece->name, "%s%s", prefix, name);
+    set_initial(c, row->initial, piece, p->layer, p->cols);
+}
+
+/* The authors' SDD keeps α of gate and up as one row. */
+static void join_gate_and_up(Param *p) {
+    char *end = strstr(p->piece[0].name, "alpha_gate");
+    snprintf(end, PARAM_NAME_SIZE - (size_t)(end - p->piece[0].name), "alpha_gate_up");
+    p->piece[1].name[0] = '\0';
+}
+
+/* Every tensor starts at 256 bytes in the narrowest type, bf16. */
+enum { ALIGNED = 128 };
+
+static void add_param(Params *params, const Config *c, const Row *row, int layer) {
+    Param *p = &params->list[params->count];
+    *p = (Param){.id = row->id, .layer = layer, .kind = row->kind, .cols = dim(c, row->cols)};
+    p->transposed = c->arch == ARCH_GPT2 && row->kind == PARAM_MATRIX; /* Conv1D keeps [in, out] */
+    p->decay = decays(c, row->kind);
+
+    bool gated = row->id == PARAM_MLP_IN || row->id == PARAM_MLP_IN_BIAS || row->id == PARAM_SDD_MLP_IN;
+    bool swiglu = c->activation == ACTIVATION_FLAG_SWIGLU;
+    int next = 0;
+    for (int i = 0; i < PIECES_MOST && row->piece[i].key; i++) {
+        if (gated && i == 0 && !swiglu) continue;
+        add_piece(p, c, row, &row->piece[i], next);
+        next += p->piece[p->pieces - 1].rows;
+        if (gated && swiglu) next = (int)padded(next);
+    }
+    if (row->id == PARAM_SDD_MLP_IN && swiglu && c->sdd == SDD_RELEASED) join_gate_and_up(p);
+    p->rows = next;
+    p->offset = params->elements;
+    p->count = is_matrix(p) ? padded(p->rows) * padded(p->cols) : padded(p->rows);
+    p->count = (p->count + ALIGNED - 1) / ALIGNED * ALIGNED;
+    params->elements += p->count;
+    for (int i = 0; i < p->pieces; i++) {
+        int64_t numbers = (int64_t)p->piece[i].rows * p->cols;
+        params->true_elements += numbers;
+        if (p->kind != PARAM_EMBEDDING) params->true_elements_no_embeddings += numbers;
+    }
+    params->index[(layer + 1) * PARAM_COUNT + row->id] = params->count++;
+}
+
+void params_build(Params *params, const Config *config) {
+    *params = (Params){.layers = (int)config->n_layer};
+    size_t slots = ((size_t)params->layers + 1) * PARAM_COUNT;
+    params->list = must_calloc(slots, sizeof *params->list, "the parameter table");
+    params->index = must_calloc(slots, sizeof *params->index, "the parameter table");
+    for (size_t i = 0; i < slots; i++) params->index[i] = -1;
+
+    int r = 0;
+    for (; r < ROW_COUNT && !ROWS[r].per_layer; r++)
+        if (is_there(config, &ROWS[r])) add_param(params, config, &ROWS[r], -1);
+    int first = r;
+    for (int layer = 0; layer < params->layers; layer++)
+        for (r = first; r < ROW_COUNT && ROWS[r].per_layer; r++)
+            if (is_there(config, &ROWS[r])) add_param(params, config, &ROWS[r], layer);
+    for (; r < ROW_COUNT; r++)
+        if (is_there(config, &ROWS[r])) add_param(params, config, &ROWS[r], -1);
+}
+
+void params_free(Params *params) {
+    free(params->list);
+    free(params->index);
+    *params = (Params){0};
+}
+
+const Param *params_find(const Params *params, ParamId id, int layer) {
+    int at = params->index[(layer + 1) * PARAM_COUNT + id];
+    return at < 0 ? NULL : &params->list[at];
+}
+
+/* Draws again what lies beyond `cut` standard deviations, from indices far beyond any element's. */
+static void cut_tails(const PhiloxFill *fill, double cut, DType type, void *arena, int64_t at) {
+    for (uint64_t r = 0; r < fill->rows; r++)
+        for (uint64_t c = 0; c < fill->columns; c++) {
+            uint64_t index = r * fill->columns + c, again = index;
+            double z = philox_normal(fill->seed, fill->name_hash, index);
+            if (fabs(z) <= cut) continue;
+            while (fabs(z) > cut) z = philox_normal(fill->seed, fill->name_hash, again += (uint64_t)1 << 40);
+            int64_t to = at + (int64_t)(r * fill->stride + c);
+            if (type == DTYPE_F64) ((double *)arena)[to] = fill->mean + fill->std * z;
+            else ((float *)arena)[to] = (float)(fill->mean + fill->std * z);
+        }
+}
+
+void params_init(const Params *params, const Config *config, DType type, void *arena) {
+    for (int i = 0; i < params->count; i++) {
+        const Param *p = &params->list[i];
+        for (int j = 0; j < p->pieces; j++) {
+            const ParamPiece *piece = &p->piece[j];
+            PhiloxFill fill = {.seed = (uint64_t)config->seed,
+                               .name_hash = philox_name_hash(piece->key),
+                               .rows = is_matrix(p) ? (size_t)piece->rows : 1,
+                               .columns = is_matrix(p) ? (size_t)p->cols : (size_t)piece->rows,
+                               .mean = piece->init_mean,
+                               .std = piece->init_std};
+            fill.stride = is_matrix(p) ? (size_t)padded(p->cols) : fill.columns;
+            int64_t at = p->offset + piece->row0 * params_row_stride(p);
+            if (type == DTYPE_F64) philox_fill_normal_f64((double *)arena + at, &fill);
+            else philox_fill_normal_f32((float *)arena + at, &fill);
+            if (piece->init_cut > 0) cut_tails(&fill, piece->init_cut, type, arena, at);
+        }
+    }
+}
+
+ParamSlot *params_slots(const Params *params, const Config *config) {
+    ParamSlot *slots = must_calloc((size_t)params->count, sizeof *slots, "the optimizer's table");
+    for (int i = 0; i < params->count; i++) {
+        const Param *p = &params->list[i];
+        slots[i] = (ParamSlot){.offset = p->offset,
+                               .count = p->count,
+                               .rows = is_matrix(p) ? p->rows : 1,
+                               .cols = is_matrix(p) ? p->cols : p->rows,
+                               .optimizer = OPTIMIZER_ADAMW,
+                               .clip_group = p->id == PARAM_GATE ? CLIP_GATES : CLIP_ALL,
+                               .weight_decay = p->decay ? config->weight_decay : 0,
+                               .lr_scale = 1};
+    }
+    return slots;
+}
+
+FileTensor *params_file_tensors(const Params *params, int *count) {
+    FileTensor *list = must_calloc((size_t)params->count * PIECES_MOST, sizeof *list, "the list of tensors");
+    int n = 0;
+    for (int i = 0; i < params->count; i++) {
+        const Param *p = &params->list[i];
+        for (int j = 0; j < p->pieces; j++) {
+            const ParamPiece *piece = &p->piece[j];
+            if (!piece->name[0]) { /* goes on with the tensor before it */
+                FileTensor *last = &list[n - 1];
+                last->split = last->rows;
+                last->gap = piece->row0 - last->row0 - last->rows;
+                last->rows += piece->rows;
+                continue;
+            }
+            list[n++] = (FileTensor){.name = piece->name, .param = p, .row0 = piece->row0, .rows = piece->rows};
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        const Param *p = list[i].param;
+        list[i].dims = is_matrix(p) ? 2 : 1;
+        list[i].shape[0] = p->transposed ? p->cols : list[i].rows;
+        list[i].shape[1] = !is_matrix(p) ? 1 : p->transposed ? list[i].rows : p->cols;
+    }
+    *count = n;
+    return list;
+}
+
+/* Where row r, column c of a file tensor lies in the file. */
+static int64_t file_index(const FileTensor *t, int64_t r, int64_t c) {
+    return t->param->transposed ? c * t->rows + r : r * t->param->cols + c;
+}
+
+static int64_t arena_row(const FileTensor *t, int64_t r) { return t->gap && r >= t->split ? r + t->gap : r; }
+
+void params_pack(const FileTensor *t, DType type, int64_t rows, const void *arena_rows, void *file_values) {
+    int64_t stride = params_row_stride(t->param);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < t->param->cols; c++) {
+            int64_t from = arena_row(t, r) * stride + c, to = file_index(t, r, c);
+            if (type == DTYPE_F64) ((double *)file_values)[to] = ((const double *)arena_rows)[from];
+            else ((float *)file_values)[to] = ((const float *)arena_rows)[from];
+        }
+}
+
+void params_unpack(const FileTensor *t, DType type, int64_t rows, void *arena_rows, const void *file_values) {
+    int64_t stride = params_row_stride(t->param);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < t->param->cols; c++) {
+            int64_t from = file_index(t, r, c), to = arena_row(t, r) * stride + c;
+            if (type == DTYPE_F64) ((double *)arena_rows)[to] = ((const double *)file_values)[from];
+            else ((float *)arena_rows)[to] = ((const float *)file_values)[from];
+        }
+}

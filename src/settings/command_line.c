@@ -1,0 +1,143 @@
+/* command_line.c: see command_line.h. */
+#include "command_line.h"
+#include "flags.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool read_config_file(Config *config, const char *path, Error *error) {
+    enum { LARGEST = 1 << 20 };
+    FILE *file = fopen(path, "rb");
+    if (!file) return error_set(error, "%s: %s", path, strerror(errno));
+    char *bytes = must_malloc(LARGEST + 1, "a config file");
+    size_t size = fread(bytes, 1, LARGEST + 1, file);
+    Error reason = {0};
+    bool good = !ferror(file) || error_set(error, "%s: %s", path, strerror(errno));
+    fclose(file);
+    if (good && size > LARGEST) good = error_set(error, "%s: over %d bytes; that is no config file", path, LARGEST);
+    good = good && (config_parse_lines(config, bytes, size, &reason) || error_set(error, "%s: %s", path, reason.text));
+    free(bytes);
+    return good;
+}
+
+static bool apply_preset(Config *config, const char *name, Error *error) {
+    char names[512] = "";
+    for (int i = 0; i < PRESET_COUNT; i++) {
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", PRESETS[i].name);
+        if (strcmp(PRESETS[i].name, name)) continue;
+        Error reason = {0};
+        require(config_set_all(config, PRESETS[i].settings, &reason), "preset %s: %s", name, reason.text);
+        return true;
+    }
+    return error_set(error, "--preset: '%s' is not one of %s", name, names);
+}
+
+/* The value of argument i, which names a flag; *i moves past what was used. */
+static const char *argument_value(const Flag *flag, const char *inline_value, int argc, char **argv, int *i,
+                                  Error *error) {
+    if (flag->type == FLAG_MODE) {
+        if (!inline_value) return "";
+        error_set(error, "--%s takes no value", flag->name);
+        return NULL;
+    }
+    if (inline_value) return inline_value;
+    if (*i + 1 < argc) return argv[++*i];
+    error_set(error, "--%s needs a value", flag->name);
+    return NULL;
+}
+
+typedef struct Argument {
+    const Flag *flag;
+    const char *value;
+} Argument;
+
+/* Splits argv into flags and values; numbers and choices are not looked at yet. Returns how many, or −1. */
+static int split_arguments(int argc, char **argv, Argument *arguments, Error *error) {
+    int count = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
+            return error_set(error, "'%s' is not a flag; flags are --name value (see --help)", argv[i]), -1;
+        char name[128];
+        size_t span = strcspn(argv[i] + 2, "=");
+        snprintf(name, sizeof name, "%.*s", (int)span, argv[i] + 2);
+        const char *inline_value = argv[i][2 + span] == '=' ? argv[i] + 2 + span + 1 : NULL;
+        const Flag *flag = flag_find(name);
+        if (!flag)
+            return error_set(error, "--%s: no such flag; the nearest is --%s (see --help)", name,
+                             flag_nearest(name)), -1;
+        const char *value = argument_value(flag, inline_value, argc, argv, &i, error);
+        if (!value || (flag->type == FLAG_TEXT && !flag_text_fits(flag, value, error))) return -1;
+        arguments[count++] = (Argument){flag, value};
+    }
+    return count;
+}
+
+static const char *given(const Argument *arguments, int count, const char *name) {
+    const char *value = NULL;
+    for (int i = 0; i < count; i++)
+        if (strcmp(arguments[i].flag->name, name) == 0) value = arguments[i].value;
+    return value;
+}
+
+static int read_arguments(int argc, char **argv, Argument *arguments) {
+    Error error = {0};
+    int count = split_arguments(argc, argv, arguments, &error);
+    check(count >= 0, "%s", error.text);
+    return count;
+}
+
+const char *config_peek(int argc, char **argv, const char *name) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = read_arguments(argc, argv, arguments);
+    const char *value = given(arguments, count, name), *file = given(arguments, count, "config");
+    if (!value && file) {
+        Config config;
+        Error error = {0};
+        config_defaults(&config);
+        check(read_config_file(&config, file, &error), "%s", error.text);
+        value = *(const char **)((char *)&config + flag_find(name)->offset);
+    }
+    free(arguments);
+    return value;
+}
+
+static bool apply(Config *config, const Argument *arguments, int count, const char *base, Error *error) {
+    config_defaults(config);
+    if (base && !read_config_file(config, base, error)) return false;
+    /* The preset of the command line wins over the file's, but both lie below every other setting of either. */
+    Config from_file = *config;
+    const char *file = given(arguments, count, "config");
+    if (file && !read_config_file(&from_file, file, error)) return false;
+    const char *preset = given(arguments, count, "preset");
+    if (!preset) preset = from_file.preset;
+    if (preset && !apply_preset(config, preset, error)) return false;
+    if (file && !read_config_file(config, file, error)) return false;
+    for (int i = 0; i < count; i++)
+        if (!config_set(config, arguments[i].flag->name, arguments[i].value, error)) return false;
+    return true;
+}
+
+bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = split_arguments(argc, argv, arguments, error);
+    bool good = count >= 0 && apply(config, arguments, count, base, error);
+    free(arguments);
+    return good;
+}
+
+void config_parse(Config *config, int argc, char **argv, const char *base) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = read_arguments(argc, argv, arguments);
+    Error error = {0};
+    check(apply(config, arguments, count, base, &error), "%s", error.text);
+    free(arguments);
+}
+
+bool config_asks(int argc, char **argv, const char *name) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = read_arguments(argc, argv, arguments);
+    bool asks = given(arguments, count, name) != NULL;
+    free(arguments);
+    return asks;
+}

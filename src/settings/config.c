@@ -1,0 +1,282 @@
+/* config.c: how flags become a Config. The rows are in flags.c; config.h is the manual. */
+#include "config.h"
+#include "flags.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AUTO_TEXT "auto"
+
+/* Position of a word among words separated by '|', or −1. */
+static int choice_index(const char *choices, const char *word) {
+    size_t length = strlen(word);
+    int index = 0;
+    for (const char *at = choices;; index++) {
+        size_t span = strcspn(at, "|");
+        if (span == length && memcmp(at, word, span) == 0) return index;
+        if (at[span] == '\0') return -1;
+        at += span + 1;
+    }
+}
+
+const char *config_choice(const char *flag, int64_t value) {
+    static _Thread_local char word[32];
+    const char *at = flag_find(flag)->choices;
+    while (value-- > 0) at += strcspn(at, "|") + 1;
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(at, "|"), at);
+    return word;
+}
+
+static bool refuse_number(const Flag *flag, const char *value, const char *why, Error *error) {
+    if (flag->type == FLAG_INT)
+        return error_set(error, "--%s: '%s' is %s; allowed is %.0f to %.0f", flag->name, value, why, flag->min,
+                         flag->max);
+    return error_set(error, "--%s: '%s' is %s; allowed is %.15g to %.15g", flag->name, value, why, flag->min,
+                     flag->max);
+}
+
+static bool set_number(Config *config, const Flag *flag, const char *value, Error *error) {
+    void *field = (char *)config + flag->offset;
+    bool whole = flag->type == FLAG_INT;
+    const char *no_number = whole ? "not a whole number" : "not a number";
+    if (flag->fallback && strcmp(flag->fallback, AUTO_TEXT) == 0 && strcmp(value, AUTO_TEXT) == 0) {
+        if (whole) *(int64_t *)field = AUTO_INT;
+        else *(double *)field = NAN;
+        return true;
+    }
+    char *end = NULL;
+    /* strtod also reads spaces, hexadecimal, "nan" and "inf": a number here is of these characters only. */
+    bool plain = value[0] && strspn(value, "0123456789+-.eE") == strlen(value);
+    double real = plain ? strtod(value, &end) : NAN; /* too large: infinite, out of every range */
+    if (!plain || *end) return refuse_number(flag, value, no_number, error);
+    if (!whole) {
+        if (!(real >= flag->min && real <= flag->max)) return refuse_number(flag, value, "out of range", error);
+        *(double *)field = real;
+        return true;
+    }
+    errno = 0;
+    long long integer = strtoll(value, &end, 10);
+    if (*end) return refuse_number(flag, value, no_number, error);
+    if (errno || !((double)integer >= flag->min && (double)integer <= flag->max))
+        return refuse_number(flag, value, "out of range", error);
+    *(int64_t *)field = integer;
+    return true;
+}
+
+/* Texts live as long as the program; the list keeps them reachable, for leak checkers. */
+typedef struct Text {
+    struct Text *next;
+    char bytes[];
+} Text;
+static Text *texts;
+
+static bool set_text(const char **field, const Flag *flag, const char *value, Error *error) {
+    if (!flag_text_fits(flag, value, error)) return false;
+    Text *text = must_malloc(sizeof *text + strlen(value) + 1, "a flag's value");
+    strcpy(text->bytes, value);
+    text->next = texts;
+    texts = text;
+    *field = text->bytes;
+    return true;
+}
+
+void config_forget_texts(void) {
+    for (Text *next; texts; texts = next) {
+        next = texts->next;
+        free(texts);
+    }
+}
+
+static bool set_flag(Config *config, const Flag *flag, const char *value, Error *error) {
+    void *field = (char *)config + flag->offset;
+    switch (flag->type) {
+    case FLAG_INT:
+    case FLAG_REAL: return set_number(config, flag, value, error);
+    case FLAG_TEXT: return set_text(field, flag, value, error);
+    case FLAG_MODE: *(int64_t *)field = 1; return true;
+    case FLAG_CHOICE: {
+        int index = choice_index(flag->choices, value);
+        if (index < 0 || strchr(value, '|'))
+            return error_set(error, "--%s: '%s' is not one of %s", flag->name, value, flag->choices);
+        *(int64_t *)field = index;
+        return true;
+    }
+    }
+    return false;
+}
+
+bool config_set(Config *config, const char *name, const char *value, Error *error) {
+    const Flag *flag = flag_find(name);
+    if (!flag) return error_set(error, "--%s: no such flag; the nearest is --%s", name, flag_nearest(name));
+    return set_flag(config, flag, value, error);
+}
+
+bool config_set_all(Config *config, const char *settings, Error *error) {
+    char *copy = must_malloc(strlen(settings) + 1, "settings"), *state = NULL;
+    bool good = true;
+    strcpy(copy, settings);
+    for (char *word = strtok_r(copy, " ", &state); good && word; word = strtok_r(NULL, " ", &state)) {
+        char *equals = strchr(word, '=');
+        if (equals) *equals = '\0';
+        good = equals ? config_set(config, word, equals + 1, error) : error_set(error, "'%s' is not name=value", word);
+    }
+    free(copy);
+    return good;
+}
+
+void config_defaults(Config *config) {
+    *config = (Config){0};
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            Error error = {0};
+            if (flag->fallback && !set_flag(config, flag, flag->fallback, &error))
+                fail(EXIT_RUNTIME, "default of %s", error.text);
+        }
+}
+
+static void trim(const char **from, const char **to) {
+    while (*from < *to && strchr(" \t\r", **from)) ++*from;
+    while (*to > *from && strchr(" \t\r", (*to)[-1])) --*to;
+}
+
+enum { VALUE_SIZE = 8192 };
+
+static int hex_digit(char c) {
+    const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
+/* The character that stands after a backslash, or −1; *at moves to its last byte. */
+static int escaped(const char **at, const char *to) {
+    if (to - *at < 2) return -1;
+    char c = *++*at;
+    if (c != 'x') return (unsigned char)c;
+    if (to - *at < 3) return -1;
+    int high = hex_digit((*at)[1]), low = hex_digit((*at)[2]);
+    *at += 2;
+    return high < 0 || low < 0 || high + low == 0 ? -1 : high * 16 + low;
+}
+
+/* "…" with \" \\ and \xHH: how config_write says what a plain value cannot. */
+static bool read_quoted(const char *from, const char *to, char value[VALUE_SIZE], Error *error) {
+    size_t length = 0;
+    const char *at = from + 1;
+    for (; at < to && *at != '"'; at++) {
+        int c = *at == '\\' ? escaped(&at, to) : (unsigned char)*at;
+        if (c < 0) return error_set(error, "a backslash takes one character, or x and two digits, 01 to ff");
+        if (length + 1 >= VALUE_SIZE) return error_set(error, "a value is too long");
+        value[length++] = (char)c;
+    }
+    value[length] = '\0';
+    if (at >= to) return error_set(error, "a quoted value has no end");
+    at++;
+    trim(&at, &to);
+    return at == to || *at == '#' || error_set(error, "found '%.*s' after a quoted value", (int)(to - at), at);
+}
+
+static bool read_value(const char *from, const char *to, char value[VALUE_SIZE], Error *error) {
+    trim(&from, &to);
+    if (from < to && *from == '"') return read_quoted(from, to, value, error);
+    const char *comment = memchr(from, '#', (size_t)(to - from));
+    if (comment) to = comment;
+    trim(&from, &to);
+    if (to - from >= VALUE_SIZE) return error_set(error, "a value is too long");
+    snprintf(value, VALUE_SIZE, "%.*s", (int)(to - from), from);
+    return true;
+}
+
+static bool parse_line(Config *config, const char *from, const char *to, Error *error) {
+    trim(&from, &to);
+    if (from == to || *from == '#') return true;
+    const char *equals = memchr(from, '=', (size_t)(to - from));
+    if (!equals) return error_set(error, "expected `name = value`, found '%.*s'", (int)(to - from), from);
+    const char *name_end = equals;
+    trim(&from, &name_end);
+    char name[128], value[VALUE_SIZE];
+    if (name_end - from >= (long)sizeof name) return error_set(error, "a name is too long");
+    snprintf(name, sizeof name, "%.*s", (int)(name_end - from), from);
+    const Flag *flag = flag_find(name);
+    if (flag && (flag->type == FLAG_MODE || strcmp(name, "config") == 0))
+        return error_set(error, "%s belongs on the command line", name);
+    return read_value(equals + 1, to, value, error) && config_set(config, name, value, error);
+}
+
+bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error) {
+    if (memchr(bytes, '\0', size)) return error_set(error, "not a text file: it holds a zero byte");
+    int line = 1;
+    for (const char *at = bytes, *end = bytes + size; at < end; line++) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        if (!stop) stop = end;
+        Error inner = {0};
+        if (!parse_line(config, at, stop, &inner)) return error_set(error, "line %d: %.440s", line, inner.text);
+        at = stop + 1;
+    }
+    return true;
+}
+
+/* The text of a flag's present value; the field decides how. Returns text, or NULL for "not given". */
+static const char *flag_value(const Config *config, const Flag *flag, char *text, size_t size) {
+    const void *field = (const char *)config + flag->offset;
+    switch (flag->type) {
+    case FLAG_INT:
+        if (*(const int64_t *)field == AUTO_INT) snprintf(text, size, AUTO_TEXT);
+        else snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        return text;
+    case FLAG_REAL:
+        if (isnan(*(const double *)field)) snprintf(text, size, AUTO_TEXT);
+        else snprintf(text, size, "%.17g", *(const double *)field);
+        return text;
+    case FLAG_TEXT: return *(const char *const *)field;
+    case FLAG_CHOICE: return config_choice(flag->name, *(const int64_t *)field);
+    case FLAG_MODE: return NULL;
+    }
+    return NULL;
+}
+
+/* Flags that say what to do now, not what the run is, are no part of config.ini. */
+static bool is_setting(const char *name) {
+    static const char *const DEEDS[] = {"config", "resume", "generate", "probe", "preset"};
+    for (size_t i = 0; i < sizeof DEEDS / sizeof *DEEDS; i++)
+        if (strcmp(DEEDS[i], name) == 0) return false;
+    return true;
+}
+
+void config_visit(const Config *config, ConfigVisitor *visit, void *context) {
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            char text[64];
+            const char *value = flag_value(config, flag, text, sizeof text);
+            if (!value || !is_setting(flag->name)) continue;
+            bool number = (flag->type == FLAG_INT || flag->type == FLAG_REAL) && strcmp(value, AUTO_TEXT);
+            visit(flag->name, value, number, context);
+        }
+}
+
+/* Whether parse_line would read the bare value as something else. */
+static bool needs_quotes(const char *value) {
+    size_t length = strlen(value);
+    if (length == 0 || value[0] == '"' || strchr(" \t", value[0]) || strchr(" \t", value[length - 1])) return true;
+    for (const char *at = value; *at; at++)
+        if (*at == '#' || (unsigned char)*at < ' ') return true;
+    return false;
+}
+
+static void write_line(const char *name, const char *value, bool is_number, void *context) {
+    FILE *file = context;
+    if (is_number || !needs_quotes(value)) {
+        fprintf(file, "%s = %s\n", name, value);
+        return;
+    }
+    fprintf(file, "%s = \"", name);
+    for (const char *at = value; *at; at++) {
+        if ((unsigned char)*at < ' ') fprintf(file, "\\x%02x", (unsigned)*at);
+        else fprintf(file, *at == '"' || *at == '\\' ? "\\%c" : "%c", *at);
+    }
+    fprintf(file, "\"\n");
+}
+
+void config_write(const Config *config, FILE *file) { config_visit(config, write_line, file); }

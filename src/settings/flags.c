@@ -1,0 +1,210 @@
+/* flags.c: which flags are there, what they default to, and what the presets set. */
+#include "flags.h"
+
+#include <float.h>
+#include <string.h>
+
+#define INT(flag, field, fallback, min, max, help) \
+    { flag, FLAG_INT, offsetof(Config, field), fallback, min, max, NULL, help }
+#define REAL(flag, field, fallback, min, max, help) \
+    { flag, FLAG_REAL, offsetof(Config, field), fallback, min, max, NULL, help }
+#define TEXT(flag, field, help) \
+    { flag, FLAG_TEXT, offsetof(Config, field), NULL, 1, 4095, NULL, help }
+#define PROMPT(flag, field, help) \
+    { flag, FLAG_TEXT, offsetof(Config, field), NULL, 0, 1e6, NULL, help }
+#define CHOICE(flag, field, fallback, choices, help) \
+    { flag, FLAG_CHOICE, offsetof(Config, field), fallback, 0, 0, choices, help }
+#define MODE(flag, field, help) \
+    { flag, FLAG_MODE, offsetof(Config, field), NULL, 0, 0, NULL, help }
+
+#define BIG 1e15
+
+static const Flag MODEL[] = {
+    TEXT("preset", preset, "a named shape, listed below; every other flag overrides it"),
+    CHOICE("arch", arch, "gpt2", "gpt2|llama", "sets the defaults of the parts marked auto below"),
+    INT("n-layer", n_layer, "12", 1, 1000, "blocks"),
+    INT("n-head", n_head, "12", 1, 1024, "query heads"),
+    INT("n-kv-head", n_kv_head, "auto", 1, 1024, "key-value heads; fewer than n-head: grouped-query (auto: n-head)"),
+    INT("n-embd", n_embd, "768", 1, 65536, "width of the residual stream"),
+    INT("n-ffn", n_ffn, "auto", 1, 262144, "width of the MLP (auto: 4·n-embd; swiglu: 8/3·n-embd, up to 64s)"),
+    INT("seq-len", seq_len, "1024", 1, 1048576, "tokens in a training sequence"),
+    INT("vocab-size", vocab_size, "auto", 2, 2147483584.0, "token ids; 256 for bytes (auto: gpt2 50257, llama 32000)"),
+    CHOICE("positions", positions, "auto", "auto|learned|rope", "auto: gpt2 learned, llama rope"),
+    REAL("rope-base", rope_base, "10000", 1, 1e9, "base of RoPE's wavelengths"),
+    CHOICE("activation", activation, "auto", "auto|gelu|swiglu", "auto: gpt2 gelu, llama swiglu"),
+    CHOICE("bias", bias, "auto", "auto|on|off", "biases in linear layers (auto: gpt2 on, llama off)"),
+    CHOICE("tie-embeddings", tie_embeddings, "auto", "auto|on|off",
+           "the head shares the token embedding (auto: gpt2 on, llama off)"),
+    REAL("init-std", init_std, "0.02", 0, 10, "standard deviation of initial weights"),
+    REAL("init-std-embed", init_std_embed, "auto", 0, 10, "the same for the token embedding (auto: init-std)"),
+    TEXT("init-from", init_from, "start from the weights in this safetensors file (Hugging Face names)"),
+};
+
+static const Flag VARIANT[] = {
+    CHOICE("norm", norm, "auto", NORM_CHOICES, "which norm (auto: gpt2 layernorm, llama rmsnorm)"),
+    CHOICE("placement", placement, "pre", PLACEMENT_CHOICES, "where it sits"),
+    REAL("norm-eps", norm_eps, "auto", 0, 1, "epsilon under the root (auto: 1e-5 layernorm, 1e-6 else)"),
+    CHOICE("final-norm", final_norm, "auto", "auto|on|off", "a norm before the head (auto: off for post, deepnorm)"),
+    CHOICE("embed-norm", embed_norm, "off", "off|on", "norm the embedding before the first layer"),
+    CHOICE("embed-scale", embed_scale, "off", "off|on", "one learned scalar, at first √n-embd, on the embedding"),
+    INT("mix-post-layers", mix_post_layers, "auto", 0, 1000, "mix: layers that are post (auto: a quarter)"),
+    CHOICE("lns-init", lns_init, "off", "off|on", "lns: 1/√layer as γ's initial value instead of a constant"),
+    CHOICE("deepnorm-init", deepnorm_init, "on", "off|on", "deepnorm: its Xavier gains (off: plain init)"),
+    CHOICE("gpas", gpas, "off", "off|layer|sublayer", "gates on the residual stream: one or two a layer"),
+    CHOICE("gpas-act", gpas_act, "silu", "silu|identity|relu|tanh|leaky-relu", "GPAS: the gates' activation"),
+    REAL("gpas-init", gpas_init, "0", -100, 100, "GPAS: the gates' initial value"),
+    REAL("gpas-clip", gpas_clip, "0", 0, 1e9, "GPAS: the gates' gradient norm is clipped to this as well (0: not)"),
+    CHOICE("sdd", sdd, "off", "off|paper|released", "linear layers as α ⊙ rms(Wx), at the sites of paper or code"),
+    REAL("sdd-eps", sdd_eps, "auto", 0, 1, "SDD: epsilon (auto: paper 1e-6, released 1e-5)"),
+    REAL("sdd-init-scale", sdd_init_scale, "1", 0, 1000, "SDD: factor on the initial 1/√(2.5·n-embd)"),
+    REAL("dyt-alpha-attn", dyt_alpha_attn, "0.5", -100, 100, "dyt: initial α before attention"),
+    REAL("dyt-alpha-other", dyt_alpha_other, "0.5", -100, 100, "dyt: initial α elsewhere"),
+    REAL("bhyt-lambda-attn", bhyt_lambda_attn, "2", -1000, 1000, "bhyt: initial λ before attention"),
+    REAL("bhyt-lambda-mlp", bhyt_lambda_mlp, "1", -1000, 1000, "bhyt: initial λ before the MLP"),
+    REAL("bhyt-lambda-final", bhyt_lambda_final, "0", 0, 1000, "bhyt: λ of the final norm (0: it is an rmsnorm)"),
+    CHOICE("bhyt-gamma-var", bhyt_gamma_var, "off", "off|on", "bhyt: mean γ² in the estimate with pre as well"),
+    INT("bhyt-refresh", bhyt_refresh, "1", 0, 1e9, "bhyt: steps between computing ‖W_O·W_V‖² anew (0: once)"),
+    MODE("list-variants", list_variants, "print norms, placements, methods, their sources and what is refused; stop"),
+};
+
+static const Flag DATA[] = {
+    TEXT("train-data", train_data, "shards to train on: a file or a quoted glob, e.g. 'data/books_train_*.bin'"),
+    TEXT("val-data", val_data, "shards to validate on"),
+    INT("seed", seed, "1337", 0, 9007199254740991.0, "of the initial weights and of the order of the data"),
+};
+
+static const Flag TRAIN[] = {
+    INT("batch-size", batch_size, "8", 1, 1048576, "sequences per rank and micro-step"),
+    INT("total-batch-tokens", total_batch_tokens, "auto", 1, BIG,
+        "tokens an update, by gradient accumulation (auto: one micro-step)"),
+    INT("steps", steps, "1000", 1, 1e12, "updates in the whole run; the schedule ends there"),
+    REAL("max-minutes", max_minutes, "0", 0, 1e9, "stop cleanly after so long, with a checkpoint (0: no limit)"),
+    REAL("lr", lr, "6e-4", 0, 100, "peak learning rate"),
+    CHOICE("lr-schedule", lr_schedule, "cosine", "cosine|linear|wsd|constant", "shape after the warmup"),
+    INT("warmup-steps", warmup_steps, "auto", 0, 1e12, "linear warmup (auto: 1 % of steps, at most 700)"),
+    REAL("lr-final-frac", lr_final_frac, "0.1", 0, 1, "learning rate at the end, as a share of the peak"),
+    REAL("wsd-decay-frac", wsd_decay_frac, "0.2", 0, 1, "share of all steps over which wsd decays at the end"),
+    REAL("weight-decay", weight_decay, "0.1", 0, 10, "decoupled weight decay"),
+    CHOICE("decay-on", decay_on, "matrices", "matrices|no-embeddings|all", "which parameters decay"),
+    REAL("beta1", beta1, "0.9", 0, 0.999999999, "AdamW"),
+    REAL("beta2", beta2, "0.95", 0, 0.999999999, "AdamW"),
+    REAL("adam-eps", adam_eps, "1e-8", 0, 1, "AdamW"),
+    REAL("grad-clip", grad_clip, "1", 0, 1e9, "global gradient norm is clipped to this (0: not)"),
+    REAL("skip-sigma", skip_sigma, "0", 0, 1e6,
+         "skip a step whose loss or gradient norm is so many deviations above the last 128 (0: only non-finite)"),
+    REAL("z-loss", z_loss, "0", 0, 1, "coefficient of the squared log-sum-exp of the logits"),
+    CHOICE("dtype", dtype, "auto", "auto|fp32|bf16|fp64", "type of matrices and activations (auto: bf16 on a GPU, fp32 on a CPU)"),
+    CHOICE("residual-dtype", residual_dtype, "storage", "storage|fp32", "type of the residual stream"),
+    CHOICE("recompute", recompute, "none", "none|act|block",
+           "save memory: norms and activations, or whole blocks, are computed again in backward"),
+};
+
+static const Flag RUN[] = {
+    TEXT("out", out, "directory of checkpoints, metrics.jsonl, config.ini (none: nothing is written)"),
+    TEXT("resume", resume, "auto: the newest checkpoint in --out if there is one; or a checkpoint's directory"),
+    INT("save-every", save_every, "0", 0, 1e12, "checkpoint every so many steps (0: at the end only)"),
+    INT("keep", keep, "2", 1, 1e6, "checkpoints kept"),
+    INT("val-every", val_every, "100", 0, 1e12, "validate every so many steps and at the end (0: at the end)"),
+    INT("val-batches", val_batches, "auto", 1, 1e12, "batches a validation, drawn once from all of it (auto: all, at most 40)"),
+    INT("sample-every", sample_every, "0", 0, 1e12, "print a sample every so many steps (byte models)"),
+    INT("stats-every", stats_every, "0", 0, 1e12, "telemetry of every layer into metrics.jsonl every so many steps (0: none)"),
+    INT("log-every", log_every, "1", 1, 1e12, "steps between progress lines where there is no terminal"),
+    CHOICE("device", device, "auto", "auto|cpu|cuda", "auto: a GPU if this build and machine have one"),
+    CHOICE("cuda-graph", cuda_graph, "auto", "auto|on|off",
+           "launch a step as captured graphs; changes no bit (auto: for models whose kernels are short)"),
+    CHOICE("gemm-tune", gemm_tune, "off", "off|on",
+           "measure eight algorithms for each matrix product in the first step; gemm.json in the checkpoint keeps them"),
+    INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: as OMP_NUM_THREADS or the machine says)"),
+};
+
+static const Flag MODES[] = {
+    TEXT("config", config, "read flags from this file, `name = value` a line; the command line wins"),
+    MODE("dry-run", dry_run, "print the parameters and the memory that the run would take, and stop"),
+    MODE("eval-only", eval_only, "validate the weights of --resume or --init-from, and stop"),
+    PROMPT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
+    INT("max-new-tokens", max_new_tokens, "256", 1, 1e6, "length of a sample"),
+    REAL("temperature", temperature, "0.8", 0, 100, "of sampling (0: the likeliest token always)"),
+    INT("top-k", top_k, "0", 0, 1e9, "sample among the k likeliest tokens (0: all)"),
+    TEXT("probe", probe, "write one batch's tokens, logits, residuals and gradients as safetensors, and stop"),
+    MODE("smoke", smoke, "train `micro` on built-in data for a few seconds; exit 0 if the loss falls"),
+    MODE("version", version, "print version and build, and stop"),
+    MODE("help", help, "print this, and stop"),
+};
+
+#define GROUP(title, flags) { title, flags, sizeof flags / sizeof *flags }
+const FlagGroup FLAG_GROUPS[] = {
+    GROUP("model", MODEL), GROUP("variant", VARIANT), GROUP("data", DATA),
+    GROUP("train", TRAIN), GROUP("run", RUN),         GROUP("modes", MODES),
+};
+const int FLAG_GROUP_COUNT = sizeof FLAG_GROUPS / sizeof *FLAG_GROUPS;
+
+#define GPT2  "arch=gpt2 seq-len=1024 vocab-size=50257 "
+#define LLAMA "arch=llama seq-len=256 vocab-size=32000 "
+#define SDD   "arch=llama seq-len=4096 vocab-size=50304 n-embd=2048 n-ffn=8192 n-head=32 n-kv-head=8 " \
+              "tie-embeddings=on rope-base=500000 "
+
+const Preset PRESETS[] = {
+    {"micro", "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-size=256", "0.1 M parameters: for tests"},
+    {"tiny", "n-layer=4 n-embd=128 n-head=4 seq-len=128 vocab-size=256", "0.8 M, bytes: the demo, CI"},
+    {"gpt2-124m", GPT2 "n-layer=12 n-embd=768 n-head=12", "GPT-2 small"},
+    {"gpt2-350m", GPT2 "n-layer=24 n-embd=1024 n-head=16", "GPT-2 medium"},
+    {"gpt2-774m", GPT2 "n-layer=36 n-embd=1280 n-head=20", "GPT-2 large"},
+    {"gpt2-1558m", GPT2 "n-layer=48 n-embd=1600 n-head=25", "GPT-2 XL"},
+    {"llama-71m", LLAMA "n-layer=12 n-embd=512 n-head=8 n-ffn=1368", "arXiv 2506.22049 (GPAS)"},
+    {"llama-130m", LLAMA "n-layer=12 n-embd=768 n-head=12 n-ffn=2048", "arXiv 2506.22049 (GPAS)"},
+    {"llama-250m", LLAMA "n-layer=24 n-embd=768 n-head=16 n-ffn=2560", "arXiv 2506.22049 (GPAS)"},
+    {"llama-350m", LLAMA "n-layer=24 n-embd=1024 n-head=16 n-ffn=2736", "arXiv 2506.22049 (GPAS)"},
+    {"llama-1b", LLAMA "n-layer=24 n-embd=2048 n-head=32 n-ffn=5461", "arXiv 2506.22049 (GPAS)"},
+    {"llama-374m",
+     "arch=llama seq-len=1024 vocab-size=128256 n-layer=16 n-embd=1024 n-head=16 n-kv-head=4 n-ffn=4096 "
+     "tie-embeddings=on",
+     "arXiv 2601.09719 (BHyT)"},
+    {"sdd-581m", SDD "n-layer=8", "arXiv 2502.15499 (SDD)"},
+    {"sdd-1b", SDD "n-layer=16", "arXiv 2502.15499 (SDD)"},
+};
+const int PRESET_COUNT = sizeof PRESETS / sizeof *PRESETS;
+
+const Flag *flag_find(const char *name) {
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++)
+            if (strcmp(FLAG_GROUPS[g].flags[i].name, name) == 0) return &FLAG_GROUPS[g].flags[i];
+    return NULL;
+}
+
+/* Edits between two words (Levenshtein), for "did you mean". Words longer than the row are never near. */
+static int edit_distance(const char *a, const char *b) {
+    enum { LONGEST = 64 };
+    int n = (int)strlen(a), m = (int)strlen(b), row[LONGEST + 1];
+    if (n > LONGEST || m > LONGEST) return LONGEST;
+    for (int j = 0; j <= m; j++) row[j] = j;
+    for (int i = 1; i <= n; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
+            if (above + 1 < best) best = above + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = above;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+const char *flag_nearest(const char *name) {
+    const char *best = FLAG_GROUPS[0].flags[0].name;
+    int best_distance = edit_distance(name, best);
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            int distance = edit_distance(name, FLAG_GROUPS[g].flags[i].name);
+            if (distance < best_distance) best = FLAG_GROUPS[g].flags[i].name, best_distance = distance;
+        }
+    return best;
+}
+
+bool flag_text_fits(const Flag *flag, const char *value, Error *error) {
+    size_t length = strlen(value);
+    if (length < flag->min) return error_set(error, "--%s: the value is empty", flag->name);
+    return length <= flag->max ||
+           error_set(error, "--%s: %zu bytes are too long; the most is %.0f", flag->name, length, flag->max);
+}

@@ -1,0 +1,72 @@
+/* resolve.c: see resolve.h. */
+#include "resolve.h"
+#include "variant.h"
+
+#include <math.h>
+#include <string.h>
+
+static void resolve_model(Config *c) {
+    bool llama = c->arch == ARCH_LLAMA;
+    if (c->positions == POSITIONS_AUTO) c->positions = llama ? POSITIONS_ROPE : POSITIONS_LEARNED;
+    if (c->activation == ACTIVATION_FLAG_AUTO)
+        c->activation = llama ? ACTIVATION_FLAG_SWIGLU : ACTIVATION_FLAG_GELU;
+    if (c->bias == SWITCH_AUTO) c->bias = llama ? SWITCH_OFF : SWITCH_ON;
+    if (c->tie_embeddings == SWITCH_AUTO) c->tie_embeddings = llama ? SWITCH_OFF : SWITCH_ON;
+    if (c->norm == 0) c->norm = llama ? 2 : 1; /* rows of NORMS, counted from 1 */
+    variant_resolve(c);
+    if (isnan(c->init_std_embed)) c->init_std_embed = c->init_std;
+    if (c->n_kv_head == AUTO_INT) c->n_kv_head = c->n_head;
+    if (c->n_ffn == AUTO_INT)
+        c->n_ffn = c->activation == ACTIVATION_FLAG_SWIGLU ? padded(c->n_embd * 8 / 3) : 4 * c->n_embd;
+    if (c->vocab_size == AUTO_INT) c->vocab_size = llama ? 32000 : 50257;
+
+    check(c->n_embd % c->n_head == 0, "--n-embd %lld is not a multiple of --n-head %lld", (long long)c->n_embd,
+          (long long)c->n_head);
+    check(c->n_head % c->n_kv_head == 0, "--n-head %lld is not a multiple of --n-kv-head %lld",
+          (long long)c->n_head, (long long)c->n_kv_head);
+    c->head_size = c->n_embd / c->n_head;
+    check(c->head_size <= 256, "--n-embd %lld / --n-head %lld makes heads of %lld; 256 is the largest",
+          (long long)c->n_embd, (long long)c->n_head, (long long)c->head_size);
+    check(c->positions != POSITIONS_ROPE || c->head_size % 2 == 0,
+          "--positions rope needs an even head size; --n-embd %lld / --n-head %lld is %lld", (long long)c->n_embd,
+          (long long)c->n_head, (long long)c->head_size);
+}
+
+/* Each says what to do and then stops: two of them would leave one undone, unsaid. */
+static void check_one_mode(const Config *c) {
+    const struct {
+        const char *name;
+        bool given;
+    } modes[] = {{"dry-run", c->dry_run},
+                 {"smoke", c->smoke},
+                 {"eval-only", c->eval_only},
+                 {"generate", c->generate != NULL},
+                 {"probe", c->probe != NULL}};
+    const char *first = NULL;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        if (!modes[i].given) continue;
+        check(!first, "--%s and --%s are two things to do; give one of them", first, modes[i].name);
+        first = modes[i].name;
+    }
+}
+
+void config_resolve(Config *c, int ranks) {
+    check_one_mode(c);
+    resolve_model(c);
+    int64_t micro = c->batch_size * c->seq_len * ranks;
+    check(micro <= INT32_MAX, "--batch-size %lld × --seq-len %lld × %d ranks is %lld tokens; the most is %d",
+          (long long)c->batch_size, (long long)c->seq_len, ranks, (long long)micro, INT32_MAX);
+    if (c->total_batch_tokens == AUTO_INT) c->total_batch_tokens = micro;
+    check(c->total_batch_tokens % micro == 0,
+          "--total-batch-tokens %lld is not a multiple of --batch-size %lld × --seq-len %lld × %d ranks = %lld",
+          (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len, ranks,
+          (long long)micro);
+    c->micro_steps = c->total_batch_tokens / micro;
+    if (c->warmup_steps == AUTO_INT) {
+        c->warmup_steps = c->steps / 100;
+        if (c->warmup_steps > 700) c->warmup_steps = 700;
+    }
+    check(c->warmup_steps <= c->steps, "--warmup-steps %lld is more than --steps %lld", (long long)c->warmup_steps,
+          (long long)c->steps);
+    check(!c->resume || strcmp(c->resume, "auto") || c->out, "--resume auto looks into --out, which is not given");
+}

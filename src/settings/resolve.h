@@ -1,0 +1,12 @@
+/*
+ * resolve.h: what flags at "auto" are in this run, and whether the whole fits together.
+ */
+#ifndef RESOLVE_H
+#define RESOLVE_H
+
+#include "config.h"
+
+/* Works out "auto" values for a run on so many ranks and checks that the whole fits together (exit 2). */
+void config_resolve(Config *config, int ranks);
+
+#endif

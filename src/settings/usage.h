@@ -1,0 +1,13 @@
+/*
+ * usage.h: what the program says of itself without running: --help, --version, --list-variants.
+ */
+#ifndef USAGE_H
+#define USAGE_H
+
+/* Prints what the command line asks for and exits 0, or returns. Exits 2 on a command line that cannot be read. */
+void usage_answer(int argc, char **argv);
+
+/* The version that this build was made from, as git describes it. */
+const char *program_version(void);
+
+#endif
