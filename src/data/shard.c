@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 
 #include "../base/file.h"
+#include "../base/file_kind.h"
 
 static const struct {
     uint32_t magic, version, token_bytes;
@@ -15,7 +16,21 @@ static const struct {
 
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
+/* False for a file that seems to be something else, with what to do about it. */
+static bool refuse_kind(const void *bytes, size_t size, uint64_t file_size, Error *error) {
+    static const char *const ADVICE[] = {
+        [FILE_HOLDS_TEXT] = "data/prepare.py FILE makes shards of it",
+        [FILE_HOLDS_TOKENS] = "data/prepare.py makes shards of the text it came from",
+        [FILE_HOLDS_WEIGHTS] = "shards of tokens are wanted; weights go to --init-from or --resume",
+        [FILE_HOLDS_OTHER] = "shards are what data/prepare.py writes",
+    };
+    const FileKind kind = file_kind(bytes, size, file_size);
+    if (file_size == 0 || !kind.name || !ADVICE[kind.holds]) return true;
+    return error_set(error, "no shard: it seems to be %s; %s", kind.name, ADVICE[kind.holds]);
+}
+
 bool shard_parse_header(const void *bytes, size_t size, uint64_t file_size, ShardHeader *out, Error *error) {
+    if (!refuse_kind(bytes, size, file_size, error)) return false;
     if (size < SHARD_HEADER_BYTES || file_size < SHARD_HEADER_BYTES)
         return error_set(error, "%" PRIu64 " bytes long, shorter than a shard's header of %d bytes",
                          size < file_size ? (uint64_t)size : file_size, SHARD_HEADER_BYTES);
