@@ -383,6 +383,26 @@ static void what_is_written_reads_back_as_the_same(void **state) {
     }
 }
 
+static void find_lr(const char *name, const char *value, bool is_number, void *context) {
+    if (is_number && strcmp(name, "lr") == 0) snprintf(context, 64, "%s", value);
+}
+
+static void a_number_is_written_as_short_as_it_reads_back(void **state) {
+    (void)state;
+    static const char *const SAME[] = {"0.1",   "0.0006", "0.3",     "0.95", "1e-08",  "0.333333333333333",
+                                       "3e-05", "99.99",  "1e-200",  "0",    "1e-05",  "0.30000000000000004",
+                                       "0.7",   "7",      "1.1e-05", "100",  "2.2e-16", "0.1234567890123456"};
+    for (size_t i = 0; i < sizeof SAME / sizeof *SAME; i++) {
+        Config config;
+        Error error = {0};
+        char written[64] = "";
+        config_defaults(&config);
+        if (!config_set(&config, "lr", SAME[i], &error)) fail_msg("%s", error.text);
+        config_visit(&config, find_lr, written);
+        assert_string_equal(written, SAME[i]);
+    }
+}
+
 static void deeds_are_no_part_of_what_is_written(void **state) {
     (void)state;
     Config config;
@@ -539,6 +559,7 @@ int main(void) {
         cmocka_unit_test(zero_bytes_and_endless_lines_are_refused),
         cmocka_unit_test(random_bytes_are_taken_or_refused_with_a_reason),
         cmocka_unit_test(what_is_written_reads_back_as_the_same),
+        cmocka_unit_test(a_number_is_written_as_short_as_it_reads_back),
         cmocka_unit_test(deeds_are_no_part_of_what_is_written),
         cmocka_unit_test(what_does_not_fit_together_is_refused_in_one_line),
         cmocka_unit_test(what_fits_at_the_border_is_taken),

@@ -217,6 +217,14 @@ bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *e
     return true;
 }
 
+/* The shortest text that reads back as the same number: 0.1, not 0.10000000000000001. */
+static void write_real(double value, char *text, size_t size) {
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, size, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) return;
+    }
+}
+
 /* The text of a flag's present value; the field decides how. Returns text, or NULL for "not given". */
 static const char *flag_value(const Config *config, const Flag *flag, char *text, size_t size) {
     const void *field = (const char *)config + flag->offset;
@@ -227,7 +235,7 @@ static const char *flag_value(const Config *config, const Flag *flag, char *text
         return text;
     case FLAG_REAL:
         if (isnan(*(const double *)field)) snprintf(text, size, AUTO_TEXT);
-        else snprintf(text, size, "%.17g", *(const double *)field);
+        else write_real(*(const double *)field, text, size);
         return text;
     case FLAG_TEXT: return *(const char *const *)field;
     case FLAG_CHOICE: return config_choice(flag->name, *(const int64_t *)field);
