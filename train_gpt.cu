@@ -377,6 +377,16 @@ static const char *take_steps(Run *run) {
     return run->flight.there ? land(run) : reason;
 }
 
+/* A run that is at its end already, or beyond the end that it has now. Beyond it nothing at all is to do; at it the last
+ * validation and save are made sure of, which a signal may have cut short. Returns whether the run is over. */
+static bool is_at_its_end(const Run *run) {
+    const Config *c = &run->config;
+    if (run->step < c->steps) return false;
+    printf("the run is at step %lld of --steps %lld: nothing left to do; a larger --steps goes on\n",
+           (long long)run->step, (long long)c->steps);
+    return run->step > c->steps;
+}
+
 static void loop(Run *run) {
     const Config *c = &run->config;
     const char *reason = take_steps(run);
@@ -399,6 +409,10 @@ static void loop(Run *run) {
 static void train(Run *run) {
     const Config *c = &run->config;
     open_model(run, true);
+    if (is_at_its_end(run)) {
+        optimizer_destroy(&run->optimizer);
+        return;
+    }
     check_out(run);
     check(!c->sample_every || generate_can(&run->model), "--sample-every prints bytes; --vocab-size %d is no byte model",
           run->model.V);

@@ -93,6 +93,17 @@ static void after_warmup_it_never_rises_and_stays_between_final_and_peak(void **
                 }
 }
 
+static void a_single_step_after_the_warmup_takes_the_peak(void **state) {
+    (void)state;
+    for (int64_t shape = SCHEDULE_COSINE; shape <= SCHEDULE_CONSTANT; shape++)
+        for (int64_t warmup = 0; warmup <= 10; warmup++)
+            for (int64_t steps = warmup; steps <= warmup + 1; steps++) { /* nothing left after the warmup, or one step */
+                Config config = settings(shape, steps, warmup);
+                for (int64_t step = steps - 1; step >= 0 && step < steps + 3; step++)
+                    assert_true(schedule_lr(&config, step) == 0.5);
+            }
+}
+
 static void steps_beyond_the_last_keep_its_rate(void **state) {
     (void)state;
     for (int64_t shape = SCHEDULE_COSINE; shape <= SCHEDULE_CONSTANT; shape++) {
@@ -121,6 +132,7 @@ int main(void) {
         cmocka_unit_test(wsd_decays_at_most_after_the_warmup),
         cmocka_unit_test(constant_stays),
         cmocka_unit_test(after_warmup_it_never_rises_and_stays_between_final_and_peak),
+        cmocka_unit_test(a_single_step_after_the_warmup_takes_the_peak),
         cmocka_unit_test(steps_beyond_the_last_keep_its_rate),
         cmocka_unit_test(a_run_of_a_million_million_steps_counts_right),
     };

@@ -32,7 +32,8 @@ static double (*const SHAPES[])(double, double) = {
 double schedule_lr(const Config *config, int64_t step) {
     if (step < config->warmup_steps) return config->lr * (double)(step + 1) / (double)config->warmup_steps;
     int64_t after = config->steps - 1 - config->warmup_steps;
-    double progress = after > 0 ? (double)(step - config->warmup_steps) / (double)after : 1;
+    /* One step after the warmup is its first as well as its last: the peak, as where nothing decays. */
+    double progress = after > 0 ? (double)(step - config->warmup_steps) / (double)after : 0;
     /* The flag's share is of all steps, the shapes' of those after the warmup. */
     double decay_frac = after > 0 ? config->wsd_decay_frac * (double)config->steps / (double)after : 1;
     double factor = SHAPES[config->lr_schedule](progress < 1 ? progress : 1, decay_frac < 1 ? decay_frac : 1);

@@ -8,6 +8,10 @@
  *             those after the warmup)
  *             (warmup-stable-decay, arXiv 2404.06395; the shape of the decay: arXiv 2405.18392)
  *   constant  the peak
+ *
+ * "The last step" is steps − 1, counted from 0: its update is made with the final rate. (nanoGPT, llm.c and transformers
+ * divide by one more, and reach the final rate at the step that is not taken any more.) Where the warmup leaves one
+ * step or none, nothing decays: a run of a single step takes the peak, as it does in all of them.
  */
 #ifndef SCHEDULE_H
 #define SCHEDULE_H
