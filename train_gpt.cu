@@ -6,6 +6,7 @@
  * src/model/model.c, what a flag means in src/settings/flags.c, what an operation does in kernels/kernels.h. It is C11, whatever
  * its name says: nvcc compiles only kernels/cuda.
  */
+#include "src/base/output.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/checkpoint/pretrained.h"
 #include "src/data/feed.h"
@@ -256,7 +257,7 @@ static void save_on_the_way(Run *run) {
 
 static void print_sample(Run *run) {
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
-    generate(&run->model, "", stdout);
+    generate(&run->model, "");
 }
 
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
@@ -281,6 +282,8 @@ static const char *reason_to_stop(const Run *run) {
     double minutes = (log_seconds() - run->started) / 60;
     if (stop_requested()) return stop_requested();
     if (run->config.max_minutes > 0 && minutes >= run->config.max_minutes) return "--max-minutes";
+    /* A run that neither keeps anything nor can tell anybody. */
+    if (!run->config.out && run->log.mute) return "stdout cannot be written";
     return NULL;
 }
 
@@ -406,6 +409,13 @@ static void loop(Run *run) {
  * Modes
  * ---------------------------------------------------------------------------------------------------- */
 
+/* What a run that keeps nothing says is all there is of it. */
+static void check_told(const Run *run) {
+    Error error = {0};
+    require(run->config.out || output_flush(&error), "%s, and without --out nothing else is left of the run; it stops "
+            "after step %lld", error.text, (long long)run->step);
+}
+
 static void train(Run *run) {
     const Config *c = &run->config;
     open_model(run, true);
@@ -437,6 +447,7 @@ static void train(Run *run) {
     telemetry_destroy(run->telemetry);
     step_destroy(&run->stepper);
     optimizer_destroy(&run->optimizer);
+    check_told(run);
     if (c->smoke) smoke_finish(c, run->first_loss, run->last_loss);
 }
 
@@ -470,7 +481,7 @@ static void print_generated(Run *run) {
           (long long)run->config.vocab_size);
     open_model(run, false);
     say_notice();
-    generate(&run->model, run->config.generate, stdout);
+    generate(&run->model, run->config.generate);
 }
 
 static void probe(Run *run) {
@@ -489,6 +500,7 @@ static void probe(Run *run) {
 
 int main(int argc, char **argv) {
     static Run run;
+    output_open();
     run.started = log_seconds();
     stop_watch();
     /* A reader of our output that has gone, or a file at its limit, is an error to be told, not the run's end. */
@@ -499,6 +511,7 @@ int main(int argc, char **argv) {
     run.k = device_open(&run.config);
     if (c->dry_run) {
         report_plan(c, run.k);
+        output_end();
         return EXIT_DONE;
     }
     if (c->probe) probe(&run);
@@ -507,5 +520,7 @@ int main(int argc, char **argv) {
     else train(&run);
     model_destroy(&run.model);
     run.k->close();
+    /* A training's results are in --out: one whose terminal was closed has done what was asked. */
+    if (c->smoke || c->eval_only || c->generate) output_end();
     return EXIT_DONE;
 }

@@ -1,11 +1,15 @@
 /* generate.c: see generate.h. */
 #include "generate.h"
-#include "../model/fetch.h"
+#include "../base/output.h"
 #include "../base/philox.h"
+#include "../base/printable.h"
+#include "../model/fetch.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { BYTES = 256 };
 
@@ -54,7 +58,29 @@ static void next_logits(Model *m, const uint32_t *tokens, int from, int count, d
     fetch_rows(m, m->logits, m->k->storage, 0, 1, m->V, logits);
 }
 
-void generate(Model *m, const char *prompt, FILE *file) {
+/* Where a sample goes. */
+typedef struct Page {
+    bool terminal;
+    Printable shown;
+} Page;
+
+static void put(Page *page, unsigned char byte) {
+    char text[PRINTABLE_SIZE];
+    if (!page->terminal) {
+        putchar(byte);
+        return;
+    }
+    printable_push(&page->shown, byte, text);
+    fputs(text, stdout);
+}
+
+static void end(Page *page) {
+    char text[PRINTABLE_SIZE];
+    printable_end(&page->shown, text);
+    puts(text);
+}
+
+void generate(Model *m, const char *prompt) {
     const Config *c = m->config;
     if (!m->cache.capacity) model_open_cache(m);
     int capacity = m->cache.capacity, count = 0, fed = 0;
@@ -66,16 +92,18 @@ void generate(Model *m, const char *prompt, FILE *file) {
         tokens[count++] = (unsigned char)*at;
     }
     if (count == 0) tokens[count++] = m->V > '\n' ? '\n' : 0; /* something to start from */
-    fputs(prompt, file);
+    Page page = {.terminal = isatty(STDOUT_FILENO)};
+    for (const char *at = prompt; *at; at++) put(&page, (unsigned char)*at);
 
     double logits[BYTES];
+    Error gone;
     uint64_t stream = philox_name_hash("sample");
     for (int64_t i = 0; i < c->max_new_tokens; i++) {
         next_logits(m, tokens, fed, count, logits);
         fed = count;
         int token = sample(logits, m->V, c, philox_uniform((uint64_t)c->seed, stream, (uint64_t)i));
-        fputc(token, file);
-        fflush(file);
+        put(&page, (unsigned char)token);
+        if (!output_flush(&gone)) break;
         if (count == capacity) { /* the window is full: go on from its second half */
             count = capacity / 2;
             memmove(tokens, tokens + capacity - count, (size_t)count * sizeof *tokens);
@@ -83,6 +111,6 @@ void generate(Model *m, const char *prompt, FILE *file) {
         }
         tokens[count++] = (uint32_t)token;
     }
-    fputc('\n', file);
+    end(&page);
     free(tokens);
 }

@@ -10,12 +10,12 @@
 
 #include "../model/model.h"
 
-#include <stdio.h>
-
 /* Whether tokens are bytes, so that text can go in and out. */
 bool generate_can(const Model *model);
 
-/* Writes the prompt and config->max_new_tokens bytes after it. Takes memory for the cache on the first call. */
-void generate(Model *model, const char *prompt, FILE *file);
+/* Prints the prompt and config->max_new_tokens bytes after it to stdout: to a terminal with control bytes escaped
+ * (printable.h), elsewhere as they are. Ends early where nothing more can be written (output.h). Takes memory for the
+ * cache on the first call. */
+void generate(Model *model, const char *prompt);
 
 #endif

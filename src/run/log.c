@@ -3,6 +3,8 @@
 #include "log.h"
 #include "../base/directory.h"
 #include "../base/file.h"
+#include "../base/output.h"
+#include "../base/printable.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -55,10 +57,19 @@ void log_open(Log *log, const Config *config, double flops_per_token, double pea
     log->metrics = open_metrics(config->out);
 }
 
+/* A terminal that was closed, or a full disk under a redirection, costs lines and not the run, where its results are in
+ * --out. (Without one the program ends it: nobody would ever know of it.) */
+static void flush(Log *log) {
+    Error error;
+    if (output_flush(&error) || log->mute) return;
+    log->mute = true;
+    if (log->metrics >= 0) warn("%s; the run goes on, its progress is in metrics.jsonl", error.text);
+}
+
 static void end_line(Log *log) {
     if (log->line_open) printf("\n");
     log->line_open = false;
-    fflush(stdout);
+    flush(log);
 }
 
 void log_close(Log *log) {
@@ -143,7 +154,7 @@ void log_train(Log *log, const TrainRecord *r) {
            log->terminal ? "\r" : "", (long long)r->step, (long long)log->steps, r->loss, val, r->lr, r->grad_norm,
            r->ms, tokens_per_s, rate, eta, log->terminal ? "\033[K" : "\n");
     log->line_open = log->terminal;
-    fflush(stdout);
+    flush(log);
 }
 
 void log_val(Log *log, int64_t step, double loss, int64_t tokens) {
@@ -176,10 +187,12 @@ void log_event(Log *log, const char *event, int64_t step, cJSON *extra) {
 void log_print(Log *log, const char *format, ...) {
     if (log->line_open) printf("\r\033[K");
     log->line_open = false;
+    char line[2 * PATH_SIZE];
     va_list args;
     va_start(args, format);
-    vprintf(format, args);
+    vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    printf("\n");
-    fflush(stdout);
+    make_printable(line);
+    puts(line);
+    flush(log);
 }

@@ -23,6 +23,7 @@ typedef struct Log {
     int64_t lines_lost;  /* of metrics, since the disk is full */
     bool terminal;       /* stdout is one */
     bool line_open;      /* the progress line stands unfinished */
+    bool mute;           /* stdout could not be written, which has been said: the run goes on */
     int64_t steps, log_every;
     double flops_per_token, peak_flops;
     double last_val;     /* NaN before the first */
@@ -51,7 +52,7 @@ void log_event(Log *log, const char *event, int64_t step, cJSON *object);
 /* A line of telemetry: takes over `layers` (a cJSON array). */
 void log_stats(Log *log, int64_t step, cJSON *layers);
 
-/* A line for people, above the progress line. */
+/* A line for people, above the progress line; names in it come from outside, control characters become '?'. */
 void log_print(Log *log, const char *format, ...) CHECK_PRINTF(2, 3);
 
 #endif

@@ -40,7 +40,6 @@ void report_run(const Config *c, const Model *model) {
     printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·C·T for causal attention)\n",
            model->k->name, info.name, info.units, strcmp(model->k->device, "cpu") ? "multiprocessors" : "threads",
            model_flops_per_token(c, &model->params) * 1e-9);
-    fflush(stdout);
 }
 
 void report_plan(const Config *c, const Kernels *k) {

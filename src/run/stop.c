@@ -11,6 +11,7 @@
 
 static atomic_int requested; /* the last signal, 0 for none */
 static atomic_bool as_request;
+static bool watches_hangup; /* nohup has it ignored, and blocked it would be delivered to us all the same */
 
 static sigset_t watched_signals(void) {
     sigset_t set;
@@ -18,6 +19,7 @@ static sigset_t watched_signals(void) {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGUSR1);
+    if (watches_hangup) sigaddset(&set, SIGHUP);
     return set;
 }
 
@@ -45,6 +47,8 @@ static void *watch(void *unused) {
 }
 
 void stop_watch(void) {
+    struct sigaction hangup;
+    watches_hangup = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN;
     sigset_t set = watched_signals();
     pthread_t watcher;
     int reason = pthread_sigmask(SIG_BLOCK, &set, NULL);
@@ -60,6 +64,7 @@ const char *stop_requested(void) {
     case SIGTERM: return "SIGTERM";
     case SIGINT: return "SIGINT";
     case SIGUSR1: return "SIGUSR1";
+    case SIGHUP: return "SIGHUP";
     default: return NULL;
     }
 }

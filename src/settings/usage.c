@@ -3,6 +3,7 @@
 #include "command_line.h"
 #include "flags.h"
 #include "variant.h"
+#include "../base/output.h"
 
 #include <stdlib.h>
 
@@ -54,5 +55,5 @@ void usage_answer(int argc, char **argv) {
         void (*print)(void);
     } ANSWERS[] = {{"help", print_help}, {"version", print_version}, {"list-variants", variant_print_table}};
     for (size_t i = 0; i < sizeof ANSWERS / sizeof *ANSWERS; i++)
-        if (config_asks(argc, argv, ANSWERS[i].mode)) ANSWERS[i].print(), exit(EXIT_DONE);
+        if (config_asks(argc, argv, ANSWERS[i].mode)) ANSWERS[i].print(), output_end(), exit(EXIT_DONE);
 }
