@@ -170,22 +170,6 @@ static void a_text_is_neither_empty_nor_endless_but_a_prompt_may_be_empty(void *
     for_each_flag(refuse_wrong_texts);
 }
 
-static void an_unknown_name_is_refused_with_the_nearest_one(void **state) {
-    (void)state;
-    static const char *const WRONG[][2] = {
-        {"n-layers", "--n-layer"},          {"n_embd", "--n-embd"},
-        {"batchsize", "--batch-size"},      {"learning-rate", "no such flag"},
-        {"weight_decay", "--weight-decay"}, {"stepz", "--steps"},
-        {"N-HEAD", "no such flag"},         {"", "no such flag"}};
-    for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
-        Config config;
-        Error error = {0};
-        config_defaults(&config);
-        assert_false(config_set(&config, WRONG[i][0], "1", &error));
-        if (!strstr(error.text, WRONG[i][1])) fail_msg("'%s' does not say %s", error.text, WRONG[i][1]);
-    }
-}
-
 static void a_name_of_any_length_is_refused_without_harm(void **state) {
     (void)state;
     char name[4096];
@@ -552,7 +536,6 @@ int main(void) {
         cmocka_unit_test(every_choice_refuses_other_words),
         cmocka_unit_test(every_choice_is_the_position_of_its_word),
         cmocka_unit_test(a_text_is_neither_empty_nor_endless_but_a_prompt_may_be_empty),
-        cmocka_unit_test(an_unknown_name_is_refused_with_the_nearest_one),
         cmocka_unit_test(a_name_of_any_length_is_refused_without_harm),
         cmocka_unit_test(a_file_may_hold_comments_blanks_carriage_returns_and_no_last_newline),
         cmocka_unit_test(a_wrong_line_is_refused_by_its_number),

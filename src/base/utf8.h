@@ -1,4 +1,4 @@
-/* utf8.h: is this UTF-8? */
+/* utf8.h: is this UTF-8, and does it look like what it is? */
 #ifndef UTF8_H
 #define UTF8_H
 
@@ -17,6 +17,29 @@ static inline size_t utf8_length(const unsigned char *text, size_t left) {
     if (text[0] == 0xf0 && text[1] < 0x90) return 0;
     if (text[0] == 0xf4 && text[1] > 0x8f) return 0;
     return length;
+}
+
+/* The code point of a sequence of this length, as utf8_length() gave it. */
+static inline unsigned utf8_code(const unsigned char *text, size_t length) {
+    unsigned code = length == 1 ? text[0] : text[0] & (0x7fu >> length);
+    for (size_t i = 1; i < length; i++) code = code << 6 | (text[i] & 0x3fu);
+    return code;
+}
+
+/* Blanks that look like a space, or like nothing, and are no ASCII: what word processors and web pages leave in text. */
+static inline int utf8_is_odd_blank(unsigned code) {
+    return code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200b) || code == 0x2028 || code == 0x2029 ||
+           code == 0x202f || code == 0x205f || code == 0x2060 || code == 0x3000 || code == 0xfeff;
+}
+
+/* The first of them in [from, to), or 0. */
+static inline unsigned utf8_odd_blank(const char *from, const char *to) {
+    for (size_t length; from < to; from += length ? length : 1) {
+        length = utf8_length((const unsigned char *)from, (size_t)(to - from));
+        const unsigned code = length ? utf8_code((const unsigned char *)from, length) : 0;
+        if (utf8_is_odd_blank(code)) return code;
+    }
+    return 0;
 }
 
 #endif

@@ -1,6 +1,7 @@
 /* command_line.c: see command_line.h. */
 #include "command_line.h"
 #include "flags.h"
+#include "suggest.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +31,15 @@ static bool apply_preset(Config *config, const char *name, Error *error) {
         require(config_set_all(config, PRESETS[i].settings, &reason), "preset %s: %s", name, reason.text);
         return true;
     }
-    return error_set(error, "--preset: '%s' is not one of %s", name, names);
+    return refuse_choice("preset", name, names, ',', error);
+}
+
+/* Whether an argument is one of our flags, rather than the value that the flag before it wants. */
+static bool names_a_flag(const char *word) {
+    char name[128];
+    if (strncmp(word, "--", 2) != 0) return false;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(word + 2, "="), word + 2);
+    return flag_find(name) != NULL;
 }
 
 /* The value of argument i, which names a flag; *i moves past what was used. */
@@ -42,8 +51,11 @@ static const char *argument_value(const Flag *flag, const char *inline_value, in
         return NULL;
     }
     if (inline_value) return inline_value;
-    if (*i + 1 < argc) return argv[++*i];
-    error_set(error, "--%s needs a value", flag->name);
+    if (*i + 1 < argc && !names_a_flag(argv[*i + 1])) return argv[++*i];
+    if (*i + 1 < argc)
+        error_set(error, "--%s needs a value, and %s is a flag; --%s=%s would take it for one", flag->name, argv[*i + 1],
+                  flag->name, argv[*i + 1]);
+    else error_set(error, "--%s needs a value", flag->name);
     return NULL;
 }
 
@@ -56,16 +68,16 @@ typedef struct Argument {
 static int split_arguments(int argc, char **argv, Argument *arguments, Error *error) {
     int count = 0;
     for (int i = 1; i < argc; i++) {
-        if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
-            return error_set(error, "'%s' is not a flag; flags are --name value (see --help)", argv[i]), -1;
+        const char *word = strcmp(argv[i], "-h") == 0 ? "--help" : strcmp(argv[i], "-V") == 0 ? "--version" : argv[i];
+        const Argument *last = count ? &arguments[count - 1] : NULL;
+        if (strncmp(word, "--", 2) != 0 || !word[2])
+            return refuse_word(word, last ? last->flag : NULL, last ? last->value : NULL, error), -1;
         char name[128];
-        size_t span = strcspn(argv[i] + 2, "=");
-        snprintf(name, sizeof name, "%.*s", (int)span, argv[i] + 2);
-        const char *inline_value = argv[i][2 + span] == '=' ? argv[i] + 2 + span + 1 : NULL;
+        size_t span = strcspn(word + 2, "=");
+        snprintf(name, sizeof name, "%.*s", (int)span, word + 2);
+        const char *inline_value = word[2 + span] == '=' ? word + 2 + span + 1 : NULL;
         const Flag *flag = flag_find(name);
-        if (!flag)
-            return error_set(error, "--%s: no such flag; the nearest is --%s (see --help)", name,
-                             flag_nearest(name)), -1;
+        if (!flag) return refuse_name(name, error), -1;
         const char *value = argument_value(flag, inline_value, argc, argv, &i, error);
         if (!value || (flag->type == FLAG_TEXT && !flag_text_fits(flag, value, error))) return -1;
         arguments[count++] = (Argument){flag, value};

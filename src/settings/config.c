@@ -1,6 +1,8 @@
 /* config.c: how flags become a Config. The rows are in flags.c; config.h is the manual. */
 #include "config.h"
+#include "../base/utf8.h"
 #include "flags.h"
+#include "suggest.h"
 
 #include <errno.h>
 #include <math.h>
@@ -30,6 +32,9 @@ const char *config_choice(const char *flag, int64_t value) {
 }
 
 static bool refuse_number(const Flag *flag, const char *value, const char *why, Error *error) {
+    unsigned blank = utf8_odd_blank(value, value + strlen(value));
+    if (blank)
+        return error_set(error, "--%s: '%.100s' holds U+%04X, a blank that is no space", flag->name, value, blank);
     if (flag->type == FLAG_INT)
         return error_set(error, "--%s: '%s' is %s; allowed is %.0f to %.0f", flag->name, value, why, flag->min,
                          flag->max);
@@ -99,7 +104,7 @@ static bool set_flag(Config *config, const Flag *flag, const char *value, Error 
     case FLAG_CHOICE: {
         int index = choice_index(flag->choices, value);
         if (index < 0 || strchr(value, '|'))
-            return error_set(error, "--%s: '%s' is not one of %s", flag->name, value, flag->choices);
+            return refuse_choice(flag->name, value, flag->choices, '|', error);
         *(int64_t *)field = index;
         return true;
     }
@@ -109,8 +114,7 @@ static bool set_flag(Config *config, const Flag *flag, const char *value, Error 
 
 bool config_set(Config *config, const char *name, const char *value, Error *error) {
     const Flag *flag = flag_find(name);
-    if (!flag) return error_set(error, "--%s: no such flag; the nearest is --%s", name, flag_nearest(name));
-    return set_flag(config, flag, value, error);
+    return flag ? set_flag(config, flag, value, error) : refuse_name(name, error);
 }
 
 bool config_set_all(Config *config, const char *settings, Error *error) {
@@ -177,12 +181,28 @@ static bool read_quoted(const char *from, const char *to, char value[VALUE_SIZE]
     return at == to || *at == '#' || error_set(error, "found '%.*s' after a quoted value", (int)(to - at), at);
 }
 
+/* A blank that is no space at the beginning or the end, or 0. */
+static unsigned odd_blank_at_end(const char *from, const char *to) {
+    unsigned first = 0, code = 0;
+    for (const char *at = from; at < to;) {
+        size_t length = utf8_length((const unsigned char *)at, (size_t)(to - at));
+        code = length ? utf8_code((const unsigned char *)at, length) : 0;
+        if (at == from) first = code;
+        at += length ? length : 1;
+    }
+    return utf8_is_odd_blank(first) ? first : utf8_is_odd_blank(code) ? code : 0;
+}
+
 static bool read_value(const char *from, const char *to, char value[VALUE_SIZE], Error *error) {
     trim(&from, &to);
     if (from < to && *from == '"') return read_quoted(from, to, value, error);
     const char *comment = memchr(from, '#', (size_t)(to - from));
     if (comment) to = comment;
     trim(&from, &to);
+    unsigned blank = odd_blank_at_end(from, to);
+    if (blank)
+        return error_set(error, "'%.*s' begins or ends with U+%04X, a blank that is no space; if it is meant, it stands in "
+                         "double quotes", (int)(to - from < 200 ? to - from : 200), from, blank);
     if (to - from >= VALUE_SIZE) return error_set(error, "a value is too long");
     snprintf(value, VALUE_SIZE, "%.*s", (int)(to - from), from);
     return true;
@@ -192,6 +212,8 @@ static bool parse_line(Config *config, const char *from, const char *to, Error *
     trim(&from, &to);
     if (from == to || *from == '#') return true;
     const char *equals = memchr(from, '=', (size_t)(to - from));
+    unsigned blank = utf8_odd_blank(from, equals ? equals : to);
+    if (blank) return error_set(error, "the name holds U+%04X, a blank that is no space", blank);
     if (!equals) return error_set(error, "expected `name = value`, found '%.*s'", (int)(to - from), from);
     const char *name_end = equals;
     trim(&from, &name_end);
@@ -205,6 +227,10 @@ static bool parse_line(Config *config, const char *from, const char *to, Error *
 }
 
 bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error) {
+    if (size >= 2 && (!memcmp(bytes, "\xff\xfe", 2) || !memcmp(bytes, "\xfe\xff", 2)))
+        return error_set(error, "this is UTF-16 text; a config file is UTF-8: save it as that");
+    const size_t mark = size >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; /* what some editors put first */
+    bytes += mark, size -= mark;
     if (memchr(bytes, '\0', size)) return error_set(error, "not a text file: it holds a zero byte");
     int line = 1;
     for (const char *at = bytes, *end = bytes + size; at < end; line++) {
@@ -268,6 +294,7 @@ void config_visit(const Config *config, ConfigVisitor *visit, void *context) {
 static bool needs_quotes(const char *value) {
     size_t length = strlen(value);
     if (length == 0 || value[0] == '"' || strchr(" \t", value[0]) || strchr(" \t", value[length - 1])) return true;
+    if (odd_blank_at_end(value, value + length)) return true;
     for (const char *at = value; *at; at++)
         if (*at == '#' || (unsigned char)*at < ' ') return true;
     return false;

@@ -164,42 +164,17 @@ const Preset PRESETS[] = {
 };
 const int PRESET_COUNT = sizeof PRESETS / sizeof *PRESETS;
 
+/* n_layer is n-layer. */
+static bool same_name(const char *ours, const char *name) {
+    while (*ours && (*ours == *name || (*ours == '-' && *name == '_'))) ours++, name++;
+    return !*ours && !*name;
+}
+
 const Flag *flag_find(const char *name) {
     for (int g = 0; g < FLAG_GROUP_COUNT; g++)
         for (int i = 0; i < FLAG_GROUPS[g].count; i++)
-            if (strcmp(FLAG_GROUPS[g].flags[i].name, name) == 0) return &FLAG_GROUPS[g].flags[i];
+            if (same_name(FLAG_GROUPS[g].flags[i].name, name)) return &FLAG_GROUPS[g].flags[i];
     return NULL;
-}
-
-/* Edits between two words (Levenshtein), for "did you mean". Words longer than the row are never near. */
-static int edit_distance(const char *a, const char *b) {
-    enum { LONGEST = 64 };
-    int n = (int)strlen(a), m = (int)strlen(b), row[LONGEST + 1];
-    if (n > LONGEST || m > LONGEST) return LONGEST;
-    for (int j = 0; j <= m; j++) row[j] = j;
-    for (int i = 1; i <= n; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= m; j++) {
-            int above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
-            if (above + 1 < best) best = above + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diagonal = above;
-            row[j] = best;
-        }
-    }
-    return row[m];
-}
-
-const char *flag_nearest(const char *name) {
-    const char *best = FLAG_GROUPS[0].flags[0].name;
-    int best_distance = edit_distance(name, best);
-    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
-        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
-            int distance = edit_distance(name, FLAG_GROUPS[g].flags[i].name);
-            if (distance < best_distance) best = FLAG_GROUPS[g].flags[i].name, best_distance = distance;
-        }
-    return best;
 }
 
 bool flag_text_fits(const Flag *flag, const char *value, Error *error) {

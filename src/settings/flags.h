@@ -112,9 +112,8 @@ extern const int FLAG_GROUP_COUNT;
 extern const Preset PRESETS[];
 extern const int PRESET_COUNT;
 
-/* The row of this name, or NULL; the name that is nearest to a wrong one. */
+/* The row of this name, or NULL; an underscore in it is read as a dash. */
 const Flag *flag_find(const char *name);
-const char *flag_nearest(const char *name);
 
 /* Whether a text is as long as its flag allows. */
 bool flag_text_fits(const Flag *flag, const char *value, Error *error);

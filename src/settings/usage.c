@@ -11,7 +11,8 @@ static void print_help(void) {
     printf("train_gpt: pretrains GPT- and LLaMA-style language models.\n\n"
            "  train_gpt --preset tiny --train-data 'DIR/x_train_*.bin' --val-data 'DIR/x_val_*.bin' --out RUN\n"
            "  train_gpt --resume RUN --generate \"Once\"\n\n"
-           "Flags are --name value or --name=value. A --config FILE holds them as `name = value` lines.\n");
+           "Flags are --name value or --name=value. A --config FILE holds them as `name = value` lines.\n"
+           "-h is --help, -V is --version; _ in a name is read as -.\n");
     for (int g = 0; g < FLAG_GROUP_COUNT; g++) {
         printf("\n%s\n", FLAG_GROUPS[g].title);
         for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
@@ -56,4 +57,6 @@ void usage_answer(int argc, char **argv) {
     } ANSWERS[] = {{"help", print_help}, {"version", print_version}, {"list-variants", variant_print_table}};
     for (size_t i = 0; i < sizeof ANSWERS / sizeof *ANSWERS; i++)
         if (config_asks(argc, argv, ANSWERS[i].mode)) ANSWERS[i].print(), output_end(), exit(EXIT_DONE);
+    check(argc > 1, "nothing to do: scripts/quickstart.sh trains a demo in two minutes, --smoke tries this build on "
+                    "built-in data, --train-data SHARDS trains, --help lists all");
 }

@@ -4,7 +4,8 @@
 #ifndef USAGE_H
 #define USAGE_H
 
-/* Prints what the command line asks for and exits 0, or returns. Exits 2 on a command line that cannot be read. */
+/* Prints what the command line asks for and exits 0, or returns. Exits 2 on a command line that cannot be read, or
+ * holds nothing. */
 void usage_answer(int argc, char **argv);
 
 /* The version that this build was made from, as git describes it. */

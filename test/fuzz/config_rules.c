@@ -63,3 +63,35 @@ void fuzz_check_config(const Config *config, bool modes) {
     free(text);
     free(text_again);
 }
+
+/* Parses, and writes as config.ini. */
+static char *read_and_written(const char *bytes, size_t length, size_t *size) {
+    Config config;
+    Error error = {0};
+    config_defaults(&config);
+    PROMISE(config_parse_lines(&config, bytes, length, &error));
+    return written(&config, size);
+}
+
+void fuzz_check_spellings(const Config *config, const uint8_t *data, size_t size) {
+    size_t wanted_size, got_size, mark = size >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    char *wanted = written(config, &wanted_size), *other = malloc(3 + size), *got;
+    PROMISE(other);
+    memcpy(other, "\xef\xbb\xbf", 3);
+    if (size > mark) memcpy(other + 3, data + mark, size - mark);
+    bool in_name = true;
+    for (size_t i = 3; i < 3 + size - mark; i++) {
+        if (other[i] == '\n') in_name = true;
+        else if (other[i] == '=' || other[i] == '#') in_name = false;
+        else if (in_name && other[i] == '-') other[i] = '_';
+        else if (in_name && other[i] == '_') other[i] = '-';
+    }
+    got = read_and_written(other, 3 + size - mark, &got_size);
+    PROMISE(got_size == wanted_size && memcmp(got, wanted, got_size) == 0);
+    free(got);
+    got = read_and_written(other + 3, size - mark, &got_size);
+    PROMISE(got_size == wanted_size && memcmp(got, wanted, got_size) == 0);
+    free(got);
+    free(other);
+    free(wanted);
+}

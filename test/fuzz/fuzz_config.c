@@ -9,8 +9,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Config config;
     Error error = {0};
     config_defaults(&config);
-    if (config_parse_lines(&config, fuzz_edge(data, size), size, &error)) fuzz_check_config(&config, false);
-    else fuzz_check_error(&error);
+    if (config_parse_lines(&config, fuzz_edge(data, size), size, &error)) {
+        fuzz_check_config(&config, false);
+        fuzz_check_spellings(&config, data, size);
+    } else fuzz_check_error(&error);
     config_forget_texts();
     return 0;
 }
