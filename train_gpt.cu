@@ -226,8 +226,10 @@ static void log_start(Run *run) {
     cJSON_AddNumberToObject(event, "parameters", (double)run->model.params.true_elements);
     config_visit(&run->config, add_setting, flags);
     if (run->resume_from[0]) cJSON_AddStringToObject(event, "from", run->resume_from);
-    log_event(&run->log, run->resume_from[0] ? "resume" : "start", run->step, event);
     report_run(&run->config, &run->model);
+    cJSON *data = report_data(&run->config, &run->train_set, run->validates ? &run->validator : NULL, false);
+    cJSON_AddItemToObject(event, "data", data);
+    log_event(&run->log, run->resume_from[0] ? "resume" : "start", run->step, event);
     if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
 }
 
@@ -471,6 +473,7 @@ static void evaluate(Run *run) {
     Error error = {0};
     check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
     say_notice();
+    cJSON_Delete(report_data(&run->config, NULL, &run->validator, true));
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
     validator_destroy(&run->validator);
 }

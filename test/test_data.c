@@ -203,7 +203,7 @@ static void set_is_sorted_and_errors_name_the_file(void **state) {
     assert_says(&error, "s_d.bin: byte 4: version 2");
     assert_int_equal(mkdir(in_directory("folder.bin"), 0700), 0);
     assert_false(shard_set_open(&set, in_directory("folder.bin"), &error));
-    assert_says(&error, "folder.bin: not a regular file");
+    assert_says(&error, "folder.bin: a directory; name the shards in it");
     assert_int_equal(mkfifo(in_directory("fifo.bin"), 0600), 0);
     assert_false(shard_set_open(&set, in_directory("fifo.bin"), &error));
     assert_says(&error, "fifo.bin: not a regular file");

@@ -59,10 +59,19 @@ bool shard_parse_header(const void *bytes, size_t size, uint64_t file_size, Shar
     return true;
 }
 
+static bool refuse_directory(const char *path, Error *error) {
+    const size_t length = strlen(path);
+    const char *slash = length && path[length - 1] == '/' ? "" : "/";
+    return error_set(error, "%s: a directory; name the shards in it: '%s%s*_train_*.bin', '%s%s*_val_*.bin'", path, path,
+                     slash, path, slash);
+}
+
 static bool read_shard_header(Shard *shard, Error *error) {
     unsigned char bytes[SHARD_HEADER_BYTES];
     uint64_t file_size;
+    struct stat status;
     Error reason;
+    if (stat(shard->path, &status) == 0 && S_ISDIR(status.st_mode)) return refuse_directory(shard->path, error);
     const int fd = file_open(shard->path, &file_size, error);
     if (fd < 0) return false;
     const ssize_t n = file_read(fd, bytes, sizeof bytes, 0);
@@ -78,23 +87,60 @@ static int compare_paths(const void *a, const void *b) {
     return strcmp(((const Shard *)a)->path, ((const Shard *)b)->path);
 }
 
-/* Turns the paths into set->shards, sorted, headers not read yet. */
+/* What a name or a pattern under which nothing lies may have been meant to be. */
+static bool refuse_no_match(const char *pattern, Error *error) {
+    const char *hint = strchr(pattern, '{')   ? "; braces are the shell's, a pattern has * ? [ ]"
+                       : strchr(pattern, '[') ? "; a bracket that is part of a name is written [[]"
+                                              : "";
+    if (!strpbrk(pattern, "*?[")) return error_set(error, "%s: no such file%s", pattern, hint);
+    return error_set(error, "no file matches '%s'%s", pattern, hint);
+}
+
+/* The pattern with the wildcards of its directory taken for letters, where a directory of that very name is there: the
+ * rest is still a pattern. The caller frees it. */
+static char *with_plain_directory(const char *pattern) {
+    const char *slash = strrchr(pattern, '/');
+    const size_t length = slash ? (size_t)(slash - pattern) : 0;
+    char *plain = must_malloc(2 * strlen(pattern) + 1, "a pattern"), *end = plain;
+    struct stat status;
+    strcpy(plain, pattern);
+    plain[length] = '\0';
+    const bool is_there = length && stat(plain, &status) == 0 && S_ISDIR(status.st_mode);
+    for (const char *at = pattern; *at; at++) {
+        if (is_there && at < slash && strchr("*?[\\", *at)) *end++ = '\\';
+        *end++ = *at;
+    }
+    *end = '\0';
+    return plain;
+}
+
+static void add_path(ShardSet *set, const char *path) {
+    const size_t bytes = strlen(path) + 1;
+    set->shards[set->n_shards++].path = memcpy(must_malloc(bytes, "a shard's path"), path, bytes);
+}
+
+/* Turns the pattern into set->shards, sorted, headers not read yet. What is there under this very name is that file:
+ * names may hold brackets, those of directories too. */
 static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
+    struct stat status;
+    if (lstat(pattern, &status) == 0) {
+        set->shards = must_calloc(1, sizeof set->shards[0], "the list of shards");
+        add_path(set, pattern);
+        return true;
+    }
     glob_t found;
-    const int status = glob(pattern, GLOB_ERR | GLOB_NOSORT | GLOB_TILDE, NULL, &found);
-    if (status != 0) {
-        const int reason = errno;
+    char *plain = with_plain_directory(pattern);
+    const int result = glob(plain, GLOB_ERR | GLOB_NOSORT | GLOB_TILDE, NULL, &found);
+    const int reason = errno;
+    free(plain);
+    if (result != 0) {
         globfree(&found);
-        if (status == GLOB_NOMATCH) return error_set(error, "no file matches '%s'", pattern);
-        if (status == GLOB_NOSPACE) return error_set(error, "'%s': out of memory", pattern);
+        if (result == GLOB_NOMATCH) return refuse_no_match(pattern, error);
+        if (result == GLOB_NOSPACE) return error_set(error, "'%s': out of memory", pattern);
         return error_set(error, "'%s': cannot read a directory: %s", pattern, strerror(reason));
     }
     set->shards = must_calloc(found.gl_pathc, sizeof set->shards[0], "the list of shards");
-    set->n_shards = found.gl_pathc;
-    for (size_t i = 0; i < set->n_shards; i++) {
-        const size_t bytes = strlen(found.gl_pathv[i]) + 1;
-        set->shards[i].path = memcpy(must_malloc(bytes, "a shard's path"), found.gl_pathv[i], bytes);
-    }
+    for (size_t i = 0; i < found.gl_pathc; i++) add_path(set, found.gl_pathv[i]);
     globfree(&found);
     qsort(set->shards, set->n_shards, sizeof set->shards[0], compare_paths);
     return true;

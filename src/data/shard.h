@@ -8,7 +8,7 @@
  *     word 2  number of tokens
  *     the other words are not looked at
  *
- * A set is every file that a glob matches, sorted by path in byte order (not by locale). Files of both widths
+ * A set is one file, or every file that a glob matches, sorted by path in byte order (not by locale). Files of both widths
  * may stand in one set: a reader always delivers uint32.
  *
  * Nothing here maps files into memory: a file truncated under a map is a signal, and its pages would count as
@@ -48,8 +48,8 @@ typedef struct ShardSet {
     uint64_t n_tokens; /* in all shards */
 } ShardSet;
 
-/* Opens the files that match (glob(7), and a leading ~), checks every header and size, and closes them
-   again. False if none matches, or for the first that is not a regular file, cannot be read, or is no shard;
+/* Opens the file of this name or, where there is none, the files that match (glob(7), and a leading ~; no braces),
+   checks every header and size, and closes them again. False if none matches, or for the first that is not a regular file, cannot be read, or is no shard;
    then *set is empty and needs no close. */
 bool shard_set_open(ShardSet *set, const char *pattern, Error *error);
 void shard_set_close(ShardSet *set);

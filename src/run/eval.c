@@ -17,6 +17,7 @@ void validator_create(Validator *v, Model *model) {
     int64_t all = (int64_t)loader_windows_per_epoch(v->loader), batches = (all + model->B - 1) / model->B;
     int64_t most = c->val_batches == AUTO_INT ? BATCHES_AUTO : c->val_batches;
     v->batches = batches < most ? batches : most;
+    v->all_batches = batches;
     v->windows = all < v->batches * model->B ? all : v->batches * model->B;
     v->state = arena_memory(model->k, sizeof *v->state, "validation", "free some memory");
     feed_create(&v->feed, model);

@@ -17,7 +17,7 @@ typedef struct Validator {
     ShardSet set;
     Loader *loader;
     int64_t windows;  /* that count in one validation */
-    int64_t batches;
+    int64_t batches, all_batches; /* of one validation; of the whole set */
     StepState *state; /* device: sums this validation's losses */
     Feed feed;
 } Validator;

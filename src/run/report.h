@@ -5,9 +5,17 @@
 #define REPORT_H
 
 #include "../model/model.h"
+#include "eval.h"
+
+#include <cjson/cJSON.h>
 
 /* One line each on the model, the batch and the device, to stdout. */
 void report_run(const Config *config, const Model *model);
+
+/* What the run will use of its data and what not, and what should not be among them; train or validator may be NULL.
+ * To stdout, or, where that holds a mode's result, to stderr and then only what is unexpected. Returns the same as
+ * numbers, for the start event; the caller cJSON_Delete()s or passes it on. */
+cJSON *report_data(const Config *config, const ShardSet *train, const Validator *validator, bool aside);
 
 /* --dry-run: the table of memory, nothing taken. Own arenas are exact; what the process needs besides them
  * (libraries, GEMM packing, buffers of data and files) is an estimate, and is called one. */
