@@ -401,7 +401,7 @@ def test_on_a_terminal_progress_rewrites_one_line(data, out):
     with subprocess.Popen(
         [PROGRAM, *SMALL, *data, "--steps", "7", "--val-every", "4", "--out", out],
         stdout=theirs,
-        env=environment(),
+        env=environment(TERM="xterm", COLUMNS=200),
     ) as process:
         os.close(theirs)
         text = b""

@@ -5,6 +5,7 @@
 #include "../base/file.h"
 #include "../base/output.h"
 #include "../base/printable.h"
+#include "progress.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -47,7 +48,7 @@ static int open_metrics(const char *out) {
 
 void log_open(Log *log, const Config *config, double flops_per_token, double peak_flops) {
     *log = (Log){.metrics = -1,
-                 .terminal = isatty(STDOUT_FILENO),
+                 .terminal = terminal_rewrites(),
                  .steps = config->steps,
                  .log_every = config->log_every,
                  .flops_per_token = flops_per_token,
@@ -126,15 +127,26 @@ static void write_train(Log *log, const TrainRecord *r, double tokens_per_s, dou
     write_object(log, object);
 }
 
-static void format_duration(double seconds, char *text, size_t size) {
-    long s = seconds < 0 || seconds > 1e9 ? 0 : lround(seconds);
-    if (s >= 3600) snprintf(text, size, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else snprintf(text, size, "%ld:%02ld", s / 60, s % 60);
+/* To the beginning of the progress line, to write over it. One that no longer fits into a row, as the terminal has become
+ * narrower, stays: where its rows are by now is the terminal's affair. */
+static void return_to_line(const Log *log, int columns) {
+    bool wraps = log->line_open && log->line_columns >= columns;
+    putchar(wraps ? '\n' : '\r');
 }
 
-static void format_rate(const Log *log, double flops, char *text, size_t size) {
-    if (log->peak_flops > 0) snprintf(text, size, "MFU %.1f%%", 100 * flops / log->peak_flops);
-    else snprintf(text, size, "%.0f GFLOP/s", flops * 1e-9);
+static void print_progress(Log *log, const ProgressStep *s) {
+    char text[PROGRESS_SIZE];
+    if (!log->terminal) {
+        progress_whole(s, text);
+        puts(text);
+        return;
+    }
+    int columns = terminal_columns(); /* asked at each line: it may have changed */
+    progress_fit(s, columns, text);
+    return_to_line(log, columns);
+    printf("%s\033[K", text);
+    log->line_columns = (int)strlen(text);
+    log->line_open = true;
 }
 
 void log_train(Log *log, const TrainRecord *r) {
@@ -145,15 +157,17 @@ void log_train(Log *log, const TrainRecord *r) {
     log->ms_smooth = log->ms_smooth > 0 ? 0.9 * log->ms_smooth + 0.1 * r->ms : r->ms;
     bool due = r->step % log->log_every == 0 || r->step == 1 || r->step == log->steps;
     if (!log->terminal && !due) return;
-
-    char eta[32], rate[32], val[32] = "";
-    format_duration((double)(log->steps - r->step) * log->ms_smooth * 1e-3, eta, sizeof eta);
-    format_rate(log, flops, rate, sizeof rate);
-    if (!isnan(log->last_val)) snprintf(val, sizeof val, "  val %.4f", log->last_val);
-    printf("%sstep %lld/%lld  loss %.4f%s  lr %.2e  norm %.2f  %.1f ms  %.0f tok/s  %s  ETA %s%s",
-           log->terminal ? "\r" : "", (long long)r->step, (long long)log->steps, r->loss, val, r->lr, r->grad_norm,
-           r->ms, tokens_per_s, rate, eta, log->terminal ? "\033[K" : "\n");
-    log->line_open = log->terminal;
+    print_progress(log, &(ProgressStep){.step = r->step,
+                                        .steps = log->steps,
+                                        .loss = r->loss,
+                                        .val = log->last_val,
+                                        .lr = r->lr,
+                                        .grad_norm = r->grad_norm,
+                                        .ms = r->ms,
+                                        .tokens_per_s = tokens_per_s,
+                                        .flops = flops,
+                                        .peak_flops = log->peak_flops,
+                                        .seconds_left = (double)(log->steps - r->step) * log->ms_smooth * 1e-3});
     flush(log);
 }
 
@@ -185,7 +199,7 @@ void log_event(Log *log, const char *event, int64_t step, cJSON *extra) {
 }
 
 void log_print(Log *log, const char *format, ...) {
-    if (log->line_open) printf("\r\033[K");
+    if (log->line_open) return_to_line(log, terminal_columns()), printf("\033[K");
     log->line_open = false;
     char line[2 * PATH_SIZE];
     va_list args;

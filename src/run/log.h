@@ -1,8 +1,8 @@
 /*
  * log.h: what a run says: a progress line for people, metrics.jsonl for programs.
  *
- * On a terminal one line is rewritten in place; elsewhere every log_every-th step is a line of its own. Both go
- * to stdout. metrics.jsonl gets one JSON object a line, each in one write:
+ * On a terminal one line is rewritten in place, clipped to its width (progress.h); elsewhere every log_every-th step is a
+ * line of its own. Both go to stdout. metrics.jsonl gets one JSON object a line, each in one write:
  *
  *   {"type":"train","step":…,"loss":…,"lr":…,"grad_norm":…,"tokens":…,"tokens_per_s":…,"flops":…,"mfu":…,"ms":…}
  *   {"type":"val","step":…,"loss":…,"tokens":…}
@@ -21,8 +21,9 @@
 typedef struct Log {
     int metrics;         /* file descriptor, −1: none */
     int64_t lines_lost;  /* of metrics, since the disk is full */
-    bool terminal;       /* stdout is one */
+    bool terminal;       /* stdout is one, and can rewrite a line */
     bool line_open;      /* the progress line stands unfinished */
+    int line_columns;    /* how long it is */
     bool mute;           /* stdout could not be written, which has been said: the run goes on */
     int64_t steps, log_every;
     double flops_per_token, peak_flops;
