@@ -20,7 +20,10 @@ TOLERANCE = {"gpt2": 1e-10, "llama": 1e-5}
 CASES = {"gpt2": ["--arch", "gpt2"], "gpt2 untied": ["--tie-embeddings", "off", "--n-ffn", 72], "llama": ["--arch", "llama"],
          "llama grouped": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 40, "--rope-base", 500],
          "llama tied": ["--arch", "llama", "--tie-embeddings", "on"],
-         "llama biases": ["--arch", "llama", "--bias", "on"]}
+         "llama biases": ["--arch", "llama", "--bias", "on"],
+         "llama eps": ["--arch", "llama", "--norm-eps", 0.1, "--placement", "mix", "--mix-post-layers", 0],
+         "llama learned scaling": ["--arch", "llama", "--placement", "lns", "--lns-init", "on"],
+         "gpt2 eps": ["--norm-eps", 0.1, "--placement", "lns", "--n-layer", 1]}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,26 @@ def test_a_checkpoint_loads_in_transformers_and_gives_the_same_logits(case, torc
         next(model.parameters()).mul_(1.001)
     with pytest.raises(AssertionError):
         same_logits(torch, model, probe(str(tmp_path / "probe"), "--resume", out), TOLERANCE[case.split()[0]])
+
+
+# Each a step away from what GPT2LMHeadModel or LlamaForCausalLM computes; test_huggingface_config.c has all pairs.
+NOT_THEIRS = [
+    "--placement post --final-norm on", "--placement deepnorm --final-norm on", "--placement mix", "--placement lns",
+    "--placement sandwich", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--final-norm off", "--embed-norm on",
+    "--embed-scale on", "--gpas layer", "--gpas sublayer", "--sdd paper", "--sdd released", "--arch gpt2 --positions rope",
+    "--arch gpt2 --activation swiglu", "--arch gpt2 --norm rmsnorm", "--arch gpt2 --bias off", "--arch gpt2 --n-kv-head 2",
+    "--norm layernorm", "--activation gelu", "--bias on --activation gelu", "--positions learned",
+    "--arch gpt2 --placement lns",
+]  # fmt: skip
+
+
+def test_what_transformers_does_not_compute_it_refuses_by_name(torch, data, tmp_path):
+    from transformers import AutoModelForCausalLM
+    for i, flags in enumerate(NOT_THEIRS):
+        out = str(tmp_path / str(i))
+        run(*SHAPE, *data, "--n-layer", 4, "--arch", "llama", *flags.split(), *TRAINING, "--steps", 1, "--out", out)
+        with pytest.raises(ValueError, match="train_gpt"):
+            AutoModelForCausalLM.from_pretrained(os.path.join(out, "step_00000001"))
 
 
 def foreign(torch, case):

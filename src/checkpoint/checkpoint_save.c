@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "checkpoint.h"
 #include "../base/json.h"
+#include "huggingface.h"
 #include "manifest.h"
 #include "../settings/usage.h"
 #include "../settings/variant.h"
@@ -19,43 +20,6 @@
 /* ------------------------------------------------------------------------------------------------------
  * What stands in the small files
  * ---------------------------------------------------------------------------------------------------- */
-
-/* The model in Hugging Face's words, so that plain variants load there as they are. */
-static cJSON *hugging_face_config(const Config *c) {
-    cJSON *o = cJSON_CreateObject(), *architectures = cJSON_AddArrayToObject(o, "architectures");
-    bool gpt2 = c->arch == ARCH_GPT2;
-    char variant[128];
-    variant_describe(c, variant, sizeof variant);
-    cJSON_AddItemToArray(architectures, cJSON_CreateString(gpt2 ? "GPT2LMHeadModel" : "LlamaForCausalLM"));
-    cJSON_AddStringToObject(o, "model_type", gpt2 ? "gpt2" : "llama");
-    cJSON_AddStringToObject(o, "torch_dtype", c->dtype == DTYPE_FLAG_FP64 ? "float64" : "float32");
-    cJSON_AddNumberToObject(o, "vocab_size", (double)c->vocab_size);
-    cJSON_AddBoolToObject(o, "tie_word_embeddings", c->tie_embeddings == SWITCH_ON);
-    const struct {
-        const char *gpt2, *llama;
-        double value;
-    } numbers[] = {
-        {"n_layer", "num_hidden_layers", (double)c->n_layer},
-        {"n_head", "num_attention_heads", (double)c->n_head},
-        {NULL, "num_key_value_heads", (double)c->n_kv_head},
-        {"n_embd", "hidden_size", (double)c->n_embd},
-        {"n_inner", "intermediate_size", (double)c->n_ffn},
-        {"n_positions", "max_position_embeddings", (double)c->seq_len},
-        {"layer_norm_epsilon", "rms_norm_eps", c->norm_eps},
-        {NULL, "rope_theta", c->rope_base},
-        {NULL, "head_dim", (double)c->head_size},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        const char *name = gpt2 ? numbers[i].gpt2 : numbers[i].llama;
-        if (name) cJSON_AddNumberToObject(o, name, numbers[i].value);
-    }
-    bool swiglu = c->activation == ACTIVATION_FLAG_SWIGLU;
-    cJSON_AddStringToObject(o, gpt2 ? "activation_function" : "hidden_act", swiglu ? "silu" : "gelu_new");
-    if (!gpt2) cJSON_AddBoolToObject(o, "attention_bias", c->bias == SWITCH_ON);
-    if (!gpt2) cJSON_AddBoolToObject(o, "mlp_bias", c->bias == SWITCH_ON);
-    cJSON_AddStringToObject(o, "train_gpt_variant", variant);
-    return o;
-}
 
 /* With all the digits that a double has: cJSON leaves out the last where it takes 15 for near enough. */
 static cJSON *exact_list(const double *values, uint32_t count) {
@@ -81,6 +45,12 @@ static void add_bhyt(cJSON *o, const Model *model) {
     cJSON_AddItemToObject(o, "bhyt_c", exact_list(values, (uint32_t)model->L));
     free(values);
     free(raw);
+}
+
+static cJSON *shape_object(const Config *config, const Model *model) {
+    cJSON *o = huggingface_config(config);
+    add_bhyt(o, model);
+    return o;
 }
 
 static cJSON *state_object(const Config *config, const Model *model, const StepState *state,
@@ -190,7 +160,7 @@ static bool fill(const char *directory, const Config *config, const Model *model
     bool good =
         window_is_finite(state, error) && save_model(directory, model, error) &&
         save_moments(directory, model, optimizer, error) &&
-        write_json(directory, CHECKPOINT_SHAPE, hugging_face_config(config), error) &&
+        write_json(directory, CHECKPOINT_SHAPE, shape_object(config, model), error) &&
         write_flags(directory, config, error) &&
         write_json(directory, CHECKPOINT_STATE, state_object(config, model, state, progress), error) &&
         (!gemm || write_text(directory, CHECKPOINT_GEMM, gemm, error));

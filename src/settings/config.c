@@ -251,8 +251,8 @@ static void write_real(double value, char *text, size_t size) {
     }
 }
 
-/* The text of a flag's present value; the field decides how. Returns text, or NULL for "not given". */
-static const char *flag_value(const Config *config, const Flag *flag, char *text, size_t size) {
+/* The field decides how. */
+const char *config_value(const Config *config, const Flag *flag, char *text, size_t size) {
     const void *field = (const char *)config + flag->offset;
     switch (flag->type) {
     case FLAG_INT:
@@ -283,7 +283,7 @@ void config_visit(const Config *config, ConfigVisitor *visit, void *context) {
         for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
             const Flag *flag = &FLAG_GROUPS[g].flags[i];
             char text[64];
-            const char *value = flag_value(config, flag, text, sizeof text);
+            const char *value = config_value(config, flag, text, sizeof text);
             if (!value || !is_setting(flag->name)) continue;
             bool number = (flag->type == FLAG_INT || flag->type == FLAG_REAL) && strcmp(value, AUTO_TEXT);
             visit(flag->name, value, number, context);

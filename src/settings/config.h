@@ -2,8 +2,8 @@
  * config.h: the values that a run's flags have, and how they become text and are read from it.
  *
  * The rows in src/settings/flags.c are the parser of the command line and of --config files, --help, and config.ini.
- * Values are set in this order, later ones win: default, the checkpoint that is resumed, preset, config file, command
- * line (command_line.h). What a flag calls "auto" is worked out from the others by config_resolve() (resolve.h), which
+ * Values are set in this order, later ones win: default, the checkpoint that is resumed or the config.json of
+ * --init-from, preset, config file, command line (command_line.h). What a flag calls "auto" is worked out from the others by config_resolve() (resolve.h), which
  * also refuses what does not fit together.
  */
 #ifndef CONFIG_H
@@ -24,6 +24,9 @@ void config_write(const Config *config, FILE *file);
 /* Calls visit(name, value-as-text, is_number, context) for every flag that config_write writes. */
 typedef void ConfigVisitor(const char *name, const char *value, bool is_number, void *context);
 void config_visit(const Config *config, ConfigVisitor *visit, void *context);
+
+/* A flag's present value as the text that sets it, in `text` where that needs room (32 bytes do); NULL: not given. */
+const char *config_value(const Config *config, const Flag *flag, char *text, size_t size);
 
 /* The word for a choice: config_choice("dtype", config->dtype) is "fp32". */
 const char *config_choice(const char *flag, int64_t value);
