@@ -8,6 +8,7 @@
  */
 #include "src/base/output.h"
 #include "src/checkpoint/checkpoint.h"
+#include "src/checkpoint/init_from.h"
 #include "src/checkpoint/pretrained.h"
 #include "src/data/feed.h"
 #include "src/data/loader.h"
@@ -47,6 +48,7 @@ typedef struct Run {
     Config config;
     const Kernels *k;
     char resume_from[CHECKPOINT_PATH]; /* "" for a fresh start */
+    InitFrom init_from;                /* of a fresh start with --init-from */
     Model model;
     Optimizer optimizer;
     ShardSet train_set;
@@ -92,12 +94,25 @@ static void stay_with_the_checkpoint(Run *run) {
     check(good, "--resume %s", error.text);
 }
 
+/* The model of --init-from's config.json lies under the flags, and they may not make another one of it. */
+static void parse_flags_over(Run *run, const char *path, int argc, char **argv) {
+    InitFrom *from = &run->init_from;
+    Error error = {0};
+    check(init_from_open(from, path, &error), "--init-from %s", error.text);
+    config_defaults(&run->config);
+    huggingface_apply(&from->model, &run->config);
+    config_parse_over(&run->config, argc, argv);
+    check(huggingface_agrees(&from->model, from->config, &run->config, &error), "%s", error.text);
+}
+
 static void parse_flags(Run *run, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
     usage_answer(argc, argv);
     find_checkpoint(run, argc, argv);
     snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
-    config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
+    const char *init_from = run->resume_from[0] ? NULL : config_peek(argc, argv, "init-from");
+    if (init_from) parse_flags_over(run, init_from, argc, argv);
+    else config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
     Config *c = &run->config;
     if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
     if (c->smoke) smoke_prepare(c);
@@ -115,7 +130,7 @@ static void load_weights(Run *run) {
         check(checkpoint_load(run->resume_from, c, model, optimizer, &run->resumed, &error), "%s", error.text);
         run->step = run->resumed.step;
     } else if (c->init_from) {
-        check(pretrained_load(model, c->init_from, &error), "--init-from %s", error.text);
+        check(pretrained_load(model, run->init_from.weights, &error), "--init-from %s", error.text);
         model_refresh(model);
     } else {
         size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
@@ -231,6 +246,9 @@ static void log_start(Run *run) {
     cJSON_AddItemToObject(event, "data", data);
     log_event(&run->log, run->resume_from[0] ? "resume" : "start", run->step, event);
     if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
+    char text[512];
+    if (run->init_from.weights[0]) log_print(&run->log, "weights from %s", run->init_from.weights);
+    if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) log_print(&run->log, "%s", text);
 }
 
 static bool save(Run *run, Error *error) {
@@ -457,10 +475,13 @@ static void need_weights(const Run *run, const char *mode) {
     check(run->resume_from[0] || run->config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
 }
 
-/* That this is not the device that one might have expected: on stderr, as stdout holds a mode's result and nothing else,
- * and once nothing can be refused any more. (What trains says it among its first lines.) */
-static void say_notice(void) {
+/* That this is not the device that one might have expected, or that nothing says the weights' model: on stderr, as
+ * stdout holds a mode's result and nothing else, and once nothing can be refused any more. (What trains says it among
+ * its first lines.) */
+static void say_notice(const Run *run) {
+    char text[512];
     if (device_notice()) warn("%s", device_notice());
+    if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) warn("%s", text);
 }
 
 static void evaluate(Run *run) {
@@ -472,7 +493,7 @@ static void evaluate(Run *run) {
     double loss;
     Error error = {0};
     check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
-    say_notice();
+    say_notice(run);
     cJSON_Delete(report_data(&run->config, NULL, &run->validator, true));
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
     validator_destroy(&run->validator);
@@ -483,7 +504,7 @@ static void print_generated(Run *run) {
     check(run->config.vocab_size <= 256, "--generate writes bytes; --vocab-size %lld is no byte model",
           (long long)run->config.vocab_size);
     open_model(run, false);
-    say_notice();
+    say_notice(run);
     generate(&run->model, run->config.generate);
 }
 
@@ -494,7 +515,7 @@ static void probe(Run *run) {
     open_training_data(run);
     const struct FeedSlot *batch = feed_open(&run->feed);
     check(next_batch(run, batch, &error), "--train-data: %s", error.text);
-    say_notice();
+    say_notice(run);
     require(probe_write(&run->optimizer, batch->tokens, batch->targets, run->config.probe, &error), "--probe: %s",
             error.text);
     close_training_data(run);

@@ -21,9 +21,9 @@ CASES = {"gpt2": ["--arch", "gpt2"], "gpt2 untied": ["--tie-embeddings", "off", 
          "llama grouped": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 40, "--rope-base", 500],
          "llama tied": ["--arch", "llama", "--tie-embeddings", "on"],
          "llama biases": ["--arch", "llama", "--bias", "on"],
-         "llama eps": ["--arch", "llama", "--norm-eps", 0.1, "--placement", "mix", "--mix-post-layers", 0],
+         "llama eps": ["--arch", "llama", "--norm-eps", "1e-3", "--placement", "mix", "--mix-post-layers", 0],
          "llama learned scaling": ["--arch", "llama", "--placement", "lns", "--lns-init", "on"],
-         "gpt2 eps": ["--norm-eps", 0.1, "--placement", "lns", "--n-layer", 1]}
+         "gpt2 eps": ["--norm-eps", "1e-3", "--placement", "lns", "--n-layer", 1]}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import subprocess
 import time
 
@@ -357,23 +358,15 @@ def test_smoke_trains_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_modes_that_need_weights_or_data_say_so(data, trained):
+def test_modes_that_need_weights_or_data_say_so(data, trained, tmp_path):
     refused(*SMALL, "--eval-only", *data, says="--resume")
     refused(*SMALL, "--generate", "x", says="--resume")
     refused("--resume", trained, "--eval-only", "--val-data", "/nowhere/*", says="/nowhere/*")
     weights = os.path.join(step_directory(trained, 6), MODEL)
     refused(*SMALL, "--eval-only", "--init-from", weights, says="--val-data")
-    refused(
-        "--preset",
-        "micro",
-        "--vocab-size",
-        300,
-        "--generate",
-        "x",
-        "--init-from",
-        weights,
-        says="--vocab-size 300",
-    )
+    refused(*SMALL, "--vocab-size", 300, "--generate", "x", "--init-from", weights, says=("--vocab-size 300", "vocab_size 256"))
+    bare = shutil.copy(weights, tmp_path / "bare.safetensors")
+    refused(*SMALL, "--vocab-size", 300, "--generate", "x", "--init-from", bare, says="--vocab-size 300")
     refused("--preset", "micro", "--vocab-size", 300, *data, "--sample-every", 1, says="--vocab-size 300")
 
 

@@ -3,6 +3,7 @@
 #include "pretrained.h"
 #include "../base/directory.h"
 #include "../base/json.h"
+#include "init_from.h"
 #include "weights.h"
 
 #include <stdio.h>
@@ -81,7 +82,7 @@ static void source_close(Source *source) {
 
 static bool add_file(Source *source, const char *path, Error *error) {
     SafetensorsFile *file = &source->files[source->n_files];
-    if (!safetensors_open(file, path, error)) return false;
+    if (!init_from_is_safetensors(path, error) || !safetensors_open(file, path, error)) return false;
     source->used[source->n_files++] = must_calloc(file->header.n_tensors, sizeof(bool), "a file's tensors");
     return true;
 }
@@ -102,6 +103,16 @@ static bool no_link(const char *path, Error *error) {
                path);
 }
 
+static bool is_there(const char *path) {
+    struct stat status;
+    return lstat(path, &status) == 0;
+}
+
+static bool is_whole(const Source *source, const char *path, Error *error) {
+    return is_there(path) ||
+           error_set(error, "%s: No such file, and %s names it: the download is not whole", path, source->path);
+}
+
 static int by_file(const void *a, const void *b) {
     const ShardedTensor *p = a, *q = b;
     int files = strcmp(p->file, q->file);
@@ -117,8 +128,8 @@ static bool open_shards(Source *source, const char *directory, ShardedTensor *li
         if (i == 0 || strcmp(list[i - 1].file, list[i].file)) {
             if (source->n_files == SHARDS_MOST)
                 return error_set(error, "%s: over %d shards", source->path, SHARDS_MOST);
-            if (!path_join(path, directory, list[i].file, error) || !no_link(path, error) ||
-                !add_file(source, path, error))
+            if (!path_join(path, directory, list[i].file, error) || !is_whole(source, path, error) ||
+                !no_link(path, error) || !add_file(source, path, error))
                 return false;
             held += source->files[source->n_files - 1].header.n_tensors;
         }
@@ -155,11 +166,6 @@ static bool open_single(Source *source, const char *path, Error *error) {
     return add_file(source, path, error);
 }
 
-static bool is_there(const char *path) {
-    struct stat status;
-    return lstat(path, &status) == 0;
-}
-
 static bool open_directory(Source *source, const char *directory, Error *error) {
     char whole[PATH_SIZE], index[PATH_SIZE];
     if (!path_join(whole, directory, WHOLE_NAME, error) || !path_join(index, directory, INDEX_NAME, error))
@@ -194,10 +200,10 @@ static TensorPlace find(Source *source, const char *name) {
             const SafetensorsTensor *tensor = safetensors_find(&source->files[f].header, name + length);
             if (!tensor) continue;
             source->used[f][tensor - source->files[f].header.tensors] = true;
-            return (TensorPlace){tensor->name, &source->files[f], tensor};
+            return (TensorPlace){tensor->name, &source->files[f], tensor, false};
         }
     }
-    return (TensorPlace){name, &source->files[0], NULL};
+    return (TensorPlace){name, &source->files[0], NULL, false};
 }
 
 static bool ends_with(const char *text, const char *end) {
@@ -232,8 +238,8 @@ static bool check_tied_head(const TensorPlace *head, const TensorPlace *embeddin
     bool same;
     if (!same_values(head, embedding, &same, error)) return false;
     return same || error_set(error,
-                             "%s: tensor %s differs from %s, and this model ties them (--tie-embeddings off "
-                             "does not)",
+                             "%s: tensor %s differs from %s, and this model ties them (--tie-embeddings off, "
+                             "tie_word_embeddings false in config.json, does not)",
                              head->file->path, head->name, embedding->name);
 }
 
@@ -248,29 +254,62 @@ static bool check_rest(const Source *source, const Model *model, const TensorPla
             if (!tied_head)
                 return error_set(error, "%s: tensor %.100s, which this model does not have", file->path,
                                  tensor->name);
-            if (!check_tied_head(&(TensorPlace){tensor->name, file, tensor}, embedding, error)) return false;
+            if (!check_tied_head(&(TensorPlace){tensor->name, file, tensor, false}, embedding, error)) return false;
         }
     }
     return true;
 }
 
+/* Files that hold tensors, and no model: by a part of a name that a model has not. */
+static bool check_kind(const Source *source, Error *error) {
+    static const struct {
+        const char *part, *what;
+    } ROWS[] = {
+        {".lora_", "a LoRA adapter: merge it into its base with peft's merge_and_unload(), and save_pretrained() the result"},
+        {".qweight", "quantized weights: take those that they were made from"},
+        {".weight_scale", "quantized weights: take those that they were made from"},
+        {".absmax", "quantized weights: take those that they were made from"},
+    };
+    for (int f = 0; f < source->n_files; f++)
+        for (size_t i = 0; i < source->files[f].header.n_tensors; i++) {
+            const char *name = source->files[f].header.tensors[i].name;
+            for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
+                if (strstr(name, ROWS[r].part))
+                    return error_set(error, "%s: tensor %.100s is one of %s", source->files[f].path, name, ROWS[r].what);
+        }
+    return true;
+}
+
+/* What is missing, where the way on is known: the head of a tied model, the other files of a sharded one. */
+static bool check_missing(const Source *source, const TensorPlace *place, ParamId id, Error *error) {
+    if (place->tensor) return true;
+    const char *path = place->file->path, *name = strrchr(path, '/');
+    if (id == PARAM_HEAD)
+        return error_set(error, "%s: no tensor %s; if the head is tied to the token embedding, --tie-embeddings on "
+                         "(tie_word_embeddings true in config.json) says so", path, place->name);
+    return source->n_files > 1 || !strstr(name ? name : path, "-of-") ||
+           error_set(error, "%s: no tensor %s; it seems to be one file of several: give their directory or "
+                     INDEX_NAME, path, place->name);
+}
+
 bool pretrained_load(Model *model, const char *path, Error *error) {
     Source source;
-    bool good = source_open(&source, path, error);
+    bool good = source_open(&source, path, error) && check_kind(&source, error);
     if (good) {
         int count;
         FileTensor *tensors = params_file_tensors(&model->params, &count);
         TensorPlace *places = must_calloc((size_t)count, sizeof *places, "the tensors of --init-from"),
                     *embedding = places;
         for (int i = 0; i < count; i++) {
+            ParamId id = tensors[i].param->id;
             places[i] = find(&source, tensors[i].name);
-            if (tensors[i].param->id == PARAM_TOKENS) embedding = &places[i];
+            places[i].may_have_more = id == PARAM_POSITIONS;
+            if (id == PARAM_TOKENS) embedding = &places[i];
+            good = good && check_missing(&source, &places[i], id, error);
         }
         DeviceArena masters = {model, model->master};
-        good =
-            embedding->tensor
-                ? check_rest(&source, model, embedding, error) && weights_read_places(places, &masters, error)
-                : weights_read_places(places, &masters, error); /* which names what is missing */
+        good = good && (!embedding->tensor || check_rest(&source, model, embedding, error)) &&
+               weights_read_places(places, &masters, error); /* which names what is missing */
         free(places);
         free(tensors);
     }

@@ -1,5 +1,5 @@
 /*
- * pretrained.h: weights that others have written: what --init-from reads.
+ * pretrained.h: weights that others have written, and how --init-from reads them.
  *
  * The path is one of
  *   a .safetensors file;
@@ -12,7 +12,10 @@
  * embeddings, an lm_head.weight that equals the token embedding. Anything else that the model does not have
  * is an error, as is anything missing, of another shape, or not floating-point.
  *
+ * Of learned positions a file may have more than the model (--seq-len is shorter), which takes the first.
+ *
  * The path itself may be a symbolic link; inside the directory none is followed, and no name leads out of it.
+ * What else a path may be, and which model it is: init_from.h.
  */
 #ifndef PRETRAINED_H
 #define PRETRAINED_H

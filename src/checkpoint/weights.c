@@ -128,6 +128,7 @@ static bool check_tensor(const TensorPlace *place, const FileTensor *want, Error
     uint64_t shape[2] = {(uint64_t)want->shape[0], (uint64_t)want->shape[1]};
     size_t dims = (size_t)want->dims;
     char a[96], b[96];
+    if (place->may_have_more && have->n_dims == dims && have->shape[0] > shape[0]) shape[0] = have->shape[0];
     if (have->n_dims != dims || memcmp(have->shape, shape, dims * sizeof *shape))
         return error_set(error, "%s: tensor %s is %s; this model's is %s", path, place->name,
                          shape_text(a, sizeof a, have->n_dims, have->shape), shape_text(b, sizeof b, dims, shape));
@@ -183,7 +184,7 @@ bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceA
     SafetensorsEntry *entries = weights_entries(arena->model, prefix, &count);
     TensorPlace *places = must_calloc((size_t)count, sizeof *places, "a file's tensors");
     for (int i = 0; i < count; i++)
-        places[i] = (TensorPlace){entries[i].name, file, safetensors_find(&file->header, entries[i].name)};
+        places[i] = (TensorPlace){entries[i].name, file, safetensors_find(&file->header, entries[i].name), false};
     bool good = check_no_extra(file, prefix, entries, count, error) && weights_read_places(places, arena, error);
     free(places);
     weights_entries_free(entries, count);

@@ -39,6 +39,7 @@ typedef struct TensorPlace {
     const char *name; /* under which it was looked for */
     const SafetensorsFile *file;
     const SafetensorsTensor *tensor; /* NULL: not there */
+    bool may_have_more;              /* rows than the model, which takes the first */
 } TensorPlace;
 
 /* The same from wherever they stand: places[i] belongs to params_file_tensors()[i]. */

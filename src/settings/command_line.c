@@ -114,9 +114,8 @@ const char *config_peek(int argc, char **argv, const char *name) {
     return value;
 }
 
-static bool apply(Config *config, const Argument *arguments, int count, const char *base, Error *error) {
-    config_defaults(config);
-    if (base && !read_config_file(config, base, error)) return false;
+/* Onto what *config holds. */
+static bool apply_over(Config *config, const Argument *arguments, int count, Error *error) {
     /* The preset of the command line wins over the file's, but both lie below every other setting of either. */
     Config from_file = *config;
     const char *file = given(arguments, count, "config");
@@ -128,6 +127,11 @@ static bool apply(Config *config, const Argument *arguments, int count, const ch
     for (int i = 0; i < count; i++)
         if (!config_set(config, arguments[i].flag->name, arguments[i].value, error)) return false;
     return true;
+}
+
+static bool apply(Config *config, const Argument *arguments, int count, const char *base, Error *error) {
+    config_defaults(config);
+    return (!base || read_config_file(config, base, error)) && apply_over(config, arguments, count, error);
 }
 
 bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error) {
@@ -143,6 +147,14 @@ void config_parse(Config *config, int argc, char **argv, const char *base) {
     int count = read_arguments(argc, argv, arguments);
     Error error = {0};
     check(apply(config, arguments, count, base, &error), "%s", error.text);
+    free(arguments);
+}
+
+void config_parse_over(Config *config, int argc, char **argv) {
+    Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
+    int count = read_arguments(argc, argv, arguments);
+    Error error = {0};
+    check(apply_over(config, arguments, count, &error), "%s", error.text);
     free(arguments);
 }
 

@@ -13,6 +13,9 @@ void config_parse(Config *config, int argc, char **argv, const char *base);
 /* The same, but false with *error set where that exits 2. */
 bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error);
 
+/* The same onto what *config holds already, in the place of defaults and base. */
+void config_parse_over(Config *config, int argc, char **argv);
+
 /* The value of one text flag of the command line or else its --config file, or NULL; before config_parse(), to find
  * that checkpoint. Exits as config_parse() does. */
 const char *config_peek(int argc, char **argv, const char *name);

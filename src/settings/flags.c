@@ -37,7 +37,7 @@ static const Flag MODEL[] = {
            "the head shares the token embedding (auto: gpt2 on, llama off)"),
     REAL("init-std", init_std, "0.02", 0, 10, "standard deviation of initial weights"),
     REAL("init-std-embed", init_std_embed, "auto", 0, 10, "the same for the token embedding (auto: init-std)"),
-    TEXT("init-from", init_from, "start from the weights in this safetensors file (Hugging Face names)"),
+    TEXT("init-from", init_from, "start from these weights: a directory whose config.json says the model, a run, or a safetensors file"),
 };
 
 static const Flag VARIANT[] = {
