@@ -17,6 +17,7 @@
 #include "src/model/step.h"
 #include "src/run/device.h"
 #include "src/run/eval.h"
+#include "src/run/flags_file.h"
 #include "src/run/generate.h"
 #include "src/run/log.h"
 #include "src/run/probe.h"
@@ -457,6 +458,7 @@ static void train(Run *run) {
     Error error = {0};
     check(!c->out || checkpoint_claim(c->out, &error), "--out %s", error.text);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
+    flags_file_write(c);
     if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
     log_start(run);
     stop_as_request();

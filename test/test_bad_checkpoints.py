@@ -261,5 +261,5 @@ def test_names_in_the_directory_that_are_no_checkpoints_are_let_be(base, out):
         os.mkdir(os.path.join(out, name))
     os.mkdir(os.path.join(out, ".step_00000003.partial"))
     run(*base[0][:-2], "--keep", 1, "--out", out, "--resume", "auto")
-    assert sorted(os.listdir(out)) == [".step_notes", "latest", "metrics.jsonl", "other", "step_-0000001", "step_00000006",
+    assert sorted(os.listdir(out)) == [".step_notes", "config.ini", "latest", "metrics.jsonl", "other", "step_-0000001", "step_00000006",
                                        "step_00000009x", "step_3"]

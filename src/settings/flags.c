@@ -100,7 +100,7 @@ static const Flag TRAIN[] = {
 };
 
 static const Flag RUN[] = {
-    TEXT("out", out, "directory of checkpoints, metrics.jsonl, config.ini (none: nothing is written)"),
+    TEXT("out", out, "directory of checkpoints, metrics.jsonl, and config.ini, for --config (none: nothing is written)"),
     TEXT("resume", resume, "auto: the newest checkpoint in --out if there is one; or a checkpoint's directory"),
     INT("save-every", save_every, "0", 0, 1e12, "checkpoint every so many steps (0: at the end only)"),
     INT("keep", keep, "2", 1, 1e6, "checkpoints kept"),
