@@ -11,6 +11,7 @@
 #include "src/checkpoint/init_from.h"
 #include "src/checkpoint/pretrained.h"
 #include "src/data/feed.h"
+#include "src/data/fingerprint.h"
 #include "src/data/loader.h"
 #include "src/model/model.h"
 #include "src/model/optim.h"
@@ -22,9 +23,11 @@
 #include "src/run/log.h"
 #include "src/run/probe.h"
 #include "src/run/report.h"
+#include "src/run/resume.h"
 #include "src/run/smoke.h"
 #include "src/run/stop.h"
 #include "src/run/telemetry.h"
+#include "src/settings/changes.h"
 #include "src/settings/command_line.h"
 #include "src/settings/resolve.h"
 #include "src/settings/schedule.h"
@@ -65,6 +68,9 @@ typedef struct Run {
     double landed;      /* when the outcome of the last one was read */
     uint32_t skips_in_a_row;
     Progress resumed;   /* what the checkpoint said */
+    Config theirs;      /* its flags */
+    char *train_print, *val_print; /* fingerprints of the data, as checkpoints keep them */
+    char *changes;      /* what differs from its run, for people; NULL: nothing */
     double first_loss, last_loss;
     char last_checkpoint[CHECKPOINT_PATH];
     double started;
@@ -119,6 +125,10 @@ static void parse_flags(Run *run, int argc, char **argv) {
     if (c->smoke) smoke_prepare(c);
     if (c->generate) c->batch_size = 1;
     if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
+    if (run->resume_from[0]) {
+        config_read_base(&run->theirs, base);
+        config_follow(c, &run->theirs);
+    }
     config_resolve(c, 1);
 }
 
@@ -167,6 +177,9 @@ static void check_out(const Run *run) {
     check(step <= run->step,
           "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else remove "
           "it, or take another directory", run->config.out, (long long)step, (long long)run->step);
+    check(step < 0 || run->config.allow_change || checkpoint_stands_in(run->resume_from, run->config.out),
+          "--out %s holds checkpoints of a run of its own, and %s is none of them: --keep would drop them for this run's; "
+          "take another directory, or give --allow-change", run->config.out, run->resume_from);
 }
 
 static void open_model(Run *run, bool train) {
@@ -207,7 +220,18 @@ static Progress progress(const Run *run) {
     const Config *c = &run->config;
     return (Progress){.step = run->step,
                       .windows = run->step * c->micro_steps * c->batch_size,
-                      .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader)};
+                      .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader),
+                      .train_data = run->train_print,
+                      .val_data = run->val_print};
+}
+
+static char *print_of(const ShardSet *set, const char *flag) {
+    Fingerprint print;
+    Error error = {0};
+    check(fingerprint_take(set, &print, &error), "--%s: %s", flag, error.text);
+    char *text = fingerprint_text(&print);
+    fingerprint_free(&print);
+    return text;
 }
 
 /* The step alone says where the data go on: other data, or other batches, are another order. */
@@ -217,6 +241,15 @@ static void compare_data(const Run *run) {
     warn("%s had used %lld windows of data with %lld in an epoch; this run goes on at window %lld with %lld in an epoch",
          run->resume_from, (long long)then.windows, (long long)then.epoch_windows, (long long)now.windows,
          (long long)now.epoch_windows);
+}
+
+/* What this run changes of the one that it goes on with, refused where it was not meant; the event gets it too. */
+static void compare_runs(Run *run, cJSON *event) {
+    const Progress now = progress(run);
+    if (!run->resume_from[0]) return;
+    run->changes = resume_compare(&(Resume){.from = run->resume_from, .theirs = &run->theirs, .ours = &run->config,
+                                            .then = &run->resumed, .now = &now, .train_set = &run->train_set,
+                                            .val_set = run->validates ? &run->validator.set : NULL}, event);
 }
 
 static bool next_batch(Run *run, const struct FeedSlot *into, Error *error) {
@@ -232,10 +265,11 @@ static void add_setting(const char *name, const char *value, bool is_number, voi
     else cJSON_AddStringToObject(object, name, value);
 }
 
-static void log_start(Run *run) {
+/* Takes over the event. */
+static void log_start(Run *run, cJSON *event) {
     DeviceInfo info = {0};
     run->k->describe(&info);
-    cJSON *event = cJSON_CreateObject(), *flags = cJSON_AddObjectToObject(event, "flags");
+    cJSON *flags = cJSON_AddObjectToObject(event, "flags");
     cJSON_AddStringToObject(event, "version", program_version());
     cJSON_AddStringToObject(event, "kernels", run->k->name);
     cJSON_AddStringToObject(event, "device", info.name);
@@ -247,6 +281,7 @@ static void log_start(Run *run) {
     cJSON_AddItemToObject(event, "data", data);
     log_event(&run->log, run->resume_from[0] ? "resume" : "start", run->step, event);
     if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
+    if (run->changes) log_print(&run->log, "%s", run->changes);
     char text[512];
     if (run->init_from.weights[0]) log_print(&run->log, "weights from %s", run->init_from.weights);
     if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) log_print(&run->log, "%s", text);
@@ -448,11 +483,15 @@ static void train(Run *run) {
     check(!c->sample_every || generate_can(&run->model), "--sample-every prints bytes; --vocab-size %d is no byte model",
           run->model.V);
     open_training_data(run);
+    run->validates = c->val_data != NULL;
+    if (run->validates) validator_create(&run->validator, &run->model);
+    run->train_print = print_of(&run->train_set, "train-data");
+    if (run->validates) run->val_print = print_of(&run->validator.set, "val-data");
+    cJSON *event = cJSON_CreateObject();
+    compare_runs(run, event);
     compare_data(run);
     step_create(&run->stepper, &run->optimizer);
     if (c->stats_every) run->telemetry = telemetry_create(&run->model);
-    run->validates = c->val_data != NULL;
-    if (run->validates) validator_create(&run->validator, &run->model);
     DeviceInfo info = {0};
     run->k->describe(&info);
     Error error = {0};
@@ -460,7 +499,7 @@ static void train(Run *run) {
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     flags_file_write(c);
     if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
-    log_start(run);
+    log_start(run, event);
     stop_as_request();
     loop(run);
     log_close(&run->log);
@@ -469,6 +508,8 @@ static void train(Run *run) {
     telemetry_destroy(run->telemetry);
     step_destroy(&run->stepper);
     optimizer_destroy(&run->optimizer);
+    free(run->train_print), free(run->val_print), free(run->changes);
+    progress_free(&run->resumed);
     check_told(run);
     if (c->smoke) smoke_finish(c, run->first_loss, run->last_loss);
 }

@@ -80,6 +80,21 @@ def leftovers(out):
     return [name for name in os.listdir(out) if name.startswith(".")]
 
 
+def rewrite_manifest(place, change):
+    """A manifest with right checksums over whatever the files are now."""
+    manifest = json.loads(file_bytes(place, MANIFEST))
+    for entry in manifest["files"]:
+        if os.path.exists(os.path.join(place, entry["name"])):
+            data = file_bytes(place, entry["name"])
+            entry["bytes"], entry["crc64"] = len(data), f"{crc64(data):016x}"
+    change(manifest)
+    lines = ",\n".join(f'  {{"name": "{entry["name"]}", "bytes": {entry["bytes"]}, "crc64": "{entry["crc64"]}"}}'
+                       for entry in manifest["files"])
+    text = f'{{\n "format": {manifest["format"]},\n "step": {manifest["step"]},\n "files": [\n{lines}\n ],\n'
+    with open(os.path.join(place, MANIFEST), "w", encoding="ascii") as file:
+        file.write(text + f' "crc64": "{crc64(text.encode()):016x}"\n}}\n')
+
+
 def same_bits(first, second, step):
     for name in (MODEL, MOMENTS, "state.json"):
         assert file_bytes(step_directory(first, step), name) == file_bytes(step_directory(second, step), name), name

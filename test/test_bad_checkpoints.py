@@ -13,7 +13,8 @@ import pytest
 
 # (Fixtures are asked for by name.)
 from faults import (
-    ALL, MANIFEST, base, begun, checkpoints, crc64, data, flip, leftovers, out, picture, run, same_bits, tmp_path)
+    ALL, MANIFEST, base, begun, checkpoints, data, flip, leftovers, out, picture, rewrite_manifest, run, same_bits,
+    tmp_path)
 from program import MODEL, MOMENTS, file_bytes, step_directory
 
 # -------------------------------------------------------------------------------------------------------- bad input
@@ -74,21 +75,6 @@ def test_truncated_missing_and_linked_files_are_refused(base, out):
         with open(path, "wb") as file:
             file.write(whole)
     run(*base[0], "--out", out, "--resume", "auto")
-
-
-def rewrite_manifest(place, change):
-    """A manifest with right checksums over whatever the files are now."""
-    manifest = json.loads(file_bytes(place, MANIFEST))
-    for entry in manifest["files"]:
-        if os.path.exists(os.path.join(place, entry["name"])):
-            data = file_bytes(place, entry["name"])
-            entry["bytes"], entry["crc64"] = len(data), f"{crc64(data):016x}"
-    change(manifest)
-    lines = ",\n".join(f'  {{"name": "{entry["name"]}", "bytes": {entry["bytes"]}, "crc64": "{entry["crc64"]}"}}'
-                       for entry in manifest["files"])
-    text = f'{{\n "format": {manifest["format"]},\n "step": {manifest["step"]},\n "files": [\n{lines}\n ],\n'
-    with open(os.path.join(place, MANIFEST), "w", encoding="ascii") as file:
-        file.write(text + f' "crc64": "{crc64(text.encode()):016x}"\n}}\n')
 
 
 def test_foreign_older_and_crafted_checkpoints_are_refused(base, out):

@@ -387,6 +387,40 @@ static void a_number_is_written_as_short_as_it_reads_back(void **state) {
     }
 }
 
+static void what_auto_came_to_is_written_beside_it_and_reads_back_so(void **state) {
+    (void)state;
+    Config config, read;
+    Error error = {0};
+    char *bytes = NULL;
+    size_t size = 0;
+    configure_raw(&config, "n-embd=64 n-head=2 steps=1000 batch-size=2 seq-len=16 bias=off");
+    config_resolve(&config, 1);
+    FILE *file = open_memstream(&bytes, &size);
+    config_write(&config, file);
+    fclose(file);
+    static const char *const LINES[] = {"\nwarmup-steps = auto (10)\n", "\ntotal-batch-tokens = auto (32)\n",
+                                        "\nnorm = auto (layernorm)\n", "\nnorm-eps = auto (1e-05)\n", "\nbias = off\n",
+                                        "\nval-batches = auto\n"};
+    for (size_t i = 0; i < sizeof LINES / sizeof *LINES; i++)
+        if (!strstr(bytes, LINES[i])) fail_msg("no line %s in\n%s", LINES[i], bytes);
+    config_defaults(&read);
+    if (!config_parse_lines(&read, bytes, size, &error)) fail_msg("%s", error.text);
+    assert_true(read.warmup_steps == 10 && read.total_batch_tokens == 32 && read.norm_eps == 1e-5);
+    assert_memory_equal(read.automatic, config.automatic, sizeof read.automatic);
+    config_reopen(&read);
+    assert_true(read.warmup_steps == AUTO_INT && isnan(read.norm_eps) && read.norm == 0);
+    assert_int_equal(read.bias, SWITCH_OFF); /* what was given stays */
+    free(bytes);
+    static const char *const WRONG[][2] = {{"steps", "auto (3)"}, {"warmup-steps", "auto (x)"}, {"warmup-steps", "auto ()"},
+                                           {"warmup-steps", "auto (3"}, {"warmup-steps", "auto(3)"}, {"norm", "auto (none)"},
+                                           {"norm", "auto (auto|layernorm)"}, {"norm-eps", "auto (7)"}, {"norm-eps", "auto ("}};
+    for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
+        Config before = read;
+        assert_false(config_set(&read, WRONG[i][0], WRONG[i][1], &error));
+        assert_memory_equal(&before, &read, sizeof read);
+    }
+}
+
 static void deeds_are_no_part_of_what_is_written(void **state) {
     (void)state;
     Config config;
@@ -517,6 +551,7 @@ static void the_table_of_flags_is_sound(void **state) {
     for (int g = 0; g < FLAG_GROUP_COUNT; g++)
         for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
             const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            assert_true(flag_number(flag) < FLAGS_MOST);
             assert_true(flag->offset % 8 == 0 && flag->offset < sizeof(Config));
             assert_true(flag->help && *flag->help &&
                         strspn(flag->name, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(flag->name));
@@ -543,6 +578,7 @@ int main(void) {
         cmocka_unit_test(random_bytes_are_taken_or_refused_with_a_reason),
         cmocka_unit_test(what_is_written_reads_back_as_the_same),
         cmocka_unit_test(a_number_is_written_as_short_as_it_reads_back),
+        cmocka_unit_test(what_auto_came_to_is_written_beside_it_and_reads_back_so),
         cmocka_unit_test(deeds_are_no_part_of_what_is_written),
         cmocka_unit_test(what_does_not_fit_together_is_refused_in_one_line),
         cmocka_unit_test(what_fits_at_the_border_is_taken),

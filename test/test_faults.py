@@ -486,10 +486,11 @@ def test_a_shard_that_cannot_be_read_is_named_with_the_byte(base, fault, data, o
     assert len(checkpoints(out)) <= 4 and (not checkpoints(out) or step_directory(out, checkpoints(out)[-1]) in error)
 
 
-def test_other_data_on_resume_are_said(base, out, tmp_path):
+def test_another_place_in_the_data_on_resume_is_said(base, out, tmp_path):
     begun(base, out, 2)
     write_shard(tmp_path / "other.bin", sentences(500, 9))
-    error = run(*base[0], "--train-data", tmp_path / "other.bin", "--out", out, "--resume", "auto").stderr
+    other = ["--train-data", tmp_path / "other.bin", "--allow-change"]
+    error = run(*base[0], *other, "--out", out, "--resume", "auto").stderr
     assert re.fullmatch(r"train_gpt: [^\n]*4 windows of data with 28[^\n]*window 4 with 62 in an epoch\n", error)
     shutil.rmtree(out)
     begun(base, out, 2)

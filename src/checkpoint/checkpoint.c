@@ -141,6 +141,14 @@ bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *er
     return fits || error_set(error, "%.200s…: the path is too long", path);
 }
 
+bool checkpoint_stands_in(const char *path, const char *directory) {
+    char parent[CHECKPOINT_PATH];
+    struct stat a, b;
+    Error ignored;
+    return checkpoint_parent(path, parent, &ignored) && stat(parent, &a) == 0 && stat(directory, &b) == 0 &&
+           a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 int64_t checkpoint_newest_step(const char *out) {
     int64_t *steps, newest = -1;
     Error ignored;

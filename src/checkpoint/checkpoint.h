@@ -6,7 +6,8 @@
  *   config.json                    the model's shape, in Hugging Face's words
  *   optimizer-0-of-1.safetensors   AdamW's moments: m.NAME, v.NAME
  *   config.ini                     every flag, as --config reads it
- *   state.json                     step, updates, place in the data, skip window, BHyT's products, threads, …
+ *   state.json                     step, updates, place in the data and their fingerprint, skip window, BHyT's products,
+ *                                  threads, version, device, …
  *   gemm.json                      the choice of GEMM algorithms, where the device has one
  *   manifest.json                  sizes and checksums of all these: manifest.h
  *
@@ -40,7 +41,11 @@ typedef struct Progress {
     int64_t step;          /* finished updates */
     int64_t windows;       /* windows of the data order that they used up */
     int64_t epoch_windows; /* windows in an epoch of the training data */
+    char *train_data, *val_data; /* texts that tell these data from others (src/data/fingerprint.h); NULL: none */
 } Progress;
+
+/* Frees the texts of what checkpoint_load() has set. */
+void progress_free(Progress *progress);
 
 /* Finds the checkpoint that --resume names: "auto" is the newest complete one in `out` (no checkpoint there
  * at all: false, with an empty error), a run's directory the newest complete one in it, a checkpoint's
@@ -49,6 +54,9 @@ bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_P
 
 /* The directory that a checkpoint stands in, with no link in its path. */
 bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error);
+
+/* Whether it stands in this directory, whatever links lead there. */
+bool checkpoint_stands_in(const char *path, const char *directory);
 
 /* The newest checkpoint in a run's directory by name and sizes alone; −1: none. */
 int64_t checkpoint_newest_step(const char *out);
@@ -63,8 +71,9 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
                      char path[CHECKPOINT_PATH], Error *error);
 
 /* Loads weights, and with an optimizer its moments and state, from what checkpoint_find() has found;
- * *progress is set. Refuses another variant or shape, naming tensor or flag. Says on stderr, to a run that goes on,
- * where the thread count, the device or the head's chunks differ, for then the bits will. */
+ * *progress is set, and its texts are the caller's to free. Refuses another variant or shape, naming tensor or flag. Says
+ * on stderr, to a run that goes on, where the thread count, the device, the head's chunks or the version differ, for then
+ * the bits will, or may. */
 bool checkpoint_load(const char *path, const Config *config, Model *model, Optimizer *optimizer,
                      Progress *progress, Error *error);
 

@@ -5,6 +5,7 @@
 #include "../base/json.h"
 #include "manifest.h"
 #include "state.h"
+#include "../settings/usage.h"
 #include "../settings/variant.h"
 #include "weights.h"
 
@@ -42,6 +43,12 @@ static bool load_bhyt(const cJSON *o, const Model *model, Error *error) {
     free(values);
     free(narrow);
     return good;
+}
+
+void progress_free(Progress *progress) {
+    free(progress->train_data);
+    free(progress->val_data);
+    progress->train_data = progress->val_data = NULL;
 }
 
 static bool read_state(const char *directory, const Model *model, StepState *state, Progress *progress,
@@ -137,6 +144,17 @@ static bool check_flags(const char *directory, const Config *config, Error *erro
            error_set(error, "%s is of another model: %s", directory, comparison.difference);
 }
 
+/* Another build may add in another order, and libraries choose their code by the machine; neither must. */
+static void say_who_wrote(const char *directory, const Model *model, const Written *written) {
+    DeviceInfo info = {0};
+    model->k->describe(&info);
+    bool other_version = written->version[0] && strcmp(written->version, program_version());
+    bool other_device = written->device[0] && strcmp(written->device, info.name);
+    if (other_version || other_device)
+        warn("%s was written by version %.60s on %.100s, this is %.60s on %.100s: the bits may differ", directory,
+             written->version, written->device[0] ? written->device : "a device without a name", program_version(), info.name);
+}
+
 /* The same bits need the same of all these; one line says what is not. */
 static void say_what_differs(const char *directory, const Config *config, const Model *model,
                              const Written *written) {
@@ -152,6 +170,7 @@ static void say_what_differs(const char *directory, const Config *config, const 
     if (strcmp(written->kernels, model->k->name))
         snprintf(text + used, sizeof text - used, "; kernels %s, here %s", written->kernels, model->k->name);
     if (text[0]) warn("%s was written with %s: the bits will differ", directory, text + 2);
+    else say_who_wrote(directory, model, written);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -181,8 +200,7 @@ static void load_gemm_choices(const char *directory, const Model *model) {
     free(text);
 }
 
-bool checkpoint_load(const char *path, const Config *config, Model *model, Optimizer *optimizer,
-                     Progress *progress, Error *error) {
+static bool load(const char *path, const Config *config, Model *model, Optimizer *optimizer, Progress *progress, Error *error) {
     StepState state = {0};
     Written written = {0};
     char file[CHECKPOINT_PATH];
@@ -196,4 +214,12 @@ bool checkpoint_load(const char *path, const Config *config, Model *model, Optim
     load_gemm_choices(path, model);
     optimizer_write(optimizer, &state);
     return true;
+}
+
+bool checkpoint_load(const char *path, const Config *config, Model *model, Optimizer *optimizer,
+                     Progress *progress, Error *error) {
+    *progress = (Progress){0};
+    if (load(path, config, model, optimizer, progress, error)) return true;
+    progress_free(progress);
+    return false;
 }

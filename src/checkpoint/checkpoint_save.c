@@ -69,6 +69,11 @@ static cJSON *state_object(const Config *config, const Model *model, const StepS
     cJSON_AddStringToObject(o, "kernels", model->k->name);
     cJSON_AddStringToObject(o, "variant", variant);
     cJSON_AddStringToObject(o, "version", program_version());
+    DeviceInfo info = {0};
+    model->k->describe(&info);
+    cJSON_AddStringToObject(o, "device", info.name);
+    if (progress->train_data) cJSON_AddStringToObject(o, "train_data", progress->train_data);
+    if (progress->val_data) cJSON_AddStringToObject(o, "val_data", progress->val_data);
     add_bhyt(o, model);
     cJSON *window = cJSON_AddObjectToObject(o, "window");
     cJSON_AddNumberToObject(window, "next", state->window_next);

@@ -2,6 +2,7 @@
 #include "state.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 bool state_values(const cJSON *object, const char *name, int most, double *values, uint32_t *count,
@@ -44,6 +45,29 @@ static bool parse_name(const cJSON *o, const char *name, char *out, size_t size,
     return true;
 }
 
+/* What older builds did not write is left as it is. */
+static bool parse_new_name(const cJSON *o, const char *name, char *out, size_t size, Error *error) {
+    return !cJSON_GetObjectItemCaseSensitive(o, name) || parse_name(o, name, out, size, error);
+}
+
+/* A text of any length for the caller to free; NULL where there is none. */
+static bool parse_text(const cJSON *o, const char *name, char **out, Error *error) {
+    *out = NULL;
+    if (!cJSON_GetObjectItemCaseSensitive(o, name)) return true;
+    const char *text = json_text(o, name, error);
+    if (!text) return false;
+    *out = strcpy(must_malloc(strlen(text) + 1, "a text of state.json"), text);
+    return true;
+}
+
+static bool parse_data(const cJSON *o, Progress *progress, Error *error) {
+    if (!parse_text(o, "train_data", &progress->train_data, error)) return false;
+    if (parse_text(o, "val_data", &progress->val_data, error)) return true;
+    free(progress->train_data);
+    progress->train_data = NULL;
+    return false;
+}
+
 bool state_parse(const cJSON *o, StepState *state, Progress *progress, Written *written, Error *error) {
     const int64_t big = INT64_C(1000000000000000);
     int64_t applied, skips;
@@ -56,7 +80,9 @@ bool state_parse(const cJSON *o, StepState *state, Progress *progress, Written *
                 json_integer(o, "head_chunk", 1, big, &written->head_chunk, error) &&
                 parse_name(o, "kernels", written->kernels, sizeof written->kernels, error) &&
                 parse_name(o, "variant", written->variant, sizeof written->variant, error) &&
-                parse_window(o, state, error);
+                parse_new_name(o, "version", written->version, sizeof written->version, error) &&
+                parse_new_name(o, "device", written->device, sizeof written->device, error) &&
+                parse_window(o, state, error) && parse_data(o, progress, error);
     if (!good) return false;
     state->applied = (uint64_t)applied;
     state->skips_in_a_row = (uint32_t)skips;

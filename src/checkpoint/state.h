@@ -13,9 +13,10 @@
 typedef struct Written {
     int64_t threads, head_chunk;
     char kernels[64], variant[128];
+    char version[128], device[256]; /* "" in what an older build wrote */
 } Written;
 
-/* All of it but BHyT's products. Errors name the field. */
+/* All of it but BHyT's products; on success the texts of *progress are the caller's to free. Errors name the field. */
 bool state_parse(const cJSON *object, StepState *state, Progress *progress, Written *written, Error *error);
 
 /* A list of at most `most` finite numbers, for which `values` has room; *count is set. Errors name the field. */

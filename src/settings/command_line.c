@@ -126,12 +126,15 @@ static bool apply_over(Config *config, const Argument *arguments, int count, Err
     if (file && !read_config_file(config, file, error)) return false;
     for (int i = 0; i < count; i++)
         if (!config_set(config, arguments[i].flag->name, arguments[i].value, error)) return false;
+    config_reopen(config); /* `auto (10)` in a config file tells of another run */
     return true;
 }
 
 static bool apply(Config *config, const Argument *arguments, int count, const char *base, Error *error) {
     config_defaults(config);
-    return (!base || read_config_file(config, base, error)) && apply_over(config, arguments, count, error);
+    if (base && !read_config_file(config, base, error)) return false;
+    config_reopen(config);
+    return apply_over(config, arguments, count, error);
 }
 
 bool config_parse_arguments(Config *config, int argc, char **argv, const char *base, Error *error) {
@@ -156,6 +159,12 @@ void config_parse_over(Config *config, int argc, char **argv) {
     Error error = {0};
     check(apply_over(config, arguments, count, &error), "%s", error.text);
     free(arguments);
+}
+
+void config_read_base(Config *config, const char *base) {
+    Error error = {0};
+    config_defaults(config);
+    check(read_config_file(config, base, &error), "%s", error.text);
 }
 
 bool config_asks(int argc, char **argv, const char *name) {

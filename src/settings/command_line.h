@@ -16,6 +16,9 @@ bool config_parse_arguments(Config *config, int argc, char **argv, const char *b
 /* The same onto what *config holds already, in the place of defaults and base. */
 void config_parse_over(Config *config, int argc, char **argv);
 
+/* What a checkpoint's config.ini says by itself, numbers that "auto" came to among it. Exits 2 on anything wrong. */
+void config_read_base(Config *config, const char *base);
+
 /* The value of one text flag of the command line or else its --config file, or NULL; before config_parse(), to find
  * that checkpoint. Exits as config_parse() does. */
 const char *config_peek(int argc, char **argv, const char *name);

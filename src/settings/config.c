@@ -42,11 +42,13 @@ static bool refuse_number(const Flag *flag, const char *value, const char *why, 
                      flag->max);
 }
 
+static bool may_be_auto(const Flag *flag) { return flag->fallback && strcmp(flag->fallback, AUTO_TEXT) == 0; }
+
 static bool set_number(Config *config, const Flag *flag, const char *value, Error *error) {
     void *field = (char *)config + flag->offset;
     bool whole = flag->type == FLAG_INT;
     const char *no_number = whole ? "not a whole number" : "not a number";
-    if (flag->fallback && strcmp(flag->fallback, AUTO_TEXT) == 0 && strcmp(value, AUTO_TEXT) == 0) {
+    if (may_be_auto(flag) && strcmp(value, AUTO_TEXT) == 0) {
         if (whole) *(int64_t *)field = AUTO_INT;
         else *(double *)field = NAN;
         return true;
@@ -94,7 +96,7 @@ void config_forget_texts(void) {
     }
 }
 
-static bool set_flag(Config *config, const Flag *flag, const char *value, Error *error) {
+static bool set_value(Config *config, const Flag *flag, const char *value, Error *error) {
     void *field = (char *)config + flag->offset;
     switch (flag->type) {
     case FLAG_INT:
@@ -110,6 +112,33 @@ static bool set_flag(Config *config, const Flag *flag, const char *value, Error 
     }
     }
     return false;
+}
+
+/* "auto (12)": 12 into value; false for any other text. */
+static bool read_worked_out(const char *text, char value[32]) {
+    static const char BEFORE[] = AUTO_TEXT " (";
+    size_t before = sizeof BEFORE - 1, length = strlen(text);
+    if (strncmp(text, BEFORE, before) || text[length - 1] != ')' || length - before > 32) return false;
+    snprintf(value, 32, "%.*s", (int)(length - before - 1), text + before);
+    return true;
+}
+
+static bool set_flag(Config *config, const Flag *flag, const char *value, Error *error) {
+    char came_to[32];
+    bool may = may_be_auto(flag), worked_out = may && read_worked_out(value, came_to);
+    if (!set_value(config, flag, worked_out ? came_to : value, error)) return false;
+    if (may) config->automatic[flag_number(flag)] = worked_out || strcmp(value, AUTO_TEXT) == 0;
+    return true;
+}
+
+void config_reopen(Config *config) {
+    for (int g = 0; g < FLAG_GROUP_COUNT; g++)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++) {
+            const Flag *flag = &FLAG_GROUPS[g].flags[i];
+            Error error = {0};
+            if (config->automatic[flag_number(flag)] && !set_flag(config, flag, AUTO_TEXT, &error))
+                fail(EXIT_RUNTIME, "reopening of %s", error.text);
+        }
 }
 
 bool config_set(Config *config, const char *name, const char *value, Error *error) {
@@ -300,8 +329,18 @@ static bool needs_quotes(const char *value) {
     return false;
 }
 
+typedef struct Writing {
+    const Config *config;
+    FILE *file;
+} Writing;
+
 static void write_line(const char *name, const char *value, bool is_number, void *context) {
-    FILE *file = context;
+    const Writing *writing = context;
+    FILE *file = writing->file;
+    if (writing->config->automatic[flag_number(flag_find(name))] && strcmp(value, AUTO_TEXT)) {
+        fprintf(file, "%s = " AUTO_TEXT " (%s)\n", name, value);
+        return;
+    }
     if (is_number || !needs_quotes(value)) {
         fprintf(file, "%s = %s\n", name, value);
         return;
@@ -314,4 +353,6 @@ static void write_line(const char *name, const char *value, bool is_number, void
     fprintf(file, "\"\n");
 }
 
-void config_write(const Config *config, FILE *file) { config_visit(config, write_line, file); }
+void config_write(const Config *config, FILE *file) {
+    config_visit(config, write_line, &(Writing){config, file});
+}

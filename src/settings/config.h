@@ -3,8 +3,10 @@
  *
  * The rows in src/settings/flags.c are the parser of the command line and of --config files, --help, and config.ini.
  * Values are set in this order, later ones win: default, the checkpoint that is resumed or the config.json of
- * --init-from, preset, config file, command line (command_line.h). What a flag calls "auto" is worked out from the others by config_resolve() (resolve.h), which
- * also refuses what does not fit together.
+ * --init-from, preset, config file, command line (command_line.h). What a flag calls "auto" is worked out from the others
+ * by config_resolve() (resolve.h), which also refuses what does not fit together. What it came to is written as
+ * `warmup-steps = auto (10)`: still auto where the file is read as --config; a resume keeps the 10 unless what it follows
+ * from has changed (changes.h).
  */
 #ifndef CONFIG_H
 #define CONFIG_H
@@ -30,6 +32,9 @@ const char *config_value(const Config *config, const Flag *flag, char *text, siz
 
 /* The word for a choice: config_choice("dtype", config->dtype) is "fp32". */
 const char *config_choice(const char *flag, int64_t value);
+
+/* Every flag that was "auto", and has come to something since, is "auto" again. */
+void config_reopen(Config *config);
 
 /* Defaults only. */
 void config_defaults(Config *config);

@@ -119,6 +119,7 @@ static const Flag RUN[] = {
 
 static const Flag MODES[] = {
     TEXT("config", config, "read flags from this file, `name = value` a line; the command line wins"),
+    MODE("allow-change", allow_change, "let --resume go on with other training data, another seed, or in another run's --out"),
     MODE("dry-run", dry_run, "print the parameters and the memory that the run would take, and stop"),
     MODE("eval-only", eval_only, "validate the weights of --resume or --init-from, and stop"),
     PROMPT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
@@ -175,6 +176,14 @@ const Flag *flag_find(const char *name) {
         for (int i = 0; i < FLAG_GROUPS[g].count; i++)
             if (same_name(FLAG_GROUPS[g].flags[i].name, name)) return &FLAG_GROUPS[g].flags[i];
     return NULL;
+}
+
+int flag_number(const Flag *flag) {
+    int before = 0;
+    for (int g = 0; g < FLAG_GROUP_COUNT; before += FLAG_GROUPS[g++].count)
+        for (int i = 0; i < FLAG_GROUPS[g].count; i++)
+            if (&FLAG_GROUPS[g].flags[i] == flag) return before + i;
+    fail(EXIT_RUNTIME, "--%s is no row of the table of flags", flag->name);
 }
 
 bool flag_text_fits(const Flag *flag, const char *value, Error *error) {

@@ -30,6 +30,8 @@ enum { RESIDUAL_STORAGE, RESIDUAL_FP32 };
 enum { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_BLOCK };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
+enum { FLAGS_MOST = 128 }; /* rows in flags.c */
+
 #define AUTO_INT INT64_MIN /* an integer flag left at "auto" (real flags: NaN) until config_resolve() */
 
 typedef struct Config {
@@ -70,11 +72,14 @@ typedef struct Config {
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;
     double temperature;
-    int64_t dry_run, eval_only, smoke, version, help, list_variants;
+    int64_t dry_run, eval_only, smoke, version, help, list_variants, allow_change;
 
     /* worked out by config_resolve() */
     int64_t micro_steps; /* gradient accumulation: total_batch_tokens / (batch_size · seq_len · ranks) */
     int64_t head_size;   /* n_embd / n_head */
+
+    /* By flag_number(): set to "auto", whatever number or word the field has come to since. */
+    bool automatic[FLAGS_MOST];
 } Config;
 
 typedef enum FlagType {
@@ -114,6 +119,9 @@ extern const int PRESET_COUNT;
 
 /* The row of this name, or NULL; an underscore in it is read as a dash. */
 const Flag *flag_find(const char *name);
+
+/* A row's place among all of them, counted from 0. */
+int flag_number(const Flag *flag);
 
 /* Whether a text is as long as its flag allows. */
 bool flag_text_fits(const Flag *flag, const char *value, Error *error);

@@ -3,6 +3,7 @@
  */
 #include "fuzz.h"
 #include "../../src/checkpoint/state.h"
+#include "../../src/data/fingerprint.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,6 +26,25 @@ static void check_state(const StepState *state, const Progress *progress, const 
         PROMISE(isfinite(state->loss_window[i]) && isfinite(state->norm_window[i]));
 }
 
+/* Any text may stand there; it is a fingerprint only if it is the one text for what it says. */
+static void check_data(const char *text) {
+    Fingerprint print;
+    Error error = {0};
+    if (!text) return;
+    if (!fingerprint_parse(text, &print, &error)) {
+        fuzz_check_error(&error);
+        return;
+    }
+    uint64_t tokens = 0;
+    PROMISE(print.n_shards > 0 && (print.shards != NULL) == (print.n_shards <= FINGERPRINT_LISTED));
+    for (uint64_t i = 0; print.shards && i < print.n_shards; i++) tokens += print.shards[i].n_tokens;
+    PROMISE(!print.shards || tokens == print.n_tokens);
+    char *again = fingerprint_text(&print);
+    PROMISE(strcmp(again, text) == 0);
+    free(again);
+    fingerprint_free(&print);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     StepState *state = calloc(1, sizeof *state); /* on the heap: the sanitizer knows its end */
     Progress progress = {0};
@@ -39,6 +59,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fuzz_check_error(&error);
     if (object && state_values(object, "bhyt_c", 3, products, &count, &error))
         for (uint32_t i = 0; i < count; i++) PROMISE(count <= 3 && isfinite(products[i]));
+    check_data(progress.train_data);
+    check_data(progress.val_data);
+    progress_free(&progress);
     cJSON_Delete(object);
     free(written);
     free(state);

@@ -70,6 +70,7 @@ def texts(run):
     state = read("state.json")
     bhyt = json.loads(state)
     bhyt.update(bhyt_c=[1.5, 2e-3], window={"next": 2, "loss": [5.5, 5.25], "norm": [1, 0.5]})
+    bhyt["val_data"] = "tokenizer=bytes shards=2 tokens=0 crc64=0123456789abcdef 0x2:0123456789abcdef 0x4:0123456789abcdef"
     full = dict(bhyt, window={"next": 17, "loss": [0.5] * 128, "norm": [1.0] * 128})
     odd = b' {"a": [1, -0.5e+3, true, false, null, [], {}], "b\\u00e9\\ud83d\\ude00\xc3\xa9": "\\"\\\\\\/\\b\\f\\n\\r\\t", "": 1e999}\n'
     return {
@@ -104,7 +105,7 @@ def command_lines(config):
 
 def words_of_flags():
     """(Names of flags, all that can be their values.)"""
-    with open(os.path.join(HERE, "..", "..", "src", "flags.c"), encoding="utf-8") as file:
+    with open(os.path.join(HERE, "..", "..", "src", "settings", "flags.c"), encoding="utf-8") as file:
         text = file.read()
     names = re.findall(r'^ +(?:INT|REAL|TEXT|PROMPT|CHOICE|MODE)\("([a-z0-9-]+)"', text, re.MULTILINE)
     words = set(names)

@@ -1,0 +1,192 @@
+/* fingerprint.c: see fingerprint.h. */
+#define _GNU_SOURCE
+#include "fingerprint.h"
+#include "../base/checksum.h"
+#include "../base/directory.h"
+#include "../base/file.h"
+#include "../base/json.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { WHOLE_BYTES = 1 << 16, SAMPLES = 4, SAMPLE_BYTES = 512, SIDECAR_MOST = 1 << 20 };
+
+/* ------------------------------------------------------------------------------------------------------
+ * Taking
+ * ---------------------------------------------------------------------------------------------------- */
+
+static bool add_piece(int fd, const char *path, uint64_t offset, size_t size, uint64_t *sum, Error *error) {
+    static _Thread_local unsigned char bytes[WHOLE_BYTES];
+    const ssize_t n = file_read(fd, bytes, size, SHARD_HEADER_BYTES + offset);
+    if (n != (ssize_t)size)
+        return error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", path, SHARD_HEADER_BYTES + offset,
+                         n < 0 ? strerror(errno) : "the file ends here");
+    *sum = checksum(*sum, bytes, size);
+    return true;
+}
+
+static bool take_shard(const Shard *shard, ShardPrint *print, Error *error) {
+    const uint64_t size = shard->header.n_tokens * shard->header.token_bytes;
+    uint64_t ignored;
+    *print = (ShardPrint){.n_tokens = shard->header.n_tokens, .token_bytes = shard->header.token_bytes};
+    const int fd = file_open(shard->path, &ignored, error);
+    if (fd < 0) return false;
+    bool good = true;
+    if (size <= WHOLE_BYTES) good = add_piece(fd, shard->path, 0, (size_t)size, &print->checksum, error);
+    else
+        for (uint64_t i = 0; good && i < SAMPLES; i++)
+            good = add_piece(fd, shard->path, (size - SAMPLE_BYTES) * i / (SAMPLES - 1), SAMPLE_BYTES,
+                             &print->checksum, error);
+    close(fd);
+    return good;
+}
+
+/* DIR/NAME.json for DIR/NAME_train_000000.bin; false for a name of another form. */
+static bool sidecar_path(const char *shard, char path[PATH_SIZE]) {
+    const char *base = strrchr(shard, '/'), *end = shard + strlen(shard);
+    base = base ? base + 1 : shard;
+    for (size_t i = 0; i < 2; i++) {
+        static const char *const SPLITS[] = {"_train_", "_val_"};
+        const size_t length = strlen(SPLITS[i]) + strlen("000000.bin");
+        if ((size_t)(end - base) <= length || strncmp(end - length, SPLITS[i], strlen(SPLITS[i]))) continue;
+        return snprintf(path, PATH_SIZE, "%.*s.json", (int)(end - length - shard), shard) < PATH_SIZE;
+    }
+    return false;
+}
+
+/* One word, whatever the file says. A set without such a file is none the worse. */
+static void name_tokenizer(const ShardSet *set, char name[FINGERPRINT_TOKENIZER]) {
+    char path[PATH_SIZE];
+    Error ignored = {0};
+    cJSON *facts = set->n_shards && sidecar_path(set->shards[0].path, path) ? json_read(path, SIDECAR_MOST, &ignored) : NULL;
+    const char *tokenizer = facts ? json_text(facts, "tokenizer", &ignored) : NULL;
+    snprintf(name, FINGERPRINT_TOKENIZER, "%s", tokenizer && *tokenizer ? tokenizer : "?");
+    for (char *at = name; *at; at++)
+        if (!isalnum((unsigned char)*at) && !strchr("?._+-/:", *at)) *at = '_';
+    cJSON_Delete(facts);
+}
+
+bool fingerprint_take(const ShardSet *set, Fingerprint *f, Error *error) {
+    ShardPrint *prints = must_calloc(set->n_shards, sizeof *prints, "a fingerprint");
+    *f = (Fingerprint){.n_shards = set->n_shards, .n_tokens = set->n_tokens};
+    for (size_t i = 0; i < set->n_shards; i++) {
+        if (!take_shard(&set->shards[i], &prints[i], error)) {
+            free(prints);
+            return false;
+        }
+        f->checksum = checksum(f->checksum, &prints[i], sizeof prints[i]);
+    }
+    name_tokenizer(set, f->tokenizer);
+    f->shards = prints;
+    if (set->n_shards > FINGERPRINT_LISTED) fingerprint_free(f);
+    return true;
+}
+
+void fingerprint_free(Fingerprint *f) {
+    free(f->shards);
+    f->shards = NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * As text
+ * ---------------------------------------------------------------------------------------------------- */
+
+char *fingerprint_text(const Fingerprint *f) {
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    require(out, "out of memory for a fingerprint");
+    fprintf(out, "tokenizer=%s shards=%" PRIu64 " tokens=%" PRIu64 " crc64=%016" PRIx64, f->tokenizer, f->n_shards,
+            f->n_tokens, f->checksum);
+    for (uint64_t i = 0; f->shards && i < f->n_shards; i++)
+        fprintf(out, " %" PRIu64 "x%" PRIu64 ":%016" PRIx64, f->shards[i].n_tokens, f->shards[i].token_bytes,
+                f->shards[i].checksum);
+    require(fclose(out) == 0, "out of memory for a fingerprint");
+    return text;
+}
+
+static bool parse_shards(const char *at, Fingerprint *f) {
+    uint64_t tokens = 0, sum = 0;
+    if (f->n_shards == 0 || f->n_shards > FINGERPRINT_LISTED) return f->n_shards && !*at;
+    f->shards = must_calloc(f->n_shards, sizeof *f->shards, "a fingerprint");
+    for (uint64_t i = 0; i < f->n_shards; i++) {
+        ShardPrint *print = &f->shards[i];
+        int used = 0;
+        if (sscanf(at, " %10" SCNu64 "x%1" SCNu64 ":%16" SCNx64 "%n", &print->n_tokens, &print->token_bytes,
+                   &print->checksum, &used) != 3 || !used || print->n_tokens > INT32_MAX ||
+            (print->token_bytes != 2 && print->token_bytes != 4))
+            return false;
+        at += used;
+        tokens += print->n_tokens;
+        sum = checksum(sum, print, sizeof *print);
+    }
+    return !*at && tokens == f->n_tokens && sum == f->checksum;
+}
+
+bool fingerprint_parse(const char *text, Fingerprint *f, Error *error) {
+    int used = 0;
+    *f = (Fingerprint){0};
+    bool good = sscanf(text, "tokenizer=%63[A-Za-z0-9?._+/:-] shards=%10" SCNu64 " tokens=%19" SCNu64 " crc64=%16" SCNx64 "%n",
+                       f->tokenizer, &f->n_shards, &f->n_tokens, &f->checksum, &used) == 4 &&
+                used && parse_shards(text + used, f);
+    if (good) { /* scanf takes blanks, zeros and signs of many kinds: one text alone is right */
+        char *again = fingerprint_text(f);
+        good = strcmp(text, again) == 0;
+        free(again);
+    }
+    if (good) return true;
+    fingerprint_free(f);
+    return error_set(error, "'%.60s…' is no fingerprint of a set of shards", text);
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * Comparing
+ * ---------------------------------------------------------------------------------------------------- */
+
+static bool same_shard(const ShardPrint *a, const ShardPrint *b) { return memcmp(a, b, sizeof *a) == 0; }
+
+/* Whether the longer list is the shorter one with some more among it; *first is where the first of those stands. */
+static bool holds_all(const Fingerprint *longer, const Fingerprint *shorter, uint64_t *first) {
+    uint64_t found = 0;
+    *first = longer->n_shards;
+    for (uint64_t i = 0; i < longer->n_shards; i++)
+        if (found < shorter->n_shards && same_shard(&longer->shards[i], &shorter->shards[found])) found++;
+        else if (*first == longer->n_shards) *first = i;
+    return found == shorter->n_shards;
+}
+
+static bool describe_lists(const Fingerprint *then, const Fingerprint *now, const ShardSet *set, char *text, size_t size) {
+    uint64_t first = 0;
+    if (now->n_shards > then->n_shards && holds_all(now, then, &first))
+        return snprintf(text, size, "%" PRIu64 " of %" PRIu64 " shards are new%s, the first of them %s",
+                        now->n_shards - then->n_shards, now->n_shards, first == then->n_shards ? ", at the end" : "",
+                        set->shards[first].path) > 0;
+    if (now->n_shards < then->n_shards && holds_all(then, now, &first))
+        return snprintf(text, size, "%" PRIu64 " of %" PRIu64 " shards are missing, the first of them number %" PRIu64
+                        ", of %" PRIu64 " tokens", then->n_shards - now->n_shards, then->n_shards, first + 1,
+                        then->shards[first].n_tokens) > 0;
+    for (first = 0; first < now->n_shards && first < then->n_shards; first++)
+        if (!same_shard(&now->shards[first], &then->shards[first])) break;
+    if (first == now->n_shards || first == then->n_shards) return false;
+    const ShardPrint *before = &then->shards[first], *after = &now->shards[first];
+    if (before->n_tokens == after->n_tokens && before->token_bytes == after->token_bytes)
+        return snprintf(text, size, "shard %" PRIu64 " of %" PRIu64 ", %s, holds other tokens", first + 1, now->n_shards,
+                        set->shards[first].path) > 0;
+    return snprintf(text, size, "shard %" PRIu64 " of %" PRIu64 ", %s, has %" PRIu64 " tokens of %" PRIu64
+                    " bytes; it had %" PRIu64 " of %" PRIu64, first + 1, now->n_shards, set->shards[first].path,
+                    after->n_tokens, after->token_bytes, before->n_tokens, before->token_bytes) > 0;
+}
+
+bool fingerprint_differs(const Fingerprint *then, const Fingerprint *now, const ShardSet *set, char *text, size_t size) {
+    size_t used = 0;
+    if (then->n_shards == now->n_shards && then->n_tokens == now->n_tokens && then->checksum == now->checksum) return false;
+    if (strcmp(then->tokenizer, now->tokenizer))
+        used = (size_t)snprintf(text, size, "tokenizer %s there, %s here; ", then->tokenizer, now->tokenizer);
+    if (used >= size) used = size - 1;
+    if (!then->shards || !now->shards || !describe_lists(then, now, set, text + used, size - used))
+        snprintf(text + used, size - used, "%" PRIu64 " shards of %" PRIu64 " tokens there, %" PRIu64 " of %" PRIu64
+                 " here, and the tokens are others", then->n_shards, then->n_tokens, now->n_shards, now->n_tokens);
+    return true;
+}

@@ -1,0 +1,48 @@
+/*
+ * fingerprint.h: are these the tokens that those were?
+ *
+ * Of each shard, in the set's order: how many tokens, how wide, and a checksum (checksum.h) of samples: all of it up to
+ * 64 KiB, else 512 bytes at its beginning, its end, and at two places between. So a set of 100 GB costs thousands of
+ * small reads, not a pass over it; what was tokenized otherwise, shuffled, cut or grown at one place is seen; a few
+ * tokens exchanged in the middle of a large shard may not be. Where the files lie, and what they are called, is no part
+ * of it, but for their order.
+ *
+ * As text, which a checkpoint keeps (one line, and exactly one for each fingerprint):
+ *
+ *     tokenizer=bytes shards=2 tokens=180 crc64=0123456789abcdef 100x2:0123456789abcdef 80x2:0123456789abcdef
+ *
+ * crc64 is that of all shards together; beyond FINGERPRINT_LISTED of them it stands alone. The tokenizer is the one that
+ * the set's NAME.json names, "?" where there is none: what says why tokens differ, and is not compared by itself.
+ */
+#ifndef FINGERPRINT_H
+#define FINGERPRINT_H
+
+#include "shard.h"
+
+enum { FINGERPRINT_LISTED = 4096, FINGERPRINT_TOKENIZER = 64 };
+
+typedef struct ShardPrint {
+    uint64_t n_tokens, token_bytes, checksum;
+} ShardPrint;
+
+typedef struct Fingerprint {
+    char tokenizer[FINGERPRINT_TOKENIZER];
+    uint64_t n_shards, n_tokens, checksum;
+    ShardPrint *shards; /* n_shards of them; NULL for more than FINGERPRINT_LISTED */
+} Fingerprint;
+
+/* Reads the samples. False for a shard that cannot be read. On success fingerprint_free(). */
+bool fingerprint_take(const ShardSet *set, Fingerprint *fingerprint, Error *error);
+void fingerprint_free(Fingerprint *fingerprint);
+
+/* The text; the caller frees. */
+char *fingerprint_text(const Fingerprint *fingerprint);
+
+/* What a text says; a pure function. Any text but the one that fingerprint_text() writes is refused. On success
+ * fingerprint_free(). */
+bool fingerprint_parse(const char *text, Fingerprint *fingerprint, Error *error);
+
+/* Whether they differ; then `text` says in what, naming the first shard of the set `now` was taken from. */
+bool fingerprint_differs(const Fingerprint *then, const Fingerprint *now, const ShardSet *set, char *text, size_t size);
+
+#endif
