@@ -7,6 +7,7 @@
  * its name says: nvcc compiles only kernels/cuda.
  */
 #include "src/base/output.h"
+#include "src/base/threads.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/checkpoint/init_from.h"
 #include "src/checkpoint/pretrained.h"
@@ -27,6 +28,7 @@
 #include "src/run/smoke.h"
 #include "src/run/stop.h"
 #include "src/run/telemetry.h"
+#include "src/run/waiting.h"
 #include "src/settings/changes.h"
 #include "src/settings/command_line.h"
 #include "src/settings/resolve.h"
@@ -63,6 +65,7 @@ typedef struct Run {
     Validator validator;
     Telemetry *telemetry; /* NULL without --stats-every */
     Log log;
+    Waiting waiting;
     int64_t step;       /* finished updates, whose outcome has been read */
     Flight flight;      /* the one after them */
     double landed;      /* when the outcome of the last one was read */
@@ -122,6 +125,7 @@ static void parse_flags(Run *run, int argc, char **argv) {
     else config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
     Config *c = &run->config;
     if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
+    if (run->resume_from[0]) device_inherit_threads(c, argc, argv);
     if (c->smoke) smoke_prepare(c);
     if (c->generate) c->batch_size = 1;
     if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
@@ -361,6 +365,8 @@ static const char *land(Run *run) {
     log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = flight.lr, .grad_norm = state->grad_norm,
                                         .ms = ms, .tokens = c->total_batch_tokens});
     if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
+    char line[320];
+    if (waiting_look(&run->waiting, line, sizeof line)) log_print(&run->log, "%s", line);
     return reason_to_stop(run);
 }
 
@@ -500,6 +506,7 @@ static void train(Run *run) {
     flags_file_write(c);
     if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
     log_start(run, event);
+    waiting_begin(&run->waiting, c->device == DEVICE_CPU ? (int)c->threads : 0);
     stop_as_request();
     loop(run);
     log_close(&run->log);
@@ -567,6 +574,7 @@ static void probe(Run *run) {
 
 int main(int argc, char **argv) {
     static Run run;
+    threads_wait_briefly(argv);
     output_open();
     run.started = log_seconds();
     stop_watch();

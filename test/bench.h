@@ -8,6 +8,7 @@
 #include "../src/model/model.h"
 #include "../src/model/optim.h"
 #include "../src/base/philox.h"
+#include "../src/base/threads.h"
 
 #include <stdlib.h>
 

@@ -95,6 +95,7 @@ static void prepare(Bench *b, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     static Bench b;
+    threads_wait_briefly(argv);
     prepare(&b, argc, argv);
     int rounds = argc > 4 ? atoi(argv[4]) : 7;
     check(rounds > 0 && rounds <= ROUNDS_MOST, "rounds: 1 to %d", ROUNDS_MOST);

@@ -180,6 +180,7 @@ static void measure(Subject *plain, const Variant *variant, const Config *base, 
 
 int main(int argc, char **argv) {
     static Subject plain;
+    threads_wait_briefly(argv);
     int pairs = argc > 1 ? atoi(argv[1]) : 9;
     check(pairs >= 6 && pairs <= PAIRS_MOST, "pairs: 6 (fewer give no interval of 95 %%) to %d", PAIRS_MOST);
     char *arguments[] = {argv[0], "--preset", argc > 2 ? argv[2] : "llama-130m", "--batch-size", argc > 3 ? argv[3] : "4",

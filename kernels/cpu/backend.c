@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #endif
 #include "cpu.h"
+#include "../../src/base/threads.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -42,7 +43,9 @@ static bool cpu_open(int index, char *text, size_t size) {
                  "this program was built for a processor with %s, which this one lacks: build with "
                  "make ARCH=x86-64",
                  missing);
-    return !missing;
+    if (missing) return false;
+    threads_team(); /* before anything asks how many there are */
+    return NAME(canary)(text, size);
 }
 
 static void cpu_close(void) {}

@@ -37,6 +37,9 @@ struct Queue {
 /* The queue's scratch area, after checking that it holds as many bytes; `operation` is named if it does not. */
 void *NAME(cpu_scratch)(Queue *queue, size_t bytes, const char *operation);
 
+/* Whether the three products of a linear layer come out whole with this many threads; else false and what was wrong. */
+bool NAME(canary)(char *text, size_t size);
+
 /* What each file needs of scratch for the largest shapes of a run; scratch_bytes is their maximum. */
 size_t NAME(attention_scratch)(const Limits *limits);
 size_t NAME(linear_scratch)(const Limits *limits);

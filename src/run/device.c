@@ -1,12 +1,11 @@
 /* device.c: see device.h. */
 #include "device.h"
+#include "../base/threads.h"
+#include "../settings/command_line.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 static const Kernels *const IMPLEMENTATIONS[] = {
     &kernels_cpu_f32, /* the first of a device has its default type */
@@ -88,13 +87,28 @@ static const Kernels *open_cpu(Config *config) {
     return k;
 }
 
+static bool inherits_threads;
+
+void device_inherit_threads(Config *c, int argc, char **argv) {
+    Config given;
+    config_parse(&given, argc, argv, NULL);
+    if (given.threads || !c->threads) return;
+    bool trains = !(c->eval_only || c->generate || c->probe || c->dry_run);
+    inherits_threads = trains && c->threads <= threads_cpus();
+    if (!inherits_threads) c->threads = 0;
+}
+
+static int settle_threads(int asked) {
+    int otherwise = inherits_threads ? threads_default() : asked;
+    int threads = threads_settle(asked);
+    if (inherits_threads && threads == asked && threads != otherwise)
+        warn("%d thread%s, as the checkpoint was trained with, for the same bits; without that it would be %d: --threads says "
+             "otherwise", threads, threads == 1 ? "" : "s", otherwise);
+    return threads;
+}
+
 const Kernels *device_open(Config *config) {
-#ifdef _OPENMP
-    if (config->threads) omp_set_num_threads((int)config->threads);
-    config->threads = omp_get_max_threads();
-#else
-    config->threads = 1;
-#endif
+    config->threads = settle_threads((int)config->threads);
     const Kernels *k = config->device == DEVICE_CPU ? NULL : open_cuda(config);
     if (!k) k = open_cpu(config);
     config->device = strcmp(k->device, "cpu") ? DEVICE_CUDA : DEVICE_CPU;

@@ -7,10 +7,16 @@
 #include "../../kernels/kernels.h"
 #include "../settings/config.h"
 
-/* The implementation for --device and --dtype, opened; auto values in *config are replaced by what was chosen.
+/* The implementation for --device and --dtype, opened; auto values in *config are replaced by what was chosen, and
+ * config->threads by the number that threads_settle() gives.
  * Exit 2 where the pair does not exist, the build does not hold it, or --device cuda cannot be served;
  * --device auto then falls back to the CPU. */
 const Kernels *device_open(Config *config);
+
+/* Before device_open(), with flags that lie over a checkpoint's config.ini: its number of threads is wanted where its bits
+ * are, in training, and if this machine has as many CPUs; device_open() then says so where the number would have been
+ * another. Else it is this machine's own, unless the command line says. */
+void device_inherit_threads(Config *config, int argc, char **argv);
 
 /* A line that says why --device auto took the CPU in a build that could use a GPU; NULL if it did not. */
 const char *device_notice(void);

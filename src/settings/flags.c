@@ -114,7 +114,7 @@ static const Flag RUN[] = {
            "launch a step as captured graphs; changes no bit (auto: for models whose kernels are short)"),
     CHOICE("gemm-tune", gemm_tune, "off", "off|on",
            "measure eight algorithms for each matrix product in the first step; gemm.json in the checkpoint keeps them"),
-    INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: as OMP_NUM_THREADS or the machine says)"),
+    INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: OMP_NUM_THREADS, or the CPUs that the affinity mask and a container's quota leave)"),
 };
 
 static const Flag MODES[] = {
