@@ -105,6 +105,27 @@ static const char *text_of(const cJSON *o, const char *key) {
     return text ? text : "";
 }
 
+/* What is written is read as the same model: it would be written so again. */
+static void check_read_back(const cJSON *written, const Config *config, const char *settings) {
+    HuggingfaceModel model;
+    Config read;
+    Error error = {0};
+    char *text = cJSON_Print(written);
+    if (!huggingface_parse(text, strlen(text), &model, &error)) fail_msg("%s: %s", settings, error.text);
+    assert_string_equal(model.unknown, "");
+    configure_raw(&read, "batch-size=1");
+    huggingface_apply(&model, &read);
+    if (!huggingface_agrees(&model, "config.json", &read, &error)) fail_msg("%s: %s", settings, error.text);
+    read.dtype = config->dtype;
+    config_resolve(&read, 1);
+    cJSON *again = huggingface_config(&read);
+    char *text_again = cJSON_Print(again);
+    if (strcmp(text, text_again)) fail_msg("%s: %s, then %s", settings, text, text_again);
+    cJSON_Delete(again);
+    cJSON_free(text_again);
+    cJSON_free(text);
+}
+
 static void check_written(const Config *config, HuggingfaceClass class, const char *settings) {
     static const char *const TYPES[] = {"gpt2", "llama", "train_gpt"};
     static const char *const NAMES[] = {"GPT2LMHeadModel", "LlamaForCausalLM", "TrainGptForCausalLM"};
@@ -115,6 +136,7 @@ static void check_written(const Config *config, HuggingfaceClass class, const ch
         strcmp(name, NAMES[class]))
         fail_msg("%s: written as %s", settings, text_of(o, "model_type"));
     assert_string_equal(text_of(o, "torch_dtype"), config->dtype == DTYPE_FLAG_FP64 ? "float64" : "float32");
+    check_read_back(o, config, settings);
     cJSON_Delete(o);
 }
 
@@ -155,8 +177,261 @@ static void one_flag_makes_a_model_of_our_own(void **state) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------------- reading */
+
+#define GPT2  "\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_head\": 4, \"n_embd\": 32, \"n_positions\": 8, \"vocab_size\": 19"
+#define LLAMA "\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"hidden_size\": 32, " \
+              "\"intermediate_size\": 48, \"max_position_embeddings\": 8, \"vocab_size\": 19"
+
+/* Parses {base, more}, where `more` has ' for ". */
+static bool parse(const char *base, const char *more, HuggingfaceModel *model, Error *error) {
+    char text[2048];
+    snprintf(text, sizeof text, "{%s%s%s}", base, *base && *more ? ", " : "", more);
+    for (char *at = text; *at; at++)
+        if (*at == '\'') *at = '"';
+    char *exact = malloc(strlen(text)); /* no byte beyond it: sanitizers know */
+    memcpy(exact, text, strlen(text));
+    *error = (Error){0};
+    bool good = huggingface_parse(exact, strlen(text), model, error);
+    free(exact);
+    return good;
+}
+
+static void assert_reads(const char *base, const char *more, const char *flag, const char *value) {
+    HuggingfaceModel model;
+    Config config;
+    Error error;
+    char text[32];
+    if (!parse(base, more, &model, &error)) fail_msg("%s: %s", more, error.text);
+    config_defaults(&config);
+    huggingface_apply(&model, &config);
+    const char *have = config_value(&config, flag_find(flag), text, sizeof text);
+    if (strcmp(have, value)) fail_msg("%s: --%s %s, not %s", more, flag, have, value);
+}
+
+static void shape_and_constants_are_read(void **state) {
+    (void)state;
+    static const struct {
+        const char *base, *more, *flag, *value;
+    } CASES[] = {
+        {GPT2, "", "arch", "gpt2"}, {GPT2, "", "n-layer", "2"}, {GPT2, "", "n-head", "4"}, {GPT2, "", "n-kv-head", "4"},
+        {GPT2, "", "n-embd", "32"}, {GPT2, "", "n-ffn", "128"}, {GPT2, "'n_inner': null", "n-ffn", "128"},
+        {GPT2, "'n_inner': 40", "n-ffn", "40"}, {GPT2, "", "seq-len", "8"}, {GPT2, "", "vocab-size", "19"},
+        {GPT2, "", "norm-eps", "1e-05"}, {GPT2, "'layer_norm_epsilon': 0.1", "norm-eps", "0.1"},
+        {GPT2, "", "tie-embeddings", "on"}, {GPT2, "'tie_word_embeddings': false", "tie-embeddings", "off"},
+        {GPT2, "", "norm", "layernorm"}, {GPT2, "", "bias", "on"}, {GPT2, "", "placement", "pre"},
+        {GPT2, "", "positions", "learned"}, {GPT2, "", "activation", "gelu"}, {GPT2, "", "final-norm", "on"},
+        {GPT2, "'hidden_size': 32", "n-embd", "32"},
+        {"\"model_type\": \"gpt2\"", "'num_hidden_layers': 3", "n-layer", "3"}, /* the second name alone */
+        {"\"model_type\": \"gpt2\"", "", "n-embd", "768"}, {"\"model_type\": \"gpt2\"", "", "vocab-size", "50257"},
+        {"\"architectures\": [\"GPT2LMHeadModel\"]", "'n_ctx': 1024", "seq-len", "1024"}, /* as of 2019 */
+        {GPT2, "'architectures': ['GPT2Model']", "arch", "gpt2"},
+        {LLAMA, "", "arch", "llama"}, {LLAMA, "", "n-layer", "2"}, {LLAMA, "", "n-kv-head", "4"},
+        {LLAMA, "'num_key_value_heads': 2", "n-kv-head", "2"}, {LLAMA, "'num_key_value_heads': null", "n-kv-head", "4"},
+        {LLAMA, "", "n-ffn", "48"}, {LLAMA, "", "seq-len", "8"}, {LLAMA, "", "norm-eps", "1e-06"},
+        {LLAMA, "'rms_norm_eps': 1e-5", "norm-eps", "1e-05"}, {LLAMA, "", "rope-base", "10000"},
+        {LLAMA, "'rope_theta': 500000.0", "rope-base", "500000"},
+        {LLAMA, "'rope_parameters': {'rope_theta': 123.456, 'rope_type': 'default'}", "rope-base", "123.456"},
+        {LLAMA, "'rope_scaling': null, 'rope_theta': 7", "rope-base", "7"},
+        {LLAMA, "'rope_scaling': {'type': 'default'}, 'rope_theta': 7", "rope-base", "7"},
+        {LLAMA, "'rope_parameters': {'rope_theta': 7, 'partial_rotary_factor': 1.0}, 'rope_theta': 7", "rope-base", "7"},
+        {LLAMA, "", "tie-embeddings", "off"}, {LLAMA, "'tie_word_embeddings': true", "tie-embeddings", "on"},
+        {LLAMA, "", "bias", "off"}, {LLAMA, "'attention_bias': true, 'mlp_bias': true", "bias", "on"},
+        {LLAMA, "", "norm", "rmsnorm"}, {LLAMA, "", "positions", "rope"}, {LLAMA, "", "activation", "swiglu"},
+        {LLAMA, "'head_dim': 8, 'hidden_act': 'silu', 'pretraining_tp': 2, 'sliding_window': null", "n-head", "4"},
+        {LLAMA, "'layer_types': ['full_attention', 'full_attention']", "n-layer", "2"},
+        {LLAMA, "'torch_dtype': 'float16', 'dtype': 'bfloat16', 'attention_dropout': 0.1", "n-layer", "2"},
+        {"\"model_type\": \"llama\"", "", "n-ffn", "11008"}, {"\"model_type\": \"llama\"", "", "seq-len", "2048"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
+        assert_reads(CASES[i].base, CASES[i].more, CASES[i].flag, CASES[i].value);
+}
+
+static void assert_refuses(const char *base, const char *more, const char *word, const char *another) {
+    HuggingfaceModel model;
+    Error error;
+    if (parse(base, more, &model, &error)) fail_msg("%s was read", more);
+    if (!strstr(error.text, word) || !strstr(error.text, another))
+        fail_msg("'%s' and '%s' are not in: %s", word, another, error.text);
+}
+
+static void what_is_not_computed_is_refused_by_key_and_value(void **state) {
+    (void)state;
+    static const struct {
+        const char *base, *more, *key, *value;
+    } CASES[] = {
+        {"", "'model_type': 'gemma'", "model_type", "gemma"},
+        {"", "'model_type': 'GPT2'", "model_type", "GPT2"},
+        {"", "'model_type': 3", "model_type", "3"},
+        {"", "'n_layer': 2", "model_type", "architectures"},
+        {"", "'architectures': ['MistralForCausalLM']", "architectures", "MistralForCausalLM"},
+        {"", "'architectures': []", "model_type", "architectures"},
+        {GPT2, "'architectures': ['GPT2ForSequenceClassification']", "architectures", "GPT2ForSequenceClassification"},
+        {GPT2, "'architectures': 'GPT2LMHeadModel'", "architectures", "no list"},
+        {LLAMA, "'architectures': ['LlamaForCausalLM', 'GemmaForCausalLM']", "architectures", "GemmaForCausalLM"},
+        {GPT2, "'activation_function': 'relu'", "activation_function", "relu"},
+        {GPT2, "'activation_function': 'gelu'", "activation_function", "gelu"},
+        {GPT2, "'scale_attn_weights': false", "scale_attn_weights", "false"},
+        {GPT2, "'scale_attn_by_inverse_layer_idx': true", "scale_attn_by_inverse_layer_idx", "true"},
+        {GPT2, "'scale_attn_by_inverse_layer_idx': 'false'", "scale_attn_by_inverse_layer_idx", "false"}, /* true in Python */
+        {GPT2, "'add_cross_attention': true", "add_cross_attention", "true"},
+        {GPT2, "'pruned_heads': {'0': [1]}", "pruned_heads", "{\"0\":[1]}"},
+        {GPT2, "'hidden_size': 33", "hidden_size 33", "n_embd 32"},
+        {GPT2, "'tie_word_embeddings': 1", "tie_word_embeddings", "1"},
+        {GPT2, "'train_gpt_variant': 'lns layernorm'", "train_gpt_variant", "lns layernorm"},
+        {LLAMA, "'train_gpt_variant': 'mix rmsnorm'", "mix rmsnorm", "--resume"},
+        {LLAMA, "'hidden_act': 'gelu'", "hidden_act", "gelu"},
+        {LLAMA, "'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}", "rope_scaling", "llama3"},
+        {LLAMA, "'rope_scaling': {'type': 'linear', 'factor': 2}", "rope_scaling", "linear"},
+        {LLAMA, "'rope_scaling': {'factor': 2}", "rope_scaling.factor", "2"},
+        {LLAMA, "'rope_scaling': 'llama3'", "rope_scaling", "llama3"},
+        {LLAMA, "'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}", "rope_parameters", "yarn"},
+        {LLAMA, "'rope_parameters': {'full_attention': {'rope_type': 'default'}}", "rope_parameters", "full_attention"},
+        {LLAMA, "'rope_parameters': {'rope_theta': 100}, 'rope_theta': 200", "rope_theta 100", "rope_theta 200"},
+        {LLAMA, "'rope_parameters': {'partial_rotary_factor': 0.5}", "partial_rotary_factor", "0.5"},
+        {LLAMA, "'rope_theta': '10000'", "rope_theta", "10000"},
+        {LLAMA, "'rope_theta': 0", "rope_theta 0", "from 1"},
+        {LLAMA, "'head_dim': 16", "head_dim", "16"},
+        {LLAMA, "'attention_bias': true", "attention_bias true", "mlp_bias false"},
+        {LLAMA, "'mlp_bias': true", "mlp_bias true", "attention_bias"},
+        {LLAMA, "'mlp_bias': 'yes'", "mlp_bias", "yes"},
+        {LLAMA, "'sliding_window': 4096", "sliding_window", "4096"},
+        {LLAMA, "'layer_types': ['full_attention', 'sliding_attention']", "layer_types", "sliding_attention"},
+        {LLAMA, "'attn_logit_softcapping': 50.0", "attn_logit_softcapping", "50"},
+        {LLAMA, "'final_logit_softcapping': 30.0", "final_logit_softcapping", "30"},
+        {LLAMA, "'logits_scaling': 8.0", "logits_scaling", "8"},
+        {LLAMA, "'quantization_config': {'bits': 4}", "quantization_config", "bits"},
+        {LLAMA, "'num_local_experts': 8", "num_local_experts", "8"},
+        {LLAMA, "'auto_map': {'AutoModelForCausalLM': 'm.M'}", "auto_map", "m.M"},
+        {LLAMA, "'is_causal': false", "is_causal", "false"},
+        {LLAMA, "'num_key_value_heads': 3", "num_attention_heads 4", "num_key_value_heads 3"},
+        {LLAMA, "'num_key_value_heads': 0", "num_key_value_heads 0", "from 1"},
+        {LLAMA, "'num_key_value_heads': 2.5", "num_key_value_heads 2.5", "whole"},
+        {LLAMA, "'rms_norm_eps': -1e-6", "rms_norm_eps", "-1e-06"},
+        {LLAMA, "'rms_norm_eps': 1e999", "rms_norm_eps", "from 0 to 1"},
+        {"\"model_type\": \"llama\"", "'num_attention_heads': 3", "hidden_size, by default 4096", "num_attention_heads 3"},
+        {"\"model_type\": \"llama\"", "'hidden_size': 12, 'num_attention_heads': 4", "hidden_size 12", "even"},
+        {"\"model_type\": \"llama\"", "'num_attention_heads': 8", "heads of 512", "256"},
+        {"\"model_type\": \"gpt2\"", "'n_embd': 65540", "n_embd 65540", "65536"},
+        {"\"model_type\": \"gpt2\"", "'n_layer': 1e18", "n_layer", "1000"},
+        {"\"model_type\": \"gpt2\"", "'n_layer': '12'", "n_layer 12", "whole number"},
+        {"\"model_type\": \"gpt2\"", "'n_layer': [12]", "n_layer [12]", "whole number"},
+        {"\"model_type\": \"gpt2\"", "'vocab_size': 1", "vocab_size 1", "from 2"},
+        {"\"model_type\": \"train_gpt\"", "", "arch", "train_gpt"},
+        {GPT2, "'n_layer': 3", "n_layer", "twice"},
+        {"", "'model_type': 'gpt2'}{", "JSON", "byte"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
+        assert_refuses(CASES[i].base, CASES[i].more, CASES[i].key, CASES[i].value);
+}
+
+static void unknown_keys_are_named(void **state) {
+    (void)state;
+    HuggingfaceModel model;
+    Error error;
+    assert_true(parse(LLAMA, "'foo': 1, 'use_cache': true, 'bar': null, 'hub': 'x', 'n_embd': 3", &model, &error));
+    assert_string_equal(model.unknown, "foo, hub, n_embd");
+    assert_true(parse(GPT2, "'rope_scalings': {}", &model, &error));
+    assert_string_equal(model.unknown, "rope_scalings");
+}
+
+/* A file of ours with one flag taken out, or made nonsense. */
+static void a_model_of_our_own_is_whole_or_refused(void **state) {
+    (void)state;
+    Config config;
+    HuggingfaceModel model;
+    Error error = {0};
+    assert_true(configure(&config, "arch=llama placement=lns norm=bhyt gpas=layer"));
+    for (int i = 0; i < HUGGINGFACE_OWN_COUNT; i++)
+        for (int how = 0; how < 3; how++) {
+            char key[64];
+            huggingface_own_key(key, HUGGINGFACE_OWN_FLAGS[i]);
+            cJSON *o = huggingface_config(&config);
+            cJSON_DeleteItemFromObjectCaseSensitive(o, key);
+            if (how == 1) cJSON_AddStringToObject(o, key, "auto");
+            if (how == 2) cJSON_AddBoolToObject(o, key, true);
+            char *text = cJSON_PrintUnformatted(o);
+            bool a_switch = how == 2 && flag_find(HUGGINGFACE_OWN_FLAGS[i])->choices &&
+                            strstr(flag_find(HUGGINGFACE_OWN_FLAGS[i])->choices, "on");
+            if (!a_switch && huggingface_parse(text, strlen(text), &model, &error)) fail_msg("without %s it was read", key);
+            if (!a_switch && !strstr(error.text, key)) fail_msg("%s is not in: %s", key, error.text);
+            cJSON_free(text);
+            cJSON_Delete(o);
+        }
+}
+
+/* Flags on top of a file: the error, or "" where they agree. */
+static const char *on_top(const char *base, const char *settings, Config *config) {
+    static Error error;
+    HuggingfaceModel model;
+    error = (Error){0};
+    if (!parse(base, "", &model, &error)) fail_msg("%s", error.text);
+    config_defaults(config);
+    huggingface_apply(&model, config);
+    if (!config_set_all(config, settings, &error)) fail_msg("%s", error.text);
+    error = (Error){0};
+    bool good = huggingface_agrees(&model, "DIR/config.json", config, &error);
+    assert_true(good == !error.text[0]);
+    return error.text;
+}
+
+static void a_flag_that_contradicts_is_refused_by_both(void **state) {
+    (void)state;
+    Config c;
+    static const struct {
+        const char *base, *settings, *says;
+    } CASES[] = {
+        {LLAMA, "rope-base=500000", "--rope-base 500000 contradicts DIR/config.json's rope_theta, by default 10000"},
+        {LLAMA, "n-layer=3", "--n-layer 3 contradicts DIR/config.json's num_hidden_layers 2"},
+        {LLAMA, "norm-eps=1e-5", "--norm-eps 1e-05 contradicts DIR/config.json's rms_norm_eps, by default 1e-06"},
+        {LLAMA, "placement=post", "--placement post contradicts DIR/config.json's model_type llama, which is --placement pre"},
+        {LLAMA, "arch=gpt2", "--arch gpt2 contradicts"}, {LLAMA, "gpas=layer", "--gpas layer contradicts"},
+        {LLAMA, "sdd=paper", "--sdd paper contradicts"}, {LLAMA, "embed-norm=on", "--embed-norm on contradicts"},
+        {LLAMA, "seq-len=9", "--seq-len 9 contradicts DIR/config.json's max_position_embeddings 8"},
+        {GPT2, "n-kv-head=2", "--n-kv-head 2 contradicts DIR/config.json's n_head 4"},
+        {GPT2, "bias=off", "--bias off contradicts DIR/config.json's model_type gpt2"},
+        {GPT2, "preset=tiny n-layer=4", "--preset tiny's --n-layer 4 contradicts DIR/config.json's n_layer 2"},
+        {LLAMA, "n-layer=2 n-head=4 arch=llama norm=rmsnorm norm-eps=0.000001 rope-base=1e4", ""},
+        {LLAMA, "n-layer=2 lr=0.1 init-std=3 gpas-init=1 gpas-act=tanh mix-post-layers=1 bhyt-lambda-attn=3", ""},
+        {GPT2, "seq-len=4", ""},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        const char *said = on_top(CASES[i].base, CASES[i].settings, &c);
+        if (*CASES[i].says ? !strstr(said, CASES[i].says) : *said) fail_msg("%s: %s", CASES[i].settings, said);
+    }
+    assert_string_equal(on_top(LLAMA, "n-kv-head=auto norm=auto norm-eps=auto vocab-size=auto n-ffn=auto", &c), "");
+    assert_true(c.n_kv_head == 4 && c.norm_eps == 1e-6 && c.vocab_size == 19 && c.n_ffn == 48 && c.norm == 2);
+}
+
+/* BHyT's estimate divides by T. */
+static void a_shorter_sequence_is_the_same_model_but_not_for_bhyt(void **state) {
+    (void)state;
+    static const char *const NORMS_HERE[] = {"bhyt-exact", "bhyt"};
+    for (int bhyt = 0; bhyt < 2; bhyt++) {
+        Config config;
+        HuggingfaceModel model;
+        Error error = {0};
+        char settings[64];
+        snprintf(settings, sizeof settings, "arch=llama norm=%s", NORMS_HERE[bhyt]);
+        assert_true(configure(&config, settings));
+        cJSON *o = huggingface_config(&config);
+        char *text = cJSON_PrintUnformatted(o);
+        assert_true(huggingface_parse(text, strlen(text), &model, &error));
+        config.seq_len = 4;
+        assert_int_equal(huggingface_agrees(&model, "config.json", &config, &error), !bhyt);
+        cJSON_free(text);
+        cJSON_Delete(o);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shape_and_constants_are_read),
+        cmocka_unit_test(what_is_not_computed_is_refused_by_key_and_value),
+        cmocka_unit_test(unknown_keys_are_named),
+        cmocka_unit_test(a_model_of_our_own_is_whole_or_refused),
+        cmocka_unit_test(a_flag_that_contradicts_is_refused_by_both),
+        cmocka_unit_test(a_shorter_sequence_is_the_same_model_but_not_for_bhyt),
         cmocka_unit_test(classes_of_transformers_name_only_what_they_compute),
         cmocka_unit_test(one_flag_makes_a_model_of_our_own),
     };

@@ -127,6 +127,11 @@ cJSON *huggingface_config(const Config *c) {
         return o;
     }
     cJSON_AddNumberToObject(o, "vocab_size", (double)c->vocab_size);
+    /* By default a text there ends with the last of GPT-2's 50,257 tokens, with the third of LLaMA's 32,000. */
+    if (c->vocab_size != (class == CLASS_GPT2 ? 50257 : 32000)) {
+        cJSON_AddNullToObject(o, "bos_token_id");
+        cJSON_AddNullToObject(o, "eos_token_id");
+    }
     if (class == CLASS_GPT2) add_gpt2(o, c);
     else add_llama(o, c);
     return o;

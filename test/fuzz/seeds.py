@@ -60,7 +60,7 @@ def safetensors(files):
     yield tensors({})
 
 
-def texts(run):
+def texts(run, own):
     def read(name):
         with open(os.path.join(run, name), "rb") as file:
             return file.read()
@@ -75,6 +75,7 @@ def texts(run):
     odd = b' {"a": [1, -0.5e+3, true, false, null, [], {}], "b\\u00e9\\ud83d\\ude00\xc3\xa9": "\\"\\\\\\/\\b\\f\\n\\r\\t", "": 1e999}\n'
     return {
         "json": [read("config.json"), state, read("manifest.json"), json.dumps(index).encode(), odd],
+        "huggingface": [read("config.json"), own] + [json.dumps(shape).encode() for shape in SHAPES],
         "state": [state] + [json.dumps(value).encode() for value in (bhyt, full)],
         "manifest": [read("manifest.json"), read("manifest.json").replace(b"model", b"m")],
         "index": [json.dumps(index).encode(), json.dumps(index, indent=2).encode() + b"\n"],
@@ -82,6 +83,18 @@ def texts(run):
         "safetensors": list(safetensors([read("model.safetensors"), read("optimizer-0-of-1.safetensors")])),
         "shard": list(shards()),
     }
+
+
+SHAPES = [
+    {"model_type": "gpt2", "n_layer": 2, "n_head": 4, "n_embd": 32, "n_inner": None, "n_positions": 8, "vocab_size": 19,
+     "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "scale_attn_weights": True, "foo": 1},
+    {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
+     "max_position_embeddings": 8, "rope_scaling": None, "rope_theta": 500.0, "rms_norm_eps": 1e-5, "head_dim": 8,
+     "attention_bias": True, "mlp_bias": True, "layer_types": ["full_attention"], "tie_word_embeddings": True},
+    {"architectures": ["LlamaModel"], "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "sliding_window": 4},
+    {"model_type": "gemma", "final_logit_softcapping": 30.0},
+    {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}, "hidden_act": "relu"},
+]  # fmt: skip
 
 
 LINES = [
@@ -123,7 +136,11 @@ def main(program, directory):
         command = [os.path.abspath(program), "--preset", "micro", "--n-layer", "1", "--n-embd", "16", "--seq-len", "8",
                    "--batch-size", "2", "--steps", "3", "--train-data", "t.bin", "--out", "run"]  # fmt: skip
         subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
-        seeds = texts(os.path.join(work, "run", "step_00000003"))
+        variant = ["--arch", "llama", "--norm", "bhyt", "--placement", "lns", "--gpas", "layer", "--out", "own"]
+        subprocess.run(command + variant, cwd=work, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        with open(os.path.join(work, "own", "step_00000003", "config.json"), "rb") as file:
+            own = file.read()
+        seeds = texts(os.path.join(work, "run", "step_00000003"), own)
     seeds["flags"] = list(command_lines(seeds["config"][1]))
     for target, inputs in seeds.items():
         os.makedirs(os.path.join(directory, target), exist_ok=True)
