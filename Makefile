@@ -1,5 +1,6 @@
 # make            train_gpt, with its CUDA backend where nvcc is found
-# make test       all tests of the default suite; the last line is "N passed, M failed"
+# make test-quick one test of each promise, under two minutes: for each save
+# make test       every test, in its short form; the last line is "N passed, M failed"
 # make demo       synthetic data, two minutes of training, the loss against the language's entropy
 # make bench      timings as JSON lines (fifteen minutes)
 # make help       the other targets
@@ -52,6 +53,8 @@ SCRIPTED := $(wildcard test/test_*.py test/fuzz/test_*.py)
 
 # The parts that not every build needs: the CUDA backend, its emulation on the host, fuzzing.
 include kernels/cuda/cuda.mk test/emu/emu.mk test/fuzz/fuzz.mk
+# Which test runs when.
+include test/floors.mk
 
 # ---------------------------------------------------------------------------------------------------- the program
 
@@ -127,28 +130,36 @@ $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 
 # ------------------------------------------------------------------------------------------------ what people run
 
-# A run is a program with its arguments.
-BINARIES   := $(TESTS) $(BUILD)/test_emu $(BUILD)/test_host_path
-# test_gradients runs no code that test_variants does not, only more often.
-SANITIZED  := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out $(BUILD)/test_gradients $(BUILD)/test_host_path,$(BINARIES)))
+# What the tests need beside the programs that are tests themselves.
+NEEDED := $(PROGRAM) $(TRAIN_EMU) $(RACES) $(EMU)/gpu_probe $(COLLECTIVE)
+FOUND  := TRAIN_GPT=./$(PROGRAM) $(EMULATED) TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt
+RUN    := $(PYTHON) test/run.py --jobs $(CORES)
+# The programs of runs.
+programs = $(sort $(filter $(BUILD)/% build/asan/%,$(subst ", ,$(1))))
+of       = $(filter $(1),$(call programs,$(2)))
 
-# Builds first, on all cores; then the runs, one after the other.
+# Builds first, on all cores; then the runs (test/floors.mk says which).
+test-quick:
+	@$(MAKE) -s --no-print-directory -j$(CORES) $(PROGRAM) $(TRAIN_EMU) $(call programs,$(QUICK))
+	@$(FOUND) $(RUN) $(QUICK)
+
 test: test-compilers
-	@$(MAKE) --no-print-directory -j$(CORES) $(PROGRAM) $(BINARIES) $(BUILD)/test_ops_emu $(TRAIN_EMU) $(RACES) \
-	    $(EMU)/gpu_probe $(COLLECTIVE)
-	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(SANITIZED) $(REPLAY)
+	@$(MAKE) --no-print-directory -j$(CORES) $(NEEDED) $(call of,$(BUILD)/test_%,$(TEST))
+	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(call of,build/asan/%,$(TEST))
 	@$(MAKE) --no-print-directory fuzz-build
-	@TRAIN_GPT=./$(PROGRAM) $(EMULATED) TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt \
-	    $(PYTHON) test/run.py $(BINARIES) $(BUILD)/test_race $(EMU_SUITES) $(SCRIPTED) $(SANITIZED) $(REPLAYS) $(FUZZING)
+	@$(FOUND) $(RUN) $(TEST_PAIRED) --alone $(TEST_ALONE)
 
-# What takes too long for every change: the emulated suites under the sanitizers and other orders of blocks, the long
-# forms of the scripted tests.
-test-all: test
-	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 build/asan/test_ops_emu build/asan/test_host_path
-	@TEST_ALL=1 OPS_SAMPLE=1 TRAIN_GPT=./$(PROGRAM) $(EMULATED) $(PYTHON) test/run.py $(BUILD)/test_gradients $(SCRIPTED) \
-	    "build/asan/test_ops_emu test --implementation cuda/f32" "build/asan/test_ops_emu test --implementation cuda/bf16" \
-	    build/asan/test_host_path
-	@for seed in 1 2 3; do EMU_SEED=$$seed $(PYTHON) test/run.py $(EMU_SUITES) || exit 1; done
+test-all: test-compilers
+	@$(MAKE) --no-print-directory -j$(CORES) $(NEEDED) $(call of,$(BUILD)/test_%,$(ALL))
+	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(call of,build/asan/%,$(ALL))
+	@$(MAKE) --no-print-directory fuzz-build
+	@TEST_ALL=1 $(FOUND) $(RUN) $(ALL_PAIRED) --alone $(ALL_ALONE)
+
+# A line a run: its floor, and what it is.
+floors:
+	@printf 'quick\t%s\n' $(QUICK)
+	@printf 'test\t%s\n' $(TEST)
+	@printf 'all\t%s\n' $(ALL)
 
 # The other compilers, as far as they are here: no warning from any.
 test-compilers:
@@ -176,7 +187,7 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_load
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "make test-all   what takes too long for every change as well"
+	@echo "make test-all   every test in its long form, over an hour; make floors: what each of the three runs"
 	@echo "make fuzz       the parsers of files under libFuzzer, FUZZ_SECONDS=30 each (test/fuzz/README.md)"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
@@ -188,11 +199,11 @@ clean:
 	rm -rf build train_gpt
 
 FORCE:
-.PHONY: FORCE all test test-all test-compilers demo bench help clean
+.PHONY: FORCE all test test-quick test-all test-compilers floors demo bench help clean
 .SECONDARY:
 
 # Goals that build some of the same files, each in a make of its own, take turns, also under -j.
-ifneq ($(word 2,$(filter test test-all emu test-emu race fuzz gpu-check,$(MAKECMDGOALS))),)
+ifneq ($(word 2,$(filter test test-quick test-all emu test-emu race fuzz gpu-check,$(MAKECMDGOALS))),)
 .NOTPARALLEL:
 endif
 

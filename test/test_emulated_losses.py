@@ -9,7 +9,7 @@ weights and data.
 
 TRAIN_GPT_EMU names the one program (default ./train_gpt_emu), TRAIN_GPT_PLAIN the other, both of `make emu`; without them these
 tests are skipped. TEST_ALL=1 takes norm × placement × GPAS × SDD whole; otherwise each norm meets each placement and
-each method, and each placement each method; bf16 in one architecture of two.
+each method, and each placement each method; bf16 in one architecture of two. TEST_QUICK=1 takes one of forty, and one mistake.
 """
 import itertools
 import json
@@ -127,7 +127,10 @@ class Runs:
         return distance(found.result(), truth[0].result()), allowed
 
 
-@pytest.mark.parametrize("dtype, flags", list(combinations()))
+QUICK = 40 if os.environ.get("TEST_QUICK") else 1
+
+
+@pytest.mark.parametrize("dtype, flags", list(combinations())[::QUICK])
 def test_cuda_trains_as_the_cpu_does(tmp_path, data, dtype, flags):
     found, allowed = Runs(tmp_path, data, flags).errors(dtype, EMULATED, "cuda")
     assert all(found[what] <= allowed[what] for what in allowed), (found, allowed)
@@ -144,7 +147,7 @@ def test_cuda_trains_as_the_cpu_does(tmp_path, data, dtype, flags):
     ("bf16", "--arch llama", "--lr 0.0306"),
     ("bf16", "--arch llama --norm rmsnorm", "--norm-eps 1e-3"),
     ("bf16", "--arch gpt2 --gpas layer --gpas-init 0.3", "--gpas-init 0.32"),
-])
+][::QUICK])
 def test_a_small_mistake_is_seen(tmp_path, data, dtype, flags, mistake):
     found, allowed = Runs(tmp_path, data, flags).errors(dtype, REFERENCE[dtype], "cpu", mistake)
     assert any(found[what] > allowed[what] for what in allowed), (found, allowed)

@@ -17,7 +17,7 @@ EMU_OPS   := $(patsubst $(BUILD)/test/%,$(EMU)/%,$(OPS))
 EMU_LIBS  := -lboost_context -ldl -rdynamic -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN:$$ORIGIN/emu:$$ORIGIN/build/emu'
 RACE_LIBS := $(subst /emu,/race,$(EMU_LIBS))
 MPICXX    ?= mpicxx
-NCCL_OF   := OMPI_CXX=$(CXX) $(MPICXX) -DOMPI_SKIP_MPICXX -MMD -MP -fPIC -shared -Wl,-soname,libnccl.so.2
+NCCL_OF   := OMPI_CXX="$(CXX)" $(MPICXX) -DOMPI_SKIP_MPICXX -MMD -MP -fPIC -shared -Wl,-soname,libnccl.so.2
 
 $(EMU)/libnccl.so.2: test/emu/nccl.cpp
 	@mkdir -p $(@D)

@@ -1,0 +1,69 @@
+# The three floors of the tests, included by the Makefile (README.md says how long each takes). `make floors` prints them.
+#
+# A run is what run.py takes: a program with its arguments, or a .py file, or some of its tests; before it what it finds in
+# its environment. test_floors.py holds these tables to the promises in the project's README.md and to the files that are
+# here: a test_*.c, test_*.py or test_*.cpp that is new is in `make test` by itself, a new promise wants a row in QUICK.
+
+# ------------------------------------------------------------------------------------------------------------ quick
+
+# `make test-quick`, at each save: a row for each promise of README.md, in their order, of the tests that it names.
+QUICK :=
+# gradients are derivatives, and the usual mistakes are seen
+QUICK += "TEST_QUICK=1 $(BUILD)/test_gradients" $(BUILD)/test_gradient_faults
+# no bit of any variant changes by recomputing or statistics
+QUICK += $(BUILD)/test_variants
+# every combination of flags trains or is refused by name
+QUICK += $(BUILD)/test_variant_rules
+# an independent model computes the same
+QUICK += test/test_reference.py
+# a step is AdamW's; statistics are what the layers did
+QUICK += test/test_update.py $(BUILD)/test_telemetry
+# every operation computes what kernels.h says
+QUICK += "OPS_SAMPLE=1 $(BUILD)/test_ops test --implementation cpu/f32"
+# the same bits, after a resume too
+QUICK += $(BUILD)/test_model "test/test_training.py -k 'same_bits or recomputing'"
+# whatever bounds threads and memory, no number is another
+QUICK += $(BUILD)/test_limits
+# a CUDA kernel is right without a GPU
+QUICK += $(BUILD)/test_emu
+# nothing races
+QUICK += $(BUILD)/test_race
+# CUDA trains as the CPU does
+QUICK += "TEST_QUICK=1 test/test_emulated_losses.py"
+# steps in flight and captured graphs change no bit
+QUICK += $(BUILD)/test_host_path "test/test_emulated_training.py -k captured"
+# a resume that changes something says so
+QUICK += $(BUILD)/test_changes $(BUILD)/test_fingerprint
+# a run survives
+QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resume.py -k 'fp64 or interrupt_ends'" \
+         "test/test_bad_checkpoints.py -k truncated"
+# bad flags, shards and weights are refused in one line
+QUICK += "test/test_program.py -k 'flag or bad_shards or weights_that'" $(BUILD)/test_config $(BUILD)/test_data
+# and the plan of src/, and these tables
+QUICK += test/test_rooms.py test/test_floors.py
+
+# ------------------------------------------------------------------------------------------------------------- test
+
+# `make test`, for each change: every test there is, in its short form.
+#
+# Each C test by itself; and again under ASan and UBSan, but what runs no code that another does not (test_gradients only
+# runs test_variants' more often, test_host_path has its sanitizers in test-all).
+PROGRAMS  := $(TESTS) $(addprefix $(BUILD)/test_,emu host_path race)
+SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out %/test_gradients %/test_host_path %/test_race,$(PROGRAMS)))
+# Alone: what uses every core by itself, or is there to use them, or compares times.
+TEST_ALONE  := $(addprefix $(BUILD)/test_,model ops gradients) test/test_emulated_losses.py test/test_gpu_check.py $(FUZZING)
+# As many at once as there are cores, one thread each: what takes longest first.
+LONG        := test/test_races.py test/test_faults.py test/test_training.py
+TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED) $(REPLAYS)
+TEST        := $(TEST_PAIRED) $(TEST_ALONE)
+
+# -------------------------------------------------------------------------------------------------------------- all
+
+# `make test-all`, before a release: all of that in its long forms (TEST_ALL=1), fuzzing three times as long; and the emulated
+# suites in three other orders of blocks, and under the sanitizers.
+OPS_EMU     := test_ops_emu test --implementation cuda
+EVERY_ORDER := $(foreach seed,1 2 3,$(foreach type,f32 bf16,"EMU_SEED=$(seed) $(BUILD)/$(OPS_EMU)/$(type)"))
+ALL_ALONE   := $(filter-out $(FUZZING),$(TEST_ALONE)) $(FUZZING_LONG)
+ALL_PAIRED  := $(TEST_PAIRED) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
+               build/asan/test_host_path
+ALL         := $(ALL_PAIRED) $(ALL_ALONE)
