@@ -7,7 +7,8 @@
 #
 # ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan;
 # STANDALONE=1 without oneDNN, OpenBLAS, cJSON and cmocka (test/standalone/README.md).
-# CUDA=0 leaves CUDA out; CUDA_ARCHS="90 100" builds for these GPUs (this machine's, or else 80, 90 and 100).
+# CUDA=0 leaves CUDA out; CUDA_ARCHS="80 90 100" builds for these GPUs (this machine's, or else 80, which newer ones take).
+# PREFIX=/usr/local and DESTDIR= say where `make install` puts things.
 
 ifeq ($(origin CC),default)
     CC   := gcc
@@ -20,11 +21,15 @@ BUILD    ?= build
 PYTHON   ?= python3
 comma    := ,
 CORES    := $(shell nproc 2>/dev/null || echo 2)
-VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unversioned)
+# git's word, if this is its checkout; of an exported tree what git has put into the file VERSION; the newest in CHANGELOG.md.
+VERSION  := $(firstword $(if $(wildcard .git),$(shell git describe --tags --always --dirty 2>/dev/null)) \
+                $(shell grep -v Format VERSION 2>/dev/null) \
+                $(shell sed -n 's/^\#\# \[\([0-9][^]]*\)\].*/\1/p' CHANGELOG.md 2>/dev/null) unversioned)
+PREFIX   ?= /usr/local
 
 WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
-CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE)
+CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE) $(addprefix -I,$(wildcard /usr/include/openblas))
 LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
 CMOCKA   := $(if $(STANDALONE),,-lcmocka)
 ifdef SANITIZE
@@ -63,13 +68,23 @@ WITH_CUDA := $(addprefix $(BUILD)/cuda/,run/device.o settings/usage.o)
 PARTS     := $(BUILD)/train_gpt.o $(filter-out %/device.o %/usage.o,$(HOST)) $(WITH_CUDA) $(CPU) $(CUDA_OBJECTS)
 $(PROGRAM): $(PARTS) $(BUILD)/holds
 	$(CXX) -fopenmp $(LDFLAGS) $(PARTS) $(LDLIBS) $(CUDA_LIBS) -o $@
-	@echo "$@: for CPUs, and for GPUs of compute capability $(CUDA_ARCHS)"
+	@echo "$@: for CPUs, and for GPUs of compute capability $(CUDA_ARCHS)$(CUDA_NOTE)"
 else
 PARTS     := $(BUILD)/train_gpt.o $(HOST) $(CPU)
 $(PROGRAM): $(PARTS) $(BUILD)/holds
 	$(CC) -fopenmp $(LDFLAGS) $(PARTS) $(LDLIBS) -o $@
 	@echo "$@: for CPUs only ($(if $(NVCC),CUDA=$(CUDA),there is no nvcc))"
 endif
+
+# Before anything is compiled: what is missing, by its packages' names. Once a build folder.
+MISSING := CC='$(CC)' CXX='$(CXX)' MPICXX='$(MPICXX)' CFLAGS='$(filter -I%,$(CFLAGS))' scripts/libraries.sh
+$(BUILD)/has_%: scripts/libraries.sh scripts/packages.sh
+	@mkdir -p $(@D)
+	@$(if $(STANDALONE),,STANDALONE_HINT='$(STANDALONE_HINT)' $(MISSING) $* &&) touch $@
+$(BUILD)/has_build: STANDALONE_HINT := ; or `make STANDALONE=1`, slower, without them
+$(BUILD)/train_gpt.o $(HOST) $(CPU): | $(BUILD)/has_build
+$(OPS) $(patsubst test/%.c,$(BUILD)/test/%.o,$(SINGLE)): | $(BUILD)/has_tests
+$(EMU_CORE) $(EMU_TESTS) $(EMU_CUDA): | $(BUILD)/has_emulation
 
 # The program and src/ are C11, whatever the extension says.
 $(BUILD)/train_gpt.o: train_gpt.cu
@@ -80,6 +95,9 @@ $(BUILD)/src/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
+# Another commit is another version, though no source of it has changed.
+$(BUILD)/version: TEXT = $(VERSION)
+$(BUILD)/src/settings/usage.o $(BUILD)/cuda/settings/usage.o $(BUILD)/emu/settings/usage.o: $(BUILD)/version
 $(BUILD)/src/settings/usage.o $(BUILD)/cuda/settings/usage.o: CFLAGS += -DVERSION='"$(VERSION)"'
 
 # One source, two element types.
@@ -162,7 +180,7 @@ floors:
 	@printf 'all\t%s\n' $(ALL)
 
 # The other compilers, as far as they are here: no warning from any.
-test-compilers:
+test-compilers: $(BUILD)/has_build $(BUILD)/has_tests
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
 	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
 	    clang $(CLANG_FLAGS) $(wildcard src/*/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
@@ -185,6 +203,28 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_load
 	@$(BUILD)/bench_loader
 	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
 
+# What has been built, as it is: nothing is compiled under sudo.
+SHARED_FILES := $(wildcard data/*.py scripts/plot.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)
+DOC_FILES    := README.md LICENSE CHANGELOG.md
+SHARE        := $(DESTDIR)$(PREFIX)/share/train_gpt
+DOC          := $(DESTDIR)$(PREFIX)/share/doc/train_gpt
+
+install:
+	@[ -x $(PROGRAM) ] || { echo "make install: there is no $(PROGRAM) yet: run make first" >&2; exit 2; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(DOC) $(addprefix $(SHARE)/,$(sort $(dir $(SHARED_FILES))))
+	install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/train_gpt
+	for file in $(SHARED_FILES); do install -m $$([ -x $$file ] && echo 755 || echo 644) $$file $(SHARE)/$$file || exit 1; done
+	install -m 644 $(DOC_FILES) $(DOC)
+	ln -sf ../share/train_gpt/data/prepare.py $(DESTDIR)$(PREFIX)/bin/train_gpt-prepare
+	ln -sf ../share/train_gpt/scripts/plot.py $(DESTDIR)$(PREFIX)/bin/train_gpt-plot
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,train_gpt train_gpt-prepare train_gpt-plot)
+	rm -rf $(SHARE) $(DOC)
+
+version:
+	@echo $(VERSION)
+
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 	@echo "make test-all   every test in its long form, over an hour; make floors: what each of the three runs"
@@ -193,13 +233,15 @@ help:
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
 	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
+	@echo "make install    what was built into PREFIX=/usr/local, under DESTDIR= if given; make uninstall removes it again"
+	@echo "make version    the version that a build would have"
 	@echo "make clean      removes what was built"
 
 clean:
 	rm -rf build train_gpt
 
 FORCE:
-.PHONY: FORCE all test test-quick test-all test-compilers floors demo bench help clean
+.PHONY: FORCE all test test-quick test-all test-compilers floors demo bench install uninstall version help clean
 .SECONDARY:
 
 # Goals that build some of the same files, each in a make of its own, take turns, also under -j.

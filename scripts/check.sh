@@ -26,17 +26,17 @@ python_of_debian() {
 build_packages
 need header:cmocka.h libcmocka-dev "cmocka: the C tests"
 need header:boost/version.hpp libboost-dev "Boost's headers, for the CUDA emulation"
-need dpkg libboost-context-dev "Boost.Context: a CUDA thread is a fiber in the emulation"
+need dpkg:boost/context/detail/fcontext.hpp libboost-context-dev "Boost.Context: a CUDA thread is a fiber in the emulation"
 need cmd:g++ g++ "compiles the CUDA emulation"
-need dpkg libopenmpi-dev "MPI: the tests with several ranks"
+need dpkg:mpi.h libopenmpi-dev "MPI: the tests with several ranks"
 need cmd:mpirun openmpi-bin "MPI's launcher"
 need cmd:clang clang "the second compiler that must give no warning"
-need dpkg libomp-dev "OpenMP's header for clang"
+need dpkg:omp.h libomp-dev "OpenMP's header for clang"
 if python_of_debian; then
     need python:pytest python3-pytest "the Python tests"
     need python:numpy python3-numpy "the Python tests"
 fi
-like dpkg libclang-rt-dev "clang's sanitizers"
+like dpkg:sanitizer/asan_interface.h libclang-rt-dev "clang's sanitizers"
 install_missing "$yes"
 
 has_modules() {

@@ -1,21 +1,57 @@
 # shellcheck shell=bash
-# Which Debian packages are needed, why, and which are missing? Sourced by quickstart.sh and check.sh:
+# Which packages are needed, why, and which are missing? By Debian's names, which Ubuntu has too; Fedora's and Arch's are
+# in a table. Sourced by quickstart.sh, check.sh and libraries.sh:
 #
 #     need CHECK PACKAGE "WHY"     notes a package that must be there
 #     like CHECK PACKAGE "WHY"     the same for one that is only pleasant to have
 #     install_missing YES          says what is missing and why, asks unless YES is 1, installs with apt
+#     how_to_install PACKAGE…      the commands, one line
 #
 # CHECK is how one sees that it is there already, wherever it came from: cmd:PROGRAM, header:FILE.h,
-# python:MODULE, or dpkg for Debian's own word.
+# python:MODULE, or dpkg:FILE.h for Debian's own word, and elsewhere the header's.
+
+# Debian, Fedora, Arch.
+package_names="
+gcc gcc gcc
+g++ gcc-c++ gcc
+make make make
+pkg-config pkgconf-pkg-config pkgconf
+libc6-dev glibc-devel glibc
+libdnnl-dev onednn-devel onednn
+libopenblas-openmp-dev openblas-devel openblas
+libcjson-dev cjson-devel cjson
+libcmocka-dev libcmocka-devel cmocka
+libboost-dev boost-devel boost
+libboost-context-dev boost-devel boost
+libopenmpi-dev openmpi-devel openmpi
+openmpi-bin openmpi openmpi
+clang clang clang
+libclang-rt-dev compiler-rt compiler-rt
+libomp-dev libomp-devel openmp
+python3 python3 python
+python3-matplotlib python3-matplotlib python-matplotlib
+python3-numpy python3-numpy python-numpy
+python3-pytest python3-pytest python-pytest
+"
 
 missing=() missing_why=() optional=() optional_why=()
+
+has_header() { # FILE.h
+    echo "#include <$1>" | g++ -E -x c++ -I/usr/include/openblas -I/usr/include/openmpi-x86_64 - >/dev/null 2>&1 ||
+        echo "#include <$1>" | gcc -E -x c -I/usr/include/openblas - >/dev/null 2>&1
+}
 
 is_there() { # CHECK PACKAGE
     case $1 in
         cmd:*) command -v "${1#cmd:}" >/dev/null ;;
-        header:*) echo "#include <${1#header:}>" | gcc -E -x c - >/dev/null 2>&1 ;;
+        header:*) has_header "${1#header:}" ;;
         python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
-        dpkg) [ "$(dpkg-query -W -f '${db:Status-Status}' "$2" 2>/dev/null)" = installed ] ;;
+        dpkg:*)
+            if command -v dpkg-query >/dev/null; then
+                [ "$(dpkg-query -W -f '${db:Status-Status}' "$2" 2>/dev/null)" = installed ]
+            else
+                has_header "${1#dpkg:}"
+            fi ;;
     esac
 }
 
@@ -32,9 +68,9 @@ build_packages() { # what building and the demo need
     need cmd:make make "runs the build"
     need cmd:pkg-config pkg-config "finds the libraries"
     need header:stdio.h libc6-dev "the C library's headers"
-    need header:dnnl.h libdnnl-dev "oneDNN: matrix products on the CPU"
+    need header:oneapi/dnnl/dnnl.h libdnnl-dev "oneDNN: matrix products on the CPU"
     need header:cjson/cJSON.h libcjson-dev "cJSON: reads and writes JSON"
-    need dpkg libopenblas-openmp-dev "OpenBLAS: matrix products in double precision"
+    need dpkg:cblas.h libopenblas-openmp-dev "OpenBLAS: matrix products in double precision"
     need cmd:python3 python3 "makes the data and the plots"
 }
 
@@ -43,6 +79,20 @@ explain() { # TITLE, then the names of two arrays: packages, reasons
     local i
     echo "$1"
     for i in "${!packages[@]}"; do printf '  %-24s %s\n' "${packages[i]}" "${reasons[i]}"; done
+}
+
+names_for() { # COLUMN PACKAGE…: what Debian's packages are called there, each once
+    local column=$1 package
+    shift
+    for package; do
+        awk -v name="$package" -v column="$column" '$1 == name { print $column; found = 1 }
+            END { if (!found) print name }' <<<"$package_names"
+    done | awk '!seen[$0]++' | paste -sd " "
+}
+
+how_to_install() { # PACKAGE…
+    printf 'Debian, Ubuntu: apt install %s; Fedora: dnf install %s; Arch: pacman -S %s' \
+        "$(names_for 1 "$@")" "$(names_for 2 "$@")" "$(names_for 3 "$@")"
 }
 
 install_missing() { # YES
@@ -54,7 +104,7 @@ install_missing() { # YES
     [ ${#missing[@]} -eq 0 ] || explain "Missing:" missing missing_why
     [ ${#optional[@]} -eq 0 ] || explain "Missing, but not needed:" optional optional_why
     if ! command -v apt-get >/dev/null; then
-        echo "There is no apt-get here: please install the equivalents of these packages by hand." >&2
+        echo "There is no apt-get here. $(how_to_install "${missing[@]}" "${optional[@]}")" >&2
         [ ${#missing[@]} -eq 0 ]
         return
     fi

@@ -18,10 +18,18 @@ ifeq ($(CUDA),1)
 ifeq ($(origin CUDA_ARCHS),undefined)
     KNOWN_ARCHS := $(filter-out 7%,$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
     LOCAL_ARCHS := $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null))
-    CUDA_ARCHS  := $(or $(sort $(filter $(KNOWN_ARCHS),$(LOCAL_ARCHS))),$(filter $(KNOWN_ARCHS),80 90 100))
+    CUDA_ARCHS  := $(sort $(filter $(KNOWN_ARCHS),$(LOCAL_ARCHS)))
+# No GPU to ask: one architecture, as each takes as long as the first. 8.0's code runs on every 8.x; its PTX, which no kernel
+# here needs to be newer, is compiled by the driver of a newer GPU at its first start, and kept.
+ifeq ($(CUDA_ARCHS),)
+    CUDA_ARCHS  := $(firstword $(filter 80,$(KNOWN_ARCHS)) $(KNOWN_ARCHS))
+    CUDA_NOTE   := , and as PTX for newer ones: no GPU here says which; CUDA_ARCHS="80 90 100" holds code for more
 endif
 endif
-CUDA_CODE    := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch))
+    CUDA_NEWEST := $(shell printf '%s\n' $(CUDA_ARCHS) | sort -n | tail -n 1)
+endif
+CUDA_CODE    := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch)$(comma)code=sm_$(arch)) \
+                $(if $(CUDA_NEWEST),-gencode arch=compute_$(CUDA_NEWEST)$(comma)code=compute_$(CUDA_NEWEST))
 CUDA_WERROR  := -Werror all-warnings
 CUDA_FLAGS   := -std=c++17 -O3 $(CUDA_WERROR) -Xcompiler -Wall$(comma)-Wextra $(CUDA_CODE) -Ikernels/cuda \
                 $(if $(STANDALONE),-Itest/standalone/include)
@@ -30,8 +38,8 @@ CUDA_OBJECTS := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernel
 
 # What the executable holds: it is linked again when that changes, and GPU code compiled again for other GPUs.
 $(BUILD)/holds: TEXT = CUDA=$(CUDA)
-$(BUILD)/cuda/archs: TEXT = $(CUDA_ARCHS)
-$(BUILD)/holds $(BUILD)/cuda/archs: FORCE
+$(BUILD)/cuda/archs: TEXT = $(CUDA_CODE)
+$(BUILD)/holds $(BUILD)/cuda/archs $(BUILD)/version: FORCE
 	@mkdir -p $(@D)
 	@echo '$(TEXT)' | cmp -s - $@ || echo '$(TEXT)' > $@
 
