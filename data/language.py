@@ -8,13 +8,12 @@ learned every rule. A count model that sees the two bytes before stays far above
 """
 import argparse
 import math
-import os
 import sys
 from collections import Counter
 
-from console import Failure, Progress
+from console import Arguments, Failure, Progress, run_tool
 from grammar import Grammar, Reader, check_unambiguous, line_entropy_and_length, sample_bytes
-from shards import ShardSet, pack_bytes
+from shards import ShardSet, check_name, pack_bytes
 
 LANGUAGE = {
     "line": [
@@ -94,7 +93,7 @@ def write_language(folder, name, train_bytes, val_bytes, seed, window):
 
 
 def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="language.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
@@ -116,27 +115,19 @@ def parse_arguments(arguments):
             raise Failure("%s %d: 1000 to 100000000 are allowed" % (flag, value))
     if not 1 <= chosen.window <= 8192:
         raise Failure("--window %d: 1 to 8192 are allowed" % chosen.window)
-    if not chosen.name or os.sep in chosen.name or chosen.name.startswith("."):
-        raise Failure("--name %r: a plain file name is needed" % chosen.name)
+    check_name(chosen.name)
     return chosen
 
 
-def main(arguments):
-    try:
-        chosen = parse_arguments(arguments)
-        facts, opening = write_language(
-            chosen.out, chosen.name, chosen.train_bytes, chosen.val_bytes, chosen.seed, chosen.window
-        )
-    except Failure as failure:
-        print("language.py: %s" % failure, file=sys.stderr)
-        return failure.exit_code
-    print(opening[: opening.rfind(b"\n")].decode("ascii"))
-    print("…")
-    print("floor over windows of %d: %.4f nats/byte (entropy rate %.4f); order-2 count model: %.4f" % (
-        chosen.window, facts["floor_nats_per_token"], facts["entropy_rate_nats_per_token"],
-        facts["order2_nats_per_token"]))  # fmt: skip
-    return 0
+def work(arguments):
+    chosen = parse_arguments(arguments)
+    facts, opening = write_language(
+        chosen.out, chosen.name, chosen.train_bytes, chosen.val_bytes, chosen.seed, chosen.window
+    )
+    return "%s\n…\nfloor over windows of %d: %.4f nats/byte (entropy rate %.4f); order-2 count model: %.4f" % (
+        opening[: opening.rfind(b"\n")].decode("ascii"), chosen.window, facts["floor_nats_per_token"],
+        facts["entropy_rate_nats_per_token"], facts["order2_nats_per_token"])  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_tool("language.py", work, sys.argv[1:]))

@@ -14,15 +14,18 @@ reads and the next run removes.
 """
 import array
 import contextlib
+import errno
 import fcntl
+import glob
 import json
 import os
 import re
+import shlex
 import shutil
 import struct
 import sys
 
-from console import Failure, os_failure
+from console import CONTROLS, EXIT_RUNTIME, EXIT_USAGE, Failure, os_failure, uninterrupted
 
 HEADER_BYTES = 1024
 FORMATS = {2: (20240520, 1), 4: (20240801, 7)}  # bytes per token: magic, version
@@ -72,6 +75,36 @@ def read_shard(path):
     if sys.byteorder == "big":
         tokens.byteswap()
     return token_bytes, tokens
+
+
+def check_name(name):
+    """A set's name is the beginning of file names, and of a glob that train_gpt is given."""
+    complaint = None
+    if not name or os.sep in name or name.startswith("."):
+        complaint = "a plain file name is needed"
+    elif CONTROLS.search(name) or "\\" in name:
+        complaint = "control characters and backslashes are not allowed"
+    elif any("\ud800" <= character <= "\udfff" for character in name):
+        complaint = "it is not UTF-8"
+    elif len((name + "_train_000000.bin").encode()) > 255:
+        complaint = "too long for a file's name: at most 238 bytes are allowed"
+    if complaint:
+        raise Failure("--name %.300r: %s" % (name, complaint))
+
+
+def train_command(folder, name, with_val, vocab_size):
+    """The shell command that trains on a set: globs in which only the * is one, quoted for a shell."""
+
+    def argument(split):
+        path = os.path.join(folder, name)
+        path = os.path.join(".", path) if path.startswith("~") else path  # which train_gpt takes for a home
+        path = glob.escape(path.replace("\\", "\\\\"))
+        return shlex.quote("%s_%s_*.bin" % (path, split))
+
+    words = ["./train_gpt --preset tiny", "--train-data " + argument("train")]
+    words += ["--val-data " + argument("val")] if with_val else []
+    words += ["--vocab-size %d" % vocab_size] if vocab_size != 256 else []
+    return " ".join(words)
 
 
 class ShardStream:
@@ -169,21 +202,29 @@ class ShardSet:
             os.makedirs(self.partial, exist_ok=True)
             self._lock = os.open(self.partial, os.O_RDONLY)
         except OSError as error:
-            raise os_failure(self.partial, error) from None
+            wrong_path = error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS,
+                                         errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT)  # fmt: skip
+            code = EXIT_USAGE if wrong_path else EXIT_RUNTIME
+            raise os_failure("--out: " + (error.filename or self.partial), error, code) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            for leftover in os.listdir(self.partial):  # of a run that was killed
+                path = os.path.join(self.partial, leftover)
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        except BlockingIOError:
             os.close(self._lock)
             raise Failure("%s: another run is writing it" % self.partial) from None
-        for leftover in os.listdir(self.partial):  # of a run that was killed
-            os.remove(os.path.join(self.partial, leftover))
+        except OSError as error:
+            os.close(self._lock)
+            raise os_failure(error.filename or self.partial, error) from None
         return self
 
     def __exit__(self, kind, error, trace):
         self.train.abandon()
         self.val.abandon()
-        shutil.rmtree(self.partial, ignore_errors=True)
-        os.close(self._lock)
+        with uninterrupted():
+            shutil.rmtree(self.partial, ignore_errors=True)
+            os.close(self._lock)
         if isinstance(error, OSError) and not isinstance(error, Failure):
             raise os_failure(self.partial, error) from None
 
@@ -204,15 +245,30 @@ class ShardSet:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        final = os.path.join(self.folder, self.name + ".json")
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(final)
-        pattern = re.compile(re.escape(self.name) + r"_(train|val)_\d{6}\.bin")
-        for old in filter(pattern.fullmatch, os.listdir(self.folder)):
-            os.remove(os.path.join(self.folder, old))
-        for name in shards["train"] + shards["val"]:
-            os.rename(os.path.join(self.partial, name), os.path.join(self.folder, name))
-        os.rename(sidecar, final)
+        names = shards["train"] + shards["val"] + [self.name + ".json"]
+        with uninterrupted():
+            self._move(names)
+
+    def _move(self, names):
+        """Puts an earlier set of this name away and this one into its place, or, where that fails, all back."""
+        moved, away = [], os.path.join(self.partial, "earlier")
+        pattern = re.compile(re.escape(self.name) + r"(_(train|val)_\d{6}\.bin|\.json)")
+
+        def move(source, target):
+            os.rename(source, target)
+            moved.append((source, target))
+
+        try:
+            os.mkdir(away)
+            for old in sorted(filter(pattern.fullmatch, os.listdir(self.folder))):  # .json before the rest
+                move(os.path.join(self.folder, old), os.path.join(away, old))
+            for name in names:
+                move(os.path.join(self.partial, name), os.path.join(self.folder, name))
+        except OSError:
+            for source, target in reversed(moved):
+                with contextlib.suppress(OSError):
+                    os.rename(target, source)
+            raise
 
     @staticmethod
     def _names(stream):

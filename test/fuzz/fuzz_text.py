@@ -4,12 +4,13 @@
     test/fuzz/fuzz_text.py TARGET [--seconds S | --runs N] [--seed N] [--keep DIR]
     test/fuzz/fuzz_text.py TARGET --replay FILE...
 
-TARGET is tokenizer (a tokenizer.json; needs the package tokenizers), jsonl, packed (.gz, .xz), pieces or shard: the
-parsers of data/. Inputs are real files, broken by a seeded mutator that knows JSON's structure: the same seed, the
+TARGET is tokenizer (a tokenizer.json; needs the package tokenizers), jsonl, json, packed (.gz, .xz, .bz2), pieces or
+shard: the parsers of data/. Inputs are real files, broken by a seeded mutator that knows JSON's structure: the same seed, the
 same inputs. Prints one line at the end; exit status 1, and the input kept in DIR, after the first that ends in
 anything but a right result or a Failure of one line. Standard library only.
 """
 import argparse
+import bz2
 import copy
 import faulthandler
 import gzip
@@ -27,12 +28,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "..", "data"))
 
 import encoders  # noqa: E402
+import records  # noqa: E402
+import seams  # noqa: E402
 import shards  # noqa: E402
 import sources  # noqa: E402
 from console import Failure  # noqa: E402
 
 SECONDS_EACH = 10  # an input that takes longer hangs
-TEXTS = ["", "a", "ab ba", "ab" * 40, "the cat\n sat  on <|endoftext|> it's", "\u00e9\u0301 \U0001f600 \ufeff\u4e2d", "\0\x7f\t"]
+TEXTS = ["", "a", "ab ba", "ab" * 40, "the cat\n sat  on <|endoftext|> it's", "a</s>b <s>", "\u00e9\u0301 \U0001f600 \ufeff\u4e2d", "\0\x7f\t"]
 VALUES = [None, True, False, 0, 1, -1, 2, 255, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**64, 0.5, -0.0, 1e308,
           "", "a", "ab", "\0", "\u00e9", "?", "[UNK]", "</s>", "x\ny", "AAAA", "(", "(a*)*", "\\p{L}", [], {}, [[]]]  # fmt: skip
 
@@ -44,13 +47,14 @@ def tokenizers_of_every_kind():
         {"type": "BPE", "dropout": None, "unk_token": "?", "continuing_subword_prefix": None, "end_of_word_suffix": None,
          "fuse_unk": False, "byte_fallback": False, "vocab": dict(letters, ab=27, th=28, the=29),
          "merges": ["a b", "t h", "th e"]},
-        {"type": "Unigram", "unk_id": 0, "vocab": [["?", 0.0], ["a", -1.0], ["b", -2.0], ["the", -1.5]],
+        {"type": "Unigram", "unk_id": 0, "vocab": [["?", 0.0], ["a", -1.0], ["b", -2.0], ["</s>", 0.0], ["the", -1.5]],
          "byte_fallback": False},
         {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##", "max_input_chars_per_word": 20,
          "vocab": dict(letters, **{"##b": 27, "##he": 28})},
     ]  # fmt: skip
     parts = {
-        "normalizer": [None, {"type": "Lowercase"}, {"type": "NFC"}, {"type": "Sequence", "normalizers": [
+        "normalizer": [None, None, {"type": "Lowercase"}, {"type": "NFC"}, {"type": "NFKC"}, {"type": "Strip",
+            "strip_left": True, "strip_right": True}, {"type": "Sequence", "normalizers": [
             {"type": "Prepend", "prepend": "_"}, {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]},
             {"type": "Precompiled", "precompiled_charsmap": "AAAA"}],
         "pre_tokenizer": [None, {"type": "Whitespace"}, {"type": "ByteLevel", "add_prefix_space": False,
@@ -59,11 +63,12 @@ def tokenizers_of_every_kind():
             {"type": "Digits", "individual_digits": True}],
         "post_processor": [None, {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [], "special_tokens": {}}, {"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["?", 0]}],
-        "decoder": [None, {"type": "ByteLevel"}],
+        "decoder": [None, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}],
         "truncation": [None, {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}],
         "padding": [None, {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 70000,
             "pad_type_id": 0, "pad_token": "[PAD]"}],
-        "added_tokens": [[], [{"id": 40, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
+        "added_tokens": [[], [{"id": 3, "content": "</s>", "single_word": False, "lstrip": True, "rstrip": False,
+            "normalized": True, "special": True}], [{"id": 40, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
             "rstrip": False, "normalized": False, "special": True}]],
     }  # fmt: skip
     return [dict({"version": "1.0", "model": model}, **{key: random.choice(value) for key, value in parts.items()})
@@ -117,8 +122,20 @@ def break_bytes(data):
     return bytes(data)
 
 
+def special_ids(path):
+    """The control tokens of a tokenizer.json by the library's own account: literal → id, without what means unknown."""
+    import tokenizers
+
+    with encoders.library_errors(path):
+        found = tokenizers.Tokenizer.from_file(path)
+        model = json.loads(found.to_str())["model"]
+    unknown = model.get("unk_token"), model.get("unk_id")
+    return {token.content: i for i, token in found.get_added_tokens_decoder().items()
+            if token.special and token.content not in unknown and i not in unknown}  # fmt: skip
+
+
 class Tokenizer:
-    """An encoder: every id in the vocabulary, in the width that it says, the same from batch to batch."""
+    """An encoder: every id in the vocabulary, the same from batch to batch; no text becomes a control token."""
 
     suffix = ".json"
 
@@ -137,15 +154,15 @@ class Tokenizer:
         encoder = encoders.make_encoder(path, None)
         assert 0 < encoder.vocab_size <= encoders.MAX_VOCAB_SIZE
         assert encoder.eot is None or 0 <= encoder.eot < encoder.vocab_size
-        width = shards.token_bytes_for(encoder.vocab_size)
-        texts = [text.encode() for text in TEXTS]
-        packed = encoder.encode(texts)
-        assert len(packed) == len(texts)
-        for piece in packed:
-            assert len(piece) % width == 0
-            ids = memoryview(piece).cast("B").cast("H" if width == 2 else "I").tolist()
-            assert all(i < encoder.vocab_size for i in ids), (max(ids), encoder.vocab_size)
-        assert [encoder.encode([text])[0] for text in texts] == packed
+        special = special_ids(path)
+        texts = TEXTS + ["a%s %s%s" % (literal, literal, literal) for literal in list(special)[:9]]
+        encoded = encoder.encode(texts)
+        assert len(encoded) == len(texts)
+        for one in encoded:
+            assert all(i < encoder.vocab_size for i in one.ids), (max(one.ids), encoder.vocab_size)
+            assert len(one.spans) == len(one.ids)
+            assert not set(one.ids).intersection(special.values()), (special, one.ids)
+        assert [encoder.encode([text])[0].ids for text in texts] == [one.ids for one in encoded]
 
 
 def jsonl_lines():
@@ -171,39 +188,75 @@ class Jsonl:
         found = list(sources.Source(path).documents())
         lines = [line for line in data.split(b"\n") if line.strip()]
         assert all(starts for _, starts in found)
-        assert [piece.decode() for piece, _ in found] == [json.loads(line.decode())["text"] for line in lines]
+        assert [piece.decode() for piece, _ in found] == texts_of(json.loads(line.decode()) for line in lines)
+
+
+def texts_of(found):
+    """What documents records hold: a missing, null or empty text is none."""
+    return [text for text in (r.get("text") if isinstance(r, dict) else r for r in found) if text not in (None, "")]
+
+
+class Json:
+    """A list, or values one after the other: the documents are what Python's parser makes of the whole."""
+
+    suffix = ".json"
+
+    @staticmethod
+    def make():
+        found = [{"text": text, "id": i} for i, text in enumerate(TEXTS)] + random.choice(([], ["a", "b c"]))
+        for _ in range(random.choice((0, 0, 1, 2))):
+            break_json(found, [found])
+        indent = random.choice((None, None, 0, 2))
+        if random.randrange(4) == 0:
+            data = random.choice(("\n", "", " ")).join(json.dumps(r, indent=indent) for r in found).encode()
+        else:
+            data = json.dumps(found, indent=indent).encode()
+        return break_bytes(data) if random.randrange(3) == 0 else data
+
+    @staticmethod
+    def run(path, data):
+        records.READ_BYTES = 1 + len(data) % 40
+        found = [piece.decode() for piece, _ in sources.Source(path).documents()]
+        text, at, whole = data.decode(), 0, []
+        while text[at:].strip():
+            at = len(text) - len(text[at:].lstrip())
+            value, at = json.JSONDecoder().raw_decode(text, at)
+            whole.append(value)
+        if text.lstrip().startswith("["):
+            (whole,) = whole
+        assert found == texts_of(whole)
 
 
 class Packed:
     """A packed text is that text: cut or damaged ones are refused, or their checksum would not be worth its bytes."""
 
-    suffix = ""  # .gz or .xz, by the first byte
+    suffix = ""  # by the first byte
+    FORMS = {b"x": (".xz", lzma.compress, lzma.decompress), b"g": (".gz", gzip.compress, gzip.decompress),
+             b"b": (".bz2", bz2.compress, bz2.decompress)}  # fmt: skip
 
-    @staticmethod
-    def make():
+    @classmethod
+    def make(cls):
         text = random.choice((b"", b"a\n", b"the cat sat\n" * 3000))
-        if random.randrange(2):
-            data = b"x" + lzma.compress(text, preset=0)
-        else:
-            data = b"g" + gzip.compress(text, mtime=0)
+        form = random.choice(sorted(cls.FORMS))
+        data = form + cls.FORMS[form][1](text)
         return data if random.randrange(4) == 0 else data[:1] + break_bytes(data[1:])
 
-    @staticmethod
-    def run(path, data):
-        name = path + (".xz" if data[:1] == b"x" else ".gz")
+    @classmethod
+    def run(cls, path, data):
+        extension, _, unpack = cls.FORMS.get(data[:1], cls.FORMS[b"g"])
+        name = path + extension
         with open(name, "wb") as file:
             file.write(data[1:])
         try:
             found = list(sources.Source(name).documents())
-            plain = (lzma.decompress if data[:1] == b"x" else gzip.decompress)(data[1:])
-            assert b"".join(piece for piece, _ in found) == plain
-            assert [starts for _, starts in found] == [True] + [False] * (len(found) - 1)
+            assert b"".join(piece for piece, _ in found) == unpack(data[1:])
+            assert [starts for _, starts in found] == ([True] + [False] * len(found))[: len(found)]
         finally:
             os.remove(name)
 
 
 class Pieces:
-    """However a text is cut on its way, its pieces are UTF-8 and make up the whole; refused is what is not UTF-8."""
+    """However a text is fed and cut, its windows make up the whole; refused is what is not UTF-8."""
 
     suffix = ".txt"
 
@@ -215,19 +268,21 @@ class Pieces:
     @staticmethod
     def run(path, data):
         step, text = max(1, data[0]) if data else 1, data[1:]
-        pieces = encoders.TextPieces(path)
+        seams.WINDOW, seams.OVERLAP = 2 + step, step // 2 + 1
+        windows, found = seams.Windows(path), []
         try:
-            found = [pieces.cut(text[at : at + step], last=False) for at in range(0, len(text), step)]
-            found.append(pieces.cut(b"", last=True))
+            for at in range(0, len(text), step):
+                found += windows.feed(text[at : at + step])
+            found += windows.feed(b"", last=True)
         except Failure:
             try:
                 text.decode("utf-8")
             except UnicodeDecodeError:
                 raise Failure("as it must be") from None
             raise AssertionError("UTF-8 was refused") from None
-        assert b"".join(found) == text
-        for piece in found:
-            piece.decode("utf-8")
+        assert "".join(window[overlap:] for window, overlap in found).encode() == text
+        for (left, _), (right, overlap) in zip(found, found[1:]):
+            assert 0 < overlap < len(right) and left.endswith(right[:overlap])
 
 
 class Shard:
@@ -248,7 +303,7 @@ class Shard:
         assert again[:12] == data[:12] and again[1024:] == data[1024:] and len(again) == len(data)
 
 
-TARGETS = {"tokenizer": Tokenizer, "jsonl": Jsonl, "packed": Packed, "pieces": Pieces, "shard": Shard}
+TARGETS = {"tokenizer": Tokenizer, "jsonl": Jsonl, "json": Json, "packed": Packed, "pieces": Pieces, "shard": Shard}
 
 
 def is_clean(failure):

@@ -18,7 +18,7 @@ def fuzz_text(*arguments):
     return output
 
 
-@pytest.mark.parametrize("target", ["tokenizer", "jsonl", "packed", "pieces", "shard"])
+@pytest.mark.parametrize("target", ["tokenizer", "jsonl", "json", "packed", "pieces", "shard"])
 def test_broken_text_gives_right_tokens_or_one_line(target, tmp_path):
     if target == "tokenizer":
         pytest.importorskip("tokenizers")
