@@ -31,6 +31,7 @@
 #include "src/run/waiting.h"
 #include "src/settings/changes.h"
 #include "src/settings/command_line.h"
+#include "src/settings/needs.h"
 #include "src/settings/resolve.h"
 #include "src/settings/schedule.h"
 #include "src/settings/usage.h"
@@ -51,6 +52,8 @@ typedef struct Flight {
 } Flight;
 
 typedef struct Run {
+    int argc;
+    char **argv;
     Config config;
     const Kernels *k;
     char resume_from[CHECKPOINT_PATH]; /* "" for a fresh start */
@@ -126,7 +129,7 @@ static void parse_flags(Run *run, int argc, char **argv) {
     Config *c = &run->config;
     if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
     if (run->resume_from[0]) device_inherit_threads(c, argc, argv);
-    if (c->smoke) smoke_prepare(c);
+    if (c->smoke) smoke_prepare(c, argc, argv);
     if (c->generate) c->batch_size = 1;
     if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
     if (run->resume_from[0]) {
@@ -134,6 +137,7 @@ static void parse_flags(Run *run, int argc, char **argv) {
         config_follow(c, &run->theirs);
     }
     config_resolve(c, 1);
+    needs_check(c, argc, argv);
 }
 
 static void load_weights(Run *run) {
@@ -269,6 +273,8 @@ static void add_setting(const char *name, const char *value, bool is_number, voi
     else cJSON_AddStringToObject(object, name, value);
 }
 
+static void print_line(void *run, const char *line) { log_print(&((Run *)run)->log, "%s", line); }
+
 /* Takes over the event. */
 static void log_start(Run *run, cJSON *event) {
     DeviceInfo info = {0};
@@ -289,6 +295,8 @@ static void log_start(Run *run, cJSON *event) {
     char text[512];
     if (run->init_from.weights[0]) log_print(&run->log, "weights from %s", run->init_from.weights);
     if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) log_print(&run->log, "%s", text);
+    needs_report(&run->config, run->argc, run->argv, print_line, run);
+    if (!run->config.out && !run->config.smoke) log_print(&run->log, "no --out: nothing of this run is kept");
 }
 
 static bool save(Run *run, Error *error) {
@@ -525,13 +533,19 @@ static void need_weights(const Run *run, const char *mode) {
     check(run->resume_from[0] || run->config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
 }
 
-/* That this is not the device that one might have expected, or that nothing says the weights' model: on stderr, as
+static void warn_line(void *unused, const char *line) {
+    (void)unused;
+    warn("%s", line);
+}
+
+/* That this is not the device that one might have expected, that nothing says the weights' model, or which flags do nothing: on stderr, as
  * stdout holds a mode's result and nothing else, and once nothing can be refused any more. (What trains says it among
  * its first lines.) */
 static void say_notice(const Run *run) {
     char text[512];
     if (device_notice()) warn("%s", device_notice());
     if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) warn("%s", text);
+    needs_report(&run->config, run->argc, run->argv, warn_line, NULL);
 }
 
 static void evaluate(Run *run) {
@@ -577,6 +591,7 @@ int main(int argc, char **argv) {
     threads_wait_briefly(argv);
     output_open();
     run.started = log_seconds();
+    run.argc = argc, run.argv = argv;
     stop_watch();
     /* A reader of our output that has gone, or a file at its limit, is an error to be told, not the run's end. */
     signal(SIGPIPE, SIG_IGN);
@@ -585,6 +600,7 @@ int main(int argc, char **argv) {
     const Config *c = &run.config;
     run.k = device_open(&run.config);
     if (c->dry_run) {
+        needs_report(c, argc, argv, warn_line, NULL);
         report_plan(c, run.k);
         output_end();
         return EXIT_DONE;

@@ -1,6 +1,7 @@
 /* smoke.c: see smoke.h. */
 #include "smoke.h"
 #include "../base/philox.h"
+#include "../settings/command_line.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -26,7 +27,26 @@ static char *shard_path;
 /* At exit, however the run ends. */
 static void remove_shard(void) { unlink(shard_path); }
 
-void smoke_prepare(Config *config) {
+static const char SETTINGS[] = "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-size=256 batch-size=8 steps=30 lr=3e-3 "
+                               "warmup-steps=2 log-every=10";
+
+/* What the command line asks for and would not get. */
+static void refuse_others(int argc, char **argv) {
+    static const char *const OTHERS[] = {"preset", "train-data", "val-data", "resume", "init-from"};
+    char copy[sizeof SETTINGS], *state = NULL;
+    const char *refused = NULL;
+    memcpy(copy, SETTINGS, sizeof copy);
+    for (char *word = strtok_r(copy, " ", &state); word && !refused; word = strtok_r(NULL, " ", &state)) {
+        *strchr(word, '=') = '\0';
+        if (config_asks(argc, argv, word)) refused = word;
+    }
+    for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS && !refused; i++)
+        if (config_asks(argc, argv, OTHERS[i])) refused = OTHERS[i];
+    check(!refused, "--smoke trains from the start on data of its own, with %s; --%s would have no effect", SETTINGS, refused);
+}
+
+void smoke_prepare(Config *config, int argc, char **argv) {
+    refuse_others(argc, argv);
     const char *directory = getenv("TMPDIR");
     size_t size = strlen(directory ? directory : "/tmp") + 32;
     char *path = must_malloc(size, "a path");
@@ -37,8 +57,7 @@ void smoke_prepare(Config *config) {
     atexit(remove_shard);
     write_shard(fd, path);
     Error error = {0};
-    bool good = config_set_all(config, "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-size=256 batch-size=8 steps=30 lr=3e-3 "
-                                       "warmup-steps=2 log-every=10", &error);
+    bool good = config_set_all(config, SETTINGS, &error);
     require(good, "--smoke: %s", error.text);
     config->train_data = config->val_data = path;
 }

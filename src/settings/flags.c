@@ -127,7 +127,9 @@ static const Flag MODES[] = {
     REAL("temperature", temperature, "0.8", 0, 100, "of sampling (0: the likeliest token always)"),
     INT("top-k", top_k, "0", 0, 1e9, "sample among the k likeliest tokens (0: all)"),
     TEXT("probe", probe, "write one batch's tokens, logits, residuals and gradients as safetensors, and stop"),
-    MODE("smoke", smoke, "train `micro` on built-in data for a few seconds; exit 0 if the loss falls"),
+    MODE("smoke", smoke,
+         "train a tiny shape on built-in data for a few seconds; exit 0 if the loss falls; shape, data, batch-size, "
+         "steps, lr, warmup-steps, log-every are its own, all other flags are obeyed"),
     MODE("version", version, "print version and build, and stop"),
     MODE("help", help, "print this, and stop"),
 };
