@@ -8,7 +8,9 @@
 #include <stdlib.h>
 
 bool path_join(char path[PATH_SIZE], const char *directory, const char *name, Error *error) {
-    int n = snprintf(path, PATH_SIZE, "%s/%s", directory, name);
+    const size_t length = strlen(directory);
+    const char *slash = length && directory[length - 1] == '/' ? "" : "/";
+    int n = snprintf(path, PATH_SIZE, "%s%s%s", directory, slash, name);
     return (n > 0 && n < PATH_SIZE) || error_set(error, "%.200s…: the path is too long", directory);
 }
 
@@ -68,6 +70,35 @@ bool durable_write(const char *path, const void *bytes, size_t size, Error *erro
     if (good && !sync_descriptor(fd)) good = error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
     if (close(fd) && good) good = error_set(error, "%s: cannot close: %s", path, strerror(errno));
     return good;
+}
+
+/* One component, whose parent is there. *made: it was not there before. */
+static bool make_one(const char *path, bool *made, Error *error) {
+    struct stat status;
+    *made = false;
+    if (stat(path, &status) == 0) return S_ISDIR(status.st_mode) || error_set(error, "%s: not a directory", path);
+    if (errno == ENOENT && lstat(path, &status) == 0)
+        return error_set(error, "%s: a symbolic link to a place that is not there", path);
+    if (mkdir(path, 0777) == 0) return *made = true;
+    /* Another run may have been faster. */
+    return (errno == EEXIST && stat(path, &status) == 0 && S_ISDIR(status.st_mode)) ||
+           error_set(error, "%s: cannot be made: %s", path, strerror(errno));
+}
+
+bool directory_make(const char *path, Error *error) {
+    char part[PATH_SIZE], parent[PATH_SIZE];
+    const size_t length = strlen(path);
+    if (length >= sizeof part) return error_set(error, "%.200s…: the path is too long", path);
+    for (size_t end = 1; end <= length; end++) {
+        if ((path[end] && path[end] != '/') || path[end - 1] == '/') continue;
+        bool made;
+        Error ignored; /* a parent that may not be read is no reason not to go on */
+        memcpy(part, path, end);
+        part[end] = '\0';
+        if (!make_one(part, &made, error)) return false;
+        if (made && path_join(parent, part, "..", &ignored)) (void)directory_sync(parent, &ignored);
+    }
+    return true;
 }
 
 bool directory_sync(const char *path, Error *error) {

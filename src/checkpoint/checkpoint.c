@@ -165,7 +165,7 @@ int64_t checkpoint_newest_step(const char *out) {
 
 bool checkpoint_claim(const char *out, Error *error) {
     char trial[CHECKPOINT_PATH], parent[CHECKPOINT_PATH];
-    if (mkdir(out, 0777) && errno != EEXIST) return error_set(error, "%s: %s", out, strerror(errno));
+    if (!directory_make(out, error)) return false;
     Error ignored; /* a parent that may not be read is no reason not to run */
     if (path_join(parent, out, "..", &ignored)) (void)directory_sync(parent, &ignored);
     int fd = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open: the lock goes with the process */
