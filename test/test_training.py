@@ -231,7 +231,7 @@ def test_as_many_checkpoints_are_kept_as_asked(keep, data, out):
 
 
 def test_without_out_nothing_is_written(data, tmp_path):
-    run(*SMALL, *data, "--steps", 1, "--save-every", 1, cwd=tmp_path)
+    run(*SMALL, *data, "--steps", 1, cwd=tmp_path)
     assert os.listdir(tmp_path) == []
 
 
