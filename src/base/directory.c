@@ -92,10 +92,11 @@ bool directory_make(const char *path, Error *error) {
     for (size_t end = 1; end <= length; end++) {
         if ((path[end] && path[end] != '/') || path[end - 1] == '/') continue;
         bool made;
-        Error ignored; /* a parent that may not be read is no reason not to go on */
+        Error reason, ignored; /* a parent that may not be read is no reason not to go on */
         memcpy(part, path, end);
         part[end] = '\0';
-        if (!make_one(part, &made, error)) return false;
+        if (!make_one(part, &made, &reason))
+            return path[end] ? error_set(error, "%s: %s", path, reason.text) : error_set(error, "%s", reason.text);
         if (made && path_join(parent, part, "..", &ignored)) (void)directory_sync(parent, &ignored);
     }
     return true;
