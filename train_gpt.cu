@@ -121,6 +121,7 @@ static void parse_flags_over(Run *run, const char *path, int argc, char **argv) 
 static void parse_flags(Run *run, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
     usage_answer(argc, argv);
+    smoke_check(argc, argv);
     find_checkpoint(run, argc, argv);
     snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
     const char *init_from = run->resume_from[0] ? NULL : config_peek(argc, argv, "init-from");
@@ -129,7 +130,7 @@ static void parse_flags(Run *run, int argc, char **argv) {
     Config *c = &run->config;
     if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
     if (run->resume_from[0]) device_inherit_threads(c, argc, argv);
-    if (c->smoke) smoke_prepare(c, argc, argv);
+    if (c->smoke) smoke_prepare(c);
     if (c->generate) c->batch_size = 1;
     if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
     if (run->resume_from[0]) {

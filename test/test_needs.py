@@ -88,7 +88,8 @@ def test_flags_with_effect_and_default_values_are_not_named(data, tmp_path):
 
 def test_smoke_refuses_what_it_does_not_obey(tmp_path):
     own = {"n-layer": 2, "n-embd": 64, "n-head": 2, "seq-len": 64, "vocab-size": 256, "batch-size": 8, "steps": 5, "lr": "1e-3",
-           "warmup-steps": 1, "log-every": 1, "preset": "tiny", "train-data": "x", "val-data": "x", "init-from": "x"}
+           "warmup-steps": 1, "log-every": 1, "preset": "tiny", "train-data": "x", "val-data": "x", "init-from": "x",
+           "resume": "x"}
     for flag, value in own.items():
         refused("--smoke", f"--{flag}", value, says=("--smoke", f"--{flag} would have no effect"), env={"TMPDIR": tmp_path})
     done = run("--smoke", "--seed", 3, "--norm", "rmsnorm", "--total-batch-tokens", 1024, env={"TMPDIR": tmp_path})

@@ -95,8 +95,10 @@ bool directory_make(const char *path, Error *error) {
         Error reason, ignored; /* a parent that may not be read is no reason not to go on */
         memcpy(part, path, end);
         part[end] = '\0';
-        if (!make_one(part, &made, &reason))
-            return path[end] ? error_set(error, "%s: %s", path, reason.text) : error_set(error, "%s", reason.text);
+        if (!make_one(part, &made, &reason)) {
+            const bool names_both = path[end] && length + strlen(reason.text) + 3 <= sizeof error->text;
+            return error_set(error, "%s%s%s", names_both ? path : "", names_both ? ": " : "", reason.text);
+        }
         if (made && path_join(parent, part, "..", &ignored)) (void)directory_sync(parent, &ignored);
     }
     return true;

@@ -30,11 +30,14 @@ static void remove_shard(void) { unlink(shard_path); }
 static const char SETTINGS[] = "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-size=256 batch-size=8 steps=30 lr=3e-3 "
                                "warmup-steps=2 log-every=10";
 
-/* What the command line asks for and would not get. */
-static void refuse_others(int argc, char **argv) {
+void smoke_check(int argc, char **argv) {
+    static const char *const MODES[] = {"dry-run", "eval-only", "generate", "probe"}; /* two at once: resolve.h */
     static const char *const OTHERS[] = {"preset", "train-data", "val-data", "resume", "init-from"};
     char copy[sizeof SETTINGS], *state = NULL;
     const char *refused = NULL;
+    if (!config_asks(argc, argv, "smoke")) return;
+    for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
+        if (config_asks(argc, argv, MODES[i])) return;
     memcpy(copy, SETTINGS, sizeof copy);
     for (char *word = strtok_r(copy, " ", &state); word && !refused; word = strtok_r(NULL, " ", &state)) {
         *strchr(word, '=') = '\0';
@@ -45,8 +48,7 @@ static void refuse_others(int argc, char **argv) {
     check(!refused, "--smoke trains from the start on data of its own, with %s; --%s would have no effect", SETTINGS, refused);
 }
 
-void smoke_prepare(Config *config, int argc, char **argv) {
-    refuse_others(argc, argv);
+void smoke_prepare(Config *config) {
     const char *directory = getenv("TMPDIR");
     size_t size = strlen(directory ? directory : "/tmp") + 32;
     char *path = must_malloc(size, "a path");

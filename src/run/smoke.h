@@ -9,9 +9,11 @@
 
 #include "../settings/config.h"
 
-/* Writes the shard and points the config at it; shape, steps and data are set, the rest is the user's. Exit 2 where the
- * command line gives one of those that are set. */
-void smoke_prepare(Config *config, int argc, char **argv);
+/* Exit 2 where the command line asks for --smoke and for what that would not do: another shape, other data, a start. */
+void smoke_check(int argc, char **argv);
+
+/* Writes the shard and points the config at it; shape, steps and data are set, the rest is the user's. */
+void smoke_prepare(Config *config);
 
 /* Removes the shard; exit 1 unless the loss fell as it must. */
 void smoke_finish(const Config *config, double first_loss, double last_loss);
