@@ -175,6 +175,7 @@ def test_other_validation_data_are_said(base, data, out, tmp_path):
     done = resumed((straight, tmp_path / "straight"), out, "--val-data", tmp_path / "other.bin")
     assert said(done).startswith("--val-data: ") and said(done).endswith("; losses before and after do not compare")
     assert metrics(out, "event")[0]["val_data"]
+    assert said(resumed(base, out, *straight[-2:])) == f"--val-data none → {data[1]}"
     for name in ("model.safetensors", "optimizer-0-of-1.safetensors"):
         assert file_bytes(step_directory(out, 6), name) == file_bytes(step_directory(base[1], 6), name)
 

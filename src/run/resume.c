@@ -102,6 +102,8 @@ static void compare_data(const Resume *r, cJSON *event, Parts *said, Parts *refu
         fprintf(next_part(said, "; "), "--train-data: %s", text);
         fprintf(next_part(refused, "; "), "--train-data is not what it was: %s", text);
     }
+    if (then->train_data && !then->val_data && now->val_data)
+        fprintf(next_part(said, "; "), "--val-data none → %.200s", r->ours->val_data);
     if (then->val_data && now->val_data &&
         data_differ(r, "val_data", then->val_data, now->val_data, r->val_set, text, sizeof text)) {
         cJSON_AddStringToObject(event, "val_data", text);
