@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from program import run, write_shard
+from program import refused, run, write_shard
 
 SHAPE = ["--n-layer", 2, "--n-embd", 32, "--n-head", 4, "--vocab-size", 96, "--seq-len", 16, "--batch-size", 2]
 TRAINING = ["--steps", 3, "--lr", "1e-2", "--warmup-steps", 0, "--val-every", 0, "--dtype", "fp64"]
@@ -112,6 +112,49 @@ def foreign(torch, case):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
+
+
+# What a config.json may say beside the shape, and None, or the words of the refusal.
+CONSTANTS = [
+    ("gpt2", {"layer_norm_epsilon": 0.1}, None), ("gpt2", {"n_inner": 40}, None), ("gpt2", {"tie_word_embeddings": False}, None),
+    ("gpt2", {"activation_function": "gelu_pytorch_tanh"}, None), ("gpt2", {"activation_function": "relu"}, "activation_function relu"),
+    ("gpt2", {"activation_function": "gelu"}, "activation_function gelu"), ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights false"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx true"),
+    ("gpt2", {"add_cross_attention": True}, "add_cross_attention true"),
+    ("llama", {"rms_norm_eps": 0.1}, None), ("llama", {"rope_theta": 100.0}, None), ("llama", {"num_key_value_heads": None}, None),
+    ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}, None), ("llama", {"foo": 3}, None),
+    ("llama", {"attention_bias": True, "mlp_bias": True}, None), ("llama", {"head_dim": 8, "hidden_act": "swish"}, None),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters linear"),
+    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                "original_max_position_embeddings": 8}}, "rope_parameters llama3"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"), ("llama", {"hidden_act": "relu"}, "hidden_act relu"),
+    ("llama", {"attention_bias": True}, "mlp_bias false with attention_bias true"), ("llama", {"head_dim": 16}, "head_dim 16"),
+    ("llama", {"sliding_window": 4}, "sliding_window 4"), ("llama", {"is_causal": False}, "is_causal false"),
+    ("gemma", {}, "model_type gemma"), ("mistral", {}, "model_type mistral"), ("qwen2", {}, "model_type qwen2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, more, says", CONSTANTS, ids=[f"{kind} {' '.join(more)}" for kind, more, _ in CONSTANTS])
+def test_a_config_alone_gives_the_same_logits_or_is_refused_by_name(kind, more, says, torch, data, tmp_path):
+    """No flag tells anything of the model."""
+    import transformers
+    gpt2 = {"n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    other = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "max_position_embeddings": 16}  # fmt: skip
+    torch.manual_seed(7)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=96, **{**(gpt2 if kind == "gpt2" else other), **more})
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = str(tmp_path / "weights")
+    model.eval().save_pretrained(folder)
+    arguments = [*data, "--batch-size", 2, "--init-from", folder]
+    if says:
+        refused(*arguments, "--probe", tmp_path / "probe", says=(folder, says))
+    else:
+        same_logits(torch, model.double(), probe(str(tmp_path / "probe"), *arguments), TOLERANCE[kind])
 
 
 FLAGS = {"gpt2": ["--arch", "gpt2"], "gpt2 untied": ["--arch", "gpt2", "--tie-embeddings", "off"],
