@@ -274,10 +274,12 @@ bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *e
 
 /* The shortest text that reads back as the same number: 0.1, not 0.10000000000000001. */
 static void write_real(double value, char *text, size_t size) {
+    char shortest[32] = "";
     for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, size, "%.*g", digits, value);
-        if (strtod(text, NULL) == value) return;
+        snprintf(shortest, sizeof shortest, "%.*g", digits, value);
+        if (strtod(shortest, NULL) == value) break;
     }
+    snprintf(text, size, "%s", shortest);
 }
 
 /* The field decides how. */
