@@ -8,17 +8,21 @@
 #include "cublaslt.cuh"
 #include "types.cuh"
 
+const uint32_t GEMM_ALIGNMENT = 256; /* bytes: of a tensor's start, and the most that cuBLASLt asks for */
+
 /* D [m,n] = op(A) [m,k] · op(B) [k,n] (+ D if accumulate) (+ bias), by columns. Two products with equal
    members share a plan. */
 struct Product {
     int64_t m, n, k;
     cudaDataType_t type, out_type; /* of A, B and bias; of D */
     bool transpose_a, transpose_b, bias, accumulate;
+    uint32_t align_a, align_b, align_d; /* bytes that the operands are aligned to: powers of two, at most GEMM_ALIGNMENT */
 
     bool operator==(const Product &other) const {
         return m == other.m && n == other.n && k == other.k && type == other.type &&
                out_type == other.out_type && transpose_a == other.transpose_a &&
-               transpose_b == other.transpose_b && bias == other.bias && accumulate == other.accumulate;
+               transpose_b == other.transpose_b && bias == other.bias && accumulate == other.accumulate &&
+               align_a == other.align_a && align_b == other.align_b && align_d == other.align_d;
     }
 };
 

@@ -10,8 +10,9 @@
  *
  * Sizes are passed padded: the contract keeps padding zero, so the products are the same, every dimension but
  * N is a multiple of 64, and what lands in padding is a sum of zeros. Leading dimensions are then always
- * multiples of 64 elements and operands 256-byte aligned, which the tensor cores want. (The extra work is at
- * most 63 columns: 0.1 % for a vocabulary of 50,257.)
+ * multiples of 64 elements, and operands aligned to 256 bytes at a tensor's start, to 128 at any of its rows (bf16 rows of
+ * an odd multiple of 64: the last row of an even prompt). What holds for this call's operands is what the heuristic is
+ * promised. (The extra work is at most 63 columns: 0.1 % for a vocabulary of 50,257.)
  *
  * The algorithm is the heuristic's first for the shape, or with --gemm-tune the fastest of its first eight, on the
  * operands of the shape's first product; it is asked once and kept with the descriptors. Measuring waits for the
@@ -100,6 +101,18 @@ void make_descriptors(Plan *plan) {
     CUBLASLT_CHECK(cublaslt.MatrixLayoutCreate(&plan->d, p.out_type, p.m, p.n, p.m), "describing a product");
 }
 
+void promise(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t operand, uint32_t bytes,
+             const Description &what) {
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceSetAttribute(preference, operand, &bytes, sizeof bytes),
+                   "choosing an algorithm for %s", what.text);
+}
+
+/* The largest power of two that divides the address, as far as anybody asks. */
+uint32_t alignment_of(const void *operand) {
+    const uintptr_t bits = reinterpret_cast<uintptr_t>(operand) | GEMM_ALIGNMENT;
+    return (uint32_t)(bits & (0 - bits));
+}
+
 /* The heuristic's first algorithms, at most `most`. */
 int ask_heuristic(const Plan &plan, const char *operation, int most, cublasLtMatmulHeuristicResult_t *results) {
     const Description what(operation, plan.product);
@@ -109,6 +122,11 @@ int ask_heuristic(const Plan &plan, const char *operation, int most, cublasLtMat
     CUBLASLT_CHECK(cublaslt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                          &workspace, sizeof workspace),
                    "choosing an algorithm for %s", what.text);
+    const Product &p = plan.product;
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p.align_a, what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p.align_b, what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p.align_d, what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.align_d, what);
     int found = 0;
     CUBLASLT_CHECK(cublaslt.MatmulAlgoGetHeuristic(handle, plan.operation, plan.a, plan.b, plan.d, plan.d,
                                                    preference, most, results, &found),
@@ -239,7 +257,8 @@ const Plan &plan_for(Queue *queue, const Product &product, const Operands &on, v
     return plans.back();
 }
 
-void multiply(Queue *queue, const Product &product, const Operands &on) {
+void multiply(Queue *queue, Product product, const Operands &on) {
+    product.align_a = alignment_of(on.a), product.align_b = alignment_of(on.b), product.align_d = alignment_of(on.d);
     void *workspace = cuda_scratch(queue, WORKSPACE_BYTES, on.operation);
     run(queue, plan_for(queue, product, on, workspace), on, workspace);
 }
