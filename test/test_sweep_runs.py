@@ -106,6 +106,34 @@ def test_a_diverged_run_is_a_result_and_not_tried_again(tmp_path, data):
     assert "2 runs, 0 of them to do" in sweep("--out", out).out
 
 
+# Adam's second moments overflow after some ten steps, without one step whose loss or gradient is not finite.
+def test_a_run_whose_moments_overflow_has_diverged_and_not_failed(tmp_path, data):
+    out = str(tmp_path / "out")
+    wild = ["--flag", "lr=50", "--flag", "grad-clip=0", "--flag", "steps=40", "--flag", "save-every=1"]
+    done = sweep("--out", out, *data, *MICRO, *wild, "--grid", "seed=1,2")
+    assert "FAILED" not in done.out and "failed" not in done.out
+    row = read_csv(out, "table.csv")[0]
+    assert (row["runs"], row["diverged"], row["done"]) == ("2", "2", "0")
+    assert [run["failure"] for run in read_csv(out, "runs.csv")] == ["", ""]
+    assert "2 diverged |" in file_bytes(out, "table.md").decode()
+
+
+def test_a_run_counts_as_one_thing(tmp_path, data):
+    # Over its first loss in the end, and then it failed: that is a failure, to be tried again.
+    lines = a_run(5).splitlines(keepends=True)
+    lines[-2] = lines[-2].replace('"loss":2.0', '"loss":3.0')
+    (tmp_path / "end.jsonl").write_text("".join(lines))
+    program = stand_in(
+        tmp_path,
+        f'cat {tmp_path}/end.jsonl > "$OUT/metrics.jsonl"\necho "train_gpt: the disk is full" >&2; exit 1\n',
+    )
+    done = sweep("--out", tmp_path / "out", "--program", program, *data, "--flag", "steps=5", code=1)
+    assert "0 of 1 runs have a result" in done.out
+    row = read_csv(tmp_path / "out", "runs.csv")[0]
+    assert (row["state"], row["diverged"], row["failure"]) == ("cut", "", "train_gpt: the disk is full")
+    assert (tmp_path / "out" / "table.md").read_text().count("| 1 failed |") == 1
+
+
 def test_a_run_that_ends_over_the_limit_has_diverged(tmp_path, data):
     out = str(tmp_path / "out")
     sweep("--out", out, *data, *MICRO, "--flag", "steps=3", "--grid", "lr=1e-4,1e-3")

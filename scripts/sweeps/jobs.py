@@ -127,7 +127,7 @@ class Runner:
                 signal.signal(number, handler)
 
     def is_result(self, run):
-        return self.results[run.name].state in ("done", "diverged")
+        return run.name not in self.failed and self.results[run.name].state in ("done", "diverged")
 
     def on_signal(self, number, _frame):
         self.signals.append(number)
@@ -165,7 +165,8 @@ class Runner:
         if code == EXIT_DIVERGED and result.state != "diverged":
             result.state, result.reason = "diverged", "not finite at step %d" % result.step
         asked = self.stopped_by and code in (-signal.SIGTERM, -signal.SIGKILL)
-        if code not in (0, EXIT_DIVERGED) and not asked:
+        if code not in (0, EXIT_DIVERGED) and not asked and result.state != "diverged":
+            result.state = "cut" if result.state == "done" else result.state
             self.failed[run.name] = job.last_words()
             self.say("FAILED    %s: %s" % (run.name, self.failed[run.name]))
             return
@@ -201,7 +202,9 @@ class Runner:
         return ", ETA " + clock
 
     def summary(self, waiting):
-        states = [self.results[run.name].state for run in self.runs]
+        states = [
+            "failed" if run.name in self.failed else self.results[run.name].state for run in self.runs
+        ]
         text = "%d/%d done" % (states.count("done") + states.count("diverged"), len(states))
         for word, count in (("diverged", states.count("diverged")), ("failed", len(self.failed))):
             text += ", %d %s" % (count, word) if count else ""

@@ -27,19 +27,18 @@ RUN_COLUMNS = [
 
 
 class Row:
-    """labels: of all axes but the seed; the results of its runs, by what became of them."""
+    """labels: of all axes but the seed; the results of its runs, by what became of them: one thing of each."""
 
     def __init__(self, labels, runs, results, failed, above):
         self.labels, self.runs = labels, runs
         self.results = [results[run.name] for run in runs]
-        self.failed = sum(run.name in failed for run in runs)
-        self.divergences = [result.divergence(above) for result in self.results]
-        self.diverged = sum(map(bool, self.divergences))
-        self.done = [
-            result
-            for result, why in zip(self.results, self.divergences)
-            if result.state == "done" and not why
+        self.divergences = [divergence(run, results[run.name], failed, above) for run in runs]
+        self.states = [
+            "failed" if run.name in failed else "diverged" if why else results[run.name].state
+            for run, why in zip(runs, self.divergences)
         ]
+        self.diverged = self.states.count("diverged")
+        self.done = [result for result, state in zip(self.results, self.states) if state == "done"]
         # With none complete, what the cut ones have come to stands in; the column `runs` says so.
         self.measured = self.done or [result for result in self.results if result.state == "cut"]
         self.final_val = self.collect(metrics.Result.final_val)
@@ -55,10 +54,14 @@ class Row:
         return [value for value in values if math.isfinite(value)]
 
     def state(self):
-        counts = {"done": len(self.done), "diverged": self.diverged, "failed": self.failed}
-        counts["cut"] = sum(result.state == "cut" for result in self.results)
-        counts["not run"] = sum(result.state == "new" for result in self.results)
+        words = {"done": "done", "diverged": "diverged", "failed": "failed", "cut": "cut", "new": "not run"}
+        counts = {word: self.states.count(state) for state, word in words.items()}
         return ", ".join("%d %s" % (count, word) for word, count in counts.items() if count)
+
+
+def divergence(run, result, failed, above):
+    """Why a run has diverged, or "". One that failed has no result yet, and will be tried again."""
+    return "" if run.name in failed else result.divergence(above)
 
 
 def rows_of(plan, results, failed):
@@ -144,7 +147,7 @@ def runs_csv(plan, results, failed):
                 plain(result.tokens_per_s()),
                 plain(result.step_ms()),
                 plain(result.quiet_ms()),
-                result.divergence(plan.diverged_above),
+                divergence(run, result, failed, plan.diverged_above),
                 len(result.skipped),
                 failed.get(run.name, ""),
             ]
