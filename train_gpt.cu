@@ -231,7 +231,8 @@ static Progress progress(const Run *run) {
                       .windows = run->step * c->micro_steps * c->batch_size,
                       .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader),
                       .train_data = run->train_print,
-                      .val_data = run->val_print};
+                      .val_data = run->val_print,
+                      .doubtful = run->skips_in_a_row > 0};
 }
 
 static char *print_of(const ShardSet *set, const char *flag) {
@@ -300,10 +301,40 @@ static void log_start(Run *run, cJSON *event) {
     if (!run->config.out && !run->config.smoke) log_print(&run->log, "no --out: nothing of this run is kept");
 }
 
+static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
+
+/* Ends a run that has lost its numbers. What was saved before is all that is good of it. */
+static CHECK_NORETURN void end_diverged(Run *run, const char *why) {
+    cJSON *event = cJSON_CreateObject();
+    cJSON_AddStringToObject(event, "reason", why);
+    cJSON_AddStringToObject(event, "last_good", last_checkpoint(run));
+    log_event(&run->log, "diverged", run->step, event);
+    log_close(&run->log);
+    fail(EXIT_DIVERGED, "training diverged: %s; last good checkpoint: %s", why, last_checkpoint(run));
+}
+
+/* After an update that left numbers which are none. The first tensor that has some is named; where all masters and moments
+ * are finite, their copies in a narrower type are not. */
+static CHECK_NORETURN void end_without_numbers(Run *run, uint64_t count) {
+    char why[640];
+    Error where = {0};
+    if (checkpoint_is_finite(&run->model, &run->optimizer, &where))
+        error_set(&where, "weights beyond the range of --dtype");
+    snprintf(why, sizeof why, "weights or moments are no longer finite after step %lld (%llu of them; first: %s)",
+             (long long)run->step, (unsigned long long)count, where.text);
+    end_diverged(run, why);
+}
+
+/* What is not finite is not written: that a checkpoint cannot be made of it is then no failure of the disk. */
 static bool save(Run *run, Error *error) {
-    char path[CHECKPOINT_PATH];
+    char path[CHECKPOINT_PATH], why[640];
     Progress now = progress(run);
-    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, &now, path, error)) return false;
+    Error where = {0};
+    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, &now, path, error)) {
+        if (checkpoint_is_finite(&run->model, &run->optimizer, &where)) return false;
+        snprintf(why, sizeof why, "%s are not finite after step %lld", where.text, (long long)run->step);
+        end_diverged(run, why);
+    }
     memcpy(run->last_checkpoint, path, sizeof path);
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "path", path);
@@ -311,8 +342,6 @@ static bool save(Run *run, Error *error) {
     log_print(&run->log, "checkpoint %s", path);
     return true;
 }
-
-static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
 
 static void save_on_the_way(Run *run) {
     Error error = {0};
@@ -325,8 +354,9 @@ static void save_on_the_way(Run *run) {
 }
 
 static void print_sample(Run *run) {
+    Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
-    generate(&run->model, "");
+    if (!generate(&run->model, "", &error)) end_diverged(run, error.text);
 }
 
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
@@ -340,10 +370,9 @@ static void report_skip(Run *run, const StepState *state, double loss) {
     log_print(&run->log, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)run->step,
               REASONS[state->skip], loss, state->grad_norm);
     if (state->skips_in_a_row < NON_FINITE_MOST) return;
-    log_event(&run->log, "diverged", run->step, NULL);
-    log_close(&run->log);
-    fail(EXIT_DIVERGED, "training diverged: %d steps in a row had a non-finite loss or gradient; last checkpoint: %s",
-         NON_FINITE_MOST, last_checkpoint(run));
+    char why[128];
+    snprintf(why, sizeof why, "%d steps in a row had a non-finite loss or gradient", NON_FINITE_MOST);
+    end_diverged(run, why);
 }
 
 /* Why the run should end after this step, or NULL. */
@@ -373,6 +402,7 @@ static const char *land(Run *run) {
     if (state->skip) report_skip(run, state, loss);
     log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = flight.lr, .grad_norm = state->grad_norm,
                                         .ms = ms, .tokens = c->total_batch_tokens});
+    if (state->non_finite) end_without_numbers(run, state->non_finite);
     if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
     char line[320];
     if (waiting_look(&run->waiting, line, sizeof line)) log_print(&run->log, "%s", line);
@@ -396,6 +426,10 @@ static void validate(Run *run) {
     Error error = {0};
     if (!validator_run(&run->validator, &loss, &tokens, &error)) end_without_data(run, "--val-data", error.text);
     log_val(&run->log, run->step, loss, tokens);
+    if (isfinite(loss)) return;
+    char why[128];
+    snprintf(why, sizeof why, "the validation loss after step %lld is not finite", (long long)run->step);
+    end_diverged(run, why);
 }
 
 /* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
@@ -470,7 +504,8 @@ static void loop(Run *run) {
     bool saved = !c->out || save(run, &error);
     if (c->sample_every && !stop_requested()) print_sample(run);
     cJSON *event = cJSON_CreateObject();
-    cJSON_AddStringToObject(event, "reason", reason ? reason : "all steps done");
+    cJSON_AddStringToObject(event, "reason",
+                            !saved ? "the last checkpoint could not be written" : reason ? reason : "all steps done");
     log_event(&run->log, "end", run->step, event);
     require(saved, "the last checkpoint could not be written: %s; last good checkpoint: %s", error.text,
             last_checkpoint(run));
@@ -561,6 +596,7 @@ static void evaluate(Run *run) {
     say_notice(run);
     cJSON_Delete(report_data(&run->config, NULL, &run->validator, true));
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
+    if (!isfinite(loss)) fail(EXIT_DIVERGED, "--eval-only: the loss is not finite: these weights have diverged");
     validator_destroy(&run->validator);
 }
 
@@ -570,7 +606,8 @@ static void print_generated(Run *run) {
           (long long)run->config.vocab_size);
     open_model(run, false);
     say_notice(run);
-    generate(&run->model, run->config.generate);
+    Error error = {0};
+    if (!generate(&run->model, run->config.generate, &error)) fail(EXIT_DIVERGED, "--generate: %s", error.text);
 }
 
 static void probe(Run *run) {

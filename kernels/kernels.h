@@ -411,6 +411,7 @@ struct StepState {
     double clip_scale[CLIP_GROUPS]; /* factor on gradients of slots of each clip group */
     double bias_correction[2];      /* 1 − β₁ᵗ, 1 − β₂ᵗ with t = applied */
     uint64_t applied;               /* updates that reached the weights */
+    uint64_t non_finite;            /* elements that this step's adamw left with a number that is none */
     uint32_t skip;                  /* SkipReason of this step; adamw changes nothing when it is not SKIP_NONE */
     uint32_t skips_in_a_row;        /* non-finite steps since the last finite one */
     uint32_t window_count;          /* entries that the window holds, ≤ SKIP_WINDOW */
@@ -419,7 +420,7 @@ struct StepState {
     double norm_window[SKIP_WINDOW];
 };
 
-/* Zeroes loss_sum and sum_squares. */
+/* Zeroes loss_sum, sum_squares and non_finite. */
 typedef struct StepBegin {
     StepState *state;
 } StepBegin;
@@ -442,7 +443,8 @@ typedef struct ParamSlot {
     double lr_scale;       /* factor on the learning rate */
 } ParamSlot;
 
-/* state->sum_squares[g] += Σ grad², over fixed chunks; [CLIP_ALL] takes every slot, [CLIP_GATES] gates only. */
+/* state->sum_squares[g] += Σ grad², over fixed chunks; [CLIP_ALL] takes every slot, [CLIP_GATES] gates only. Squares of
+ * floats neither overflow nor vanish: as long as every gradient is finite, the sum is, and clipping works. */
 typedef struct SumSquares {
     const Accum *grad;      /* the arena */
     int64_t begin, end;     /* elements of it: this rank's share, multiples of 64 */
@@ -466,7 +468,9 @@ typedef struct StepDecide {
 
 /* AdamW, decoupled and bias-corrected, over a range of the arenas; a no-op if state->skip:
  *   g = clip·grad;  m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²
- *   w −= lr·lr_scale·( (m/bc₁)/(√(v/bc₂)+ε) + weight_decay·w ) */
+ *   w −= lr·lr_scale·( (m/bc₁)/(√(v/bc₂)+ε) + weight_decay·w )
+ * state->non_finite += elements whose w, m, v or copy in Storage is no finite number afterwards. (A v that has overflowed
+ * would show nowhere else: its updates are 0, for ever.) */
 typedef struct AdamW {
     Accum *master;
     Storage *storage;       /* the copy that GEMMs read; NULL where Storage is Accum (it is master itself) */
@@ -475,7 +479,7 @@ typedef struct AdamW {
     int64_t begin, end;     /* elements, multiples of 64 */
     const ParamSlot *slots; /* [n_slots], device */
     int n_slots;
-    const StepState *state;
+    StepState *state;
     double beta1, beta2, eps;
 } AdamW;
 

@@ -235,6 +235,22 @@ static void no_bias_correction(Queue *queue, const AdamW *a) {
 }
 REPLACE(adamw, no_bias_correction)
 
+static void never_counts(Queue *queue, const AdamW *a) {
+    uint64_t before = a->state->non_finite;
+    good->adamw(queue, a);
+    a->state->non_finite = before;
+}
+REPLACE(adamw, never_counts)
+
+/* Squares taken in fp32. */
+static void squares_overflow(Queue *queue, const SumSquares *s) {
+    float sum = 0;
+    for (int64_t i = s->begin; i < s->end; i++) sum += ((const real_ *)s->grad)[i] * ((const real_ *)s->grad)[i];
+    good->sum_squares(queue, s);
+    if (!isfinite(sum)) s->state->sum_squares[CLIP_ALL] = (double)sum;
+}
+REPLACE(sum_squares, squares_overflow)
+
 static void no_gate_group(Queue *queue, const SumSquares *s) {
     good->sum_squares(queue, s);
     s->state->sum_squares[CLIP_GATES] = s->state->sum_squares[CLIP_ALL];
@@ -287,6 +303,8 @@ const Broken broken_operations[] = {
      wrap_past_the_end},
     {"a skipped step that updates", "changed an input", OP_adamw, BROKEN_VALUES, wrap_never_skips},
     {"AdamW without bias correction", "master: error", OP_adamw, BROKEN_VALUES, wrap_no_bias_correction},
+    {"lost numbers that are not counted", "non_finite: error", OP_adamw, BROKEN_VALUES, wrap_never_counts},
+    {"squares that overflow", "sum_squares: error", OP_sum_squares, BROKEN_VALUES, wrap_squares_overflow},
     {"gates not told apart in the norm", "sum_squares: error", OP_sum_squares, BROKEN_VALUES,
      wrap_no_gate_group},
     {"truncation for rounding", "dst: error", OP_cast, BROKEN_VALUES, wrap_truncates},

@@ -91,6 +91,12 @@ static const bool no_variant[] = {false};
 
 #define MEMBER(c, state, name, role, n) inside(c, state, #name, role, offsetof(StepState, name), n)
 
+/* The count of lost elements: exact, and 3 before the call. */
+static void count_lost(Case *c, Tensor *state, Role role) {
+    Tensor *count = constant(MEMBER(c, state, non_finite, role, 1), 3);
+    count->integer = count->exact = true;
+}
+
 static StepState some_state(void) {
     return (StepState){.in = {.lr = 1e-3, .loss_scale = 1.0 / 17, .step = 4},
                        .loss_sum = 2.5,
@@ -122,6 +128,7 @@ static void declare_step_begin(Case *c, const void *shape, const void *variant) 
     Tensor *t = structure(c, TO(a->state), IN, &state, sizeof state);
     MEMBER(c, t, loss_sum, OUT, 1);
     MEMBER(c, t, sum_squares, OUT, CLIP_GROUPS);
+    count_lost(c, t, OUT);
     call(c, OP_step_begin, a);
 }
 
@@ -203,18 +210,22 @@ static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *
     return t;
 }
 
+/* Sizes whose squares are beyond fp32 either way, and one where only some are. */
+static const double gradient_sizes[] = {1, 1e25, 1e-25, 1.5e19};
+
 static void declare_sum_squares(Case *c, const void *shape, const void *variant) {
     const ArenaShape *s = shape;
+    const double size = *(const double *)variant;
     SumSquares *a = arguments(c, sizeof *a);
     StepState state = some_state();
     Arena all = arena(c, s);
-    (void)variant;
+    describe(c, " size=%g", size);
     *a = (SumSquares){.begin = all.begin, .end = all.end, .n_slots = s->n_slots};
-    fill_arena(c, flat(c, TO(a->grad), ACCUM, IN, 1, all.count), s, &all, 1, false);
+    fill_arena(c, flat(c, TO(a->grad), ACCUM, IN, 1, all.count), s, &all, size, false);
     structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
     Tensor *t = structure(c, TO(a->state), IN, &state, sizeof state);
     Tensor *squares = MEMBER(c, t, sum_squares, ADDED, CLIP_GROUPS);
-    squares->value[0] = 0.75, squares->value[1] = 0.25;
+    squares->value[0] = 0.75 * size * size, squares->value[1] = 0.25 * size * size;
     call(c, OP_sum_squares, a);
 }
 
@@ -222,10 +233,24 @@ typedef struct AdamVariant {
     double eps;
     bool first;   /* moments are zero */
     bool skipped; /* the step is: a gradient is not finite, and nothing may change */
+    bool lost;    /* some weights and moments are no finite numbers; how they become so: ops_sequence.c */
 } AdamVariant;
-static const AdamVariant adam_variants[] = {
-    {.eps = 1e-8}, {.eps = 1e-8, .first = true}, {.eps = 1e-3}, {.eps = 1e-8, .skipped = true}};
+static const AdamVariant adam_variants[] = {{.eps = 1e-8},
+                                            {.eps = 1e-8, .first = true},
+                                            {.eps = 1e-3},
+                                            {.eps = 1e-8, .skipped = true}};
+static const AdamVariant adam_lost[] = {{.eps = 1e-8, .lost = true},
+                                        {.eps = 1e-8, .lost = true, .skipped = true}};
+static const double size_measured[] = {1};
 static const AdamVariant adam_measured[] = {{.eps = 1e-8}};
+
+/* In the range's first, last and middle element, and in one that the range leaves out. */
+static void lose_numbers(const Arena *all, Tensor *master, Tensor *m, Tensor *v) {
+    m->value[all->begin] = -INFINITY;
+    v->value[all->end - 1] = INFINITY;
+    master->value[(all->begin + all->end) / 2] = NAN;
+    if (all->begin > 0) m->value[all->begin - 1] = NAN;
+}
 
 static void declare_adamw(Case *c, const void *shape, const void *variant) {
     const ArenaShape *s = shape;
@@ -234,7 +259,8 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     StepState state = some_state();
     Arena all = arena(c, s);
     Role changes = v->skipped ? IN : INOUT;
-    describe(c, " eps=%g%s%s", v->eps, v->first ? " first" : "", v->skipped ? " skipped" : "");
+    describe(c, " eps=%g%s%s%s", v->eps, v->first ? " first" : "", v->skipped ? " skipped" : "",
+             v->lost ? " lost numbers" : "");
     *a = (AdamW){.begin = all.begin,
                  .end = all.end,
                  .n_slots = s->n_slots,
@@ -248,12 +274,15 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     Tensor *master = fill_arena(c, flat(c, TO(a->master), ACCUM, changes, 1, all.count), s, &all, 1, false);
     Tensor *storage =
         fill_arena(c, flat(c, TO(a->storage), STORAGE, changes, 1, all.count), s, &all, 0, false);
-    memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
     storage->copy_of = master;
-    fill_arena(c, flat(c, TO(a->m), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.05, false);
-    fill_arena(c, flat(c, TO(a->v), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.01, true);
+    Tensor *first =
+        fill_arena(c, flat(c, TO(a->m), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.05, false);
+    Tensor *second =
+        fill_arena(c, flat(c, TO(a->v), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.01, true);
+    if (v->lost) lose_numbers(&all, master, first, second);
+    memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
     structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
-    structure(c, TO(a->state), IN, &state, sizeof state);
+    count_lost(c, structure(c, TO(a->state), IN, &state, sizeof state), v->skipped ? IN : ADDED);
     call(c, OP_adamw, a);
 }
 
@@ -355,12 +384,13 @@ const Family families_step[] = {
     FAMILY(cross_entropy, declare_cross_entropy, loss_long_shapes, loss_long),
     FAMILY(loss_reduce, declare_loss_reduce, count_shapes, no_variant),
     FAMILY(step_begin, declare_step_begin, no_variant, no_variant),
-    FAMILY(sum_squares, declare_sum_squares, arena_shapes, no_variant),
+    FAMILY(sum_squares, declare_sum_squares, arena_shapes, gradient_sizes),
     FAMILY(adamw, declare_adamw, arena_shapes, adam_variants),
+    FAMILY(adamw, declare_adamw, arena_shapes, adam_lost),
     FAMILY(tensor_stats, declare_tensor_stats, stats_shapes, stats_variants),
     FAMILY(cast, declare_cast, count_shapes, cast_variants),
     FAMILY(cross_entropy, declare_cross_entropy, loss_measured_shapes, loss_measured, .perf = true),
-    FAMILY(sum_squares, declare_sum_squares, arena_measured, no_variant, .perf = true),
+    FAMILY(sum_squares, declare_sum_squares, arena_measured, size_measured, .perf = true),
     FAMILY(adamw, declare_adamw, arena_measured, adam_measured, .perf = true),
 };
 const int n_families_step = sizeof families_step / sizeof families_step[0];

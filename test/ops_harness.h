@@ -66,6 +66,7 @@ struct Tensor {
     size_t n_bytes;
     Tensor *parent; /* inside(): a member of a BYTES tensor, at offset */
     size_t offset;
+    bool integer; /* … of uint64_t, not double */
     /* grad mode */
     Tensor *derivative_of; /* this is the gradient at that tensor, times factor */
     double factor;

@@ -20,6 +20,7 @@
 
 /* Every byte of a guard zone is 0xff: a NaN in all types, so that what reads it shows it too. */
 enum { GUARD = IMAGE_GUARD, GUARD_BYTE = 0xff };
+#define UNWRITTEN_COUNT (UINT64_C(1) << 50) /* of an integer output: no count comes near it */
 
 static const char *const operation_names[] = {
 #define OP_STRING(name, Arguments) #name,
@@ -183,8 +184,11 @@ static void lay_out(const Image *image, const Tensor *t, bool preparing, unsigne
             const Tensor *member = &image->c->tensor[i];
             if (member->parent != t) continue;
             for (int64_t k = 0; k < tensor_count(member); k++) {
-                double value = role_now(member, preparing) == OUT ? NAN : member->value[k];
-                memcpy(bytes + member->offset + (size_t)k * sizeof value, &value, sizeof value);
+                bool unwritten = role_now(member, preparing) == OUT;
+                double value = unwritten ? NAN : member->value[k];
+                uint64_t count = unwritten ? UNWRITTEN_COUNT : (uint64_t)member->value[k];
+                memcpy(bytes + member->offset + (size_t)k * sizeof value,
+                       member->integer ? (void *)&count : (void *)&value, sizeof value);
             }
         }
         return;
@@ -257,9 +261,13 @@ void image_values(const Image *image, const Tensor *t, double *value) {
     const Tensor *owner = t->parent ? t->parent : t;
     const unsigned char *bytes = image->after[index_of(image->c, owner)] + GUARD;
     for (int64_t i = 0; i < tensor_count(t); i++) {
-        if (t->parent)
-            memcpy(&value[i], bytes + t->offset + (size_t)i * sizeof(double), sizeof(double));
-        else
+        uint64_t count;
+        if (t->parent) {
+            const void *at = bytes + t->offset + (size_t)i * sizeof count;
+            memcpy(&count, at, sizeof count);
+            memcpy(&value[i], at, sizeof value[i]);
+            if (t->integer) value[i] = (double)count;
+        } else
             value[i] = load(image, t, bytes, stored_at(t, i));
     }
 }

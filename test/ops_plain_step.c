@@ -24,6 +24,7 @@ void PLAIN(cross_entropy)(Queue *queue, const CrossEntropy *e) {
 void PLAIN(step_begin)(Queue *queue, const StepBegin *s) {
     (void)queue;
     s->state->loss_sum = 0;
+    s->state->non_finite = 0;
     for (int g = 0; g < CLIP_GROUPS; g++) s->state->sum_squares[g] = 0;
 }
 
@@ -43,14 +44,18 @@ static const ParamSlot *slot_of(const ParamSlot *slots, int n_slots, int64_t i) 
 
 void PLAIN(sum_squares)(Queue *queue, const SumSquares *s) {
     (void)queue;
-    real all = 0, gates = 0;
+    real all = 0, gates = 0, unit = 0; /* a power of two near the largest: squares neither overflow nor vanish */
+    for (int64_t i = s->begin; i < s->end; i++)
+        if (fabs(get_a(s->grad, i)) > unit) unit = fabs(get_a(s->grad, i));
+    unit = unit > 0 && isfinite(unit) ? ldexp((real)1, ilogb(unit)) : 1;
     for (int64_t i = s->begin; i < s->end; i++) {
-        real g = get_a(s->grad, i);
+        real g = get_a(s->grad, i) / unit;
         all += g * g;
         if (slot_of(s->slots, s->n_slots, i)->clip_group == CLIP_GATES) gates += g * g;
     }
-    s->state->sum_squares[CLIP_ALL] = (double)(s->state->sum_squares[CLIP_ALL] + (wide)all);
-    s->state->sum_squares[CLIP_GATES] = (double)(s->state->sum_squares[CLIP_GATES] + (wide)gates);
+    wide square = (wide)unit * (wide)unit;
+    s->state->sum_squares[CLIP_ALL] = (double)(s->state->sum_squares[CLIP_ALL] + square * (wide)all);
+    s->state->sum_squares[CLIP_GATES] = (double)(s->state->sum_squares[CLIP_GATES] + square * (wide)gates);
 }
 
 /* Whether value is more than sigma standard deviations above the mean of a full window. */
@@ -108,6 +113,8 @@ void PLAIN(adamw)(Queue *queue, const AdamW *a) {
         put_a(a->v, i, v);
         put_a(a->master, i, w);
         if (a->storage) put_s(a->storage, i, w);
+        bool finite = isfinite(get_a(a->master, i)) && isfinite(get_a(a->m, i)) && isfinite(get_a(a->v, i));
+        if (!finite || (a->storage && !isfinite(get_s(a->storage, i)))) a->state->non_finite++;
     }
 }
 

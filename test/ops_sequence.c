@@ -97,6 +97,7 @@ typedef struct Runner {
     ParamSlot *slots;
     StepState *state;
     StepState seen; /* after the last step */
+    double grad_clip;
 } Runner;
 
 static void runner_open(Runner *r, const Kernels *k) {
@@ -113,7 +114,7 @@ static void runner_open(Runner *r, const Kernels *k) {
                      .parameters = ELEMENTS,
                      .slots = N_SLOTS};
     size_t element = dtype_size(k->accum);
-    *r = (Runner){.k = k, .queue = k->queue_create(k->scratch_bytes(&limits))};
+    *r = (Runner){.k = k, .queue = k->queue_create(k->scratch_bytes(&limits)), .grad_clip = 1};
     void **arrays[] = {&r->master, &r->grad, &r->m, &r->v, &r->losses};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) *arrays[i] = k->alloc(ELEMENTS * element);
     r->storage = k->storage == k->accum ? NULL : k->alloc(ELEMENTS * dtype_size(k->storage));
@@ -166,7 +167,7 @@ static void runner_step(Runner *r, const StepInputs *in, const double *grad, con
     k->step_decide(r->queue, &(StepDecide){.state = r->state,
                                            .beta1 = 0.9,
                                            .beta2 = 0.95,
-                                           .grad_clip = 1,
+                                           .grad_clip = r->grad_clip,
                                            .gate_clip = 0.1,
                                            .skip_sigma = skip_sigma});
     k->adamw(r->queue, &(AdamW){.master = r->master,
@@ -312,6 +313,42 @@ static void test_constant_window(const Kernels *k, Report *report) {
     runner_close(&r);
 }
 
+/* A finite gradient whose square is no number of the moments' type. In fp64 its norm is none either. */
+static void test_lost_moments(const Kernels *k, Report *report) {
+    double grad[ELEMENTS] = {0}, losses[N_LOSSES] = {1};
+    StepInputs in = {.lr = 1e-3, .loss_scale = 1.0 / N_LOSSES};
+    Runner r;
+    if (k->accum == DTYPE_F64) return;
+    runner_open(&r, k);
+    r.grad_clip = 0;
+    grad[3] = grad[130] = 1e30;
+    runner_step(&r, &in, grad, losses, 0);
+    expect(report, k, r.seen.skip == SKIP_NONE && isfinite(r.seen.grad_norm), "a norm of finite gradients is finite");
+    expect(report, k, r.seen.non_finite == 2, "two second moments that overflow are counted");
+    grad[3] = grad[130] = 0.1, grad[140] = NAN;
+    runner_step(&r, &in, grad, losses, 0);
+    expect(report, k, r.seen.skip == SKIP_NON_FINITE && r.seen.non_finite == 0, "a skipped step loses no numbers");
+    runner_close(&r);
+}
+
+/* Weights at the type's end: weight decay, which slot 0 has, throws them beyond it; bf16 rounds them to infinity. */
+static void test_lost_weights(const Kernels *k, Report *report) {
+    bool narrow = k->storage == DTYPE_BF16;
+    const double largest = k->accum == DTYPE_F64 ? 1e308 : 3.4e38;
+    double grad[ELEMENTS] = {0}, weights[ELEMENTS] = {0}, losses[N_LOSSES] = {1};
+    StepInputs in = {.loss_scale = 1.0 / N_LOSSES};
+    Runner r;
+    runner_open(&r, k);
+    weights[0] = weights[70] = largest, weights[71] = -largest;
+    put_numbers(&r, r.master, weights, ELEMENTS);
+    runner_step(&r, &in, grad, losses, 0);
+    expect(report, k, r.seen.non_finite == (narrow ? 3 : 0), "copies that Storage has no room for are counted");
+    in.lr = largest / 4;
+    runner_step(&r, &in, grad, losses, 0);
+    expect(report, k, r.seen.non_finite == (narrow ? 3 : 1), "weights that overflow are counted");
+    runner_close(&r);
+}
+
 void test_step_sequence(const Implementation *implementation, uint64_t seed, Report *report) {
     const Kernels *k = implementation->kernels, *kernels[3] = {k, implementation->plain, &kernels_plain_long};
     Runner runner[3]; /* the implementation, the plain version, the truth */
@@ -355,4 +392,6 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
     }
     for (int i = 0; i < 3; i++) runner_close(&runner[i]);
     test_constant_window(k, report);
+    test_lost_moments(k, report);
+    test_lost_weights(k, report);
 }

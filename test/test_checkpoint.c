@@ -215,6 +215,16 @@ static void the_newest_are_kept_and_leftovers_go(void **state) {
     assert_true(first.st_ino == again.st_ino && first.st_mtim.tv_nsec == again.st_mtim.tv_nsec);
     /* A save that was cut before it came to remove the older ones is made good by the next. */
     f.config.keep = 1;
+    /* A doubtful one takes no other's place, be it there already or new. */
+    char path[CHECKPOINT_PATH];
+    Error reason = {0};
+    for (int64_t step = 49; step < 51; step++) {
+        Progress doubtful = progress_of(step);
+        doubtful.doubtful = true;
+        assert_true(checkpoint_save(&f.config, &f.model, &f.optimizer, &doubtful, path, &reason));
+        assert_true(exists(in_step(46, "")) && exists(in_step(step, "")));
+    }
+    directory_remove(in_step(50, ""));
     save(&f, 49);
     assert_true(!exists(in_step(46, "")) && exists(in_step(49, "")));
     flip_byte(in_step(49, CHECKPOINT_MODEL), 3000, 1);

@@ -25,6 +25,7 @@ size_t NAME(step_scratch)(const Limits *limits) {
 void NAME(step_begin)(Queue *queue, const StepBegin *args) {
     (void)queue;
     args->state->loss_sum = 0;
+    args->state->non_finite = 0;
     for (int i = 0; i < CLIP_GROUPS; i++) args->state->sum_squares[i] = 0;
 }
 
@@ -172,9 +173,11 @@ static AdamWFactors adamw_factors(const AdamW *a, const ParamSlot *slot) {
     };
 }
 
-/* With eps = 0 a moment of zero over a root of zero is no update: padding stays zero. */
-static void adamw_stretch(const AdamWFactors k, real *master, const real *grad, real *m, real *v, int64_t n) {
-#pragma omp simd
+/* With eps = 0 a moment of zero over a root of zero is no update: padding stays zero. Returns how many elements are no
+ * finite numbers now: x − x is 0 for those that are. */
+static int adamw_stretch(const AdamWFactors k, real *master, const real *grad, real *m, real *v, int64_t n) {
+    int lost = 0;
+#pragma omp simd reduction(+ : lost)
     for (int64_t i = 0; i < n; i++) {
         real g = k.clip * grad[i];
         real m_new = k.beta1 * m[i] + k.rest1 * g;
@@ -183,22 +186,28 @@ static void adamw_stretch(const AdamWFactors k, real *master, const real *grad, 
         real update = root > 0 ? m_new * k.unbias1 / root : 0;
         m[i] = m_new;
         v[i] = v_new;
-        master[i] -= k.lr * (update + k.weight_decay * master[i]);
+        real w = master[i] - k.lr * (update + k.weight_decay * master[i]);
+        master[i] = w;
+        real none = (m_new - m_new) + (v_new - v_new) + (w - w);
+        lost += none != 0;
     }
+    return lost;
 }
 
-static void adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
+static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
+    int lost = 0;
     for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots; i++) {
         const ParamSlot *slot = &a->slots[i];
         if (slot->offset >= end) break;
         int64_t first = slot->offset > begin ? slot->offset : begin;
         int64_t count = least(slot->offset + slot->count, end) - first;
         real *master = (real *)a->master + first;
-        adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
+        lost += adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
                       (real *)a->v + first, count);
         if (a->storage && a->storage != a->master)
             memcpy((real *)a->storage + first, master, (size_t)count * sizeof(real));
     }
+    return lost;
 }
 
 void NAME(adamw)(Queue *queue, const AdamW *a) {
@@ -207,10 +216,11 @@ void NAME(adamw)(Queue *queue, const AdamW *a) {
     for (int i = 0; i < a->n_slots; i++)
         check(a->slots[i].optimizer == OPTIMIZER_ADAMW,
               "adamw: slot %d asks for optimizer %d, which does not exist", i, a->slots[i].optimizer);
-    int64_t chunks = chunk_count(a->end - a->begin);
-#pragma omp parallel for schedule(static) if (chunks > 1)
+    int64_t chunks = chunk_count(a->end - a->begin), lost = 0;
+#pragma omp parallel for schedule(static) reduction(+ : lost) if (chunks > 1)
     for (int64_t i = 0; i < chunks; i++) {
         int64_t begin = a->begin + i * CHUNK;
-        adamw_chunk(a, begin, least(begin + CHUNK, a->end));
+        lost += adamw_chunk(a, begin, least(begin + CHUNK, a->end));
     }
+    a->state->non_finite += (uint64_t)lost;
 }

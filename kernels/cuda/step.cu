@@ -18,6 +18,7 @@ constexpr int THREADS = 128;
 __global__ void step_begin_kernel(StepState *state) {
     if (threadIdx.x != 0) return;
     state->loss_sum = 0;
+    state->non_finite = 0;
     for (int group = 0; group < CLIP_GROUPS; group++) state->sum_squares[group] = 0;
 }
 
@@ -34,23 +35,33 @@ __global__ void loss_reduce_kernel(const float *__restrict__ losses, int64_t n, 
 /*
  * Σ grad² in two passes. First pass: one block a chunk of 65,536 elements; 512 floats a thread are squared
  * and added in fp32, then in fp64. Bytes: 4 an element, so 124M parameters 0.5 GB, floor 0.10 ms at 4.8 TB/s
- * on an H200. Not yet measured.
+ * on an H200. Not yet measured. Where fp32 has no room for the sum (elements over 1.8e19: inf; under 1e-19: their squares
+ * lose digits), the thread goes over its elements again in fp64.
  */
 constexpr int64_t SQUARES_CHUNK = 65536;
+constexpr float SQUARES_LEAST = 1e-30f, SQUARES_MOST = 3e38f; /* a thread's sum that fp32 holds */
 
 __global__ void __launch_bounds__(THREADS) sum_squares_chunks(const float *__restrict__ grad, int64_t begin,
                                                               int64_t end, double *__restrict__ partial) {
     SHARED_ARRAY(double, buffer, WARP);
     const int64_t first = begin + blockIdx.x * SQUARES_CHUNK;
     const int64_t last = min(first + SQUARES_CHUNK, end);
-    float sum = 0;
+    float sum = 0, largest = 0;
     for (int64_t i = first + threadIdx.x * PACK; i < last; i += blockDim.x * PACK) {
         float g[PACK];
         load_pack(g, grad + i);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) sum += g[j] * g[j];
+        for (int j = 0; j < PACK; j++) {
+            sum += g[j] * g[j];
+            largest = fmaxf(largest, fabsf(g[j]));
+        }
     }
     double total[1] = {(double)sum};
+    if (largest > 0 && !(sum >= SQUARES_LEAST && sum <= SQUARES_MOST)) {
+        total[0] = 0;
+        for (int64_t i = first + threadIdx.x * PACK; i < last; i += blockDim.x * PACK)
+            for (int j = 0; j < PACK; j++) total[0] += (double)grad[i + j] * (double)grad[i + j];
+    }
     block_sum(total, buffer);
     if (threadIdx.x == 0) partial[blockIdx.x] = total[0];
 }
@@ -144,6 +155,11 @@ struct AdamWFactors {
     float clip, lr, decay;
 };
 
+/* Whether all that an update leaves of an element are finite numbers: the weight as it is stored, too. */
+template <typename S> __device__ __forceinline__ bool all_finite(float w, float m, float v) {
+    return isfinite(m) && isfinite(v) && isfinite(w) && isfinite(to_float(from_float<S>(w)));
+}
+
 __device__ AdamWFactors adamw_factors(const ParamSlot &slot, const StepState *state) {
     AdamWFactors factors;
     factors.clip = (float)state->clip_scale[slot.clip_group];
@@ -169,11 +185,13 @@ __device__ int find_slot(const ParamSlot *__restrict__ slots, int n_slots, int64
  * One kernel for all parameters: a block takes 4,096 consecutive elements, finds the slot of the first by
  * bisection and walks on from there. A pack of 8 never straddles two slots (offsets are multiples of 64).
  * Bytes an element: reads master, grad, m, v (16), writes master, m, v (12) and the bf16 copy (2): 30 (28 in
- * fp32); gpt2-124m 3.7 GB, floor 0.78 ms at 4.8 TB/s on an H200. Not yet measured.
+ * fp32); gpt2-124m 3.7 GB, floor 0.78 ms at 4.8 TB/s on an H200. Not yet measured. Elements that are lost are counted
+ * by an integer atomic, which no healthy step comes to.
  */
 template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(AdamW args) {
-    const StepState *state = args.state;
+    StepState *state = args.state;
     if (state->skip != SKIP_NONE) return;
+    unsigned long long lost = 0;
     const float beta1 = (float)args.beta1, beta2 = (float)args.beta2, eps = (float)args.eps;
     const float rest1 = (float)(1.0 - args.beta1), rest2 = (float)(1.0 - args.beta2);
     const float correct1 = (float)(1.0 / state->bias_correction[0]);
@@ -205,12 +223,14 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
             const float root = sqrtf(v[j] * correct2) + eps; /* 0 only with ε = 0, then padding stays zero */
             const float update = root > 0 ? m[j] * correct1 / root : 0;
             w[j] -= factors.lr * (update + factors.decay * w[j]);
+            if (!all_finite<S>(w[j], m[j], v[j])) lost++;
         }
         store_pack(master + i, w);
         store_pack(first_moment + i, m);
         store_pack(second_moment + i, v);
         if (storage) store_pack(storage + i, w);
     }
+    if (lost > 0) atomicAdd(reinterpret_cast<unsigned long long *>(&state->non_finite), lost);
 }
 
 /* --------------------------------------------------------------------------------------------------------

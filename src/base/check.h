@@ -23,7 +23,7 @@ enum ExitCode {
     EXIT_DONE = 0,     /* what was asked for is done */
     EXIT_RUNTIME = 1,  /* the machine failed: memory, disk, device, another rank */
     EXIT_USAGE = 2,    /* bad usage or bad input: a flag, a config file, a shard, a checkpoint */
-    EXIT_DIVERGED = 3, /* three steps in a row had a non-finite loss or gradient */
+    EXIT_DIVERGED = 3, /* weights, moments or losses are no finite numbers any more */
 };
 
 typedef struct Error {

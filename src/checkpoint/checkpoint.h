@@ -42,6 +42,7 @@ typedef struct Progress {
     int64_t windows;       /* windows of the data order that they used up */
     int64_t epoch_windows; /* windows in an epoch of the training data */
     char *train_data, *val_data; /* texts that tell these data from others (src/data/fingerprint.h); NULL: none */
+    bool doubtful;         /* for saving: the last step gave no finite loss, so older checkpoints all stay */
 } Progress;
 
 /* Frees the texts of what checkpoint_load() has set. */
@@ -69,6 +70,10 @@ bool checkpoint_claim(const char *out, Error *error);
  * failure older ones are all there, and nothing new is unless only the last fsync failed. */
 bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,
                      char path[CHECKPOINT_PATH], Error *error);
+
+/* Whether all that a checkpoint would hold of tensors is finite, for a run that could not save; if not, *error says which
+ * numbers of which tensor are not: "second moments of model.norm.weight". */
+bool checkpoint_is_finite(const Model *model, const Optimizer *optimizer, Error *error);
 
 /* Loads weights, and with an optimizer its moments and state, from what checkpoint_find() has found;
  * *progress is set, and its texts are the caller's to free. Refuses another variant or shape, naming tensor or flag. Says

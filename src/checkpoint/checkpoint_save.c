@@ -247,6 +247,18 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
     free(steps);
 }
 
+bool checkpoint_is_finite(const Model *model, const Optimizer *optimizer, Error *error) {
+    const struct {
+        const char *what;
+        void *base;
+    } arenas[] = {{"weights", model->master}, {"first moments", optimizer->m}, {"second moments", optimizer->v}};
+    Error name = {0};
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
+        if (!weights_are_finite(&(DeviceArena){model, arenas[i].base}, &name))
+            return error_set(error, "%s of %s", arenas[i].what, name.text);
+    return true;
+}
+
 bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,
                      char path[CHECKPOINT_PATH], Error *error) {
     char name[64], partial[CHECKPOINT_PATH];
@@ -260,7 +272,8 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     remove_leftovers(config->out);
     if (there && checkpoint_is_complete(path, progress->step, true, &ignored)) {
         point_latest(config->out, name);
-        drop_old(config->out, progress->step, config->keep); /* a save that was killed here had not come to it */
+        /* A save that was killed here had not come to it. */
+        if (!progress->doubtful) drop_old(config->out, progress->step, config->keep);
         return true;
     }
     if (mkdir(partial, 0777)) return error_set(error, "%s: cannot create: %s", partial, strerror(errno));
@@ -274,6 +287,6 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     }
     point_latest(config->out, name);
     if (!directory_sync(config->out, error)) return false;
-    drop_old(config->out, progress->step, config->keep);
+    if (!progress->doubtful) drop_old(config->out, progress->step, config->keep);
     return true;
 }

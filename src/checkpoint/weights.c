@@ -88,6 +88,32 @@ static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTen
     return good;
 }
 
+/* Whether a tensor on the device is all finite. */
+static bool tensor_is_finite(const FileTensor *tensor, const DeviceArena *arena) {
+    const Model *m = arena->model;
+    Chunks c = chunks_of(tensor, m->k->accum);
+    bool finite = true;
+    for (int64_t first = 0; finite && first < tensor->rows; first += c.rows) {
+        int64_t rows = tensor->rows - first < c.rows ? tensor->rows - first : c.rows;
+        m->k->copy(m->queue, c.arena_rows, device_rows(arena, &c, first), arena_bytes(&c, rows), COPY_TO_HOST);
+        m->k->queue_wait(m->queue);
+        params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
+        finite = all_finite(c.file_values, m->k->accum, rows * tensor->param->cols);
+    }
+    chunks_free(&c);
+    return finite;
+}
+
+bool weights_are_finite(const DeviceArena *arena, Error *error) {
+    int count;
+    FileTensor *tensors = params_file_tensors(&arena->model->params, &count);
+    bool finite = true;
+    for (int i = 0; finite && i < count; i++)
+        if (!tensor_is_finite(&tensors[i], arena)) finite = error_set(error, "%s", tensors[i].name);
+    free(tensors);
+    return finite;
+}
+
 bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *arena, Error *error) {
     int count;
     FileTensor *tensors = params_file_tensors(&arena->model->params, &count);

@@ -25,6 +25,9 @@ void weights_entries_free(SafetensorsEntry *entries, int count);
  * goes on from (all but gradients) must be finite: an error names the tensor that is not. */
 bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *arena, Error *error);
 
+/* Whether all parameters of an arena are finite; if not, *error is the name of the first tensor that is not. */
+bool weights_are_finite(const DeviceArena *arena, Error *error);
+
 /* Writes a file of nothing but one arena's parameters. */
 bool weights_write(const char *path, const DeviceArena *arena, const SafetensorsPair *metadata,
                    size_t n_metadata, Error *error);

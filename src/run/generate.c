@@ -52,10 +52,13 @@ static int sample(const double *logits, int V, const Config *c, double uniform) 
     return best;
 }
 
-/* Feeds tokens[from, count) and returns the logits after the last one. */
-static void next_logits(Model *m, const uint32_t *tokens, int from, int count, double *logits) {
+/* Feeds tokens[from, count) and returns the logits after the last one; false if there is one that is not finite. */
+static bool next_logits(Model *m, const uint32_t *tokens, int from, int count, double *logits) {
     model_decode(m, tokens + from, count - from, (uint32_t)from);
     fetch_rows(m, m->logits, m->k->storage, 0, 1, m->V, logits);
+    for (int i = 0; i < m->V; i++)
+        if (!isfinite(logits[i])) return false;
+    return true;
 }
 
 /* Where a sample goes. */
@@ -80,7 +83,7 @@ static void end(Page *page) {
     puts(text);
 }
 
-void generate(Model *m, const char *prompt) {
+bool generate(Model *m, const char *prompt, Error *error) {
     const Config *c = m->config;
     if (!m->cache.capacity) model_open_cache(m);
     int capacity = m->cache.capacity, count = 0, fed = 0;
@@ -97,9 +100,11 @@ void generate(Model *m, const char *prompt) {
 
     double logits[BYTES];
     Error gone;
+    bool finite = true;
     uint64_t stream = philox_name_hash("sample");
     for (int64_t i = 0; i < c->max_new_tokens; i++) {
-        next_logits(m, tokens, fed, count, logits);
+        finite = next_logits(m, tokens, fed, count, logits);
+        if (!finite) break;
         fed = count;
         int token = sample(logits, m->V, c, philox_uniform((uint64_t)c->seed, stream, (uint64_t)i));
         put(&page, (unsigned char)token);
@@ -113,4 +118,5 @@ void generate(Model *m, const char *prompt) {
     }
     end(&page);
     free(tokens);
+    return finite || error_set(error, "the model's logits are not finite: these weights have diverged");
 }

@@ -14,8 +14,8 @@
 bool generate_can(const Model *model);
 
 /* Prints the prompt and config->max_new_tokens bytes after it to stdout: to a terminal with control bytes escaped
- * (printable.h), elsewhere as they are. Ends early where nothing more can be written (output.h). Takes memory for the
- * cache on the first call. */
-void generate(Model *model, const char *prompt);
+ * (printable.h), elsewhere as they are. Ends early where nothing more can be written (output.h). False, with
+ * *error set, where the model's logits are no finite numbers. Takes memory for the cache on the first call. */
+bool generate(Model *model, const char *prompt, Error *error);
 
 #endif

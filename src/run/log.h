@@ -7,7 +7,7 @@
  *   {"type":"train","step":…,"loss":…,"lr":…,"grad_norm":…,"tokens":…,"tokens_per_s":…,"flops":…,"mfu":…,"ms":…}
  *   {"type":"val","step":…,"loss":…,"tokens":…}
  *   {"type":"stats","step":…,"layers":[…]}     telemetry.h
- *   {"type":"event","event":"start|resume|skip|checkpoint|end|…","step":…, …}     start: flags, and data (report.h);
+ *   {"type":"event","event":"start|resume|skip|checkpoint|diverged|end|…","step":…, …}     start: flags, and data (report.h);
  *                                                              resume: these, and what changes (resume.h)
  *
  * `step` counts finished updates; losses are nats per token; mfu is null where the device's peak is not known.
