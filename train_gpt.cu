@@ -17,6 +17,7 @@
 #include "src/model/model.h"
 #include "src/model/optim.h"
 #include "src/model/step.h"
+#include "src/run/capacity.h"
 #include "src/run/device.h"
 #include "src/run/eval.h"
 #include "src/run/flags_file.h"
@@ -162,22 +163,6 @@ static void load_weights(Run *run) {
     }
 }
 
-/* Memory is taken lazily on a CPU: without this a run that cannot fit would be killed in its first step. */
-static void check_memory(const Run *run, bool train) {
-    MemoryPlan plan;
-    DeviceInfo info = {0};
-    model_plan(&run->config, run->k, train, &plan);
-    run->k->describe(&info);
-    double bytes = (double)plan.weights + (double)plan.gradients + (double)plan.moments + (double)plan.activations +
-                   (double)plan.workspace;
-    if (train && run->config.stats_every) bytes += (double)telemetry_bytes(&run->config, run->k);
-    require(!info.memory_total || bytes <= (double)info.memory_total,
-            "out of memory: this run takes %.4g GB, %s has %.4g GB; a lower --batch-size%s takes less; --dry-run says "
-            "what takes how much",
-            bytes * 1e-9, info.name, (double)info.memory_total * 1e-9,
-            train && run->config.recompute != RECOMPUTE_BLOCK ? ", or --recompute block," : "");
-}
-
 /* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What
  * --resume auto has passed over is no checkpoint.) */
 static void check_out(const Run *run) {
@@ -192,7 +177,7 @@ static void check_out(const Run *run) {
 }
 
 static void open_model(Run *run, bool train) {
-    check_memory(run, train);
+    capacity_check(&run->config, run->k, train);
     model_create(&run->model, &run->config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);

@@ -5,21 +5,15 @@ import os
 import re
 import signal
 import subprocess
-import time
 
 import pytest
 
+from limits import BOUNDS, bare, group_of_v1
 from program import PROGRAM, SMALL, file_bytes, losses, refused, run, step_directory
 
-BOUNDS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_THREAD_LIMIT", "OMP_DYNAMIC")
 CPUS = len(os.sched_getaffinity(0))
 needs_two = pytest.mark.skipif(CPUS < 2, reason="needs two CPUs")
 WIDE = [*SMALL, "--batch-size", 16, "--steps", 5, "--val-every", 0]
-
-
-def bare(**more):
-    """An environment that says nothing about threads but what is given."""
-    return dict({name: value for name, value in os.environ.items() if name not in BOUNDS}, **more)
 
 
 def start(*arguments, code=0, **more):
@@ -103,34 +97,6 @@ def test_the_mask_and_places_bound_the_default(data):
     assert threads_of(start(*arguments, env=bare(GOMP_CPU_AFFINITY="0"))) == 1
     done = start(*arguments, "--threads", 2, env=bare(), preexec_fn=on_one_cpu)
     assert "--threads 2: this process may use 1 CPU;" in done.stderr
-
-
-@contextlib.contextmanager
-def group_of_v1(controller, **files):
-    """A control group with these settings, as a list of what to call in a process that shall be in it."""
-    path = f"/sys/fs/cgroup/{controller}/train_gpt_test_{os.getpid()}"
-    try:
-        os.mkdir(path)
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        for name, value in files.items():
-            with open(f"{path}/{controller}.{name}", "w", encoding="ascii") as file:
-                file.write(str(value))
-
-        def enter():
-            with open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:
-                file.write(str(os.getpid()))
-
-        yield enter
-    except FileNotFoundError as error:
-        pytest.skip(f"{error}")
-    finally:
-        for _ in range(50):
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
-                break
-            time.sleep(0.1)
 
 
 @needs_two

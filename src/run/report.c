@@ -1,15 +1,12 @@
 /* report.c: see report.h. */
 #include "report.h"
+#include "capacity.h"
 #include "device.h"
 #include "telemetry.h"
 #include "../settings/variant.h"
 
 #include <stdio.h>
 #include <string.h>
-
-/* Measured resident memory beside the arenas, gpt2-124m on two threads: libraries and code, and oneDNN's
- * packing buffers for each thread. */
-static const double PROCESS_BYTES = 45e6, THREAD_BYTES = 12e6;
 
 static void describe_model(const Config *c, const Params *params) {
     char variant[128];
@@ -62,7 +59,7 @@ void report_plan(const Config *c, const Kernels *k) {
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
         {"workspace", (double)plan.workspace, "gradients of activations, logits, scratch"},
         {"telemetry", c->stats_every ? (double)telemetry_bytes(c, k) : 0, "--stats-every"},
-        {"process", PROCESS_BYTES + THREAD_BYTES * (double)c->threads, "estimate: libraries, their buffers, data"},
+        {"process", capacity_process_bytes(c->threads), "estimate: libraries, their buffers, data"},
     };
     double total = 0;
     printf("memory (%s, recompute %s):\n", k->name, config_choice("recompute", c->recompute));
@@ -72,5 +69,8 @@ void report_plan(const Config *c, const Kernels *k) {
         total += rows[i].bytes;
     }
     printf("  %-12s %10.1f MB\n", "total", total * 1e-6);
+    char meets[300];
+    capacity_describe(k, total, meets, sizeof meets);
+    if (meets[0]) printf("%s\n", meets);
     params_free(&params);
 }

@@ -1,0 +1,22 @@
+/*
+ * capacity.h: does a run fit into the memory that this process may take?
+ *
+ * Memory is taken lazily on a CPU: without a look beforehand a run that cannot fit would be killed in its first step.
+ */
+#ifndef CAPACITY_H
+#define CAPACITY_H
+
+#include "../../kernels/kernels.h"
+#include "../settings/config.h"
+
+/* Exit 1 with the numbers and the limit's name where the run takes more than the device has or, on a CPU, more than a
+ * container, ulimit or the machine lets this process take; a warning where it takes more than is left at present. */
+void capacity_check(const Config *config, const Kernels *k, bool train);
+
+/* What a plan of so many bytes would meet there: a line for people, or "". */
+void capacity_describe(const Kernels *k, double bytes, char *text, size_t size);
+
+/* Resident memory beside the arenas, an estimate. */
+double capacity_process_bytes(int64_t threads);
+
+#endif
