@@ -35,6 +35,7 @@ need dpkg:omp.h libomp-dev "OpenMP's header for clang"
 if python_of_debian; then
     need python:pytest python3-pytest "the Python tests"
     need python:numpy python3-numpy "the Python tests"
+    need python:matplotlib python3-matplotlib "the tests of pictures"
 fi
 like dpkg:sanitizer/asan_interface.h libclang-rt-dev "clang's sanitizers"
 install_missing "$yes"
@@ -60,6 +61,8 @@ if ! has_modules python3 pytest numpy; then
     install_modules pytest numpy || python3 -m pip install -q pytest numpy
     has_modules python3 pytest numpy || { echo "check.sh: python3 cannot import pytest and numpy" >&2; exit 1; }
 fi
+has_modules python3 matplotlib || install_modules matplotlib ||
+    echo "check.sh: no matplotlib for python3: the tests of pictures are skipped" >&2
 # Debian has no package of it.
 has_modules python3 tokenizers || install_modules tokenizers ||
     echo "check.sh: no tokenizers for python3: the tests of tokenizer.json are skipped" >&2

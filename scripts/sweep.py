@@ -247,7 +247,7 @@ def report(plan, results, failed, chosen):
             paths += drawn
             print("".join(note + "\n" for note in notes), end="")
     print("Wrote %s" % " ".join(paths))
-    broken = sum(result.broken_lines for result in results.values())
+    broken = sum(len(result.broken_lines) for result in results.values())
     if broken:
         print("%d lines of metrics could not be read and are left out" % broken)
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import re
 import shutil
 import stat
@@ -116,7 +117,7 @@ def picture(folder):
 def fault(tmp_path_factory):
     """The environment for a run with faults: fault(AT=3, DO="kill", …)."""
     library = str(tmp_path_factory.mktemp("fault") / "fault.so")
-    subprocess.run([os.environ.get("CC", "gcc"), "-std=gnu11", "-O1", "-shared", "-fPIC",
+    subprocess.run([*shlex.split(os.environ.get("CC", "gcc")), "-std=gnu11", "-O1", "-shared", "-fPIC",
                     os.path.join(ROOT, "test", "fault.c"), "-o", library], check=True)
     return lambda **settings: {"LD_PRELOAD": library, **{f"FAULT_{name}": value for name, value in settings.items()}}
 

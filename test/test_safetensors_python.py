@@ -6,6 +6,7 @@ Runs test_safetensors_file: $TEST_SAFETENSORS_FILE if that is set, else one buil
 import json
 import os
 import pathlib
+import shlex
 import struct
 import subprocess
 
@@ -32,7 +33,7 @@ def binary(tmp_path_factory):
     if given:
         return given
     path = tmp_path_factory.mktemp("build") / "test_safetensors_file"
-    compiler = [os.environ.get("CC", "cc"), "-std=gnu11", "-O1"]
+    compiler = [*shlex.split(os.environ.get("CC", "cc")), "-std=gnu11", "-O1"]
     subprocess.run([*compiler, *SOURCES, "-o", str(path), "-lcmocka", "-lcjson", "-lm"], cwd=ROOT, check=True)
     return str(path)
 

@@ -235,7 +235,7 @@ def test_a_broken_line_costs_that_line_only(tmp_path):
         lines = text.splitlines()
         lines.insert(4, junk)
         result = read_metrics(tmp_path, "\n".join(lines))
-        assert result.state == "done" and result.broken_lines == 1 and len(result.train) == 10
+        assert result.state == "done" and len(result.broken_lines) == 1 and len(result.train) == 10
 
 
 def test_a_loss_that_is_not_finite_stays_out_of_means_and_is_not_zero(tmp_path):

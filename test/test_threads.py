@@ -3,6 +3,7 @@ numbers are those of a run that was asked for as many threads as it got."""
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 
@@ -134,7 +135,7 @@ void cblas_dgemm(int order, int ta, int tb, int M, int N, int K, double alpha, c
 def test_a_product_with_holes_ends_the_run(transposed, which, data, tmp_path):
     (tmp_path / "short.c").write_text(SHORT)
     library = tmp_path / "short.so"
-    subprocess.run([os.environ.get("CC", "gcc"), "-shared", "-fPIC", f"-DSHORT_AT='{transposed}'", tmp_path / "short.c",
+    subprocess.run([*shlex.split(os.environ.get("CC", "gcc")), "-shared", "-fPIC", f"-DSHORT_AT='{transposed}'", tmp_path / "short.c",
                     "-o", library], check=True)
     for dtype in ("fp32", "fp64"):
         error = run(*SMALL, *data[:2], "--threads", 2, "--dtype", dtype, code=1, env={"LD_PRELOAD": library}).stderr

@@ -16,7 +16,7 @@ class Result:
 
     def __init__(self):
         self.state, self.reason, self.version, self.device = "new", "", None, None
-        self.step, self.steps, self.skipped, self.broken_lines = 0, None, {}, 0
+        self.step, self.steps, self.skipped, self.broken_lines = 0, None, {}, []
         self.train = {}  # step → (loss, milliseconds, tokens per second); a loss may be NaN
         self.val = {}  # step → loss
         self.stats = {}  # step → list of layers' dictionaries
@@ -26,7 +26,7 @@ class Result:
     def take(self, record):
         kind, step = record["type"], int(record["step"])
         if kind == "train":
-            self.train[step] = (real(record["loss"]), real(record["ms"]), real(record["tokens_per_s"]))
+            self.train[step] = (real(record["loss"]), real(record.get("ms")), real(record.get("tokens_per_s")))
             self.step = step
         elif kind == "val":
             self.val[step] = real(record["loss"])
@@ -53,6 +53,30 @@ class Result:
         for points in (self.train, self.val, self.stats, self.skipped):
             for later in [key for key in points if key > step or step == 0]:
                 del points[later]
+
+    # ------------------------------------------------------------------------------------------- layers
+
+    def fields(self):
+        """What the layers' statistics hold, in the order of the file."""
+        found = {name: True for layers in self.stats.values() for layer in layers for name in layer}
+        return [name for name in found if name != "layer" and self.layers(name)]
+
+    def layers(self, field):
+        """{(layer, i): {step: value}}; i counts the values of a layer that has several. What is not finite is not there."""
+        curves = {}
+        for step, layers in self.stats.items():
+            for layer in layers:
+                values = layer.get(field)
+                for i, value in enumerate(values if isinstance(values, list) else [values]):
+                    if usable(value) and usable(layer.get("layer")):
+                        curves.setdefault((layer["layer"], i), {})[step] = value
+        return curves
+
+    def by_layer(self, field, i=0):
+        """{layer: value} of the last statistics."""
+        last = max(self.stats, default=0)
+        curves = self.layers(field).items()
+        return {layer: points[last] for (layer, which), points in curves if which == i and last in points}
 
     # ---------------------------------------------------------------------------------------- measuring
 
@@ -101,6 +125,10 @@ class Result:
         return "ends at %.3f, over %.3f" % (loss, limit) if loss > limit else ""
 
 
+def usable(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def real(value):
     """A JSON number; null is how a loss that is not finite is written."""
     if value is None:
@@ -131,18 +159,24 @@ def deviation(values):
 
 
 def read(directory):
-    """The Result in directory/metrics.jsonl. Lines that are cut off are counted, and passed over."""
-    result = Result()
+    """The Result in directory/metrics.jsonl; where there is none, a new one."""
     try:
-        with open(os.path.join(directory, "metrics.jsonl"), "rb") as file:
-            for line in file:
-                try:
-                    if line.strip():
-                        result.take(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                    result.broken_lines += 1
+        return read_file(os.path.join(directory, "metrics.jsonl"))
     except FileNotFoundError:
-        pass
+        return Result()
+
+
+def read_file(path):
+    """The Result in a file. Lines that are none, cut off for example, are passed over; `broken_lines` has their numbers,
+    but not the last line's where it has no end yet: it is being written. OSError if it cannot be read."""
+    result = Result()
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip():
+                    result.take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                result.broken_lines += [number] if line.endswith(b"\n") else []
     return result
 
 

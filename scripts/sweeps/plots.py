@@ -1,49 +1,42 @@
 """What does the sweep look like? PNG files from the metrics of its runs; needs matplotlib.
 
 One panel for each combination of the points that are not compared, one line for each point that is: `pre` and
-`pre+gpas` share a color, the second dashed. A band is the range over seeds.
+`pre+gpas` share a color, the second dashed. A band is the range over seeds. Runs that diverged set no scale: a triangle
+at the upper edge says where one left the picture, its name says when.
 """
 import math
 import os
 
-import matplotlib
+import picture
+from picture import DASHES, finite
+from sweeps import metrics
+from sweeps.grid import number
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib import ticker  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
-
-from sweeps import metrics  # noqa: E402
-from sweeps.grid import number  # noqa: E402
-
-# Okabe and Ito's: told apart by all eyes.
-COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-DASHES = ["-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5))]
-MARKERS = "osD^v"
 MOST_PANELS = 16
+MOST_NAMES = 14  # at the ends of a panel's lines
 # Per layer over the steps: the field of a layer's statistics, the file, and what the axis says.
 OVER_TIME = [
-    ("residual_rms", "residual-over-time.png", "residual rms"),
+    ("residual_rms", "residual-over-time.png", "residual rms after each block"),
     ("gate", "gates.png", "GPAS gate g"),
     ("lambda", "lambda.png", "BHyT λ"),
+    ("alpha", "alpha.png", "DyT α"),
 ]
 
 
 def styles(labels):
-    """label → (color, dashes, marker). A label X+Y looks like X, dashed."""
+    """label → (color, dashes). A label X+Y looks like X, dashed."""
     chosen, used, variations = {}, 0, {}
     for label in sorted(labels, key=lambda label: (label.count("+"), labels.index(label))):
         parents = [label.rsplit("+", cut)[0] for cut in range(1, label.count("+") + 1)]
         parent = next((name for name in parents if name in chosen), None)
         if parent is None:
-            dash = used // len(COLORS) % len(DASHES)
-            chosen[label] = (COLORS[used % len(COLORS)], DASHES[dash], MARKERS[dash])
+            dash = used // len(picture.COLORS) % len(DASHES)
+            chosen[label] = (picture.COLORS[used % len(picture.COLORS)], DASHES[dash])
             used += 1
             continue
         root = parent.split("+")[0] if parent.split("+")[0] in chosen else parent
         variations[root] = variations.get(root, 0) + 1
-        dash = variations[root] % len(DASHES)
-        chosen[label] = (chosen[root][0], DASHES[dash], MARKERS[dash])
+        chosen[label] = (chosen[root][0], DASHES[variations[root] % len(DASHES)])
     return chosen
 
 
@@ -57,6 +50,7 @@ class Layout:
     """Which row goes into which panel, as which line."""
 
     def __init__(self, plan, rows):
+        self.name, self.about = plan.name, plan.about
         self.series = plan.series()
         self.others = [axis for axis in plan.axes if axis not in ("seed", self.series)]
         self.labels = plan.points()[self.series] if self.series else [""]
@@ -68,60 +62,21 @@ class Layout:
     def line_of(self, row):
         return row.labels[self.series] if self.series else ""
 
+    def style_of(self, row):
+        return self.styles[self.line_of(row)]
 
-def new_figure(count, width=5.2, height=3.6):
-    """A figure of `count` panels, and their axes."""
-    columns = 1 if count == 1 else 2 if count in (2, 4) else 3 if count < 10 else 4
-    lines = -(-count // columns)
-    if count == 1:
-        width, height = 7.0, 4.6
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(columns * width * 0.8 + 1.6, lines * height * 0.85 + 0.6),
-        dpi=130,
-        squeeze=False,
-        layout="constrained",
-    )
-    flat = list(axes.flat)
-    for axis in flat[count:]:
-        axis.set_axis_off()
-    for axis in flat[:count]:
-        axis.grid(True, which="major", color="#dddddd", linewidth=0.7)
-        axis.set_axisbelow(True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    return figure, flat[:count]
-
-
-def legend(figure, layout, shown):
-    """To the right of everything; only the lines that are there."""
-    handles = []
-    for label in layout.labels:
-        if label in shown and label:
-            color, dashes, _ = layout.styles[label]
-            handles.append(Line2D([], [], color=color, linestyle=dashes, linewidth=1.8, label=label))
-    if len(handles) > 1:
-        figure.legend(handles=handles, handlelength=3, loc="outside right upper", frameon=False, fontsize=9)
-
-
-def log_axis(axis, values):
-    """Logarithmic where the values spread over more than a factor of 4, with plain numbers."""
-    values = [value for value in values if math.isfinite(value)]
-    if not values or min(values) <= 0 or max(values) < 4 * min(values):
-        return
-    axis.set_yscale("log")
-    decades = math.log10(max(values) / min(values))
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=12))
-    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axis.yaxis.set_minor_locator(ticker.NullLocator())
+    def note(self, rows, *more):
+        """What stands under a picture."""
+        seeds = max((len(row.results) for row in rows), default=1)
+        lines = ["Lines: means of %d seeds, bands: their range." % seeds] if seeds > 1 else []
+        return " ".join([*([self.about + "."] if self.about else []), *lines, *more])
 
 
 def over_seeds(curves):
     """[(x, mean, lowest, highest)] where at least one of the {x: y} has a finite value."""
     points = []
     for x in sorted(set().union(*curves)):
-        values = [curve[x] for curve in curves if math.isfinite(curve.get(x, math.nan))]
+        values = finite([curve.get(x) for curve in curves])
         if values:
             points.append((x, metrics.mean(values), min(values), max(values)))
     return points
@@ -133,103 +88,121 @@ def draw_line(axis, curves, style, marker=None, band=True):
     if not points:
         return []
     x, center, low, high = zip(*points)
-    axis.plot(x, center, color=style[0], linestyle=style[1], linewidth=1.6, marker=marker, markersize=3.5)
+    axis.plot(x, center, color=style[0], linestyle=style[1], linewidth=1.6, marker=marker, markersize=4,
+              markerfacecolor="white", markeredgewidth=1.2)  # fmt: skip
     if band and any(top > bottom for bottom, top in zip(low, high)):
         axis.fill_between(x, low, high, color=style[0], alpha=0.15, linewidth=0)
     return list(zip(x, center))
 
 
-def save(figure, out, name):
-    path = os.path.join(out, name)
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+def name_lines(axis, ends):
+    """[((x, y) of a line's end or None where it left the picture, its name, color)]: at the ends; where they are too many
+    the lowest."""
+    ends = sorted((end for end in ends if end[1]), key=lambda end: end[0][1] if end[0] else math.inf)
+    for point, text, color in ends[:MOST_NAMES]:
+        if point:
+            picture.name_end(axis, point, text, color)
+        else:
+            picture.name_beyond(axis, text, color)
+    if len(ends) > MOST_NAMES:
+        picture.name_end(axis, ends[MOST_NAMES][0] or (max(axis.get_xlim()), math.inf), "… %d more" % (len(ends) - MOST_NAMES),
+                         picture.DARK)  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------- figures
+def split(row):
+    """(results of runs that did not diverge, of those that did), where there is something of them."""
+    pairs = [(result, why) for result, why in zip(row.results, row.divergences) if result.train]
+    return [result for result, why in pairs if not why], [result for result, why in pairs if why]
 
 
-def smooth(points, window):
-    """At each step the mean over `window` steps around it. At the beginning, where curves are steep, over fewer,
-    never lopsided; at the end over those that are there: a single step's loss is noise, and the eye rests there."""
-    steps = sorted(points)
-    values = [points[step] for step in steps]
-    result = {}
-    for i, step in enumerate(steps):
-        reach = min(window // 2, i)
-        near = [value for value in values[i - reach : i + reach + 1] if math.isfinite(value)]
-        result[step] = math.fsum(near) / len(near) if near else math.nan
-    return result
+def name_of_diverged(row, name):
+    when = min((result.step for result in split(row)[1]), default=0)
+    share = "%d of %d seeds, " % (row.diverged, len(row.runs)) if row.diverged < len(row.runs) else ""
+    return "%s diverged (%sstep %d)" % (name, share, when)
 
 
-def loss_curve(result):
-    """Validation where there are three or more, else the smoothed training loss."""
-    if len(result.val) >= 3:
-        return result.val
-    return smooth({step: record[0] for step, record in result.train.items()}, max(1, len(result.train) // 30))
+# ------------------------------------------------------------------------------------------------------ loss
+
+
+class Losses:
+    """What loss.png shows of each run: the validation if most runs have two of it, else the smoothed training loss."""
+
+    def __init__(self, rows):
+        trained = [result for row in rows for result in row.results if result.train]
+        self.validation = 2 * sum(len(finite(result.val.values())) > 1 for result in trained) > len(trained)
+        sound = [result for row in rows for result in split(row)[0]]
+        curves = [self.curve(result) for result in sound] or [self.curve(result) for result in trained]
+        first = max(finite([result.first_loss() for result in trained]), default=math.inf)
+        # Where training begins sets the scale of no validation; of training it would flatten everything else, so
+        # the axis holds what comes after the first fifth.
+        shown = [value for curve in curves for value in (curve.values() if self.validation else late(curve))]
+        shown = [value for value in finite(shown) if sound or value <= 1.05 * first]
+        self.low, self.high = (min(shown), max(shown)) if shown else (0.0, min(first, 1e3))
+
+    def curve(self, result):
+        """{step: loss}"""
+        if self.validation:
+            return result.val
+        training = {step: record[0] for step, record in result.train.items()}
+        return picture.smooth(training, max(1, len(training) // 30))
+
+    def whole(self, result):
+        """The curve of a run that diverged: of its training where it did not come to a validation."""
+        curve = self.curve(result)
+        return curve if len(finite(curve.values())) > 1 else {step: record[0] for step, record in result.train.items()}
+
+
+def late(curve):
+    steps = sorted(curve)
+    return [curve[step] for step in steps if step >= steps[0] + 0.2 * (steps[-1] - steps[0])]
 
 
 def draw_loss(layout, panels, out):
-    figure, axes = new_figure(len(panels))
-    validated = shown = False
-    lines = set()
-    for axis, (title, rows) in zip(axes, panels):
-        drawn = []
-        for row in rows:
-            style = layout.styles[layout.line_of(row)]
-            curves = [loss_curve(result) for result in row.results if result.train]
-            validated |= any(len(result.val) >= 3 for result in row.results)
-            points = draw_line(axis, curves, style)
-            drawn += [points] if points else []
-            lines |= {layout.line_of(row)} if points else set()
-        shown |= bool(drawn)
-        limit_losses(
-            axis,
-            drawn,
-            max([result.first_loss() for row in rows for result in row.results if result.train], default=0),
-        )
-        for row in rows:
-            for result in row.results:
-                draw_end(axis, result, layout.styles[layout.line_of(row)])
-        axis.set_title(title or "loss", fontsize=10)
-        axis.set_xlabel("step")
-    axes[0].set_ylabel(("validation" if validated else "training") + " loss (nats per token)")
-    legend(figure, layout, lines)
-    if not shown:
-        plt.close(figure)
+    rows = [row for _, rows in panels for row in rows]
+    if not any(result.train for row in rows for result in row.results):
         return None
+    losses = Losses(rows)
+    what = "validation" if losses.validation else "training"
+    notes = ["▲: ran out of the picture, diverged."] if any(row.diverged for row in rows) else []
+    notes += [] if losses.validation else ["Smoothed; the first steps are above."]
+    figure, axes = picture.new_figure(len(panels), "%s: %s loss" % (layout.name, what), layout.note(rows, *notes), share_x=True)
+    label = "%s loss (nats per token, %%s scale)" % what
+    picture.scale_y(axes, [], lambda scale: label % scale, 3, losses.low, losses.high)
+    for axis, (title, rows) in zip(axes, panels):
+        ends = []
+        for row in rows:
+            style, name = layout.style_of(row), layout.line_of(row)
+            sound, diverged = split(row)
+            points = draw_line(axis, [losses.curve(result) for result in sound], style, "o" if losses.validation else None)
+            if points:
+                ends.append((points[-1], ("%s %.3f" % (name, points[-1][1])).strip(), style[0]))
+            found = [draw_diverged(axis, losses.whole(result), result, style) for result in diverged]
+            if found:
+                inside = [point for point in found if point]
+                ends.append((inside[-1] if inside else None, name_of_diverged(row, name).strip(), style[0]))
+        name_lines(axis, ends)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        picture.integers(axis)
     return save(figure, out, "loss.png")
 
 
-def draw_end(axis, result, style):
-    """A cross where a run ended with losses that are not finite: at the top if that loss is higher."""
-    curve = (
-        [(step, loss) for step, loss in loss_curve(result).items() if math.isfinite(loss)]
-        if result.train
-        else []
-    )
-    if result.state == "diverged" and curve:
-        step, loss = max(curve)
-        axis.plot(
-            step,
-            min(loss, axis.get_ylim()[1]),
-            marker="x",
-            color=style[0],
-            markersize=8,
-            markeredgewidth=2,
-            clip_on=False,
-        )
+def draw_diverged(axis, curve, result, style):
+    """A thin line with a triangle where it leaves the picture, or a cross where its numbers end within. Its end, or None."""
+    points = sorted((step, loss) for step, loss in curve.items() if math.isfinite(loss))
+    if not points:
+        return None
+    axis.plot(*zip(*points), color=style[0], linestyle=style[1], linewidth=1.0)
+    beyond = picture.leaves_at(axis, points)
+    if beyond is not None:
+        picture.mark_beyond(axis, beyond, style[0])
+        return None
+    if result.state == "diverged":
+        picture.mark_end(axis, points[-1], style[0])
+    return points[-1]
 
 
-def limit_losses(axis, curves, first):
-    """The first steps' losses would flatten everything else, as would those of a run that blows up: the axis
-    holds what comes after the first fifth, up to the loss that training begins with."""
-    late = []
-    for points in curves:
-        late += [loss for step, loss in points if step >= points[0][0] + 0.2 * (points[-1][0] - points[0][0])]
-    top = min(max(late, default=0), 1.05 * first if first > 0 else math.inf)
-    if len(late) > 3 and top > min(late):
-        axis.set_ylim(min(late) - 0.04 * (top - min(late)), top + 0.04 * (top - min(late)))
+# -------------------------------------------------------------------------------------- final loss over an axis
 
 
 def draw_final(layout, rows, out):
@@ -239,89 +212,94 @@ def draw_final(layout, rows, out):
         numbers = {row.labels[name]: number(row.labels[name]) for row in rows}
         if len(numbers) < 3 or None in numbers.values():
             continue
-        figure, (axis,) = new_figure(1)
-        lines = set()
+        at = {label: float(value) for label, value in numbers.items()}
         rest = [other for other in layout.others if other != name]
-        for key in dict.fromkeys(
-            (layout.line_of(row), *(row.labels[other] for other in rest)) for row in rows
-        ):
-            curves = [{}]
-            for row in rows:
-                if (layout.line_of(row), *(row.labels[other] for other in rest)) == key:
-                    for i, loss in enumerate(row.final_val or row.train):
-                        curves += [{}] * (i + 1 - len(curves))
-                        curves[i] = dict(curves[i], **{row.labels[name]: loss})
-            curves = [{float(numbers[label]): loss for label, loss in curve.items()} for curve in curves]
-            if draw_line(axis, curves, layout.styles[key[0]], MARKERS[0]):
-                lines.add(key[0])
-        values = sorted(float(value) for value in numbers.values())
+        figure, (axis,) = picture.new_figure(1, "%s: final loss by %s" % (layout.name, name), layout.note(rows))
+        values = sorted(at.values())
         if values[0] > 0 and values[-1] >= 4 * values[0]:
             axis.set_xscale("log")
-            axis.xaxis.set_minor_locator(ticker.NullLocator())
-        axis.xaxis.set_major_locator(ticker.FixedLocator(values))
-        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        axis.set_xlabel(name)
-        axis.set_ylabel("final loss (nats per token)")
-        legend(figure, layout, lines)
-        if lines:
+            axis.xaxis.set_minor_locator(picture.ticker.NullLocator())
+        axis.xaxis.set_major_locator(picture.ticker.FixedLocator(values))
+        axis.xaxis.set_major_formatter(picture.ticker.FormatStrFormatter("%g"))
+        axis.set_xlabel("%s (%s scale)" % (name, axis.get_xscale()))
+        kinds = ["validation" if row.final_val else "training" for row in rows if row.final_val or row.train]
+        what = "final %s loss (nats per token, %%s scale)" % max(kinds, key=kinds.count, default="validation")
+        groups = {}
+        for row in rows:
+            groups.setdefault((layout.line_of(row), *(row.labels[other] for other in rest)), []).append(row)
+        shown = [loss for row in rows for loss in row.final_val or row.train]
+        picture.scale_y([axis], shown, lambda scale: what % scale, 3)
+        ends = []
+        for key, members in groups.items():
+            style, label = layout.styles[key[0]], ", ".join(filter(None, key))
+            curves = [{} for _ in range(max(len(row.results) for row in members))]
+            for row in members:
+                for curve, loss in zip(curves, row.final_val or row.train):
+                    curve[at[row.labels[name]]] = loss
+            points = draw_line(axis, curves, style, "o")
+            ends += [(points[-1], label, style[0])] if points else []
+            for row in members:
+                if row.diverged:
+                    x, every = at[row.labels[name]], row.diverged == len(row.runs)
+                    picture.mark_beyond(axis, x, style[0])
+                    share = "" if every else " (%d of %d seeds)" % (row.diverged, len(row.runs))
+                    ends.append((None, "%s diverged at %g%s" % (label, x, share), style[0]))
+        name_lines(axis, ends)
+        if ends:
             paths.append(save(figure, out, "final-by-%s.png" % name))
         else:
-            plt.close(figure)
+            picture.plt.close(figure)
     return paths
 
 
-def by_layer(result, field):
-    """{layer: value} of the last statistics."""
-    if not result.stats:
-        return {}
-    layers = result.stats[max(result.stats)]
-    return {
-        layer["layer"]: layer[field]
-        for layer in layers
-        if usable(layer.get(field)) and usable(layer.get("layer"))
-    }
-
-
-def usable(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+# ------------------------------------------------------------------------------------------------- statistics
 
 
 def draw_residual(layout, panels, out):
     """The residual's rms by layer at the end of training."""
-    figure, axes = new_figure(len(panels))
-    lines = set()
-    for axis, (title, rows) in zip(axes, panels):
-        drawn = []
-        for row in rows:
-            curves = [
-                curve for curve in (by_layer(result, "residual_rms") for result in row.results) if curve
-            ]
-            points = draw_line(axis, curves, layout.styles[layout.line_of(row)], MARKERS[0])
-            drawn += [value for _, value in points]
-            lines |= {layout.line_of(row)} if points else set()
-        log_axis(axis, drawn)
-        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        axis.set_title(title or "residual after each block, last statistics", fontsize=10)
-        axis.set_xlabel("layer")
-    axes[0].set_ylabel("residual rms")
-    legend(figure, layout, lines)
-    if not lines:
-        plt.close(figure)
+    found = []
+    for title, rows in panels:
+        curves = [(row, [curve for curve in (result.by_layer("residual_rms") for result in row.results) if curve]) for row in rows]
+        found.append((title, [(row, curves) for row, curves in curves if curves]))
+    if not any(lines for _, lines in found):
         return None
+    rows = [row for _, lines in found for row, _ in lines]
+    figure, axes = picture.new_figure(len(found), "%s: residual after each block, last statistics" % layout.name,
+                                      layout.note(rows, *beyond_note(rows)))  # fmt: skip
+    values = [(row, value) for _, lines in found for row, curves in lines for curve in curves for value in curve.values()]
+    picture.scale_y(axes, sound_values(values), lambda scale: "residual rms (%s scale)" % scale, 4)
+    for axis, (title, lines) in zip(axes, found):
+        ends = []
+        for row, curves in lines:
+            color, name = layout.style_of(row)[0], layout.line_of(row)
+            points = draw_line(axis, curves, layout.style_of(row), "o")
+            name += " (diverged)" if row.diverged == len(row.runs) else ""
+            beyond = picture.leaves_at(axis, points)
+            if beyond is not None:
+                picture.mark_beyond(axis, beyond, color)
+            ends.append((points[-1] if beyond is None else None, name, color))
+        name_lines(axis, ends)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("layer")
+        picture.integers(axis)
     return save(figure, out, "residual.png")
+
+
+def sound_values(values):
+    """Of [(row, value)] those that set a scale: of rows that did not diverge, if there is one."""
+    return [value for row, value in values if not row.diverged] or [value for _, value in values]
+
+
+def beyond_note(rows):
+    return ["▲: out of the picture, diverged."] if any(row.diverged for row in rows) else []
 
 
 def layers_over_time(row, field):
     """{(layer, i): [{step: value} of each run]}; i counts the values of a layer that has several."""
     curves = {}
     for number_of_run, result in enumerate(row.results):
-        for step, layers in result.stats.items():
-            for layer in layers:
-                values = layer.get(field)
-                for i, value in enumerate(values if isinstance(values, list) else [values]):
-                    if usable(value) and usable(layer.get("layer")):
-                        runs = curves.setdefault((layer["layer"], i), [{} for _ in row.results])
-                        runs[number_of_run][step] = value
+        for key, points in result.layers(field).items():
+            curves.setdefault(key, [{} for _ in row.results])[number_of_run] = points
     return curves
 
 
@@ -332,32 +310,39 @@ def draw_over_time(layout, rows, field, name, ylabel, out):
     found = [(row, curves) for row, curves in ((row, layers_over_time(row, field)) for row in rows) if curves]
     if not found:
         return None, 0
-    figure, axes = new_figure(min(len(found), MOST_PANELS))
-    for axis, (row, curves) in zip(axes, found):
-        last, drawn = max(layer for layer, _ in curves) or 1, []
+    shown = found[:MOST_PANELS]
+    several = any(i > 0 for _, curves in shown for _, i in curves)
+    figure, axes = picture.new_figure(
+        len(shown), "%s: %s over training" % (layout.name, ylabel),
+        " ".join([*(["Solid: the attention's, dashed: the MLP's."] if several else []), *seeds_note(rows), *beyond_note(rows)]),
+        share_x=True)  # fmt: skip
+    values = [(row, value) for row, curves in shown for runs in curves.values() for _, value, _, _ in over_seeds(runs)]
+    picture.scale_y(axes, sound_values(values), lambda scale: "%s (%s scale)" % (ylabel, scale), 4 if field == "residual_rms" else math.inf)
+    for axis, (row, curves) in zip(axes, shown):
+        last = max(layer for layer, _ in curves)
         for (layer, i), runs in sorted(curves.items()):
-            color = plt.get_cmap("viridis")(0.92 * layer / last)
-            points = draw_line(axis, runs, (color, DASHES[i % len(DASHES)]), band=False)
-            drawn += [value for _, value in points]
-        if field == "residual_rms":
-            log_axis(axis, drawn)
+            color = picture.layer_color(layer, last)
+            points = draw_line(axis, runs, (color, DASHES[i % len(DASHES)]), "." if len(over_seeds(runs)) == 1 else None, band=False)
+            beyond = picture.leaves_at(axis, points) if row.diverged else None
+            if beyond is not None:
+                picture.mark_beyond(axis, beyond, color)
         axis.set_title(title_of(row, row.labels) or "each layer", fontsize=10)
         axis.set_xlabel("step")
-    several = any(i > 0 for _, curves in found for _, i in curves)
-    axes[0].set_ylabel(ylabel + (" (dashed: the MLP's)" if several else ""))
-    color_bar(figure, axes, max(max(layer for layer, _ in curves) for _, curves in found))
-    return save(figure, out, name), len(found) - len(axes)
+        picture.integers(axis)
+    picture.layers_bar(figure, axes, [max(layer for layer, _ in curves) for _, curves in shown])
+    return save(figure, out, name), len(found) - len(shown)
 
 
-def color_bar(figure, axes, last):
-    scale = matplotlib.colors.LinearSegmentedColormap.from_list(
-        "layers", [plt.get_cmap("viridis")(0.92 * i / 20) for i in range(21)]
-    )
-    bar = figure.colorbar(
-        plt.cm.ScalarMappable(plt.Normalize(0, 1), scale), ax=axes, shrink=0.6, pad=0.02, aspect=30
-    )
-    bar.set_ticks([0, 1], labels=["first", "last layer" if last else "layer"])
-    bar.outline.set_visible(False)
+def seeds_note(rows):
+    seeds = max(len(row.results) for row in rows)
+    return ["Means of %d seeds." % seeds] if seeds > 1 else []
+
+
+# ------------------------------------------------------------------------------------------------------- all
+
+
+def save(figure, out, name):
+    return picture.save(figure, os.path.join(out, name))
 
 
 def draw(plan, rows, out):
