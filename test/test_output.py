@@ -3,6 +3,7 @@ import os
 import pty
 import random
 import re
+import resource
 import signal
 import subprocess
 
@@ -71,6 +72,16 @@ def test_files_are_not_written_into_where_descriptors_were_closed(trained, tmp_p
     assert losses(tmp_path / "run") == losses(trained[1])
     for name in ("model.safetensors", "config.json"):
         assert file_bytes(tmp_path / "run" / "latest" / name) == file_bytes(trained[1] / "latest" / name)
+
+
+def test_a_message_is_not_written_into_the_metrics_where_stderr_was_closed(trained, tmp_path):
+    """The last checkpoint does not fit: what is said of that must not land in the file that was opened as descriptor 2."""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+    arguments = [*SMALL, "--train-data", trained[0], "--steps", 3, "--out", tmp_path / "run"]
+    assert lose("closed", *arguments, closed=(0, 1, 2), preexec_fn=limit) == (1, "")
+    assert losses(tmp_path / "run") == losses(trained[1]), "or a line that is no JSON"
 
 
 def on_terminal(*arguments):
