@@ -474,7 +474,7 @@ def test_validation_data_that_change_end_the_run_with_a_checkpoint(base, out, tm
     assert last % 5 == 0 and checkpoints(out) == [last] and step_directory(out, last) in errors
     path.write_bytes(whole)
     run(*base[0], "--steps", last + 2, "--out", out, "--resume", "auto")
-    run(*base[0], "--steps", last + 2, "--out", out + ".straight")
+    run(*base[0], "--val-data", path, "--steps", last + 2, "--out", out + ".straight")
     same_bits(out, out + ".straight", last + 2)
 
 
