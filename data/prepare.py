@@ -10,7 +10,7 @@ import os
 import sys
 from collections import Counter
 
-from console import Arguments, Failure, Progress, run_tool, say
+from console import CONTROLS, Arguments, Failure, Progress, run_tool, say
 from encoders import make_encoder
 from formats import packing_of_name
 from records import Skipped
@@ -244,7 +244,7 @@ def work(arguments):
     shards, writer, skipped = prepare(chosen)
     for note in notes(writer, chosen):
         say("prepare.py: note: " + note)
-    left_out = "; left out: %s" % skipped if skipped.kinds else ""
+    left_out = "; left out: %s" % CONTROLS.sub("?", str(skipped)) if skipped.kinds else ""
     return "%s: %d train, %d validation tokens in %d shards (%d documents, %d bytes, vocabulary %d)%s\n%s" % (
         os.path.join(chosen.out, chosen.name), shards.train.n_tokens, shards.val.n_tokens,
         shards.train.n_shards + shards.val.n_shards, writer.n_documents, writer.text_bytes,
