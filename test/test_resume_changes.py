@@ -58,7 +58,7 @@ CHANGES = {"--lr": (3e-4, "0.01", "0.0003"), "--lr-schedule": ("linear", "consta
            "--weight-decay": (0, "0.1", "0"), "--z-loss": ("1e-4", "0", "0.0001"), "--grad-clip": (0.5, "1", "0.5"),
            "--beta1": (0.8, "0.9", "0.8"), "--beta2": (0.99, "0.95", "0.99"), "--adam-eps": ("1e-6", "1e-08", "1e-06"),
            "--decay-on": ("all", "matrices", "all"), "--skip-sigma": (6, "0", "6"), "--lr-final-frac": (0, "0.1", "0"),
-           "--steps": (8, "6", "8"), "--warmup-steps": (4, "0", "4"), "--val-batches": (3, "auto", "3")}  # fmt: skip
+           "--steps": (8, "6", "8"), "--warmup-steps": (4, "0", "4"), "--batch-size": (4, "2", "4")}  # fmt: skip
 
 
 def test_every_flag_that_differs_is_in_one_line_and_in_the_event(base, out):
@@ -67,7 +67,8 @@ def test_every_flag_that_differs_is_in_one_line_and_in_the_event(base, out):
     for name, (_, before, after) in CHANGES.items():
         assert f"{name} {before} → {after}" in line, (name, line)
         assert metrics(out, "event")[0]["changes"][name[2:]] == [before, after]
-    assert len(metrics(out, "event")[0]["changes"]) == len(CHANGES) == line.count("→") - 1  # the last: the rate
+    assert metrics(out, "event")[0]["changes"].pop("total-batch-tokens") == ["16", "32"]  # follows the batch
+    assert len(metrics(out, "event")[0]["changes"]) == len(CHANGES) + 1 == line.count("→") - 1  # the last: the rate
     assert metrics(out, "event")[0]["event"] == "resume"
     # From here on that is the run: its next resume has nothing to say.
     for step in (6, 8):
