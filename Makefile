@@ -31,6 +31,15 @@ WARNINGS := -Wall -Wextra -Werror
 OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE) $(addprefix -I,$(wildcard /usr/include/openblas))
 LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
+# MPI, for several ranks on CPUs, where its compiler is found; MPI=0 leaves it out.
+MPICC    ?= mpicc
+ifeq ($(origin MPI),undefined)
+    MPI  := $(if $(STANDALONE),0,$(if $(shell command -v $(MPICC) 2>/dev/null),1,0))
+endif
+ifeq ($(MPI),1)
+    MPI_FLAGS := -DWITH_MPI $(patsubst -I%,-isystem %,$(filter -I%,$(shell $(MPICC) -show)))
+    LDLIBS    += $(filter -L% -l% -Wl%,$(shell $(MPICC) -show))
+endif
 CMOCKA   := $(if $(STANDALONE),,-lcmocka)
 ifdef SANITIZE
     CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -109,6 +118,9 @@ $(BUILD)/cpu_f64/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCPU_F64 -MMD -MP -c $< -o $@
 
+$(foreach type,f32 f64,$(addprefix $(BUILD)/cpu_$(type)/,backend.o collective.o)): CFLAGS += $(MPI_FLAGS)
+$(BUILD)/src/ranks/rendezvous.o: CFLAGS += $(MPI_FLAGS)
+
 # In place of libraries, for machines that have none.
 $(BUILD)/standalone/json.o: test/standalone/json.c
 $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o: test/standalone/gemm.c
@@ -141,6 +153,14 @@ $(BUILD)/test_variants $(BUILD)/test_telemetry $(BUILD)/test_extremes $(BUILD)/t
 $(BUILD)/test_gradient_faults: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o)
 
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
+
+# The CPU's collectives, started once a rank.
+$(BUILD)/test/ranks_cpu/%.o: test/ranks/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DRANKS_CPU -MMD -MP -c $< -o $@
+
+$(BUILD)/test_collective_cpu: $(addprefix $(BUILD)/test/ranks_cpu/,ranks.o test_collective.o) $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
 $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
@@ -182,7 +202,7 @@ floors:
 # The other compilers, as far as they are here: no warning from any.
 test-compilers: $(BUILD)/has_build $(BUILD)/has_tests
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
-	    for type in F32 F64; do clang $(CLANG_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
+	    for type in F32 F64; do clang $(CLANG_FLAGS) $(MPI_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
 	    clang $(CLANG_FLAGS) $(wildcard src/*/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi

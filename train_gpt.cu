@@ -17,6 +17,7 @@
 #include "src/model/model.h"
 #include "src/model/optim.h"
 #include "src/model/step.h"
+#include "src/ranks/rendezvous.h"
 #include "src/run/capacity.h"
 #include "src/run/device.h"
 #include "src/run/eval.h"
@@ -37,6 +38,7 @@
 #include "src/settings/schedule.h"
 #include "src/settings/usage.h"
 
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -56,6 +58,7 @@ typedef struct Run {
     int argc;
     char **argv;
     Config config;
+    Ranks ranks;
     const Kernels *k;
     char resume_from[CHECKPOINT_PATH]; /* "" for a fresh start */
     InitFrom init_from;                /* of a fresh start with --init-from */
@@ -119,9 +122,19 @@ static void parse_flags_over(Run *run, const char *path, int argc, char **argv) 
     check(huggingface_agrees(&from->model, from->config, &run->config, &error), "%s", error.text);
 }
 
+/* Rank 0 speaks for all; what another one has to say goes to stderr, with its number. */
+static void find_ranks(Run *run) {
+    Error error = {0};
+    check(ranks_from_environment(&run->ranks, &error), "%s", error.text);
+    if (run->ranks.rank == 0) return;
+    check_name_rank(run->ranks.rank);
+    require(freopen("/dev/null", "w", stdout), "/dev/null: %s", strerror(errno));
+}
+
 static void parse_flags(Run *run, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
     usage_answer(argc, argv);
+    find_ranks(run);
     smoke_check(argc, argv);
     find_checkpoint(run, argc, argv);
     snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
@@ -138,7 +151,8 @@ static void parse_flags(Run *run, int argc, char **argv) {
         config_read_base(&run->theirs, base);
         config_follow(c, &run->theirs);
     }
-    config_resolve(c, 1);
+    config_resolve(c, run->ranks.count);
+    c->rank = run->ranks.rank;
     needs_check(c, argc, argv);
 }
 
@@ -194,7 +208,8 @@ static void open_training_data(Run *run) {
                            .B = (size_t)model->B,
                            .T = (size_t)model->T,
                            .micro_steps = (uint64_t)c->micro_steps,
-                           .n_ranks = 1,
+                           .rank = (uint64_t)c->rank,
+                           .n_ranks = (uint64_t)c->ranks,
                            .seed = (uint64_t)c->seed,
                            .first_step = (uint64_t)run->step,
                            .vocab = (uint32_t)model->V,
@@ -213,7 +228,7 @@ static void close_training_data(Run *run) {
 static Progress progress(const Run *run) {
     const Config *c = &run->config;
     return (Progress){.step = run->step,
-                      .windows = run->step * c->micro_steps * c->batch_size,
+                      .windows = run->step * c->micro_steps * c->batch_size * c->ranks,
                       .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader),
                       .train_data = run->train_print,
                       .val_data = run->val_print,
@@ -339,6 +354,7 @@ static void save_on_the_way(Run *run) {
 }
 
 static void print_sample(Run *run) {
+    if (run->config.rank) return;
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
     if (!generate(&run->model, "", &error)) end_diverged(run, error.text);
@@ -360,7 +376,8 @@ static void report_skip(Run *run, const StepState *state, double loss) {
     end_diverged(run, why);
 }
 
-/* Why the run should end after this step, or NULL. */
+/* Why this process would have the run end after this step, or NULL. Ranks must agree, so each sends its wish with the
+ * next step, and all end after the one that has summed them. */
 static const char *reason_to_stop(const Run *run) {
     double minutes = (log_seconds() - run->started) / 60;
     if (stop_requested()) return stop_requested();
@@ -391,14 +408,16 @@ static const char *land(Run *run) {
     if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
     char line[320];
     if (waiting_look(&run->waiting, line, sizeof line)) log_print(&run->log, "%s", line);
-    return reason_to_stop(run);
+    if (c->ranks == 1) return reason_to_stop(run);
+    return state->in.stop == 0 ? NULL : reason_to_stop(run) ? reason_to_stop(run) : "another rank was asked to";
 }
 
 /* Data that cannot be read end the run, but not what it has learned: the weights are those of its last whole step. */
 static void end_without_data(Run *run, const char *flag, const char *why) {
     Error error = {0};
-    if (run->flight.there) land(run);
-    if (run->config.out) save(run, &error);
+    bool alone = run->config.ranks == 1; /* the others know nothing of it, and wait elsewhere */
+    if (alone && run->flight.there) land(run);
+    if (alone && run->config.out) save(run, &error);
     log_event(&run->log, "data failed", run->step, NULL);
     log_close(&run->log);
     fail(EXIT_USAGE, "%s: %s; the run stops after step %lld; last checkpoint: %s", flag, why, (long long)run->step,
@@ -422,14 +441,16 @@ static void validate(Run *run) {
 static void launch(Run *run, int64_t step, Flight *flight) {
     const Config *c = &run->config;
     *flight = (Flight){.there = true, .begun = log_seconds(), .lr = schedule_lr(c, step)};
-    StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)c->total_batch_tokens};
+    StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)c->total_batch_tokens,
+                         .stop = c->ranks > 1 && reason_to_stop(run) ? 1 : 0};
     if (c->bhyt_refresh > 0 && step % c->bhyt_refresh == 0) model_refresh(&run->model);
+    run->optimizer.whole_gradients = due(step + 1, c->stats_every); /* rank 0 looks at them */
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
         Error error = {0};
         if (!next_batch(run, feed_open(&run->feed), &error)) end_without_data(run, "--train-data", error.text);
         feed_send(&run->feed);
-        step_micro(&run->stepper);
+        step_micro(&run->stepper, micro + 1 == c->micro_steps);
     }
     if (run->telemetry && due(step + 1, c->stats_every)) telemetry_before(run->telemetry);
     step_update(&run->stepper);
@@ -484,10 +505,11 @@ static void loop(Run *run) {
     const Config *c = &run->config;
     const char *reason = take_steps(run);
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
-    if (run->validates && !stop_requested()) validate(run);
+    bool asked = c->ranks == 1 ? stop_requested() != NULL : reason != NULL;
+    if (run->validates && !asked) validate(run);
     Error error = {0};
     bool saved = !c->out || save(run, &error);
-    if (c->sample_every && !stop_requested()) print_sample(run);
+    if (c->sample_every && !asked) print_sample(run);
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason",
                             !saved ? "the last checkpoint could not be written" : reason ? reason : "all steps done");
@@ -505,6 +527,27 @@ static void check_told(const Run *run) {
     Error error = {0};
     require(run->config.out || output_flush(&error), "%s, and without --out nothing else is left of the run; it stops "
             "after step %lld", error.text, (long long)run->step);
+}
+
+static void add_flag(const char *name, const char *value, bool is_number, void *text) {
+    (void)is_number;
+    if (strcmp(name, "threads")) fprintf(text, "%s = %s\n", name, value);
+}
+
+/* Ranks that were given different things would train something that nobody asked for. */
+static void compare_ranks(const Run *run) {
+    char *text = NULL;
+    size_t size;
+    if (run->ranks.count == 1) return;
+    FILE *out = open_memstream(&text, &size);
+    require(out, "out of memory for what the ranks compare");
+    config_visit(&run->config, add_flag, out);
+    fprintf(out, "%s\nstep %lld\n%s\n%s\n", program_version(), (long long)run->step, run->train_print,
+            run->validates ? run->val_print : "");
+    require(fclose(out) == 0, "out of memory for what the ranks compare");
+    int other = ranks_find_difference(&run->ranks, run->k, text);
+    check(other < 0, "rank %d has another program, other flags, another checkpoint or other data than rank 0", other);
+    free(text);
 }
 
 static void train(Run *run) {
@@ -526,11 +569,12 @@ static void train(Run *run) {
     compare_runs(run, event);
     compare_data(run);
     step_create(&run->stepper, &run->optimizer);
-    if (c->stats_every) run->telemetry = telemetry_create(&run->model);
+    if (c->stats_every && c->rank == 0) run->telemetry = telemetry_create(&run->model);
     DeviceInfo info = {0};
     run->k->describe(&info);
     Error error = {0};
-    check(!c->out || checkpoint_claim(c->out, &error), "--out %s", error.text);
+    check(!c->out || c->rank || checkpoint_claim(c->out, &error), "--out %s", error.text);
+    compare_ranks(run);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     flags_file_write(c);
     if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
@@ -609,6 +653,16 @@ static void probe(Run *run) {
     optimizer_destroy(&run->optimizer);
 }
 
+/* Only training shares its work. */
+static void open_ranks(Run *run) {
+    const Config *c = &run->config;
+    bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval_only && !c->smoke;
+    Error error = {0};
+    check(run->ranks.count == 1 || trains, "%s started %d processes: only training runs on several, every other mode as one",
+          run->ranks.count > 1 ? run->ranks.launcher->name : "", run->ranks.count);
+    check(ranks_open(&run->ranks, run->k, &error), "%s", error.text);
+}
+
 int main(int argc, char **argv) {
     static Run run;
     threads_wait_briefly(argv);
@@ -622,6 +676,7 @@ int main(int argc, char **argv) {
     parse_flags(&run, argc, argv);
     const Config *c = &run.config;
     run.k = device_open(&run.config);
+    open_ranks(&run);
     if (c->dry_run) {
         needs_report(c, argc, argv, warn_line, NULL);
         report_plan(c, run.k);

@@ -400,10 +400,12 @@ typedef struct StepInputs {
     double lr;         /* learning rate of this step */
     double loss_scale; /* 1 / (targets that count in the global batch) */
     uint64_t step;     /* counted from 0 */
+    double stop;       /* 1: this rank's host wants the run to end; Σ over the ranks after the reduction */
 } StepInputs;
 
 struct StepState {
     StepInputs in;                  /* written by the host before the step */
+    /* in.stop, loss_sum and sum_squares stand together: ranks reduce them in one. */
     double loss_sum;                /* Σ losses over this step's micro-steps (and ranks, after the reduction) */
     double sum_squares[CLIP_GROUPS];/* of the gradient: all parameters, gates only */
     double grad_norm;               /* before clipping */
@@ -512,8 +514,7 @@ typedef struct Cast {
     void *dst;
 } Cast;
 
-/* Collectives over the ranks of a run, in place on device memory; NULL where the device or the build has none, as on
- * the CPU. All ranks call the same operations with the same types and counts in the same order, on queues that events
+/* Collectives over the ranks of a run, in place on device memory; NULL where the build has none. All ranks call the same operations with the same types and counts in the same order, on queues that events
  * keep in that order. Sums are in a fixed order; every rank gets the same bits.
  *   all_reduce_sum      every element becomes its sum over the ranks
  *   reduce_scatter_sum  the same for piece `rank` of the buffer, count / ranks elements; the other pieces keep their bits
@@ -604,7 +605,7 @@ typedef struct Kernels {
      * waits for the device ends the program (exit 1) when another rank is gone. */
     bool (*collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size);
     /* Rank 0 makes the id, new for every run, and tells the others. Returns its size in bytes, which size must be;
-     * with a NULL id only that. */
+     * with a NULL id only that. The size is 0 where ranks know each other without (MPI, on the CPU). */
     size_t (*collective_unique_id)(void *id, size_t size);
     void (*all_reduce_sum)(Queue *, const Collective *);
     void (*reduce_scatter_sum)(Queue *, const Collective *);

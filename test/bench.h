@@ -37,7 +37,7 @@ static inline void bench_step(Model *model, Optimizer *optimizer) {
     optimizer_begin(optimizer, &inputs);
     model_forward(model, true);
     model_head(model, optimizer->state, true);
-    model_backward(model);
+    model_backward(model, NULL, NULL);
     optimizer_update(optimizer);
     optimizer_read(optimizer);
 }

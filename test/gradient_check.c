@@ -25,7 +25,7 @@ double *gradient_analytic(Fixture *f) {
     model_forward(m, true);
     frozen_mode(FROZEN_OFF);
     model_head(m, f->optimizer.state, true);
-    model_backward(m);
+    model_backward(m, NULL, NULL);
     size_t bytes = (size_t)m->params.elements * sizeof(double);
     double *analytic = must_malloc(bytes, "gradients");
     memcpy(analytic, m->grad, bytes);

@@ -116,7 +116,7 @@ static inline double loss_and_gradient(Fixture *f, bool gradient) {
     begin(f, 0);
     model_forward(&f->model, gradient);
     model_head(&f->model, f->optimizer.state, gradient);
-    if (gradient) model_backward(&f->model);
+    if (gradient) model_backward(&f->model, NULL, NULL);
     return optimizer_read(&f->optimizer)->loss_sum / (double)f->model.N;
 }
 

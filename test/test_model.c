@@ -14,7 +14,7 @@ static void *train(const Kernels *k, const char *settings, double losses[4], siz
         begin(&f, step);
         model_forward(&f.model, true);
         model_head(&f.model, f.optimizer.state, true);
-        model_backward(&f.model);
+        model_backward(&f.model, NULL, NULL);
         optimizer_update(&f.optimizer);
         losses[step] = optimizer_read(&f.optimizer)->loss_sum;
     }

@@ -90,7 +90,7 @@ def test_a_second_interrupt_ends_at_once_and_harms_nothing(at, base, fault, out)
     begun(base, out, 2)
     trace = out + ".trace"
     with start(*base[0], "--steps", 10 ** 7, "--save-every", 10 ** 6, "--out", out, "--resume", "auto",
-               env=fault(PATH=".partial", AT=at, TIMES=0, DO="hang", TRACE=trace)) as process:
+               env=fault(PATH=".step_", AT=at, TIMES=0, DO="hang", TRACE=trace)) as process:
         wait_for(process, "^step [3-9]/")
         process.send_signal(signal.SIGINT)
         wait_for(process, "^stopping after step")

@@ -31,7 +31,7 @@ static void assert_takes_a_step(const char *settings) {
     model_feed(m, tokens, targets);
     model_forward(m, true);
     model_head(m, f.optimizer.state, true);
-    model_backward(m);
+    model_backward(m, NULL, NULL);
     optimizer_update(&f.optimizer);
     const StepState *state = optimizer_read(&f.optimizer);
     if (state->skip || state->applied != 1 || !isfinite(state->loss_sum) || !(state->grad_norm > 0))

@@ -56,7 +56,7 @@ static void train(Run *run, const char *settings, How how) {
         begin(f, step);
         model_forward(&f->model, true);
         model_head(&f->model, f->optimizer.state, true);
-        model_backward(&f->model);
+        model_backward(&f->model, NULL, NULL);
         if (telemetry) telemetry_before(telemetry);
         optimizer_update(&f->optimizer);
         if (how.shut_gates) shut_gates(f);

@@ -48,7 +48,11 @@ static bool cpu_open(int index, char *text, size_t size) {
     return NAME(canary)(text, size);
 }
 
-static void cpu_close(void) {}
+static void cpu_close(void) {
+#ifdef WITH_MPI
+    NAME(collective_close)();
+#endif
+}
 
 /* The value behind "key …:" in a file of /proc; false where there is none. */
 static bool proc_value(const char *path, const char *key, char *value, size_t size) {
@@ -223,8 +227,7 @@ static double cpu_event_elapsed(Event *from, Event *to) {
     return to->seconds - from->seconds;
 }
 
-/* --- The table: no graphs, no choice of GEMM algorithms, no collectives (the CPU's ranks use MPI)
- * ----------- */
+/* --- The table: no graphs, no choice of GEMM algorithms ------------------------------------------------ */
 
 const Kernels NAME(kernels_cpu) = {
 #ifdef CPU_F64
@@ -281,4 +284,13 @@ const Kernels NAME(kernels_cpu) = {
     .adamw = NAME(adamw),
     .tensor_stats = NAME(tensor_stats),
     .cast = NAME(cast),
+
+#ifdef WITH_MPI
+    .collective_open = NAME(collective_open),
+    .collective_unique_id = NAME(collective_unique_id),
+    .all_reduce_sum = NAME(all_reduce_sum),
+    .reduce_scatter_sum = NAME(reduce_scatter_sum),
+    .all_gather = NAME(all_gather),
+    .broadcast = NAME(broadcast),
+#endif
 };

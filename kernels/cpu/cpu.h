@@ -76,4 +76,14 @@ void NAME(adamw)(Queue *, const AdamW *);
 void NAME(tensor_stats)(Queue *, const TensorStats *);
 void NAME(cast)(Queue *, const Cast *);
 
+#ifdef WITH_MPI
+bool NAME(collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size);
+void NAME(collective_close)(void);
+size_t NAME(collective_unique_id)(void *id, size_t size);
+void NAME(all_reduce_sum)(Queue *, const Collective *);
+void NAME(reduce_scatter_sum)(Queue *, const Collective *);
+void NAME(all_gather)(Queue *, const Collective *);
+void NAME(broadcast)(Queue *, const Collective *);
+#endif
+
 #endif

@@ -7,13 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+static char name[40] = "train_gpt";
+
+void check_name_rank(int rank) { snprintf(name, sizeof name, "train_gpt, rank %d", rank); }
+
 static void print_line(const char *format, va_list args) {
     char line[2048];
     vsnprintf(line, sizeof line, format, args);
     make_printable(line); /* names and values in it come from outside */
     /* One write per message, so that lines of several threads or ranks do not mix. */
     fflush(stdout);
-    fprintf(stderr, "train_gpt: %s\n", line);
+    fprintf(stderr, "%s: %s\n", name, line);
 }
 
 bool error_set(Error *error, const char *format, ...) {

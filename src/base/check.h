@@ -48,6 +48,9 @@ void fail(int exit_code, const char *format, ...) CHECK_PRINTF(2, 3) CHECK_NORET
 /* Prints "train_gpt: MESSAGE" to stderr and goes on. */
 void warn(const char *format, ...) CHECK_PRINTF(1, 2);
 
+/* From now on messages begin with "train_gpt, rank 3: ": one of several processes that share a terminal. */
+void check_name_rank(int rank);
+
 /* check: what a user or a file can cause (exit 2). require: what the machine can cause (exit 1). */
 #define check(condition, ...) ((condition) ? (void)0 : fail(EXIT_USAGE, __VA_ARGS__))
 #define require(condition, ...) ((condition) ? (void)0 : fail(EXIT_RUNTIME, __VA_ARGS__))

@@ -182,8 +182,10 @@ static bool load_moments(const char *directory, Model *model, Optimizer *optimiz
     SafetensorsFile file;
     if (!path_join(path, directory, CHECKPOINT_MOMENTS, error) || !safetensors_open(&file, path, error))
         return false;
-    bool good = weights_read(&file, "m.", &(DeviceArena){model, optimizer->m}, error) &&
-                weights_read(&file, "v.", &(DeviceArena){model, optimizer->v}, error);
+    bool good = weights_read(&file, "m.", &(DeviceArena){.model = model, .base = optimizer_room(optimizer, WHOLE_M)}, error);
+    if (good) optimizer_keep_share(optimizer, WHOLE_M);
+    good = good && weights_read(&file, "v.", &(DeviceArena){.model = model, .base = optimizer_room(optimizer, WHOLE_V)}, error);
+    if (good) optimizer_keep_share(optimizer, WHOLE_V);
     safetensors_close(&file);
     return good;
 }

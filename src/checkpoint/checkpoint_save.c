@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "checkpoint.h"
 #include "../base/json.h"
+#include "../ranks/rendezvous.h"
 #include "huggingface.h"
 #include "manifest.h"
 #include "../settings/usage.h"
@@ -121,29 +122,48 @@ static bool write_flags(const char *directory, const Config *config, Error *erro
     return good;
 }
 
-static bool save_model(const char *directory, const Model *model, Error *error) {
-    char path[CHECKPOINT_PATH];
-    SafetensorsPair metadata = {"format", "pt"}; /* transformers asks for it */
-    return path_join(path, directory, CHECKPOINT_MODEL, error) &&
-           weights_write(path, &(DeviceArena){model, model->master}, &metadata, 1, error);
+/* Whole arenas come from all ranks, who expect to be asked for each of them once and in order, whether this rank can
+ * write them or not. */
+typedef struct Arenas {
+    Optimizer *optimizer;
+    int taken;
+} Arenas;
+
+static DeviceArena take_arena(Arenas *arenas, WholeArena which) {
+    void *base = NULL;
+    while (arenas->taken <= (int)which) base = optimizer_whole(arenas->optimizer, (WholeArena)arenas->taken++);
+    return (DeviceArena){.model = arenas->optimizer->model, .base = base};
 }
 
-static bool save_moments(const char *directory, const Model *model, const Optimizer *optimizer,
-                         Error *error) {
+static bool save_model(const char *directory, Arenas *arenas, Error *error) {
     char path[CHECKPOINT_PATH];
-    if (!path_join(path, directory, CHECKPOINT_MOMENTS, error)) return false;
-    int count;
-    SafetensorsEntry *m = weights_entries(model, "m.", &count), *v = weights_entries(model, "v.", &count);
-    SafetensorsEntry *both = must_malloc(2 * (size_t)count * sizeof *both, "a file's entries");
-    memcpy(both, m, (size_t)count * sizeof *both);
-    memcpy(both + count, v, (size_t)count * sizeof *both);
-    SafetensorsWriter *writer = safetensors_writer_begin(path, both, 2 * (size_t)count, NULL, 0, error);
-    weights_entries_free(m, count);
-    weights_entries_free(v, count);
+    SafetensorsPair metadata = {"format", "pt"}; /* transformers asks for it */
+    DeviceArena masters = take_arena(arenas, WHOLE_MASTERS);
+    return path_join(path, directory, CHECKPOINT_MODEL, error) && weights_write(path, &masters, &metadata, 1, error);
+}
+
+/* The entries of both moments; *count is that of one. The caller frees. */
+static SafetensorsWriter *begin_moments(const char *path, const Model *model, int *count, Error *error) {
+    SafetensorsEntry *m = weights_entries(model, "m.", count), *v = weights_entries(model, "v.", count);
+    SafetensorsEntry *both = must_malloc(2 * (size_t)*count * sizeof *both, "a file's entries");
+    memcpy(both, m, (size_t)*count * sizeof *both);
+    memcpy(both + *count, v, (size_t)*count * sizeof *both);
+    SafetensorsWriter *writer = safetensors_writer_begin(path, both, 2 * (size_t)*count, NULL, 0, error);
+    weights_entries_free(m, *count);
+    weights_entries_free(v, *count);
     free(both);
+    return writer;
+}
+
+static bool save_moments(const char *directory, Arenas *arenas, Error *error) {
+    char path[CHECKPOINT_PATH];
+    int count;
+    if (!path_join(path, directory, CHECKPOINT_MOMENTS, error)) return false;
+    SafetensorsWriter *writer = begin_moments(path, arenas->optimizer->model, &count, error);
     if (!writer) return false;
-    if (!weights_append(writer, 0, &(DeviceArena){model, optimizer->m}, error) ||
-        !weights_append(writer, (size_t)count, &(DeviceArena){model, optimizer->v}, error)) {
+    for (int i = 0; i < 2; i++) {
+        DeviceArena moments = take_arena(arenas, i ? WHOLE_V : WHOLE_M);
+        if (weights_append(writer, (size_t)(i * count), &moments, error)) continue;
         safetensors_writer_abort(writer);
         return false;
     }
@@ -156,15 +176,15 @@ static char *gemm_choices(const Model *model) {
 }
 
 /* Everything into a directory that is there and empty, the manifest last; then read back. */
-static bool fill(const char *directory, const Config *config, const Model *model, Optimizer *optimizer,
+static bool fill(const char *directory, const Config *config, const Model *model, Arenas *arenas,
                  const Progress *progress, Error *error) {
     const char *names[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE,
                            CHECKPOINT_FLAGS, CHECKPOINT_STATE,   CHECKPOINT_GEMM};
-    const StepState *state = optimizer_read(optimizer);
+    const StepState *state = optimizer_read(arenas->optimizer);
     char *gemm = gemm_choices(model);
     bool good =
-        window_is_finite(state, error) && save_model(directory, model, error) &&
-        save_moments(directory, model, optimizer, error) &&
+        window_is_finite(state, error) && save_model(directory, arenas, error) &&
+        save_moments(directory, arenas, error) &&
         write_json(directory, CHECKPOINT_SHAPE, shape_object(config, model), error) &&
         write_flags(directory, config, error) &&
         write_json(directory, CHECKPOINT_STATE, state_object(config, model, state, progress), error) &&
@@ -248,26 +268,27 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
 }
 
 bool checkpoint_is_finite(const Model *model, const Optimizer *optimizer, Error *error) {
+    bool whole = optimizer->moments == model->params.elements; /* else a share is no arena of tensors with names */
     const struct {
         const char *what;
         void *base;
     } arenas[] = {{"weights", model->master}, {"first moments", optimizer->m}, {"second moments", optimizer->v}};
     Error name = {0};
-    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
-        if (!weights_are_finite(&(DeviceArena){model, arenas[i].base}, &name))
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++) {
+        if (i && !whole && !share_is_finite(model, arenas[i].base, optimizer->moments))
+            return error_set(error, "%s of a rank's share", arenas[i].what);
+        if ((!i || whole) && !weights_are_finite(&(DeviceArena){.model = model, .base = arenas[i].base}, &name))
             return error_set(error, "%s of %s", arenas[i].what, name.text);
+    }
     return true;
 }
 
-bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,
-                     char path[CHECKPOINT_PATH], Error *error) {
-    char name[64], partial[CHECKPOINT_PATH];
+static bool save(const Config *config, const Model *model, Arenas *arenas, const Progress *progress, const char *name,
+                 const char *path, Error *error) {
+    char partial[CHECKPOINT_PATH];
     struct stat status;
     Error ignored;
-    checkpoint_name(name, progress->step);
-    if (!path_join(path, config->out, name, error) ||
-        !hidden_path(partial, config->out, name, ".partial", error))
-        return false;
+    if (!hidden_path(partial, config->out, name, ".partial", error)) return false;
     bool there = lstat(path, &status) == 0;
     remove_leftovers(config->out);
     if (there && checkpoint_is_complete(path, progress->step, true, &ignored)) {
@@ -277,7 +298,7 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
         return true;
     }
     if (mkdir(partial, 0777)) return error_set(error, "%s: cannot create: %s", partial, strerror(errno));
-    bool good = fill(partial, config, model, optimizer, progress, error);
+    bool good = fill(partial, config, model, arenas, progress, error);
     if (good && there) remove_checkpoint(config->out, progress->step);
     if (good && rename(partial, path))
         good = error_set(error, "%s: cannot rename to it: %s", path, strerror(errno));
@@ -289,4 +310,18 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     if (!directory_sync(config->out, error)) return false;
     if (!progress->doubtful) drop_old(config->out, progress->step, config->keep);
     return true;
+}
+
+bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,
+                     char path[CHECKPOINT_PATH], Error *error) {
+    char name[64];
+    Arenas arenas = {.optimizer = optimizer};
+    Ranks ranks = {.rank = (int)config->rank, .count = (int)config->ranks};
+    checkpoint_name(name, progress->step);
+    bool good = path_join(path, config->out, name, error);
+    if (good && ranks.rank == 0) good = save(config, model, &arenas, progress, name, path, error);
+    if (ranks.count == 1) return good;
+    take_arena(&arenas, WHOLE_V);
+    bool all = ranks_agree(&ranks, model->k, good);
+    return all || (good ? error_set(error, "rank 0 could not write it") : false);
 }

@@ -80,7 +80,7 @@ static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTen
         m->k->queue_wait(m->queue);
         params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
         int64_t numbers = rows * tensor->param->cols;
-        if (arena->base != m->grad && !all_finite(c.file_values, m->k->accum, numbers))
+        if (!arena->may_be_infinite && !all_finite(c.file_values, m->k->accum, numbers))
             good = error_set(error, "tensor %s holds a number that is not finite", tensor->name);
         else good = safetensors_writer_append(writer, entry, c.file_values, (size_t)numbers * c.element, error);
     }
@@ -111,6 +111,21 @@ bool weights_are_finite(const DeviceArena *arena, Error *error) {
     for (int i = 0; finite && i < count; i++)
         if (!tensor_is_finite(&tensors[i], arena)) finite = error_set(error, "%s", tensors[i].name);
     free(tensors);
+    return finite;
+}
+
+bool share_is_finite(const Model *model, const Accum *share, int64_t elements) {
+    enum { PART = 1 << 20 };
+    size_t element = dtype_size(model->k->accum);
+    void *part = must_malloc(PART * element, "a part of the moments");
+    bool finite = true;
+    for (int64_t at = 0; finite && at < elements; at += PART) {
+        int64_t count = elements - at < PART ? elements - at : PART;
+        model->k->copy(model->queue, part, (const char *)share + (size_t)at * element, (size_t)count * element, COPY_TO_HOST);
+        model->k->queue_wait(model->queue);
+        finite = all_finite(part, model->k->accum, count);
+    }
+    free(part);
     return finite;
 }
 
@@ -220,7 +235,7 @@ bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceA
 bool weights_load(Model *model, const char *path, Error *error) {
     SafetensorsFile file;
     if (!safetensors_open(&file, path, error)) return false;
-    bool good = weights_read(&file, "", &(DeviceArena){model, model->master}, error);
+    bool good = weights_read(&file, "", &(DeviceArena){.model = model, .base = model->master}, error);
     safetensors_close(&file);
     if (good) model_masters_changed(model);
     return good;

@@ -563,14 +563,16 @@ void model_head(Model *m, StepState *state, bool want_gradient) {
     m->k->loss_reduce(m->queue, &(LossReduce){.N = m->N, .losses = m->losses, .state = state});
 }
 
-void model_backward(Model *m) {
+void model_backward(Model *m, LayerHook *hook, void *context) {
     Pass pass = training_pass(m, true);
+    if (hook) hook(context, m->L);
     for (int l = m->L - 1; l >= 0; l--) {
         junction_backward(m, &pass, 2 * l + 2);
         recompute(m, &pass, l);
         mlp_backward(m, &pass, l);
         junction_backward(m, &pass, 2 * l + 1);
         attention_backward(m, &pass, l);
+        if (hook) hook(context, l);
     }
     junction_backward(m, &pass, 0);
     Embedding forward = embedding_args(m, &pass);
@@ -581,6 +583,7 @@ void model_backward(Model *m) {
         .dposition_table = gradient(m, PARAM_POSITIONS, -1),
         .dscale = gradient(m, PARAM_EMBED_SCALE, -1),
     });
+    if (hook) hook(context, -1);
 }
 
 void model_decode(Model *m, const uint32_t *tokens, int count, uint32_t length) {

@@ -144,8 +144,11 @@ void model_observe(Model *model, StageHook *hook, void *context);
  * `gradient` (after keep) the gradient at the last norm's output follows, scaled by state->in.loss_scale. */
 void model_head(Model *model, StepState *state, bool gradient);
 
-/* Backward of all else: parameter gradients are added to model->grad. After model_head(gradient). */
-void model_backward(Model *model);
+/* Backward of all else: parameter gradients are added to model->grad. After model_head(gradient). Where there is a hook,
+ * hook(context, layer) is called when the gradients of this layer, but its vectors', and of all above are complete: for
+ * L (the head's), L − 1, …, 0, and −1, when all are. */
+typedef void LayerHook(void *context, int layer);
+void model_backward(Model *model, LayerHook *hook, void *context);
 
 /* The stream after block l (0: what enters the first one), as stored: [N, C] in the residual's type, after
  * model_forward(keep); *scale is set to the GPAS scale [1] that rides on it, or NULL. */

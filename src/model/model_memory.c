@@ -4,7 +4,7 @@
  * Four allocations: weights, gradients, what forward keeps, and the workspace. lay_out() runs once to count and
  * once to place, over the same code.
  */
-#include "model.h"
+#include "optim.h"
 #include "../settings/variant.h"
 
 #include <math.h>
@@ -221,7 +221,7 @@ void model_plan(const Config *config, const Kernels *k, bool train, MemoryPlan *
     *plan = (MemoryPlan){
         .weights = arena[WEIGHTS].used,
         .gradients = arena[GRADIENTS].used,
-        .moments = train ? 2 * (size_t)m.params.elements * dtype_size(k->accum) : 0,
+        .moments = train ? optimizer_moment_bytes(config, &m.params, k->accum) : 0,
         .activations = arena[ACTIVATIONS].used,
         .workspace = arena[WORKSPACE].used + m.scratch_bytes,
     };

@@ -1,15 +1,65 @@
 /* optim.c: see optim.h. */
 #include "optim.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 
-static size_t moment_bytes(const Optimizer *o) {
-    return (size_t)o->model->params.elements * dtype_size(o->model->k->accum);
+_Static_assert(offsetof(StepState, loss_sum) == offsetof(StepInputs, stop) + sizeof(double) &&
+                   offsetof(StepState, sum_squares) == offsetof(StepState, loss_sum) + sizeof(double),
+               "what ranks reduce of the state stands together");
+
+/* ------------------------------------------------------------------------------------------------------
+ * Who does what
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* This rank's share of bucket b, whose moments start at `moments`. */
+static Share share_of(const Config *c, const Params *params, int b, int64_t moments) {
+    const Bucket *bucket = &params->bucket[b];
+    int64_t piece = (bucket->end - bucket->begin) / c->ranks;
+    Share share = {.piece_begin = bucket->begin + c->rank * piece, .begin = bucket->begin, .end = bucket->end,
+                   .moments = moments};
+    share.piece_end = share.piece_begin + piece;
+    bool sharded = c->zero == ZERO_1 && bucket->begin < params->vectors;
+    if (sharded) share.begin = share.piece_begin, share.end = share.piece_end;
+    return share;
 }
 
+/* Fills shares [buckets] where they are not NULL; returns the elements of moments. */
+static int64_t lay_out_shares(const Config *c, const Params *params, Share *shares) {
+    int64_t moments = 0;
+    for (int b = 0; b < params->buckets; b++) {
+        Share share = share_of(c, params, b, moments);
+        moments += share.end - share.begin;
+        if (shares) shares[b] = share;
+    }
+    return moments;
+}
+
+size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum) {
+    return 2 * (size_t)lay_out_shares(config, params, NULL) * dtype_size(accum);
+}
+
+static bool is_sharded(const Optimizer *o, int b) {
+    const Bucket *bucket = &o->model->params.bucket[b];
+    return o->share[b].end - o->share[b].begin < bucket->end - bucket->begin;
+}
+
+static size_t bytes_of(const Optimizer *o, int64_t elements) {
+    return (size_t)elements * dtype_size(o->model->k->accum);
+}
+
+static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
+
+/* Where element 0 of the arenas would lie, were the share's moments part of a whole arena: AdamW counts from there. */
+static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *share) {
+    return element(moments, o->model->k->accum, share->moments - share->begin);
+}
+
+/* ------------------------------------------------------------------------------------------------------ */
+
 static void lay_out(Optimizer *o, Arena *arena) {
-    o->m = arena_take(arena, moment_bytes(o));
-    o->v = arena_take(arena, moment_bytes(o));
+    o->m = arena_take(arena, bytes_of(o, o->moments));
+    o->v = arena_take(arena, bytes_of(o, o->moments));
     o->slots = arena_take(arena, (size_t)o->model->params.count * sizeof *o->slots);
     o->state = arena_take(arena, sizeof *o->state);
 }
@@ -23,6 +73,14 @@ static void *host_memory(const Kernels *k, size_t bytes) {
 void optimizer_create(Optimizer *o, Model *model) {
     const Kernels *k = model->k;
     *o = (Optimizer){.model = model};
+    o->share = must_calloc((size_t)model->params.buckets, sizeof *o->share, "the ranks' shares");
+    o->moments = lay_out_shares(model->config, &model->params, o->share);
+    if (model->config->ranks > 1) {
+        o->exchange = k->queue_create(0);
+        require(o->exchange, "out of memory for a queue");
+        o->summed = k->event_create();
+        o->reduced = k->event_create();
+    }
     Arena counted = {0}, placed = {0};
     lay_out(o, &counted);
     o->memory = placed.base = arena_memory(k, counted.used, "AdamW's moments", "a smaller model takes less");
@@ -43,6 +101,13 @@ void optimizer_create(Optimizer *o, Model *model) {
 void optimizer_destroy(Optimizer *o) {
     const Kernels *k = o->model->k;
     k->queue_wait(o->model->queue);
+    if (o->exchange) {
+        k->queue_wait(o->exchange);
+        k->event_destroy(o->reduced);
+        k->event_destroy(o->summed);
+        k->queue_destroy(o->exchange);
+    }
+    free(o->share);
     k->release(o->memory);
     k->host_release(o->seen);
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
@@ -61,22 +126,61 @@ void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     k->copy(model->queue, &o->state->in, report->inputs, sizeof *inputs, COPY_TO_DEVICE);
     k->event_record(model->queue, report->copied);
     k->step_begin(model->queue, &(StepBegin){.state = o->state});
-    k->zero(model->queue, model->grad, moment_bytes(o));
+    k->zero(model->queue, model->grad, bytes_of(o, model->params.elements));
 }
 
-void optimizer_update(const Optimizer *o) {
+static Collective range(DType type, void *arena, const Bucket *bucket) {
+    return (Collective){.type = type, .count = bucket->end - bucket->begin, .buffer = element(arena, type, bucket->begin)};
+}
+
+/* Sums bucket b over the ranks, in the queue. Who updates all of it needs all of it. */
+static void reduce_bucket(const Optimizer *o, Queue *queue, int b) {
+    const Model *model = o->model;
+    Collective gradients = range(model->k->accum, model->grad, &model->params.bucket[b]);
+    model->k->reduce_scatter_sum(queue, &gradients);
+    if (!is_sharded(o, b) || o->whole_gradients) model->k->all_gather(queue, &gradients);
+}
+
+void optimizer_reduce(Optimizer *o, int layer) {
+    const Model *model = o->model;
+    const Kernels *k = model->k;
+    if (!o->exchange) return;
+    bool begun = false;
+    for (int b = model->params.buckets - 1; b >= 0; b--) {
+        if (model->params.bucket[b].ready != layer) continue;
+        if (!begun) {
+            k->event_record(model->queue, o->summed);
+            k->event_wait(o->exchange, o->summed);
+        }
+        begun = true;
+        reduce_bucket(o, o->exchange, b);
+    }
+    if (layer >= 0) return;
+    k->event_record(o->exchange, o->reduced);
+    k->event_wait(model->queue, o->reduced);
+}
+
+/* The state's sums: each rank's losses, squares of its pieces, and whether it wants to stop. */
+static void reduce_sums(const Optimizer *o) {
+    if (!o->exchange) return;
+    o->model->k->all_reduce_sum(o->model->queue, &(Collective){.type = DTYPE_F64, .count = 2 + CLIP_GROUPS,
+                                                              .buffer = &o->state->in.stop});
+}
+
+static void decide(const Optimizer *o) {
     const Model *model = o->model;
     const Config *c = model->config;
-    const Kernels *k = model->k;
-    k->sum_squares(model->queue, &(SumSquares){
-        .grad = model->grad,
-        .begin = 0,
-        .end = model->params.elements,
-        .slots = o->slots,
-        .n_slots = model->params.count,
-        .state = o->state,
-    });
-    k->step_decide(model->queue, &(StepDecide){
+    for (int b = 0; b < model->params.buckets; b++)
+        model->k->sum_squares(model->queue, &(SumSquares){
+            .grad = model->grad,
+            .begin = o->share[b].piece_begin,
+            .end = o->share[b].piece_end,
+            .slots = o->slots,
+            .n_slots = model->params.count,
+            .state = o->state,
+        });
+    reduce_sums(o);
+    model->k->step_decide(model->queue, &(StepDecide){
         .state = o->state,
         .beta1 = c->beta1,
         .beta2 = c->beta2,
@@ -84,14 +188,20 @@ void optimizer_update(const Optimizer *o) {
         .gate_clip = c->gpas_clip,
         .skip_sigma = c->skip_sigma,
     });
-    k->adamw(model->queue, &(AdamW){
+}
+
+static void update_share(const Optimizer *o, int b) {
+    const Model *model = o->model;
+    const Config *c = model->config;
+    const Share *share = &o->share[b];
+    model->k->adamw(model->queue, &(AdamW){
         .master = model->master,
         .storage = model->storage == model->master ? NULL : model->storage,
         .grad = model->grad,
-        .m = o->m,
-        .v = o->v,
-        .begin = 0,
-        .end = model->params.elements,
+        .m = moments_base(o, o->m, share),
+        .v = moments_base(o, o->v, share),
+        .begin = share->begin,
+        .end = share->end,
         .slots = o->slots,
         .n_slots = model->params.count,
         .state = o->state,
@@ -99,6 +209,30 @@ void optimizer_update(const Optimizer *o) {
         .beta2 = c->beta2,
         .eps = c->adam_eps,
     });
+}
+
+/* Weights of a bucket that the ranks have updated a piece each: what the next forward reads. */
+static void gather_weights(const Optimizer *o, int b) {
+    const Model *model = o->model;
+    Collective weights = range(model->k->storage, model->storage, &model->params.bucket[b]);
+    model->k->all_gather(model->queue, &weights);
+}
+
+static void gather_masters(const Optimizer *o) {
+    const Model *model = o->model;
+    for (int b = 0; b < model->params.buckets && model->master != model->storage; b++) {
+        Collective masters = range(model->k->accum, model->master, &model->params.bucket[b]);
+        if (is_sharded(o, b)) model->k->all_gather(model->queue, &masters);
+    }
+}
+
+void optimizer_update(Optimizer *o) {
+    decide(o);
+    for (int b = 0; b < o->model->params.buckets; b++) {
+        update_share(o, b);
+        if (is_sharded(o, b)) gather_weights(o, b);
+    }
+    if (o->whole_gradients) gather_masters(o);
 }
 
 int optimizer_report(Optimizer *o) {
@@ -127,4 +261,40 @@ void optimizer_write(Optimizer *o, const StepState *state) {
     *o->seen = *state;
     model->k->copy(model->queue, o->state, o->seen, sizeof *state, COPY_TO_DEVICE);
     model->k->queue_wait(model->queue);
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * Whole arenas
+ * ---------------------------------------------------------------------------------------------------- */
+
+static bool holds_whole(const Optimizer *o) { return o->moments == o->model->params.elements; }
+
+static Accum *own_moments(const Optimizer *o, WholeArena which) { return which == WHOLE_M ? o->m : o->v; }
+
+Accum *optimizer_room(Optimizer *o, WholeArena which) { return holds_whole(o) ? own_moments(o, which) : o->model->grad; }
+
+/* Bucket b's share of the moments, to its place in the arena of gradients or from there. */
+static void move_share(const Optimizer *o, WholeArena which, int b, bool out) {
+    const Share *share = &o->share[b];
+    DType type = o->model->k->accum;
+    void *own = element(own_moments(o, which), type, share->moments), *there = element(o->model->grad, type, share->begin);
+    o->model->k->copy(o->model->queue, out ? there : own, out ? own : there, bytes_of(o, share->end - share->begin),
+                      COPY_ON_DEVICE);
+}
+
+Accum *optimizer_whole(Optimizer *o, WholeArena which) {
+    const Model *model = o->model;
+    if (which == WHOLE_MASTERS) gather_masters(o);
+    for (int b = 0; which != WHOLE_MASTERS && !holds_whole(o) && b < model->params.buckets; b++) {
+        Collective all = range(model->k->accum, model->grad, &model->params.bucket[b]);
+        move_share(o, which, b, true);
+        if (is_sharded(o, b)) model->k->all_gather(model->queue, &all);
+    }
+    model->k->queue_wait(model->queue);
+    return which == WHOLE_MASTERS ? model->master : optimizer_room(o, which);
+}
+
+void optimizer_keep_share(Optimizer *o, WholeArena which) {
+    for (int b = 0; !holds_whole(o) && b < o->model->params.buckets; b++) move_share(o, which, b, false);
+    o->model->k->queue_wait(o->model->queue);
 }

@@ -3,6 +3,12 @@
  *
  * All of it happens on the device, from a StepState that lives there (kernels.h): the host only sends the
  * step's learning rate and reads what came of it.
+ *
+ * Several ranks share the work by the buckets of params.h. Each bucket's gradients are summed over the ranks, a piece a
+ * rank, while the layers below are still in backward; the sums of squares are of the pieces, so that all ranks decide
+ * alike. With --zero 1 a rank then updates its own piece, holds moments for that alone, and the weights are gathered
+ * from all; with --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same.
+ * Vectors are few: all ranks update all of them.
  */
 #ifndef OPTIM_H
 #define OPTIM_H
@@ -18,9 +24,21 @@ typedef struct StepReport {
     Event *copied;
 } StepReport;
 
+/* This rank's part of a bucket: elements of the arenas. */
+typedef struct Share {
+    int64_t piece_begin, piece_end; /* what it sums gradients of */
+    int64_t begin, end;             /* what it updates: the piece, or all of the bucket */
+    int64_t moments;                /* where their moments start in m and v */
+} Share;
+
 typedef struct Optimizer {
     Model *model;
-    Accum *m, *v;         /* [elements] first and second moments */
+    Accum *m, *v;         /* [moments] first and second moments of what this rank updates */
+    int64_t moments;      /* elements */
+    Share *share;         /* [params.buckets] */
+    Queue *exchange;      /* where buckets are reduced; NULL: one rank */
+    Event *summed, *reduced; /* gradients of a bucket are there; all buckets are reduced */
+    bool whole_gradients; /* this step leaves every rank all gradients and masters (telemetry) */
     ParamSlot *slots;     /* [params.count] device */
     StepState *state;     /* device */
     StepReport report[STEPS_IN_FLIGHT];
@@ -37,8 +55,12 @@ void optimizer_destroy(Optimizer *optimizer);
  * done, whose buffers it takes over. */
 void optimizer_begin(Optimizer *optimizer, const StepInputs *inputs);
 
+/* In backward of the last micro-step, when the gradients of this layer and all above are there (L: of the head, −1: of the
+ * embedding): has the ranks sum those that are complete. Nothing where there is one rank. */
+void optimizer_reduce(Optimizer *optimizer, int layer);
+
 /* After the last micro-step: decides and, unless the step is skipped, updates the weights. */
-void optimizer_update(const Optimizer *optimizer);
+void optimizer_update(Optimizer *optimizer);
 
 /* After that: has the state copied to the host. Returns what to ask optimizer_await() with. */
 int optimizer_report(Optimizer *optimizer);
@@ -52,5 +74,17 @@ const StepState *optimizer_read(Optimizer *optimizer);
 
 /* Replaces the state on the device (resume). */
 void optimizer_write(Optimizer *optimizer, const StepState *state);
+
+/* Whole arenas on every rank, for checkpoints: all ranks ask for the same, in the same order, between two steps. What the
+ * ranks hold in shares is gathered into the arena of gradients, and lies there until the next call. */
+typedef enum WholeArena { WHOLE_MASTERS, WHOLE_M, WHOLE_V, WHOLE_COUNT } WholeArena;
+Accum *optimizer_whole(Optimizer *optimizer, WholeArena which);
+
+/* Where to read a whole arena of moments to; optimizer_keep_share() then takes this rank's part from there. */
+Accum *optimizer_room(Optimizer *optimizer, WholeArena which);
+void optimizer_keep_share(Optimizer *optimizer, WholeArena which);
+
+/* Bytes of both moments of a rank. */
+size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum);
 
 #endif

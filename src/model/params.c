@@ -293,27 +293,64 @@ static void add_param(Params *params, const Config *c, const Row *row, int layer
     params->index[(layer + 1) * PARAM_COUNT + row->id] = params->count++;
 }
 
+/* Whether a row is of this stretch of the arenas: what is read in the storage type first, vectors after all of it. */
+static bool is_of_stretch(const Config *c, const Row *row, bool vectors) {
+    bool vector = row->kind == PARAM_VECTOR || row->kind == PARAM_FREE;
+    return vector == vectors && is_there(c, row);
+}
+
+/* Ends the bucket that is open, if it holds anything, with room for as many pieces as there are ranks. */
+static void close_bucket(Params *params, const Config *c, int ready) {
+    Bucket *bucket = &params->bucket[params->buckets];
+    int64_t unit = ALIGNED * c->ranks, used = params->elements - bucket->begin;
+    if (used == 0) return;
+    int64_t gap = (unit - used % unit) % unit;
+    params->list[params->count - 1].count += gap;
+    params->elements += gap;
+    bucket->end = params->elements;
+    bucket->ready = ready;
+    params->bucket[++params->buckets].begin = params->elements;
+}
+
+/* The rows of one layer, or those outside; `first` is where they start among ROWS. Returns the row after them. */
+static int add_rows(Params *params, const Config *c, int first, int layer, bool vectors) {
+    int r = first;
+    for (; r < ROW_COUNT && ROWS[r].per_layer == (layer >= 0); r++)
+        if (is_of_stretch(c, &ROWS[r], vectors)) add_param(params, c, &ROWS[r], layer);
+    return r;
+}
+
+/* Backward goes from the arena's end to its start, so a bucket is ready when its first layer is. */
+static void add_stretch(Params *params, const Config *c, bool vectors) {
+    int64_t least = vectors ? INT64_MAX : c->bucket_mb * 1000000 / 4; /* elements of a gradient in fp32 */
+    int first = add_rows(params, c, 0, -1, vectors), last = first, ready = -1;
+    for (int layer = 0; layer < params->layers; layer++) {
+        int64_t used = params->elements - params->bucket[params->buckets].begin;
+        if (used >= least) close_bucket(params, c, ready);
+        if (params->elements == params->bucket[params->buckets].begin) ready = layer;
+        last = add_rows(params, c, first, layer, vectors);
+    }
+    if (params->elements - params->bucket[params->buckets].begin >= least) close_bucket(params, c, ready), ready = params->layers;
+    add_rows(params, c, last, -1, vectors);
+    close_bucket(params, c, vectors ? -1 : ready);
+}
+
 void params_build(Params *params, const Config *config) {
     *params = (Params){.layers = (int)config->n_layer};
     size_t slots = ((size_t)params->layers + 1) * PARAM_COUNT;
     params->list = must_calloc(slots, sizeof *params->list, "the parameter table");
     params->index = must_calloc(slots, sizeof *params->index, "the parameter table");
+    params->bucket = must_calloc((size_t)params->layers + 4, sizeof *params->bucket, "the parameter table");
     for (size_t i = 0; i < slots; i++) params->index[i] = -1;
-
-    int r = 0;
-    for (; r < ROW_COUNT && !ROWS[r].per_layer; r++)
-        if (is_there(config, &ROWS[r])) add_param(params, config, &ROWS[r], -1);
-    int first = r;
-    for (int layer = 0; layer < params->layers; layer++)
-        for (r = first; r < ROW_COUNT && ROWS[r].per_layer; r++)
-            if (is_there(config, &ROWS[r])) add_param(params, config, &ROWS[r], layer);
-    for (; r < ROW_COUNT; r++)
-        if (is_there(config, &ROWS[r])) add_param(params, config, &ROWS[r], -1);
+    add_stretch(params, config, false);
+    params->vectors = params->elements;
+    add_stretch(params, config, true);
 }
 
 void params_free(Params *params) {
     free(params->list);
     free(params->index);
+    free(params->bucket);
     *params = (Params){0};
 }
 

@@ -6,7 +6,8 @@
  * arenas, initialisation, checkpoints, --init-from, --probe and the optimizer's slots.
  *
  * All arenas (masters, storage copies, gradients, AdamW's moments) have the same layout: parameter p of layer l
- * is elements [offset, offset + count) of each. Rows are padded as kernels.h says.
+ * is elements [offset, offset + count) of each. Rows are padded as kernels.h says. What is read in the storage type
+ * comes first, layer by layer as forward meets it, then the vectors of all layers.
  *
  * A parameter is made of pieces: what files know as separate tensors but one product computes (q, k and v;
  * gate and up). Each piece has its own initial values, keyed by (seed, its name, logical index), so that they
@@ -50,6 +51,13 @@ typedef struct Param {
     ParamPiece piece[PIECES_MOST];
 } Param;
 
+/* A range of the arenas that ranks reduce together: whole layers, of at least --bucket-mb; the last one is the vectors'.
+ * Its length is a multiple of 128 elements for each rank. */
+typedef struct Bucket {
+    int64_t begin, end; /* elements */
+    int ready;          /* its gradients are there after backward of this layer; −1: of the embedding; L: of the head */
+} Bucket;
+
 typedef struct Params {
     Param *list; /* in arena order */
     int count;
@@ -57,6 +65,9 @@ typedef struct Params {
     int64_t true_elements;            /* numbers that the model has: "0.8 M parameters" */
     int64_t true_elements_no_embeddings;
     int layers;
+    int64_t vectors;                  /* from this element on the arenas hold vectors, read in the accumulate type */
+    Bucket *bucket;                   /* in arena order, without holes */
+    int buckets;
     int *index;                       /* [(layer + 1)·PARAM_COUNT + id] → position in list, −1: not there */
 } Params;
 

@@ -1,14 +1,23 @@
 /* step.c: see step.h. */
 #include "step.h"
 
-static void micro(const Optimizer *optimizer) {
-    Model *model = optimizer->model;
-    model_forward(model, true);
-    model_head(model, optimizer->state, true);
-    model_backward(model);
+static void forward_and_head(Optimizer *optimizer) {
+    model_forward(optimizer->model, true);
+    model_head(optimizer->model, optimizer->state, true);
 }
 
-static void update(const Optimizer *optimizer) { optimizer_update(optimizer); }
+static void micro(Optimizer *optimizer) {
+    forward_and_head(optimizer);
+    model_backward(optimizer->model, NULL, NULL);
+}
+
+static void reduce_layer(void *optimizer, int layer) { optimizer_reduce(optimizer, layer); }
+
+/* The ranks sum gradients while the layers below are in backward. */
+static void last_micro(Optimizer *optimizer) {
+    forward_and_head(optimizer);
+    model_backward(optimizer->model, reduce_layer, optimizer);
+}
 
 /* Estimates, none of them measured yet: a block is some 32 kernels forward and backward, the host launches one in
  * 5 µs, matrix products reach half of what the data sheet says. Below ten times the launches' time the queue can
@@ -44,7 +53,7 @@ void step_destroy(Step *step) {
     if (step->update) model->k->graph_destroy(step->update);
 }
 
-static void run(Step *step, Graph **graph, void (*work)(const Optimizer *)) {
+static void run(Step *step, Graph **graph, void (*work)(Optimizer *)) {
     const Model *model = step->optimizer->model;
     const Kernels *k = model->k;
     if (!step->graphs || !step->warm) {
@@ -59,11 +68,18 @@ static void run(Step *step, Graph **graph, void (*work)(const Optimizer *)) {
     k->graph_launch(model->queue, *graph);
 }
 
-void step_micro(Step *step) { run(step, &step->micro, micro); }
+void step_micro(Step *step, bool last) {
+    Optimizer *o = step->optimizer;
+    bool exchanges = last && o->exchange;
+    if (exchanges && !step->graphs) last_micro(o);
+    else run(step, &step->micro, micro);
+    /* A graph is of one queue: what is reduced while it runs would have to be in it. */
+    for (int layer = o->model->L; exchanges && step->graphs && layer >= -1; layer--) optimizer_reduce(o, layer);
+}
 
 void step_update(Step *step) {
     const Kernels *k = step->optimizer->model->k;
-    run(step, &step->update, update);
+    run(step, &step->update, optimizer_update);
     if (!step->warm && k->gemm_tune) k->gemm_tune(false);
     step->warm = true;
 }

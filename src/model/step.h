@@ -26,8 +26,8 @@ typedef struct Step {
 void step_create(Step *step, Optimizer *optimizer);
 void step_destroy(Step *step);
 
-/* Forward, loss and backward of what was fed. */
-void step_micro(Step *step);
+/* Forward, loss and backward of what was fed; in the last micro-step of an update the ranks sum their gradients. */
+void step_micro(Step *step, bool last);
 
 /* The decision and the update, after the last micro-step. */
 void step_update(Step *step);

@@ -10,7 +10,7 @@ void validator_create(Validator *v, Model *model) {
     *v = (Validator){.model = model};
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
-                           .n_ranks = 1, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
+                           .rank = (uint64_t)c->rank, .n_ranks = (uint64_t)c->ranks, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
     v->loader = loader_create(&config, &error);
     check(v->loader, "--val-data: %s", error.text);
 
@@ -34,16 +34,19 @@ bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
     Model *m = v->model;
     if (!loader_seek(v->loader, 0, error)) return false;
     m->k->step_begin(m->queue, &(StepBegin){.state = v->state});
-    for (int64_t batch = 0; batch < v->batches; batch++) {
+    int64_t ranks = m->config->ranks;
+    for (int64_t batch = m->config->rank; batch < (v->batches + ranks - 1) / ranks * ranks; batch += ranks) {
         struct FeedSlot *slot = feed_open(&v->feed);
         Batch into = {.tokens = slot->tokens, .targets = slot->targets};
         if (!loader_next(v->loader, &into, error)) return false;
         int64_t rows = v->windows - batch * m->B; /* that count */
-        for (int64_t i = rows * m->T; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;
+        for (int64_t i = rows > 0 ? rows * m->T : 0; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;
         feed_send(&v->feed);
         model_forward(m, false);
         model_head(m, v->state, false);
     }
+    if (ranks > 1)
+        m->k->all_reduce_sum(m->queue, &(Collective){.type = DTYPE_F64, .count = 1, .buffer = &v->state->loss_sum});
     StepState seen;
     m->k->copy(m->queue, &seen, v->state, sizeof seen, COPY_TO_HOST);
     m->k->queue_wait(m->queue);

@@ -57,5 +57,5 @@ static bool write_there(const Config *config, Error *error) {
 
 void flags_file_write(const Config *config) {
     Error error = {0};
-    if (config->out && !write_there(config, &error)) warn("%s; the run's flags are in its checkpoints alone", error.text);
+    if (config->out && config->rank == 0 && !write_there(config, &error)) warn("%s; the run's flags are in its checkpoints alone", error.text);
 }

@@ -54,7 +54,7 @@ void log_open(Log *log, const Config *config, double flops_per_token, double pea
                  .flops_per_token = flops_per_token,
                  .peak_flops = peak_flops,
                  .last_val = NAN};
-    if (!config->out) return;
+    if (!config->out || config->rank) return;
     log->metrics = open_metrics(config->out);
 }
 

@@ -112,12 +112,12 @@ static bool run(Probe *p, Optimizer *optimizer, const uint32_t *tokens, const ui
     /* The head writes its gradient over the logits, and backward may reuse the streams: those two first. */
     if (!append_logits(p, error) || !append_residuals(p, error)) return false;
     model_head(m, optimizer->state, true);
-    model_backward(m);
+    model_backward(m, NULL, NULL);
     double loss = optimizer_read(optimizer)->loss_sum / (double)m->N;
     return safetensors_writer_append(p->writer, TOKENS, tokens, bytes, error) &&
            safetensors_writer_append(p->writer, TARGETS, targets, bytes, error) &&
            append(p, LOSS, &loss, 1, error) &&
-           weights_append(p->writer, p->fixed, &(DeviceArena){m, m->grad}, error);
+           weights_append(p->writer, p->fixed, &(DeviceArena){.model = m, .base = m->grad, .may_be_infinite = true}, error);
 }
 
 bool probe_can_write(const char *path, Error *error) {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 /* What is summed of each layer on the device: one TensorStats' output each. */
-enum { STREAM, ATTN, MLP, NORM1, NORM2, GRADIENT, UPDATE, SUMS };
+enum { STREAM, ATTN, MLP, NORM1, NORM2, GRADIENT, UPDATE, VECTORS_GRADIENT, VECTORS_UPDATE, SUMS };
 
 struct Telemetry {
     Model *model;
@@ -128,23 +128,24 @@ static void watch_stage(void *context, const Model *m, int i, const Junction *ar
     m->k->copy(m->queue, t->stream, stream, stream_bytes(m), COPY_ON_DEVICE);
 }
 
-/* The block's parameters lie together: rows of 64. */
-static void watch_parameters(const Telemetry *t, int layer) {
+/* A block's parameters lie together, but for its vectors, which do so elsewhere: rows of 64. */
+static void watch_parameters(const Telemetry *t, int layer, bool vectors) {
     const Model *m = t->model;
     int64_t begin = INT64_MAX, end = 0;
     for (int i = 0; i < m->params.count; i++) {
         const Param *p = &m->params.list[i];
-        if (p->layer != layer) continue;
+        if (p->layer != layer || (p->offset >= m->params.vectors) != vectors) continue;
         if (p->offset < begin) begin = p->offset;
         if (p->offset + p->count > end) end = p->offset + p->count;
     }
+    if (end == 0) begin = 0; /* a block without vectors: sums of nothing */
     size_t at = (size_t)begin * dtype_size(m->k->accum);
     TensorStats stats = {.N = (end - begin) / 64, .C = 64, .type = m->k->accum, .a = (char *)m->grad + at,
-                         .out = device_sums(t, layer, GRADIENT)};
+                         .out = device_sums(t, layer, vectors ? VECTORS_GRADIENT : GRADIENT)};
     m->k->tensor_stats(m->queue, &stats);
     stats.a = (char *)m->master + at;
     stats.b = (char *)t->weights + at;
-    stats.out = device_sums(t, layer, UPDATE);
+    stats.out = device_sums(t, layer, vectors ? VECTORS_UPDATE : UPDATE);
     m->k->tensor_stats(m->queue, &stats);
 }
 
@@ -204,7 +205,13 @@ static cJSON *layer_object(const Telemetry *t, int layer) {
     const Model *m = t->model;
     cJSON *o = cJSON_CreateObject();
     double count = (double)m->N * m->C, squares = seen(t, layer, STREAM, STAT_SUM_SQUARES);
-    double before = seen(t, layer, STREAM, STAT_OTHER_SUM_SQUARES), weights = seen(t, layer, UPDATE, STAT_SUM_SQUARES);
+    double before = seen(t, layer, STREAM, STAT_OTHER_SUM_SQUARES), gradient = 0, weights = 0, updates = 0;
+    for (int vectors = 0; vectors < 2; vectors++) {
+        int update = vectors ? VECTORS_UPDATE : UPDATE;
+        gradient += seen(t, layer, vectors ? VECTORS_GRADIENT : GRADIENT, STAT_SUM_SQUARES);
+        weights += seen(t, layer, update, STAT_SUM_SQUARES);
+        updates += added_squares(t, layer, update, 1);
+    }
     cJSON_AddNumberToObject(o, "layer", layer);
     cJSON_AddNumberToObject(o, "residual_rms", sqrt(squares / count));
     cJSON_AddNumberToObject(o, "residual_max", seen(t, layer, STREAM, STAT_MAX_ABS));
@@ -214,8 +221,8 @@ static cJSON *layer_object(const Telemetry *t, int layer) {
     cJSON_AddNumberToObject(o, "cosine", squares * before > 0 ? sign * seen(t, layer, STREAM, STAT_DOT) / sqrt(squares * before) : 0);
     add_sublayer(t, o, 2 * layer, "attn_rms", "attn_share");
     add_sublayer(t, o, 2 * layer + 1, "mlp_rms", "mlp_share");
-    cJSON_AddNumberToObject(o, "grad_norm", sqrt(seen(t, layer, GRADIENT, STAT_SUM_SQUARES)));
-    cJSON_AddNumberToObject(o, "update_ratio", weights > 0 ? sqrt(added_squares(t, layer, UPDATE, 1) / weights) : 0);
+    cJSON_AddNumberToObject(o, "grad_norm", sqrt(gradient));
+    cJSON_AddNumberToObject(o, "update_ratio", weights > 0 ? sqrt(updates / weights) : 0);
     add_gates(t, o, layer);
     add_tanh(t, o, layer);
     return o;
@@ -223,7 +230,7 @@ static cJSON *layer_object(const Telemetry *t, int layer) {
 
 void telemetry_write(Telemetry *t, Log *log, int64_t step) {
     Model *m = t->model;
-    for (int l = 0; l < m->L; l++) watch_parameters(t, l);
+    for (int l = 0; l < m->L; l++) watch_parameters(t, l, false), watch_parameters(t, l, true);
     model_observe(m, watch_stage, t);
     m->k->copy(m->queue, t->seen, t->sums, sums_bytes(m), COPY_TO_HOST);
     m->k->queue_wait(m->queue);

@@ -31,6 +31,7 @@ static const struct {
     {"max-minutes", FREE}, /* when it stops, and saves what it has learned */
     {"recompute", FREE},   /* how a step is computed: neither changes a bit */
     {"cuda-graph", FREE},
+    {"zero", FREE},
 };
 
 static ChangeClass class_of(const char *name) {

@@ -114,6 +114,9 @@ static const Flag RUN[] = {
            "launch a step as captured graphs; changes no bit (auto: for models whose kernels are short)"),
     CHOICE("gemm-tune", gemm_tune, "off", "off|on",
            "measure eight algorithms for each matrix product in the first step; gemm.json in the checkpoint keeps them"),
+    CHOICE("zero", zero, "auto", "auto|0|1",
+           "several ranks: 1: each updates, and holds the moments of, its own share of the weights (auto: 1)"),
+    INT("bucket-mb", bucket_mb, "25", 1, 100000, "several ranks: gradients are reduced in pieces of at least so many MB"),
     INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: OMP_NUM_THREADS, or the CPUs that the affinity mask and a container's quota leave)"),
 };
 

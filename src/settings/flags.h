@@ -28,6 +28,7 @@ enum { DECAY_ON_MATRICES, DECAY_ON_NO_EMBEDDINGS, DECAY_ON_ALL };
 enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
 enum { RESIDUAL_STORAGE, RESIDUAL_FP32 };
 enum { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_BLOCK };
+enum { ZERO_AUTO, ZERO_0, ZERO_1 };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 enum { FLAGS_MOST = 128 }; /* rows in flags.c */
@@ -68,6 +69,7 @@ typedef struct Config {
     const char *out, *resume;
     int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
     int64_t cuda_graph, gemm_tune;
+    int64_t zero, bucket_mb;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;
@@ -77,6 +79,7 @@ typedef struct Config {
     /* worked out by config_resolve() */
     int64_t micro_steps; /* gradient accumulation: total_batch_tokens / (batch_size · seq_len · ranks) */
     int64_t head_size;   /* n_embd / n_head */
+    int64_t rank, ranks; /* which of how many processes of the run this is; rank is set by who starts it */
 
     /* By flag_number(): set to "auto", whatever number or word the field has come to since. */
     bool automatic[FLAGS_MOST];

@@ -53,6 +53,8 @@ static void check_one_mode(const Config *c) {
 void config_resolve(Config *c, int ranks) {
     check_one_mode(c);
     resolve_model(c);
+    c->ranks = ranks;
+    if (c->zero == ZERO_AUTO) c->zero = ZERO_1;
     int64_t micro = c->batch_size * c->seq_len * ranks;
     check(micro <= INT32_MAX, "--batch-size %lld × --seq-len %lld × %d ranks is %lld tokens; the most is %d",
           (long long)c->batch_size, (long long)c->seq_len, ranks, (long long)micro, INT32_MAX);

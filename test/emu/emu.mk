@@ -143,7 +143,7 @@ $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) 
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
 TRAIN_EMU  := $(EMU)/train_gpt $(BUILD)/plain/train_gpt
-COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults
+COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults $(if $(filter 1,$(MPI)),$(BUILD)/test_collective_cpu)
 # Where the scripted tests find them.
 EMULATED   := TRAIN_GPT_EMU=$(EMU)/train_gpt TRAIN_GPT_PLAIN=$(BUILD)/plain/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective
 

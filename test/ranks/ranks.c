@@ -15,8 +15,14 @@ static int from_launcher(const char *const *names, int otherwise) {
 static const char *const RANK[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK", NULL};
 static const char *const RANK_COUNT[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "RANKS", NULL};
 
+#ifdef RANKS_CPU
+const Kernels *const ranks_tables[2] = {&kernels_cpu_f32, &kernels_cpu_f64};
+#else
+const Kernels *const ranks_tables[2] = {&kernels_cuda_f32, &kernels_cuda_bf16};
+#endif
+
 bool ranks_take_device(Ranks *r, char *text, size_t size) {
-    *r = (Ranks){from_launcher(RANK, 0), from_launcher(RANK_COUNT, 1), &kernels_cuda_f32};
+    *r = (Ranks){from_launcher(RANK, 0), from_launcher(RANK_COUNT, 1), ranks_tables[0]};
     return r->k->open(r->rank, text, size) || r->k->open(0, text, size);
 }
 
@@ -52,6 +58,7 @@ bool ranks_open(const Ranks *r, char *text, size_t size) {
         snprintf(path, sizeof path, "%s/train_gpt_id_%d", folder ? folder : "/tmp", (int)getppid());
     unsigned char id[ID_MOST];
     const size_t bytes = r->k->collective_unique_id(NULL, 0);
+    if (bytes == 0) return r->k->collective_open(r->rank, r->ranks, NULL, text, size);
     if (r->rank == 0) r->k->collective_unique_id(id, bytes);
     if (r->rank == 0 && r->ranks > 1) write_id(path, id, bytes);
     if (r->rank > 0 && !read_id(path, id, bytes)) {

@@ -14,8 +14,10 @@
 
 typedef struct Ranks {
     int rank, ranks;
-    const Kernels *k; /* cuda/f32; the collectives of cuda/bf16 are the same functions */
+    const Kernels *k; /* cuda/f32, or cpu/f32 with -DRANKS_CPU; a device's other types have the same functions */
 } Ranks;
+
+extern const Kernels *const ranks_tables[2]; /* all that have these collectives */
 
 /* Takes this rank's device: that of its number, or else the first. False, with one line, where there is none. */
 bool ranks_take_device(Ranks *r, char *text, size_t size);

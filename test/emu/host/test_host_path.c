@@ -96,7 +96,7 @@ static void take_steps(Step *step, Feed *feed, Trained *out) {
         for (int micro = 0; micro < MICRO_STEPS; micro++) {
             fill(feed->model, feed_open(feed), s * MICRO_STEPS + micro);
             feed_send(feed);
-            step_micro(step);
+            step_micro(step, true);
         }
         step_update(step);
         before = report;

@@ -1,0 +1,171 @@
+"""Do several processes train as one: the same batches and losses, a checkpoint that goes on, one end for all?
+
+Over MPI on the CPU; needs Open MPI's mpirun, and a build that found MPI. The collectives themselves: test_collective.py.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from program import MODEL, MOMENTS, PROGRAM, checkpoints, environment, events, file_bytes, losses, metrics, refused, run
+from program import sentences, step_directory, write_shard
+
+MPIRUN = "mpirun --quiet --allow-run-as-root --oversubscribe".split()
+LIMIT_S = 240  # on busy cores
+
+
+def has_mpi():
+    said = subprocess.run(["ldd", PROGRAM], stdout=subprocess.PIPE, check=False).stdout
+    return b"libmpi" in said and shutil.which("mpirun")
+
+
+if not has_mpi():
+    pytest.skip("no mpirun, or a build without MPI", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.bin"
+    write_shard(path, sentences(20000, 1))
+    return path
+
+
+def flags(shard, out, *more, tokens=512):
+    return [*f"--preset micro --seq-len 16 --lr 2e-3 --warmup-steps 0 --total-batch-tokens {tokens} --bucket-mb 1 "
+            "--val-batches 3 --log-every 1000".split(), "--train-data", shard, "--val-data", shard, "--out", out, *more]
+
+
+def ranks(count, *arguments, per_rank=None, code=0):
+    """A run on so many ranks; per_rank: arguments that only some have."""
+    command = [*MPIRUN]
+    for rank in range(count):
+        own = (per_rank or {}).get(rank, ())
+        command += [":"] * (rank > 0) + ["-n", "1", PROGRAM, *map(str, arguments), *map(str, own)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False, text=True,
+                          stdin=subprocess.DEVNULL, env=environment())
+    assert (done.returncode == code) or (code > 0 and done.returncode > 0), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def near(a, b):
+    """What another order of sums does to losses of some nats in fp32."""
+    assert len(a) == len(b) and len(a) > 0
+    assert max(abs(x - y) for x, y in zip(a, b)) < 2e-5, (a, b)
+
+
+def files(out, step):
+    return [file_bytes(step_directory(out, step), name) for name in (MODEL, MOMENTS)]
+
+
+def test_any_number_of_ranks_takes_the_same_steps(shard, tmp_path):
+    run(*flags(shard, tmp_path / "1", "--batch-size", "8", "--steps", "6", "--val-every", "3"))
+    alone = losses(tmp_path / "1")
+    for count in 2, 4:
+        out = tmp_path / str(count)
+        ranks(count, *flags(shard, out, "--batch-size", 8 if count == 2 else 4, "--steps", "6", "--val-every", "3"))
+        near(losses(out), alone)
+        near([line["grad_norm"] for line in metrics(out)], [line["grad_norm"] for line in metrics(tmp_path / "1")])
+        assert [line["tokens"] for line in metrics(out)] == [512] * 6
+    near([line["loss"] for line in metrics(tmp_path / "2", "val")], [line["loss"] for line in metrics(tmp_path / "1", "val")])
+
+
+def test_sharing_the_update_changes_no_bit_and_neither_does_a_second_run(shard, tmp_path):
+    more = ["--batch-size", "8", "--steps", "4", "--gpas", "layer", "--sdd", "paper", "--norm", "bhyt"]
+    for name, zero in ("a", "1"), ("b", "1"), ("c", "0"):
+        ranks(2, *flags(shard, tmp_path / name, "--zero", zero, *more))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") == losses(tmp_path / "c")
+    assert files(tmp_path / "a", 4) == files(tmp_path / "b", 4) == files(tmp_path / "c", 4)
+
+
+def test_a_checkpoint_goes_on_bit_for_bit_on_as_many_ranks_and_to_rounding_on_others(shard, tmp_path):
+    whole = tmp_path / "whole"
+    ranks(2, *flags(shard, whole, "--batch-size", "4", "--steps", "8", "--save-every", "4", "--keep", "9"))
+    for count, size in (1, 8), (2, 4), (4, 4):
+        out = tmp_path / f"on{count}"
+        shutil.copytree(step_directory(whole, 4), step_directory(out, 4))
+        more = flags(shard, out, "--batch-size", size, "--steps", "8", "--save-every", "4", "--keep", "9", "--resume", "auto")
+        if count == 1:
+            run(*more)
+        else:
+            ranks(count, *more)
+        assert "resume" in events(out)
+        if count == 2:
+            assert losses(out) == losses(whole)[4:] and files(out, 8) == files(whole, 8)
+        else:
+            near(losses(out), losses(whole)[4:])
+
+
+def test_telemetry_of_several_ranks_sees_all_gradients_and_changes_no_bit(shard, tmp_path):
+    more = ["--batch-size", "8", "--steps", "2"]
+    run(*flags(shard, tmp_path / "1", "--stats-every", "1", *more))
+    ranks(2, *flags(shard, tmp_path / "2", "--stats-every", "1", *more))
+    ranks(2, *flags(shard, tmp_path / "plain", *more))
+    for one, two in zip(metrics(tmp_path / "1", "stats"), metrics(tmp_path / "2", "stats")):
+        near([layer["grad_norm"] for layer in one["layers"]], [layer["grad_norm"] for layer in two["layers"]])
+        near([layer["update_ratio"] for layer in one["layers"]], [layer["update_ratio"] for layer in two["layers"]])
+    assert files(tmp_path / "2", 2) == files(tmp_path / "plain", 2)
+
+
+def test_rank_0_alone_speaks_and_writes(shard, tmp_path):
+    done = ranks(2, *flags(shard, tmp_path / "run", "--batch-size", "8", "--steps", "2"))
+    assert done.stdout.count("checkpoint ") == 1 and done.stderr == ""
+    assert len(metrics(tmp_path / "run")) == 2 and checkpoints(tmp_path / "run") == ["step_00000002"]
+
+
+@pytest.mark.parametrize("flag,value", [("--seed", "2"), ("--lr", "1e-3"), ("--norm", "rmsnorm")])
+def test_ranks_that_were_given_different_things_are_refused(shard, tmp_path, flag, value):
+    done = ranks(2, *flags(shard, tmp_path / "run", "--batch-size", "8", "--steps", "2"), per_rank={1: [flag, value]}, code=2)
+    assert "rank 1 has another program, other flags, another checkpoint or other data than rank 0" in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run")
+
+
+def children_of(pid):
+    said = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, check=False).stdout
+    return [int(word) for word in said.split()]
+
+
+def started(shard, out, count=2):
+    """mpirun's process and its ranks' once they train."""
+    child = subprocess.Popen([*MPIRUN, "-n", str(count), PROGRAM, *map(str, flags(shard, out, "--batch-size", "4", "--steps",
+                             "100000", "--save-every", "5"))], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             stdin=subprocess.DEVNULL, env=environment(COLLECTIVE_TIMEOUT=20))
+    begun = time.monotonic()
+    while not (os.path.isdir(out) and checkpoints(out)):
+        assert child.poll() is None and time.monotonic() - begun < LIMIT_S, child.communicate()[0]
+        time.sleep(0.05)
+    return child, children_of(child.pid)
+
+
+def test_a_signal_to_any_rank_ends_all_after_the_same_step_with_a_checkpoint(shard, tmp_path):
+    out = tmp_path / "run"
+    child, pids = started(shard, out)
+    os.kill(pids[-1], signal.SIGTERM)
+    said = child.communicate(timeout=LIMIT_S)[0].decode()
+    assert child.returncode == 0, said
+    last = metrics(out)[-1]["step"]
+    assert re.search(rf"stopping after step {last}: ", said) and checkpoints(out)[-1] == f"step_{last:08d}"
+    assert events(out)[-1] == "end"
+
+
+def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_from_its_checkpoint(shard, tmp_path):
+    out = tmp_path / "run"
+    child, pids = started(shard, out)
+    os.kill(pids[-1], signal.SIGKILL)
+    child.communicate(timeout=LIMIT_S)
+    assert child.returncode != 0
+    step = int(checkpoints(out)[-1][5:])
+    done = ranks(2, *flags(shard, out, "--batch-size", "4", "--steps", step + 2, "--resume", "auto", "--lr-schedule", "constant"))
+    assert "resumed from" in done.stdout and metrics(out)[-1]["step"] == step + 2
+
+
+def test_what_is_no_training_and_what_does_not_speak_mpi_is_refused(shard, tmp_path):
+    done = ranks(2, *flags(shard, tmp_path / "run", "--dry-run"), code=2)
+    assert "only training runs on several" in done.stderr
+    torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    refused(*flags(shard, tmp_path / "run", "--steps", "2"), env=torchrun, says=["torchrun started 2 ranks", "mpirun -n 2"])
+    refused(*flags(shard, tmp_path / "run", "--steps", "2"), env={"WORLD_SIZE": "2"}, says="RANK is not")
