@@ -105,6 +105,15 @@ def test_every_package_that_a_script_names_has_its_names_elsewhere():
         assert set(asked) <= known, name
 
 
+def test_without_apt_the_scripts_say_what_to_install(tmp_path):
+    for name in ("awk", "paste", "id"):
+        os.symlink(shutil.which(name), tmp_path / name)
+    lines = f"source scripts/packages.sh; missing=(libdnnl-dev g++) missing_why=(a b); PATH={tmp_path} install_missing 1"
+    done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert "Fedora: dnf install onednn-devel gcc-c++; Arch: pacman -S onednn gcc" in done.stderr
+
+
 # -------------------------------------------------------------------------------------------------- architectures
 
 
