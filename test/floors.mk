@@ -37,6 +37,8 @@ QUICK += $(BUILD)/test_changes $(BUILD)/test_fingerprint
 # a run survives
 QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resume.py -k 'fp64 or interrupt_ends'" \
          "test/test_bad_checkpoints.py -k truncated"
+# config.json says which model it is, both ways
+QUICK += $(BUILD)/test_huggingface_config
 # bad flags, shards and weights are refused in one line
 QUICK += "test/test_program.py -k 'flag or bad_shards or weights_that'" $(BUILD)/test_config $(BUILD)/test_data
 # and the plan of src/, and these tables

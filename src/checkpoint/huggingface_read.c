@@ -168,7 +168,9 @@ static const char *said_of(const HuggingfaceModel *m, const char *flag) {
 
 static int64_t whole(const HuggingfaceModel *m, const char *flag) { return strtoll(value_of(m, flag), NULL, 10); }
 
-static bool is(const HuggingfaceModel *m, const char *flag, const char *value) { return strcmp(value_of(m, flag), value) == 0; }
+static bool is(const HuggingfaceModel *m, const char *flag, const char *value) {
+    return strcmp(value_of(m, flag), value) == 0;
+}
 
 /* ------------------------------------------------------------------------------------------------------
  * Values
@@ -186,8 +188,8 @@ static bool read_value(const Flag *flag, const char *name, const cJSON *item, ch
     double number = cJSON_IsNumber(item) ? item->valuedouble : NAN;
     if (!(number >= flag->min && number <= flag->max) || (flag->type == FLAG_INT && number != floor(number))) {
         char why[96];
-        snprintf(why, sizeof why, ": it is a %s from %.15g to %.15g here", flag->type == FLAG_INT ? "whole number" : "number",
-                 flag->min, flag->max);
+        snprintf(why, sizeof why, ": it is a %s from %.15g to %.15g here",
+                 flag->type == FLAG_INT ? "whole number" : "number", flag->min, flag->max);
         return refuse(name, item, why, error);
     }
     snprintf(value, 48, flag->type == FLAG_INT ? "%.0f" : "%.17g", number);
@@ -227,7 +229,8 @@ static bool check_musts(const cJSON *o, HuggingfaceClass class, Error *error) {
         cJSON_free(json);
         if (good) continue;
         if (strcmp(MUSTS[i].name, HUGGINGFACE_OLD_VARIANT) == 0)
-            return refuse(MUSTS[i].name, item, ": an older build called it by another model's name (--resume reads it)", error);
+            return refuse(MUSTS[i].name, item, ": an older build called it by another model's name (--resume reads it)",
+                          error);
         return refuse(MUSTS[i].name, item, ", which this program does not compute", error);
     }
     return true;
@@ -271,10 +274,12 @@ static bool read_rope_object(const cJSON *o, const char *name, HuggingfaceModel 
     cJSON_ArrayForEach(item, object) {
         char inner[64];
         snprintf(inner, sizeof inner, "%s.%.30s", name, item->string);
-        bool whole_head = strcmp(item->string, "partial_rotary_factor") == 0 && cJSON_IsNumber(item) && item->valuedouble == 1;
+        bool whole_head =
+            strcmp(item->string, "partial_rotary_factor") == 0 && cJSON_IsNumber(item) && item->valuedouble == 1;
         if (!cJSON_IsNull(item) && !whole_head && !listed("rope_type|type|rope_theta", item->string))
             return refuse(inner, item, ", which this program does not compute", error);
-        if (strcmp(item->string, "rope_theta") == 0 && !cJSON_IsNull(item) && !read_theta(inner, item, m, error)) return false;
+        if (strcmp(item->string, "rope_theta") == 0 && !cJSON_IsNull(item) && !read_theta(inner, item, m, error))
+            return false;
     }
     return true;
 }
@@ -343,8 +348,8 @@ static bool read_theirs(const cJSON *o, HuggingfaceModel *m, Error *error) {
     const cJSON *bias = field(o, "mlp_bias"), *head = field(o, "head_dim");
     if (bias && !cJSON_IsBool(bias)) return refuse("mlp_bias", bias, " is neither true nor false", error);
     if (cJSON_IsTrue(bias) != is(m, "bias", "on"))
-        return error_set(error, "mlp_bias %s with %s: this program has both or neither", cJSON_IsTrue(bias) ? "true" : "false",
-                         said_of(m, "bias"));
+        return error_set(error, "mlp_bias %s with %s: this program has both or neither",
+                         cJSON_IsTrue(bias) ? "true" : "false", said_of(m, "bias"));
     int64_t heads = whole(m, "n-head"), width = whole(m, "n-embd");
     if (head && (!cJSON_IsNumber(head) || width % heads || head->valuedouble != (double)(width / heads)))
         return refuse("head_dim", head, ": this program's is hidden_size / num_attention_heads", error);
@@ -381,7 +386,8 @@ static bool check_shape(const HuggingfaceModel *m, Error *error) {
     const int64_t C = whole(m, "n-embd"), H = whole(m, "n-head"), K = whole(m, "n-kv-head"), D = H ? C / H : 0;
     if (!H || C % H) return error_set(error, "%s is not a multiple of %s", width, heads);
     if (!K || H % K) return error_set(error, "%s is not a multiple of %s", heads, said_of(m, "n-kv-head"));
-    if (D > 256) return error_set(error, "%s / %s makes heads of %lld; 256 is the largest here", width, heads, (long long)D);
+    if (D > 256)
+        return error_set(error, "%s / %s makes heads of %lld; 256 is the largest here", width, heads, (long long)D);
     return D % 2 == 0 || !is(m, "positions", "rope") ||
            error_set(error, "%s / %s makes heads of %lld; RoPE needs an even number", width, heads, (long long)D);
 }
@@ -418,49 +424,4 @@ bool huggingface_parse(const char *bytes, size_t size, HuggingfaceModel *model, 
            check_shape(model, error);
     cJSON_Delete(o);
     return good;
-}
-
-/* ------------------------------------------------------------------------------------------------------
- * Under the command line
- * ---------------------------------------------------------------------------------------------------- */
-
-void huggingface_apply(const HuggingfaceModel *model, Config *config) {
-    for (int i = 0; i < model->count; i++) {
-        Error error = {0};
-        check(config_set(config, model->settings[i].flag, model->settings[i].value, &error), "config.json: %s", error.text);
-    }
-}
-
-/* Where a flag's value is from, for a message: "--n-layer 2", or "--preset micro's --n-layer 2". */
-static void say_given(const Config *config, const char *flag, const char *value, char *text, size_t size) {
-    char word[256], settings[512] = "";
-    for (int i = 0; config->preset && i < PRESET_COUNT; i++)
-        if (strcmp(PRESETS[i].name, config->preset) == 0) snprintf(settings, sizeof settings, " %s ", PRESETS[i].settings);
-    snprintf(word, sizeof word, " %s=%s ", flag, value);
-    bool preset = strstr(settings, word) != NULL;
-    snprintf(text, size, "%s%s%s--%s %s", preset ? "--preset " : "", preset ? config->preset : "", preset ? "'s " : "", flag, value);
-}
-
-static bool agrees(const HuggingfaceModel *model, const HuggingfaceSetting *s, const char *file, Config *config,
-                   const Config *theirs, Error *error) {
-    const Flag *flag = flag_find(s->flag);
-    char a[32], b[32], given[128];
-    const char *ours = config_value(config, flag, a, sizeof a), *want;
-    if (strcmp(ours, "auto") == 0) return config_set(config, s->flag, s->value, error);
-    snprintf(given, sizeof given, "%s", ours); /* both may stand in config_choice()'s one room */
-    want = config_value(theirs, flag, b, sizeof b);
-    if (strcmp(given, want) == 0) return true;
-    if (strcmp(s->flag, "seq-len") == 0 && config->seq_len < theirs->seq_len && !is(model, "norm", "bhyt")) return true;
-    char text[224];
-    say_given(config, s->flag, given, text, sizeof text);
-    return error_set(error, "%s contradicts %.200s's %s", text, file, s->said);
-}
-
-bool huggingface_agrees(const HuggingfaceModel *model, const char *file, Config *config, Error *error) {
-    Config theirs;
-    config_defaults(&theirs);
-    huggingface_apply(model, &theirs);
-    for (int i = 0; i < model->count; i++)
-        if (!agrees(model, &model->settings[i], file, config, &theirs, error)) return false;
-    return true;
 }

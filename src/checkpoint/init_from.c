@@ -19,8 +19,8 @@ enum { CONFIG_LARGEST = 1 << 20 };
 
 #define FROM_PYTORCH "; in Python, transformers makes safetensors of a model: " \
                      "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW, safe_serialization=True)"
-#define FROM_ADAPTER "a LoRA adapter, which is no model by itself: merge it into its base with peft's merge_and_unload(), " \
-                     "and save_pretrained() the result"
+#define FROM_ADAPTER "a LoRA adapter, which is no model by itself: merge it into its base with peft's " \
+                     "merge_and_unload(), and save_pretrained() the result"
 
 static bool there(const char *directory, const char *name) {
     char path[PATH_SIZE];
@@ -76,11 +76,11 @@ static bool explain_directory(const char *directory, Error *error) {
     while (entries && (entry = readdir(entries)))
         if (ends_with(entry->d_name, ".safetensors") || ends_with(entry->d_name, ".gguf")) break;
     if (entry && ends_with(entry->d_name, ".gguf"))
-        error_set(error, "%s: holds neither %s nor %s, but %.80s: a GGUF model, llama.cpp's form; take the safetensors that "
-                  "it was made from", directory, WHOLE_NAME, INDEX_NAME, entry->d_name);
+        error_set(error, "%s: holds neither %s nor %s, but %.80s: a GGUF model, llama.cpp's form; take the safetensors "
+                  "that it was made from", directory, WHOLE_NAME, INDEX_NAME, entry->d_name);
     else if (entry)
-        error_set(error, "%s: holds neither %s nor %s, but %.80s; to read that, name the file itself", directory, WHOLE_NAME,
-                  INDEX_NAME, entry->d_name);
+        error_set(error, "%s: holds neither %s nor %s, but %.80s; to read that, name the file itself", directory,
+                  WHOLE_NAME, INDEX_NAME, entry->d_name);
     else error_set(error, "%s: holds neither %s nor %s, nor a run's checkpoints", directory, WHOLE_NAME, INDEX_NAME);
     if (entries) closedir(entries);
     return false;
@@ -156,9 +156,10 @@ bool init_from_open(InitFrom *from, const char *path, Error *error) {
 
 bool init_from_notice(const InitFrom *from, char *text, size_t size) {
     if (!from->config[0])
-        snprintf(text, size, "no config.json beside %.200s says its constants: epsilon, RoPE's base, heads and the rest are as "
-                 "the flags have them", from->weights);
+        snprintf(text, size, "no config.json beside %.200s says its constants: epsilon, RoPE's base, heads and the rest "
+                 "are as the flags have them", from->weights);
     else if (from->model.unknown[0])
-        snprintf(text, size, "%.200s: unknown keys, taken to change nothing that is computed: %s", from->config, from->model.unknown);
+        snprintf(text, size, "%.200s: unknown keys, taken to change nothing that is computed: %s", from->config,
+                 from->model.unknown);
     return !from->config[0] || from->model.unknown[0];
 }
