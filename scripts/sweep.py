@@ -208,7 +208,7 @@ def try_flags(runs, program):
         flags = tuple("--%s=%s" % item for item in run.flags.items() if item[0] != "seed")
         if flags not in known:
             done = subprocess.run(
-                [program, "--dry-run", *flags],
+                [program, "--dry-run", "--out=" + run.name, *flags],  # which makes nothing there
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 stdin=subprocess.DEVNULL,
