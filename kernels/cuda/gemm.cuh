@@ -16,13 +16,13 @@ struct Product {
     int64_t m, n, k;
     cudaDataType_t type, out_type; /* of A, B and bias; of D */
     bool transpose_a, transpose_b, bias, accumulate;
-    uint32_t align_a, align_b, align_d; /* bytes that the operands are aligned to: powers of two, at most GEMM_ALIGNMENT */
+    uint32_t align[3]; /* bytes that A, B and D are aligned to: powers of two, at most GEMM_ALIGNMENT */
 
     bool operator==(const Product &other) const {
         return m == other.m && n == other.n && k == other.k && type == other.type &&
                out_type == other.out_type && transpose_a == other.transpose_a &&
                transpose_b == other.transpose_b && bias == other.bias && accumulate == other.accumulate &&
-               align_a == other.align_a && align_b == other.align_b && align_d == other.align_d;
+               align[0] == other.align[0] && align[1] == other.align[1] && align[2] == other.align[2];
     }
 };
 

@@ -22,10 +22,7 @@ struct Choice {
 std::vector<Choice> choices;
 
 /* Written only where it is less than a tensor's start has. */
-const struct Alignment {
-    const char *name;
-    uint32_t Product::*member;
-} ALIGNMENTS[] = {{"align_a", &Product::align_a}, {"align_b", &Product::align_b}, {"align_d", &Product::align_d}};
+const char *const ALIGNMENTS[3] = {"align_a", "align_b", "align_d"};
 
 const int MOST_CHOICES = 10000, HEX = 2 * sizeof(cublasLtMatmulAlgo_t);
 
@@ -76,9 +73,8 @@ cJSON *object_of(const Choice &choice) {
     cJSON_AddStringToObject(o, "transpose", transposes);
     cJSON_AddNumberToObject(o, "bias", p.bias);
     cJSON_AddNumberToObject(o, "accumulate", p.accumulate);
-    for (const Alignment &alignment : ALIGNMENTS)
-        if (p.*alignment.member < GEMM_ALIGNMENT)
-            cJSON_AddNumberToObject(o, alignment.name, p.*alignment.member);
+    for (int i = 0; i < 3; i++)
+        if (p.align[i] < GEMM_ALIGNMENT) cJSON_AddNumberToObject(o, ALIGNMENTS[i], p.align[i]);
     write_hex(choice.algorithm, hex);
     cJSON_AddStringToObject(o, "algorithm", hex);
     return o;
@@ -92,12 +88,12 @@ bool parse_choice(const cJSON *o, Choice *choice, Error *error) {
         !json_integer(o, "k", 1, most, &p->k, error) || !json_integer(o, "bias", 0, 1, &bias, error) ||
         !json_integer(o, "accumulate", 0, 1, &accumulate, error))
         return false;
-    for (const Alignment &alignment : ALIGNMENTS) {
+    for (int i = 0; i < 3; i++) {
         int64_t bytes = GEMM_ALIGNMENT;
-        if (cJSON_GetObjectItemCaseSensitive(o, alignment.name) &&
-            !json_integer(o, alignment.name, 1, GEMM_ALIGNMENT, &bytes, error))
+        if (cJSON_GetObjectItemCaseSensitive(o, ALIGNMENTS[i]) &&
+            !json_integer(o, ALIGNMENTS[i], 1, GEMM_ALIGNMENT, &bytes, error))
             return false;
-        p->*alignment.member = (uint32_t)bytes;
+        p->align[i] = (uint32_t)bytes;
     }
     const char *in = json_text(o, "in", error), *out = in ? json_text(o, "out", error) : NULL;
     const char *transposes = out ? json_text(o, "transpose", error) : NULL;

@@ -123,10 +123,10 @@ int ask_heuristic(const Plan &plan, const char *operation, int most, cublasLtMat
                                                          &workspace, sizeof workspace),
                    "choosing an algorithm for %s", what.text);
     const Product &p = plan.product;
-    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p.align_a, what);
-    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p.align_b, what);
-    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p.align_d, what);
-    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.align_d, what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p.align[0], what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p.align[1], what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p.align[2], what);
+    promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.align[2], what);
     int found = 0;
     CUBLASLT_CHECK(cublaslt.MatmulAlgoGetHeuristic(handle, plan.operation, plan.a, plan.b, plan.d, plan.d,
                                                    preference, most, results, &found),
@@ -258,7 +258,7 @@ const Plan &plan_for(Queue *queue, const Product &product, const Operands &on, v
 }
 
 void multiply(Queue *queue, Product product, const Operands &on) {
-    product.align_a = alignment_of(on.a), product.align_b = alignment_of(on.b), product.align_d = alignment_of(on.d);
+    product.align[0] = alignment_of(on.a), product.align[1] = alignment_of(on.b), product.align[2] = alignment_of(on.d);
     void *workspace = cuda_scratch(queue, WORKSPACE_BYTES, on.operation);
     run(queue, plan_for(queue, product, on, workspace), on, workspace);
 }
