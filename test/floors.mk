@@ -41,6 +41,8 @@ QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resum
 QUICK += $(BUILD)/test_huggingface_config
 # bad flags, shards and weights are refused in one line
 QUICK += "test/test_program.py -k 'flag or bad_shards or weights_that'" $(BUILD)/test_config $(BUILD)/test_data
+# what has no effect is said; a wrong name leads to what was meant
+QUICK += test/test_needs.py $(BUILD)/test_names
 # and the plan of src/, and these tables
 QUICK += test/test_rooms.py test/test_floors.py
 

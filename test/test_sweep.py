@@ -91,7 +91,7 @@ def test_every_ready_made_grid_is_accepted_by_the_program():
             if run.flags["seed"] == "1":
                 flags = ["--%s=%s" % item for item in run.flags.items()]
                 done = subprocess.run(
-                    [PROGRAM, "--dry-run", *flags],
+                    [PROGRAM, "--dry-run", "--out=none", "--val-data=none", *flags],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     env=environment(),
