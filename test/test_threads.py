@@ -87,7 +87,7 @@ def test_threads_beyond_what_there_is_are_one_line(data):
 
 
 def test_a_stack_too_small_to_compute_is_refused(data):
-    refused(*SMALL, *data[:2], "--threads", 2, env={"OMP_STACKSIZE": "90K"}, says=("stack", "OMP_STACKSIZE=1M"))
+    refused(*SMALL, *data[:2], "--threads", 2, env={"OMP_STACKSIZE": "160K"}, says=("stack", "OMP_STACKSIZE=1M"))
 
 
 def test_the_mask_and_places_bound_the_default(data):
