@@ -72,7 +72,7 @@ $(EMU)/host/%.o: test/emu/host/%.c
 $(BUILD)/test_host_path: $(EMU)/host/test_host_path.o $(EMU)/host/planted.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
 
-$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(EMU)/cublaslt_load.o $(BUILD)/src/base/check.o
+$(BUILD)/test_emu: $(EMU_TESTS) $(EMU_CORE) $(EMU)/cublaslt_load.o $(addprefix $(BUILD)/src/base/,check.o printable.o)
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(CMOCKA) $(EMU_LIBS) -o $@
 
 $(BUILD)/test_ops_emu: $(EMU_OPS) $(PLAIN) $(EMU_CORE) $(EMU_CUDA) $(LIBRARY)
@@ -119,7 +119,7 @@ $(RACE)/libnccl.so.2: test/emu/nccl.cpp
 	@mkdir -p $(@D)
 	$(NCCL_OF) $(RACE_FLAGS) $< -o $@
 
-$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(BUILD)/src/base/check.o $(RACE)/libnccl.so.2
+$(BUILD)/test_race: $(RACE)/test_race.o $(RACE_CORE) $(RACE)/cublaslt_load.o $(addprefix $(BUILD)/src/base/,check.o printable.o) $(RACE)/libnccl.so.2
 	$(CXX) $^ -lcmocka $(RACE_LIBS) -o $@
 
 $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
