@@ -9,7 +9,6 @@
 #include "src/base/output.h"
 #include "src/base/threads.h"
 #include "src/checkpoint/checkpoint.h"
-#include "src/checkpoint/init_from.h"
 #include "src/checkpoint/pretrained.h"
 #include "src/data/feed.h"
 #include "src/data/fingerprint.h"
@@ -17,7 +16,6 @@
 #include "src/model/model.h"
 #include "src/model/optim.h"
 #include "src/model/step.h"
-#include "src/ranks/rendezvous.h"
 #include "src/run/capacity.h"
 #include "src/run/device.h"
 #include "src/run/eval.h"
@@ -28,13 +26,11 @@
 #include "src/run/report.h"
 #include "src/run/resume.h"
 #include "src/run/smoke.h"
+#include "src/run/start.h"
 #include "src/run/stop.h"
 #include "src/run/telemetry.h"
 #include "src/run/waiting.h"
-#include "src/settings/changes.h"
-#include "src/settings/command_line.h"
 #include "src/settings/needs.h"
-#include "src/settings/resolve.h"
 #include "src/settings/schedule.h"
 #include "src/settings/usage.h"
 
@@ -55,13 +51,8 @@ typedef struct Flight {
 } Flight;
 
 typedef struct Run {
-    int argc;
-    char **argv;
-    Config config;
-    Ranks ranks;
+    Start start;
     const Kernels *k;
-    char resume_from[CHECKPOINT_PATH]; /* "" for a fresh start */
-    InitFrom init_from;                /* of a fresh start with --init-from */
     Model model;
     Optimizer optimizer;
     ShardSet train_set;
@@ -78,7 +69,6 @@ typedef struct Run {
     double landed;      /* when the outcome of the last one was read */
     uint32_t skips_in_a_row;
     Progress resumed;   /* what the checkpoint said */
-    Config theirs;      /* its flags */
     char *train_print, *val_print; /* fingerprints of the data, as checkpoints keep them */
     char *changes;      /* what differs from its run, for people; NULL: nothing */
     double first_loss, last_loss;
@@ -90,82 +80,16 @@ typedef struct Run {
  * Setting up
  * ---------------------------------------------------------------------------------------------------- */
 
-/* Which checkpoint --resume means; its config.ini lies under the other flags. */
-static void find_checkpoint(Run *run, int argc, char **argv) {
-    const char *resume = config_peek(argc, argv, "resume"), *out = config_peek(argc, argv, "out");
-    Error error = {0};
-    if (!resume) return;
-    check(out || strcmp(resume, "auto"), "--resume auto looks into --out, which is not given");
-    if (!checkpoint_find(resume, out, run->resume_from, &error)) {
-        check(!error.text[0], "%s", error.text);
-        run->resume_from[0] = '\0'; /* auto, and nothing there yet: a fresh start */
-    }
-}
-
-/* A resume without --out goes on where the checkpoint stands. Its config.ini names a directory too, but that may be
- * another one by now, or anybody's: a path in a file is no order to write there. */
-static void stay_with_the_checkpoint(Run *run) {
-    char out[CHECKPOINT_PATH];
-    Error error = {0};
-    bool good = checkpoint_parent(run->resume_from, out, &error) && config_set(&run->config, "out", out, &error);
-    check(good, "--resume %s", error.text);
-}
-
-/* The model of --init-from's config.json lies under the flags, and they may not make another one of it. */
-static void parse_flags_over(Run *run, const char *path, int argc, char **argv) {
-    InitFrom *from = &run->init_from;
-    Error error = {0};
-    check(init_from_open(from, path, &error), "--init-from %s", error.text);
-    config_defaults(&run->config);
-    huggingface_apply(&from->model, &run->config);
-    config_parse_over(&run->config, argc, argv);
-    check(huggingface_agrees(&from->model, from->config, &run->config, &error), "%s", error.text);
-}
-
-/* Rank 0 speaks for all; what another one has to say goes to stderr, with its number. */
-static void find_ranks(Run *run) {
-    Error error = {0};
-    check(ranks_from_environment(&run->ranks, &error), "%s", error.text);
-    if (run->ranks.rank == 0) return;
-    check_name_rank(run->ranks.rank);
-    require(freopen("/dev/null", "w", stdout), "/dev/null: %s", strerror(errno));
-}
-
-static void parse_flags(Run *run, int argc, char **argv) {
-    char base[CHECKPOINT_PATH + 16];
-    usage_answer(argc, argv);
-    find_ranks(run);
-    smoke_check(argc, argv);
-    find_checkpoint(run, argc, argv);
-    snprintf(base, sizeof base, "%s/config.ini", run->resume_from);
-    const char *init_from = run->resume_from[0] ? NULL : config_peek(argc, argv, "init-from");
-    if (init_from) parse_flags_over(run, init_from, argc, argv);
-    else config_parse(&run->config, argc, argv, run->resume_from[0] ? base : NULL);
-    Config *c = &run->config;
-    if (run->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(run);
-    if (run->resume_from[0]) device_inherit_threads(c, argc, argv);
-    if (c->smoke) smoke_prepare(c);
-    if (c->generate) c->batch_size = 1;
-    if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
-    if (run->resume_from[0]) {
-        config_read_base(&run->theirs, base);
-        config_follow(c, &run->theirs);
-    }
-    config_resolve(c, run->ranks.count);
-    c->rank = run->ranks.rank;
-    needs_check(c, argc, argv);
-}
-
 static void load_weights(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     Model *model = &run->model;
     Error error = {0};
-    if (run->resume_from[0]) {
+    if (run->start.resume_from[0]) {
         Optimizer *optimizer = model->train && !c->probe ? &run->optimizer : NULL;
-        check(checkpoint_load(run->resume_from, c, model, optimizer, &run->resumed, &error), "%s", error.text);
+        check(checkpoint_load(run->start.resume_from, c, model, optimizer, &run->resumed, &error), "%s", error.text);
         run->step = run->resumed.step;
     } else if (c->init_from) {
-        check(pretrained_load(model, run->init_from.weights, &error), "--init-from %s", error.text);
+        check(pretrained_load(model, run->start.init_from.weights, &error), "--init-from %s", error.text);
         model_refresh(model);
     } else {
         size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
@@ -180,25 +104,25 @@ static void load_weights(Run *run) {
 /* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What
  * --resume auto has passed over is no checkpoint.) */
 static void check_out(const Run *run) {
-    if (run->config.resume && strcmp(run->config.resume, "auto") == 0) return;
-    int64_t step = run->config.out ? checkpoint_newest_step(run->config.out) : -1;
+    if (run->start.config.resume && strcmp(run->start.config.resume, "auto") == 0) return;
+    int64_t step = run->start.config.out ? checkpoint_newest_step(run->start.config.out) : -1;
     check(step <= run->step,
           "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else remove "
-          "it, or take another directory", run->config.out, (long long)step, (long long)run->step);
-    check(step < 0 || run->config.allow_change || checkpoint_stands_in(run->resume_from, run->config.out),
+          "it, or take another directory", run->start.config.out, (long long)step, (long long)run->step);
+    check(step < 0 || run->start.config.allow_change || checkpoint_stands_in(run->start.resume_from, run->start.config.out),
           "--out %s holds checkpoints of a run of its own, and %s is none of them: --keep would drop them for this run's; "
-          "take another directory, or give --allow-change", run->config.out, run->resume_from);
+          "take another directory, or give --allow-change", run->start.config.out, run->start.resume_from);
 }
 
 static void open_model(Run *run, bool train) {
-    capacity_check(&run->config, run->k, train);
-    model_create(&run->model, &run->config, run->k, train);
+    capacity_check(&run->start.config, run->k, train);
+    model_create(&run->model, &run->start.config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
     load_weights(run);
 }
 
 static void open_training_data(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     const Model *model = &run->model;
     Error error = {0};
     check(c->train_data, "--train-data is missing: shards to train on, as data/prepare.py writes them; "
@@ -226,7 +150,7 @@ static void close_training_data(Run *run) {
 }
 
 static Progress progress(const Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     return (Progress){.step = run->step,
                       .windows = run->step * c->micro_steps * c->batch_size * c->ranks,
                       .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader),
@@ -247,17 +171,17 @@ static char *print_of(const ShardSet *set, const char *flag) {
 /* The step alone says where the data go on: other data, or other batches, are another order. */
 static void compare_data(const Run *run) {
     Progress now = progress(run), then = run->resumed;
-    if (!run->resume_from[0] || (now.windows == then.windows && now.epoch_windows == then.epoch_windows)) return;
+    if (!run->start.resume_from[0] || (now.windows == then.windows && now.epoch_windows == then.epoch_windows)) return;
     warn("%s had used %lld windows of data with %lld in an epoch; this run goes on at window %lld with %lld in an epoch",
-         run->resume_from, (long long)then.windows, (long long)then.epoch_windows, (long long)now.windows,
+         run->start.resume_from, (long long)then.windows, (long long)then.epoch_windows, (long long)now.windows,
          (long long)now.epoch_windows);
 }
 
 /* What this run changes of the one that it goes on with, refused where it was not meant; the event gets it too. */
 static void compare_runs(Run *run, cJSON *event) {
     const Progress now = progress(run);
-    if (!run->resume_from[0]) return;
-    run->changes = resume_compare(&(Resume){.from = run->resume_from, .theirs = &run->theirs, .ours = &run->config,
+    if (!run->start.resume_from[0]) return;
+    run->changes = resume_compare(&(Resume){.from = run->start.resume_from, .theirs = &run->start.theirs, .ours = &run->start.config,
                                             .then = &run->resumed, .now = &now, .train_set = &run->train_set,
                                             .val_set = run->validates ? &run->validator.set : NULL}, event);
 }
@@ -286,19 +210,19 @@ static void log_start(Run *run, cJSON *event) {
     cJSON_AddStringToObject(event, "kernels", run->k->name);
     cJSON_AddStringToObject(event, "device", info.name);
     cJSON_AddNumberToObject(event, "parameters", (double)run->model.params.true_elements);
-    config_visit(&run->config, add_setting, flags);
-    if (run->resume_from[0]) cJSON_AddStringToObject(event, "from", run->resume_from);
-    report_run(&run->config, &run->model);
-    cJSON *data = report_data(&run->config, &run->train_set, run->validates ? &run->validator : NULL, false);
+    config_visit(&run->start.config, add_setting, flags);
+    if (run->start.resume_from[0]) cJSON_AddStringToObject(event, "from", run->start.resume_from);
+    report_run(&run->start.config, &run->model);
+    cJSON *data = report_data(&run->start.config, &run->train_set, run->validates ? &run->validator : NULL, false);
     cJSON_AddItemToObject(event, "data", data);
-    log_event(&run->log, run->resume_from[0] ? "resume" : "start", run->step, event);
-    if (run->resume_from[0]) log_print(&run->log, "resumed from %s", run->resume_from);
+    log_event(&run->log, run->start.resume_from[0] ? "resume" : "start", run->step, event);
+    if (run->start.resume_from[0]) log_print(&run->log, "resumed from %s", run->start.resume_from);
     if (run->changes) log_print(&run->log, "%s", run->changes);
     char text[512];
-    if (run->init_from.weights[0]) log_print(&run->log, "weights from %s", run->init_from.weights);
-    if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) log_print(&run->log, "%s", text);
-    needs_report(&run->config, run->argc, run->argv, print_line, run);
-    if (!run->config.out && !run->config.smoke) log_print(&run->log, "no --out: nothing of this run is kept");
+    if (run->start.init_from.weights[0]) log_print(&run->log, "weights from %s", run->start.init_from.weights);
+    if (run->start.init_from.weights[0] && init_from_notice(&run->start.init_from, text, sizeof text)) log_print(&run->log, "%s", text);
+    needs_report(&run->start.config, run->start.argc, run->start.argv, print_line, run);
+    if (!run->start.config.out && !run->start.config.smoke) log_print(&run->log, "no --out: nothing of this run is kept");
 }
 
 static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
@@ -330,7 +254,7 @@ static bool save(Run *run, Error *error) {
     char path[CHECKPOINT_PATH], why[640];
     Progress now = progress(run);
     Error where = {0};
-    if (!checkpoint_save(&run->config, &run->model, &run->optimizer, &now, path, error)) {
+    if (!checkpoint_save(&run->start.config, &run->model, &run->optimizer, &now, path, error)) {
         if (checkpoint_is_finite(&run->model, &run->optimizer, &where)) return false;
         snprintf(why, sizeof why, "%s are not finite after step %lld", where.text, (long long)run->step);
         end_diverged(run, why);
@@ -354,7 +278,7 @@ static void save_on_the_way(Run *run) {
 }
 
 static void print_sample(Run *run) {
-    if (run->config.rank) return;
+    if (run->start.config.rank) return;
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
     if (!generate(&run->model, "", &error)) end_diverged(run, error.text);
@@ -381,15 +305,15 @@ static void report_skip(Run *run, const StepState *state, double loss) {
 static const char *reason_to_stop(const Run *run) {
     double minutes = (log_seconds() - run->started) / 60;
     if (stop_requested()) return stop_requested();
-    if (run->config.max_minutes > 0 && minutes >= run->config.max_minutes) return "--max-minutes";
+    if (run->start.config.max_minutes > 0 && minutes >= run->start.config.max_minutes) return "--max-minutes";
     /* A run that neither keeps anything nor can tell anybody. */
-    if (!run->config.out && run->log.mute) return "stdout cannot be written";
+    if (!run->start.config.out && run->log.mute) return "stdout cannot be written";
     return NULL;
 }
 
 /* Reads what came of the step in flight, and tells. Returns why the run should end now, or NULL. */
 static const char *land(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     const Flight flight = run->flight;
     const StepState *state = optimizer_await(&run->optimizer, flight.report);
     double loss = state->loss_sum / (double)c->total_batch_tokens, now = log_seconds();
@@ -415,9 +339,9 @@ static const char *land(Run *run) {
 /* Data that cannot be read end the run, but not what it has learned: the weights are those of its last whole step. */
 static void end_without_data(Run *run, const char *flag, const char *why) {
     Error error = {0};
-    bool alone = run->config.ranks == 1; /* the others know nothing of it, and wait elsewhere */
+    bool alone = run->start.config.ranks == 1; /* the others know nothing of it, and wait elsewhere */
     if (alone && run->flight.there) land(run);
-    if (alone && run->config.out) save(run, &error);
+    if (alone && run->start.config.out) save(run, &error);
     log_event(&run->log, "data failed", run->step, NULL);
     log_close(&run->log);
     fail(EXIT_USAGE, "%s: %s; the run stops after step %lld; last checkpoint: %s", flag, why, (long long)run->step,
@@ -439,7 +363,7 @@ static void validate(Run *run) {
 /* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
  * let land as late as that changes nothing: when its successor is in the queue. */
 static void launch(Run *run, int64_t step, Flight *flight) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     *flight = (Flight){.there = true, .begun = log_seconds(), .lr = schedule_lr(c, step)};
     StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)c->total_batch_tokens,
                          .stop = c->ranks > 1 && reason_to_stop(run) ? 1 : 0};
@@ -459,14 +383,14 @@ static void launch(Run *run, int64_t step, Flight *flight) {
 
 /* Whether something reads the weights between this step and the next one. */
 static bool rests_after(const Run *run, int64_t step) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     return step == c->steps || (run->validates && due(step, c->val_every)) || due(step, c->sample_every) ||
            (c->out && due(step, c->save_every)) || due(step, c->stats_every);
 }
 
 /* What is due after a step that has landed, with no other in flight. */
 static void rest(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     if (run->validates && due(run->step, c->val_every)) validate(run);
     if (due(run->step, c->sample_every)) print_sample(run);
     /* What gives no finite loss is not saved: --keep would drop the last good checkpoint for it. */
@@ -476,7 +400,7 @@ static void rest(Run *run) {
 /* Steps until there is a reason to stop. A GPU has the next one in its queue while the host reads and tells what came
  * of the last; a CPU is done with a step when it has been launched. */
 static const char *take_steps(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     const char *reason = NULL;
     bool ahead = strcmp(run->k->device, "cpu") != 0;
     for (int64_t launched = run->step; launched < c->steps && !reason;) {
@@ -494,7 +418,7 @@ static const char *take_steps(Run *run) {
 /* A run that is at its end already, or beyond the end that it has now. Beyond it nothing at all is to do; at it the last
  * validation and save are made sure of, which a signal may have cut short. Returns whether the run is over. */
 static bool is_at_its_end(const Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     if (run->step < c->steps) return false;
     printf("the run is at step %lld of --steps %lld: nothing left to do; a larger --steps goes on\n",
            (long long)run->step, (long long)c->steps);
@@ -502,7 +426,7 @@ static bool is_at_its_end(const Run *run) {
 }
 
 static void loop(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     const char *reason = take_steps(run);
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
     bool asked = c->ranks == 1 ? stop_requested() != NULL : reason != NULL;
@@ -525,33 +449,12 @@ static void loop(Run *run) {
 /* What a run that keeps nothing says is all there is of it. */
 static void check_told(const Run *run) {
     Error error = {0};
-    require(run->config.out || output_flush(&error), "%s, and without --out nothing else is left of the run; it stops "
+    require(run->start.config.out || output_flush(&error), "%s, and without --out nothing else is left of the run; it stops "
             "after step %lld", error.text, (long long)run->step);
 }
 
-static void add_flag(const char *name, const char *value, bool is_number, void *text) {
-    (void)is_number;
-    if (strcmp(name, "threads")) fprintf(text, "%s = %s\n", name, value);
-}
-
-/* Ranks that were given different things would train something that nobody asked for. */
-static void compare_ranks(const Run *run) {
-    char *text = NULL;
-    size_t size;
-    if (run->ranks.count == 1) return;
-    FILE *out = open_memstream(&text, &size);
-    require(out, "out of memory for what the ranks compare");
-    config_visit(&run->config, add_flag, out);
-    fprintf(out, "%s\nstep %lld\n%s\n%s\n", program_version(), (long long)run->step, run->train_print,
-            run->validates ? run->val_print : "");
-    require(fclose(out) == 0, "out of memory for what the ranks compare");
-    int other = ranks_find_difference(&run->ranks, run->k, text);
-    check(other < 0, "rank %d has another program, other flags, another checkpoint or other data than rank 0", other);
-    free(text);
-}
-
 static void train(Run *run) {
-    const Config *c = &run->config;
+    const Config *c = &run->start.config;
     open_model(run, true);
     if (is_at_its_end(run)) {
         optimizer_destroy(&run->optimizer);
@@ -574,10 +477,10 @@ static void train(Run *run) {
     run->k->describe(&info);
     Error error = {0};
     check(!c->out || c->rank || checkpoint_claim(c->out, &error), "--out %s", error.text);
-    compare_ranks(run);
+    start_compare(&run->start, run->k, run->step, run->train_print, run->val_print);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     flags_file_write(c);
-    if (run->resume_from[0]) memcpy(run->last_checkpoint, run->resume_from, sizeof run->resume_from);
+    if (run->start.resume_from[0]) memcpy(run->last_checkpoint, run->start.resume_from, sizeof run->start.resume_from);
     log_start(run, event);
     waiting_begin(&run->waiting, c->device == DEVICE_CPU ? (int)c->threads : 0);
     stop_as_request();
@@ -595,7 +498,7 @@ static void train(Run *run) {
 }
 
 static void need_weights(const Run *run, const char *mode) {
-    check(run->resume_from[0] || run->config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
+    check(run->start.resume_from[0] || run->start.config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
 }
 
 static void warn_line(void *unused, const char *line) {
@@ -609,13 +512,13 @@ static void warn_line(void *unused, const char *line) {
 static void say_notice(const Run *run) {
     char text[512];
     if (device_notice()) warn("%s", device_notice());
-    if (run->init_from.weights[0] && init_from_notice(&run->init_from, text, sizeof text)) warn("%s", text);
-    needs_report(&run->config, run->argc, run->argv, warn_line, NULL);
+    if (run->start.init_from.weights[0] && init_from_notice(&run->start.init_from, text, sizeof text)) warn("%s", text);
+    needs_report(&run->start.config, run->start.argc, run->start.argv, warn_line, NULL);
 }
 
 static void evaluate(Run *run) {
     need_weights(run, "--eval-only");
-    check(run->config.val_data, "--eval-only needs --val-data");
+    check(run->start.config.val_data, "--eval-only needs --val-data");
     open_model(run, false);
     validator_create(&run->validator, &run->model);
     int64_t tokens;
@@ -623,7 +526,7 @@ static void evaluate(Run *run) {
     Error error = {0};
     check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
     say_notice(run);
-    cJSON_Delete(report_data(&run->config, NULL, &run->validator, true));
+    cJSON_Delete(report_data(&run->start.config, NULL, &run->validator, true));
     printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
     if (!isfinite(loss)) fail(EXIT_DIVERGED, "--eval-only: the loss is not finite: these weights have diverged");
     validator_destroy(&run->validator);
@@ -631,36 +534,26 @@ static void evaluate(Run *run) {
 
 static void print_generated(Run *run) {
     need_weights(run, "--generate");
-    check(run->config.vocab_size <= 256, "--generate writes bytes; --vocab-size %lld is no byte model",
-          (long long)run->config.vocab_size);
+    check(run->start.config.vocab_size <= 256, "--generate writes bytes; --vocab-size %lld is no byte model",
+          (long long)run->start.config.vocab_size);
     open_model(run, false);
     say_notice(run);
     Error error = {0};
-    if (!generate(&run->model, run->config.generate, &error)) fail(EXIT_DIVERGED, "--generate: %s", error.text);
+    if (!generate(&run->model, run->start.config.generate, &error)) fail(EXIT_DIVERGED, "--generate: %s", error.text);
 }
 
 static void probe(Run *run) {
     Error error = {0};
-    check(probe_can_write(run->config.probe, &error), "--probe %s", error.text);
+    check(probe_can_write(run->start.config.probe, &error), "--probe %s", error.text);
     open_model(run, true);
     open_training_data(run);
     const struct FeedSlot *batch = feed_open(&run->feed);
     check(next_batch(run, batch, &error), "--train-data: %s", error.text);
     say_notice(run);
-    require(probe_write(&run->optimizer, batch->tokens, batch->targets, run->config.probe, &error), "--probe: %s",
+    require(probe_write(&run->optimizer, batch->tokens, batch->targets, run->start.config.probe, &error), "--probe: %s",
             error.text);
     close_training_data(run);
     optimizer_destroy(&run->optimizer);
-}
-
-/* Only training shares its work. */
-static void open_ranks(Run *run) {
-    const Config *c = &run->config;
-    bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval_only && !c->smoke;
-    Error error = {0};
-    check(run->ranks.count == 1 || trains, "%s started %d processes: only training runs on several, every other mode as one",
-          run->ranks.count > 1 ? run->ranks.launcher->name : "", run->ranks.count);
-    check(ranks_open(&run->ranks, run->k, &error), "%s", error.text);
 }
 
 int main(int argc, char **argv) {
@@ -668,15 +561,14 @@ int main(int argc, char **argv) {
     threads_wait_briefly(argv);
     output_open();
     run.started = log_seconds();
-    run.argc = argc, run.argv = argv;
     stop_watch();
     /* A reader of our output that has gone, or a file at its limit, is an error to be told, not the run's end. */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
-    parse_flags(&run, argc, argv);
-    const Config *c = &run.config;
-    run.k = device_open(&run.config);
-    open_ranks(&run);
+    start_read(&run.start, argc, argv);
+    const Config *c = &run.start.config;
+    run.k = device_open(&run.start.config);
+    start_join(&run.start, run.k);
     if (c->dry_run) {
         needs_report(c, argc, argv, warn_line, NULL);
         report_plan(c, run.k);

@@ -1,0 +1,110 @@
+/* start.c: see start.h. */
+#include "start.h"
+#include "../ranks/rendezvous.h"
+#include "../settings/changes.h"
+#include "../settings/command_line.h"
+#include "../settings/needs.h"
+#include "../settings/resolve.h"
+#include "../settings/usage.h"
+#include "device.h"
+#include "smoke.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Which checkpoint --resume means; its config.ini lies under the other flags. */
+static void find_checkpoint(Start *start, int argc, char **argv) {
+    const char *resume = config_peek(argc, argv, "resume"), *out = config_peek(argc, argv, "out");
+    Error error = {0};
+    if (!resume) return;
+    check(out || strcmp(resume, "auto"), "--resume auto looks into --out, which is not given");
+    if (!checkpoint_find(resume, out, start->resume_from, &error)) {
+        check(!error.text[0], "%s", error.text);
+        start->resume_from[0] = '\0'; /* auto, and nothing there yet: a fresh start */
+    }
+}
+
+/* A resume without --out goes on where the checkpoint stands. Its config.ini names a directory too, but that may be
+ * another one by now, or anybody's: a path in a file is no order to write there. */
+static void stay_with_the_checkpoint(Start *start) {
+    char out[CHECKPOINT_PATH];
+    Error error = {0};
+    bool good = checkpoint_parent(start->resume_from, out, &error) && config_set(&start->config, "out", out, &error);
+    check(good, "--resume %s", error.text);
+}
+
+/* The model of --init-from's config.json lies under the flags, and they may not make another one of it. */
+static void read_over_model(Start *start, const char *path, int argc, char **argv) {
+    InitFrom *from = &start->init_from;
+    Error error = {0};
+    check(init_from_open(from, path, &error), "--init-from %s", error.text);
+    config_defaults(&start->config);
+    huggingface_apply(&from->model, &start->config);
+    config_parse_over(&start->config, argc, argv);
+    check(huggingface_agrees(&from->model, from->config, &start->config, &error), "%s", error.text);
+}
+
+/* Rank 0 speaks for all; what another one has to say goes to stderr, with its number. */
+static void find_ranks(Start *start) {
+    Error error = {0};
+    check(ranks_from_environment(&start->ranks, &error), "%s", error.text);
+    if (start->ranks.rank == 0) return;
+    check_name_rank(start->ranks.rank);
+    require(freopen("/dev/null", "w", stdout), "/dev/null: %s", strerror(errno));
+}
+
+void start_read(Start *start, int argc, char **argv) {
+    char base[CHECKPOINT_PATH + 16];
+    usage_answer(argc, argv);
+    find_ranks(start);
+    smoke_check(argc, argv);
+    find_checkpoint(start, argc, argv);
+    snprintf(base, sizeof base, "%s/config.ini", start->resume_from);
+    const char *init_from = start->resume_from[0] ? NULL : config_peek(argc, argv, "init-from");
+    if (init_from) read_over_model(start, init_from, argc, argv);
+    else config_parse(&start->config, argc, argv, start->resume_from[0] ? base : NULL);
+    Config *c = &start->config;
+    if (start->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(start);
+    if (start->resume_from[0]) device_inherit_threads(c, argc, argv);
+    if (c->smoke) smoke_prepare(c);
+    if (c->generate) c->batch_size = 1;
+    if (c->generate || c->eval_only) c->total_batch_tokens = AUTO_INT;
+    if (start->resume_from[0]) {
+        config_read_base(&start->theirs, base);
+        config_follow(c, &start->theirs);
+    }
+    config_resolve(c, start->ranks.count);
+    c->rank = start->ranks.rank;
+    needs_check(c, argc, argv);
+}
+
+/* Only training shares its work. */
+void start_join(const Start *start, const Kernels *k) {
+    const Config *c = &start->config;
+    bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval_only && !c->smoke;
+    Error error = {0};
+    check(start->ranks.count == 1 || trains, "%s started %d processes: only training runs on several, every other mode as one",
+          start->ranks.count > 1 ? start->ranks.launcher->name : "", start->ranks.count);
+    check(ranks_open(&start->ranks, k, &error), "%s", error.text);
+}
+
+static void add_flag(const char *name, const char *value, bool is_number, void *text) {
+    (void)is_number;
+    if (strcmp(name, "threads")) fprintf(text, "%s = %s\n", name, value);
+}
+
+void start_compare(const Start *start, const Kernels *k, int64_t step, const char *train_print, const char *val_print) {
+    char *text = NULL;
+    size_t size;
+    if (start->ranks.count == 1) return;
+    FILE *out = open_memstream(&text, &size);
+    require(out, "out of memory for what the ranks compare");
+    config_visit(&start->config, add_flag, out);
+    fprintf(out, "%s\nstep %lld\n%s\n%s\n", program_version(), (long long)step, train_print, val_print ? val_print : "");
+    require(fclose(out) == 0, "out of memory for what the ranks compare");
+    int other = ranks_find_difference(&start->ranks, k, text);
+    check(other < 0, "rank %d has another program, other flags, another checkpoint or other data than rank 0", other);
+    free(text);
+}
