@@ -114,7 +114,7 @@ static void every_number_takes_its_bounds_and_its_default(void **state) {
 static void refuse_wrong_choices(const Flag *flag) {
     if (flag->type != FLAG_CHOICE) return;
     char text[64];
-    const char *const WRONG[] = {"", "|", "nonsense", "AUTO", "0", " "};
+    const char *const WRONG[] = {"", "|", "nonsense", "AUTO", "9", " "};
     for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) assert_refused(flag, WRONG[i]);
     if (strchr(flag->choices, '|')) assert_refused(flag, flag->choices);
     int first = (int)strcspn(flag->choices, "|");

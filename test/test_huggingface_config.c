@@ -90,13 +90,25 @@ static bool is_wired_plainly(const Config *c, NormKind kind) {
     return plain;
 }
 
+/* Whether two texts hold the same words, each with a blank behind it, in any order. */
+static bool same_words(const char *a, const char *b) {
+    if (strlen(a) != strlen(b)) return false;
+    for (const char *word = a; *word; word += strcspn(word, " ") + 1) {
+        size_t length = strcspn(word, " ") + 1;
+        const char *at = b;
+        while (*at && strncmp(at, word, length)) at += strcspn(at, " ") + 1;
+        if (!*at) return false;
+    }
+    return true;
+}
+
 /* Which class has these tensors and this wiring, by other means than the table of huggingface.c. */
 static HuggingfaceClass class_by_parts(const Config *c) {
     char names[2048];
     names_of(c, names, sizeof names);
-    if (strcmp(names, GPT2_TENSORS) == 0 && is_wired_plainly(c, NORM_LAYERNORM) && c->n_kv_head == c->n_head)
+    if (same_words(names, GPT2_TENSORS) && is_wired_plainly(c, NORM_LAYERNORM) && c->n_kv_head == c->n_head)
         return CLASS_GPT2;
-    bool llama = strcmp(names, LLAMA_TENSORS) == 0 || strcmp(names, LLAMA_BIASED_TENSORS) == 0;
+    bool llama = same_words(names, LLAMA_TENSORS) || same_words(names, LLAMA_BIASED_TENSORS);
     return llama && is_wired_plainly(c, NORM_RMSNORM) ? CLASS_LLAMA : CLASS_OWN;
 }
 

@@ -20,6 +20,9 @@
 /* Of a thread, thread-local variables (70 to 90 kB) included: with 20 kB beside them OpenBLAS crashed, with 12 oneDNN. */
 enum { STACK_LEAST = 192 << 10 };
 
+/* As for --threads. OMP_NUM_THREADS may say a million; the machine would then be busy with nothing else. */
+enum { THREADS_MOST = 4096 };
+
 /* ------------------------------------------------------------------------------------------------------
  * Waiting
  * ---------------------------------------------------------------------------------------------------- */
@@ -184,6 +187,7 @@ int threads_settle(int asked) {
     if (omp_get_max_active_levels() < 1) omp_set_max_active_levels(1);
     bool explicit = asked > 0 || environment_asks();
     int wanted = asked > 0 ? asked : threads_default(), reason = 0;
+    check(wanted <= THREADS_MOST, "OMP_NUM_THREADS is %d: %d is the most", wanted, THREADS_MOST);
     int count = wanted < omp_get_thread_limit() ? wanted : omp_get_thread_limit();
     if (count > 1) { /* as many as the team needs beside this one, and the loader's */
         int most = startable(count, &reason);

@@ -98,6 +98,9 @@ cJSON *cJSON_AddBoolToObject(cJSON *object, const char *name, cJSON_bool value) 
     return add(object, name, create(value ? cJSON_True : cJSON_False));
 }
 cJSON *cJSON_AddNullToObject(cJSON *object, const char *name) { return add(object, name, create(cJSON_NULL)); }
+cJSON *cJSON_AddRawToObject(cJSON *object, const char *name, const char *text) {
+    return add(object, name, cJSON_CreateRaw(text));
+}
 cJSON *cJSON_AddObjectToObject(cJSON *object, const char *name) { return add(object, name, cJSON_CreateObject()); }
 cJSON *cJSON_AddArrayToObject(cJSON *object, const char *name) { return add(object, name, cJSON_CreateArray()); }
 
@@ -111,6 +114,20 @@ cJSON *cJSON_DetachItemViaPointer(cJSON *parent, cJSON *item) {
     item->next = item->prev = NULL;
     return item;
 }
+
+cJSON *cJSON_CreateStringArray(const char *const *texts, int count) {
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < count; i++) cJSON_AddItemToArray(array, cJSON_CreateString(texts[i]));
+    return array;
+}
+
+cJSON *cJSON_GetArrayItem(const cJSON *array, int index) {
+    cJSON *item;
+    cJSON_ArrayForEach(item, array) if (index-- == 0) return item;
+    return NULL;
+}
+
+char *cJSON_GetStringValue(const cJSON *item) { return cJSON_IsString(item) ? item->valuestring : NULL; }
 
 int cJSON_GetArraySize(const cJSON *array) {
     int size = 0;
@@ -130,8 +147,25 @@ cJSON_bool cJSON_IsObject(const cJSON *item) { return is(item, cJSON_Object); }
 cJSON_bool cJSON_IsArray(const cJSON *item) { return is(item, cJSON_Array); }
 cJSON_bool cJSON_IsNumber(const cJSON *item) { return is(item, cJSON_Number); }
 cJSON_bool cJSON_IsString(const cJSON *item) { return is(item, cJSON_String); }
+cJSON_bool cJSON_IsNull(const cJSON *item) { return is(item, cJSON_NULL); }
 cJSON_bool cJSON_IsTrue(const cJSON *item) { return is(item, cJSON_True); }
 cJSON_bool cJSON_IsBool(const cJSON *item) { return is(item, cJSON_True) || is(item, cJSON_False); }
+
+/* Members of an object in any order; names, of which none comes twice, by their case. */
+cJSON_bool cJSON_Compare(const cJSON *a, const cJSON *b, cJSON_bool case_sensitive) {
+    if (!a || !b || a->type != b->type) return 0;
+    if (cJSON_IsNumber(a)) return a->valuedouble == b->valuedouble;
+    if (a->type == cJSON_String || a->type == cJSON_Raw) return strcmp(a->valuestring, b->valuestring) == 0;
+    if (cJSON_GetArraySize(a) != cJSON_GetArraySize(b)) return 0;
+    const cJSON *item;
+    int index = 0;
+    cJSON_ArrayForEach(item, a) {
+        const cJSON *other = item->string ? cJSON_GetObjectItemCaseSensitive(b, item->string) : cJSON_GetArrayItem(b, index);
+        if (!cJSON_Compare(item, other, case_sensitive)) return 0;
+        index++;
+    }
+    return 1;
+}
 
 /* ------------------------------------------------------------------------------------------------------
  * Reading

@@ -36,6 +36,7 @@ cJSON *cJSON_CreateArray(void);
 cJSON *cJSON_CreateNumber(double number);
 cJSON *cJSON_CreateString(const char *text);
 cJSON *cJSON_CreateRaw(const char *text);
+cJSON *cJSON_CreateStringArray(const char *const *texts, int count);
 
 cJSON_bool cJSON_AddItemToArray(cJSON *array, cJSON *item);
 cJSON_bool cJSON_AddItemToObject(cJSON *object, const char *name, cJSON *item);
@@ -43,16 +44,21 @@ cJSON *cJSON_AddNumberToObject(cJSON *object, const char *name, double number);
 cJSON *cJSON_AddStringToObject(cJSON *object, const char *name, const char *text);
 cJSON *cJSON_AddBoolToObject(cJSON *object, const char *name, cJSON_bool value);
 cJSON *cJSON_AddNullToObject(cJSON *object, const char *name);
+cJSON *cJSON_AddRawToObject(cJSON *object, const char *name, const char *text);
 cJSON *cJSON_AddObjectToObject(cJSON *object, const char *name);
 cJSON *cJSON_AddArrayToObject(cJSON *object, const char *name);
 cJSON *cJSON_DetachItemViaPointer(cJSON *parent, cJSON *item);
 
 int cJSON_GetArraySize(const cJSON *array);
+cJSON *cJSON_GetArrayItem(const cJSON *array, int index);
+char *cJSON_GetStringValue(const cJSON *item); /* NULL where it is no text */
+cJSON_bool cJSON_Compare(const cJSON *a, const cJSON *b, cJSON_bool case_sensitive);
 cJSON *cJSON_GetObjectItemCaseSensitive(const cJSON *object, const char *name);
 cJSON_bool cJSON_IsObject(const cJSON *item);
 cJSON_bool cJSON_IsArray(const cJSON *item);
 cJSON_bool cJSON_IsNumber(const cJSON *item);
 cJSON_bool cJSON_IsString(const cJSON *item);
+cJSON_bool cJSON_IsNull(const cJSON *item);
 cJSON_bool cJSON_IsBool(const cJSON *item);
 cJSON_bool cJSON_IsTrue(const cJSON *item);
 
