@@ -31,8 +31,7 @@ SHAPES = {
     "gpt2-320": "--arch gpt2 --n-embd 320 --n-head 5 --n-ffn 191 --vocab-size 59 --seq-len 5 --norm layernorm",
 }
 MORE = {
-    "llama-64-sdd": "--arch llama --n-embd 64 --n-head 2 --n-kv-head 1 --n-ffn 63 --vocab-size 60 --seq-len 6 --sdd paper "
-                    "--qk-norm on",
+    "llama-64-sdd": "--arch llama --n-embd 64 --n-head 2 --n-kv-head 1 --n-ffn 63 --vocab-size 60 --seq-len 6 --sdd paper",
     "llama-136": "--arch llama --n-embd 136 --n-head 17 --n-kv-head 1 --n-ffn 129 --vocab-size 193 --seq-len 9 --norm dyt "
                  "--placement sandwich",
     "llama-320": "--arch llama --n-embd 320 --n-head 8 --n-kv-head 4 --n-ffn 65 --vocab-size 62 --seq-len 5 --placement lns "
