@@ -432,7 +432,7 @@ static void deeds_are_no_part_of_what_is_written(void **state) {
     fclose(file);
     assert_non_null(strstr(bytes, "out = here\n"));
     const char *const DEEDS[] = {"resume", "generate", "probe", "config",
-                                 "preset", "smoke",    "help",  "dry-run"};
+                                 "preset", "smoke",    "help",  "dry-run", "ranks"};
     for (size_t i = 0; i < sizeof DEEDS / sizeof *DEEDS; i++) {
         char line[64];
         snprintf(line, sizeof line, "\n%s =", DEEDS[i]);

@@ -12,17 +12,9 @@ import time
 
 import pytest
 
+from mpi import LIMIT_S, MPIRUN, has_mpi
 from program import MODEL, MOMENTS, PROGRAM, checkpoints, environment, events, file_bytes, losses, metrics, refused, run
 from program import sentences, step_directory, write_shard
-
-MPIRUN = "mpirun --quiet --allow-run-as-root --oversubscribe".split()
-LIMIT_S = 240  # on busy cores
-
-
-def has_mpi():
-    said = subprocess.run(["ldd", PROGRAM], stdout=subprocess.PIPE, check=False).stdout
-    return b"libmpi" in said and shutil.which("mpirun")
-
 
 if not has_mpi():
     pytest.skip("no mpirun, or a build without MPI", allow_module_level=True)

@@ -16,7 +16,7 @@ void capacity_check(const Config *config, const Kernels *k, bool train);
 /* What a plan of so many bytes would meet there: a line for people, or "". */
 void capacity_describe(const Kernels *k, double bytes, char *text, size_t size);
 
-/* Resident memory beside the arenas, an estimate. */
-double capacity_process_bytes(int64_t threads);
+/* Resident memory of a rank beside the arenas, an estimate. */
+double capacity_process_bytes(const Config *config);
 
 #endif

@@ -23,9 +23,11 @@ static void describe_fallback(void) {
 }
 
 static void describe_batch(const Config *c) {
-    printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps; %lld updates, %.3g M tokens\n",
+    char ranks[48] = "";
+    if (c->ranks > 1) snprintf(ranks, sizeof ranks, " × %lld ranks", (long long)c->ranks);
+    printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps%s; %lld updates, %.3g M tokens\n",
            (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len,
-           (long long)c->micro_steps, (long long)c->steps, (double)c->total_batch_tokens * (double)c->steps * 1e-6);
+           (long long)c->micro_steps, ranks, (long long)c->steps, (double)c->total_batch_tokens * (double)c->steps * 1e-6);
 }
 
 void report_run(const Config *c, const Model *model) {
@@ -55,14 +57,17 @@ void report_plan(const Config *c, const Kernels *k) {
     } rows[] = {
         {"weights", (double)plan.weights, "masters, and copies in the storage type where that differs"},
         {"gradients", (double)plan.gradients, ""},
-        {"moments", (double)plan.moments, "AdamW"},
+        {"moments", (double)plan.moments, c->ranks > 1 && c->zero == ZERO_1 ? "AdamW, a rank's share" : "AdamW"},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
         {"workspace", (double)plan.workspace, "gradients of activations, logits, scratch"},
         {"telemetry", c->stats_every ? (double)telemetry_bytes(c, k) : 0, "--stats-every"},
-        {"process", capacity_process_bytes(c->threads), "estimate: libraries, their buffers, data"},
+        {"process", capacity_process_bytes(c), "estimate: libraries, their buffers, data"},
     };
     double total = 0;
-    printf("memory (%s, recompute %s):\n", k->name, config_choice("recompute", c->recompute));
+    char ranks[64] = "";
+    if (c->ranks > 1)
+        snprintf(ranks, sizeof ranks, " of each of %lld ranks, zero %s", (long long)c->ranks, config_choice("zero", c->zero));
+    printf("memory%s (%s, recompute %s):\n", ranks, k->name, config_choice("recompute", c->recompute));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (rows[i].bytes == 0) continue;
         printf("  %-12s %10.1f MB  %s\n", rows[i].name, rows[i].bytes * 1e-6, rows[i].help);

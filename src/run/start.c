@@ -75,7 +75,7 @@ void start_read(Start *start, int argc, char **argv) {
         config_read_base(&start->theirs, base);
         config_follow(c, &start->theirs);
     }
-    config_resolve(c, start->ranks.count);
+    config_resolve(c, c->plan_ranks ? (int)c->plan_ranks : start->ranks.count);
     c->rank = start->ranks.rank;
     needs_check(c, argc, argv);
 }

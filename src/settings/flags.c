@@ -124,6 +124,7 @@ static const Flag MODES[] = {
     TEXT("config", config, "read flags from this file, `name = value` a line; the command line wins"),
     MODE("allow-change", allow_change, "let --resume go on with other training data, another seed, or in another run's --out"),
     MODE("dry-run", dry_run, "print the parameters and the memory that the run would take, and stop"),
+    INT("ranks", plan_ranks, "0", 0, 65536, "--dry-run: plan one of so many ranks, without starting them (0: as many as were started)"),
     MODE("eval-only", eval_only, "validate the weights of --resume or --init-from, and stop"),
     PROMPT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
     INT("max-new-tokens", max_new_tokens, "256", 1, 1e6, "length of a sample"),

@@ -73,6 +73,7 @@ typedef struct Config {
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;
+    int64_t plan_ranks; /* of --dry-run; 0: as many as there are */
     double temperature;
     int64_t dry_run, eval_only, smoke, version, help, list_variants, allow_change;
 

@@ -52,6 +52,9 @@ static void check_one_mode(const Config *c) {
 
 void config_resolve(Config *c, int ranks) {
     check_one_mode(c);
+    check(c->dry_run || !c->plan_ranks,
+          "--ranks %lld is for --dry-run: a run has as many ranks as its launcher starts, as in mpirun -n %lld ./train_gpt …",
+          (long long)c->plan_ranks, (long long)c->plan_ranks);
     resolve_model(c);
     c->ranks = ranks;
     if (c->zero == ZERO_AUTO) c->zero = ZERO_1;

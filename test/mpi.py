@@ -1,0 +1,31 @@
+"""How tests start the program as several ranks, on CPUs by Open MPI."""
+
+import os
+import shutil
+import subprocess
+
+from program import PROGRAM, ROOT, environment
+
+MPIRUN = "mpirun --quiet --allow-run-as-root --oversubscribe".split()
+LIMIT_S = 240  # on busy cores
+
+
+def has_mpi():
+    """Whether there is an mpirun, and a build that found MPI."""
+    said = subprocess.run(["ldd", PROGRAM], stdout=subprocess.PIPE, check=False).stdout
+    return b"libmpi" in said and shutil.which("mpirun") is not None
+
+
+def mpirun(count, *command, code=0, **env):
+    """Some command as so many ranks, to its end."""
+    done = subprocess.run([*MPIRUN, "-n", str(count), *map(str, command)], capture_output=True, text=True, timeout=LIMIT_S,
+                          check=False, stdin=subprocess.DEVNULL, env=environment(**env))
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def peaks(folder, count, *arguments):
+    """Peak resident bytes of every rank of a run."""
+    file = os.path.join(folder, "peak")
+    mpirun(count, os.path.join(ROOT, "test", "peak.py"), file, PROGRAM, *arguments)
+    return [int(open(f"{file}.{rank}", encoding="ascii").read()) for rank in range(count)]

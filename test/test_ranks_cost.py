@@ -1,0 +1,50 @@
+"""Is what several ranks take what is said beforehand: a rank's memory, the bytes on the wire?"""
+
+import os
+import re
+
+import pytest
+
+from mpi import has_mpi, peaks
+from program import refused, run, sentences, write_shard
+
+MODEL = "--preset gpt2-124m --batch-size 1 --seq-len 64 --dtype fp32 --device cpu --threads 1".split()
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.bin"
+    write_shard(path, sentences(20000, 1))
+    return path
+
+
+def plan(*arguments):
+    """MB by the rows' names."""
+    text = run(*arguments, "--dry-run").stdout
+    return {name: float(size) for name, size in re.findall(r"^  (\w+) +([0-9.]+) MB", text, re.MULTILINE)}
+
+
+@pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")
+@pytest.mark.parametrize("zero", ["1", "0"] if os.environ.get("TEST_ALL") else ["1"])
+def test_a_rank_takes_what_the_plan_of_its_run_says(shard, tmp_path, zero):
+    predicted = plan(*MODEL, "--zero", zero, "--ranks", 2)["total"] * 1e6
+    for peak in peaks(tmp_path, 2, *MODEL, "--zero", zero, "--train-data", shard, "--steps", 1):
+        assert abs(peak / predicted - 1) < 0.05, (peak, predicted)  # what --dry-run promises
+
+
+def test_the_plan_of_a_rank_shares_the_moments_and_nothing_else():
+    alone, whole = plan(*MODEL), plan(*MODEL, "--ranks", 8, "--zero", 0)
+    shared = plan(*MODEL, "--ranks", 8)
+    for row in "weights", "gradients", "activations", "workspace":
+        assert shared[row] == whole[row] == pytest.approx(alone[row], rel=1e-3), row  # padding of the pieces
+    assert whole["moments"] == pytest.approx(alone["moments"], rel=1e-3)
+    assert shared["moments"] == pytest.approx(alone["moments"] / 8, rel=0.01)  # the vectors' are on every rank
+
+
+def test_a_plan_counts_the_tokens_of_all_ranks_and_only_a_plan_takes_a_number_of_ranks(tmp_path):
+    said = run("--preset", "micro", "--batch-size", 2, "--total-batch-tokens", 1024, "--ranks", 4, "--dry-run").stdout
+    assert "1024 tokens an update = 2 sequences × 64 tokens × 2 micro-steps × 4 ranks" in said
+    assert "of each of 4 ranks, zero 1" in said
+    refused("--preset", "micro", "--batch-size", 2, "--total-batch-tokens", 256, "--ranks", 3, "--dry-run", says="3 ranks")
+    for mode in ([], ["--eval-only"], ["--smoke"], ["--generate", "x"], ["--probe", tmp_path / "p"]):
+        refused(*mode, "--ranks", 4, says=["--ranks 4 is for --dry-run", "mpirun -n 4"])
