@@ -36,6 +36,7 @@ if python_of_debian; then
     need python:pytest python3-pytest "the Python tests"
     need python:numpy python3-numpy "the Python tests"
     need python:matplotlib python3-matplotlib "the tests of pictures"
+    need python:yaml python3-yaml "the tests of Kubernetes' manifests"
 fi
 like dpkg:sanitizer/asan_interface.h libclang-rt-dev "clang's sanitizers"
 install_missing "$yes"
@@ -63,6 +64,8 @@ if ! has_modules python3 pytest numpy; then
 fi
 has_modules python3 matplotlib || install_modules matplotlib ||
     echo "check.sh: no matplotlib for python3: the tests of pictures are skipped" >&2
+has_modules python3 yaml || install_modules pyyaml ||
+    echo "check.sh: no yaml for python3: the tests of Kubernetes' manifests are skipped" >&2
 # Debian has no package of it.
 has_modules python3 tokenizers || install_modules tokenizers ||
     echo "check.sh: no tokenizers for python3: the tests of tokenizer.json are skipped" >&2

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Starts a command as several ranks on this machine: the same command, N times, as one run.
+#
+#     scripts/launch.sh N COMMAND…      scripts/launch.sh 2 ./train_gpt --preset tiny --train-data … --out out/run
+#
+# Each line is told with its rank before it. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the ranks, which end
+# after the step with a checkpoint; the second one ends them at once. When one rank ends badly all end, and the exit code
+# is that rank's. Ranks share the processors (OMP_NUM_THREADS, where it is not set); nothing binds them to some.
+set -euo pipefail
+
+case ${1-} in
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+esac
+if [ $# -lt 2 ] || ! [[ $1 =~ ^[1-9][0-9]{0,3}$ ]]; then
+    echo "launch.sh: a number of ranks and a command are wanted: scripts/launch.sh 2 ./train_gpt …" >&2
+    exit 2
+fi
+ranks=$1
+shift
+if ! command -v mpirun >/dev/null; then
+    echo "launch.sh: there is no mpirun (Debian: openmpi-bin)" >&2
+    exit 2
+fi
+if ! command -v "$1" >/dev/null; then
+    echo "launch.sh: $1: there is no such command" >&2
+    exit 2
+fi
+
+share=$(($(nproc) / ranks))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
+options=(--quiet --tag-output --oversubscribe --bind-to none -n "$ranks")
+[ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
+
+# "[1,3]<stdout>:text" is told as "3: text".
+with_rank() {
+    sed -u 's/^\[[0-9]*,\([0-9]*\)\]<std[a-z]*>:/\1: /'
+}
+exec 3> >(with_rank)
+out=$!
+exec 4> >(with_rank >&2)
+err=$!
+
+# mpirun has a session of its own: the terminal's Ctrl-C comes by way of pass_on alone. At SIGTERM it kills
+# its ranks a second later, too soon for a checkpoint; SIGUSR1 it passes on. No rank is on a terminal: lines, no row that is rewritten.
+TERM=dumb setsid mpirun "${options[@]}" "$@" </dev/null >&3 2>&4 3>&- 4>&- &
+run=$!
+asked=0
+# shellcheck disable=SC2317 # trap calls it
+pass_on() {
+    if [ "$asked" = 0 ]; then kill -USR1 "$run"; else kill -TERM "$run"; fi 2>/dev/null || true
+    asked=1
+}
+trap pass_on TERM INT HUP USR1
+exec 3>&- 4>&-
+
+# A signal ends the wait, not the run.
+code=0
+while :; do
+    wait $run && code=0 || code=$?
+    kill -0 $run 2>/dev/null || break
+done
+wait $out || true
+wait $err || true
+exit $code

@@ -1,0 +1,247 @@
+"""Do the scripts and manifests that start several ranks do what they say: launch.sh, Slurm's job, Kubernetes' operators?
+
+Slurm's srun and scontrol are stand-ins here, that run the command as one rank and note what they were asked.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from mpi import LIMIT_S, has_mpi
+from program import PROGRAM, ROOT, checkpoints, environment, events, metrics, sentences, write_shard
+
+LAUNCH, SBATCH = (os.path.join(ROOT, "scripts", name) for name in ("launch.sh", "slurm.sbatch"))
+needs_mpi = pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.bin"
+    write_shard(path, sentences(20000, 1))
+    return path
+
+
+def training(shard, out, steps):
+    return [PROGRAM, *"--preset micro --seq-len 16 --batch-size 4 --lr-schedule constant --device cpu --save-every 20".split(),
+            "--train-data", str(shard), "--out", str(out), "--steps", str(steps)]
+
+
+def start(*command, **env):
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            stdin=subprocess.DEVNULL, env=environment(**env))
+
+
+def end(child):
+    """Exit code, stdout, stderr."""
+    out, err = child.communicate(timeout=LIMIT_S)
+    return child.returncode, out, err
+
+
+def until_saved(child, out):
+    begun = time.monotonic()
+    while not (os.path.isdir(out) and checkpoints(out)):
+        assert child.poll() is None and time.monotonic() - begun < LIMIT_S, child.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("script", [LAUNCH, SBATCH])
+def test_the_scripts_are_plain_bash(script):
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    if shutil.which("shellcheck"):
+        done = subprocess.run(["shellcheck", "--shell=bash", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+# ----------------------------------------------------------------------------------------------------- one machine
+
+
+@pytest.mark.parametrize("words", [[], ["2"], ["0", "true"], ["-1", "true"], ["two", "true"], ["true", "2"], ["2", "no-such-command"]])
+def test_launch_says_what_it_wants(words):
+    code, out, err = end(start(LAUNCH, *words))
+    assert code == 2 and out == "" and re.fullmatch(r"launch\.sh: [^\n]+\n", err), err
+
+
+@needs_mpi
+def test_launch_tells_each_line_with_its_rank_and_ends_as_the_rank_that_failed():
+    code, out, err = end(start(LAUNCH, 3, "sh", "-c", "echo $OMPI_COMM_WORLD_SIZE $OMP_NUM_THREADS $TERM; echo oops >&2"))
+    assert code == 0 and sorted(out.splitlines()) == [f"{rank}: 3 1 dumb" for rank in range(3)]
+    assert sorted(err.splitlines()) == [f"{rank}: oops" for rank in range(3)]
+    assert end(start(LAUNCH, 3, "sh", "-c", "test $OMPI_COMM_WORLD_RANK != 1 || exit 7; exec sleep 200"))[0] == 7
+
+
+@needs_mpi
+def test_launch_passes_a_signal_on_and_the_ranks_save(shard, tmp_path):
+    out = tmp_path / "run"
+    child = start(LAUNCH, 2, *training(shard, out, 10**6))
+    until_saved(child, out)
+    child.send_signal(signal.SIGTERM)
+    code, said, err = end(child)
+    last = metrics(out)[-1]["step"]
+    assert code == 0, (said, err)
+    assert f"0: stopping after step {last}: " in said and checkpoints(out)[-1] == f"step_{last:08d}" and events(out)[-1] == "end"
+
+
+@needs_mpi
+def test_launch_ends_all_when_one_dies():
+    begun = time.monotonic()
+    code, _, _ = end(start(LAUNCH, 2, "sh", "-c", 'test $OMPI_COMM_WORLD_RANK = 0 && kill -9 $$; exec sleep 200'))
+    assert code == 128 + 9 and time.monotonic() - begun < 60
+
+
+# ----------------------------------------------------------------------------------------------------------- Slurm
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Starts the job's script as Slurm would, with srun and scontrol that note their words."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "srun").write_text('#!/bin/bash\necho "$*" >>"$0.said"\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
+    (tools / "scontrol").write_text('#!/bin/bash\necho "$*" >>"$0.said"\n')
+    for tool in "srun", "scontrol":
+        (tools / tool).chmod(0o755)
+
+    class Slurm:
+        @staticmethod
+        def start(*command, **env):
+            return start("bash", SBATCH, *command, PATH=f"{tools}:{os.environ['PATH']}", SLURM_JOB_ID="77", **env)
+
+        @staticmethod
+        def said(tool):
+            file = tools / f"{tool}.said"
+            return file.read_text().splitlines() if file.exists() else []
+
+    return Slurm
+
+
+def test_the_job_asks_for_a_signal_to_its_shell_and_to_be_requeued():
+    asked = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", open(SBATCH, encoding="utf-8").read(), re.MULTILINE))
+    assert re.fullmatch(r"B:USR1@[0-9]+", asked["signal"]) and asked["open-mode"] == "append" and "requeue" in asked
+    assert "gpus-per-task" not in asked  # it would hide the other GPUs of a machine from a rank
+
+
+def test_a_job_at_its_limit_saves_goes_back_into_the_queue_and_ends_there(slurm, shard, tmp_path):
+    out = tmp_path / "run"
+    child = slurm.start(*training(shard, out, 10**6))
+    until_saved(child, out)
+    child.send_signal(signal.SIGUSR1)
+    code, said, err = end(child)
+    last = metrics(out)[-1]["step"]
+    assert code == 0 and f"stopping after step {last}" in said and "the time limit is near: job 77" in err
+    assert slurm.said("scontrol") == ["requeue 77"]
+    code, said, _ = end(slurm.start(*training(shard, out, last + 3), SLURM_RESTART_COUNT=1))
+    assert code == 0 and f"step_{last:08d}" in said and metrics(out)[-1]["step"] == last + 3
+    assert slurm.said("scontrol") == ["requeue 77"]  # not again
+    assert all(line.startswith("--mpi=pmix --kill-on-bad-exit=1 ") and line.endswith(" --resume auto") for line in slurm.said("srun"))
+
+
+def test_a_job_that_is_cancelled_saves_and_is_not_started_again(slurm, shard, tmp_path):
+    out = tmp_path / "run"
+    child = slurm.start(*training(shard, out, 10**6))
+    until_saved(child, out)
+    child.send_signal(signal.SIGTERM)
+    assert end(child)[0] == 0 and slurm.said("scontrol") == []
+    assert checkpoints(out)[-1] == f"step_{metrics(out)[-1]['step']:08d}"
+
+
+@pytest.mark.parametrize("code,restarts,again", [(0, 0, False), (1, 0, True), (137, 2, True), (1, 3, False), (2, 0, False), (3, 0, False)])
+def test_a_job_is_tried_again_when_a_machine_failed_and_not_for_ever(slurm, code, restarts, again):
+    child = slurm.start("sh", "-c", f"exit {code}", "sh", "--out", "x", SLURM_RESTART_COUNT=restarts)
+    assert end(child)[0] == code
+    assert slurm.said("scontrol") == ["requeue 77"] * again
+
+
+def test_a_job_without_a_command_or_an_out_is_refused(slurm):
+    for words, says in ([], "a command is wanted"), ([PROGRAM, "--preset", "micro"], "--out is wanted"):
+        code, _, err = end(slurm.start(*words))
+        assert code == 2 and says in err and err.count("\n") == 1 and slurm.said("srun") == []
+
+
+# ------------------------------------------------------------------------------------------------------ Kubernetes
+
+# What the operators take, as their types say it: mpi-operator, pkg/apis/kubeflow/v2beta1/types.go; training-operator,
+# pkg/apis/kubeflow.org/v1/pytorch_types.go and common_types.go; a pod as Kubernetes' core/v1 has it (what is used of it).
+# A type, a set of words, a list of one, or a mapping of names; a name with ! must be there, * is any name.
+POLICY = {"cleanPodPolicy": {"All", "Running", "None"}, "ttlSecondsAfterFinished": int, "activeDeadlineSeconds": int,
+          "backoffLimit": int, "suspend": bool, "schedulingPolicy": {"*": object}}
+CONTAINER = {"name!": str, "image!": str, "command": [str], "args": [str], "env": [{"name!": str, "value": str}],
+             "resources": {"limits": {"*": (str, int)}, "requests": {"*": (str, int)}},
+             "volumeMounts": [{"name!": str, "mountPath!": str, "readOnly": bool}]}
+VOLUME = {"name!": str, "persistentVolumeClaim": {"claimName!": str}, "emptyDir": {"medium": {"", "Memory"}, "sizeLimit": str}}
+REPLICAS = {"replicas": int, "restartPolicy": {"Always", "OnFailure", "Never", "ExitCode"},
+            "template": {"spec!": {"containers!": [CONTAINER], "volumes": [VOLUME]}}}
+
+
+def job(version, kind, spec):
+    return {"apiVersion!": {version}, "kind!": {kind}, "metadata!": {"name!": str}, "spec!": spec}
+
+
+SCHEMAS = {
+    "mpijob.yaml": job("kubeflow.org/v2beta1", "MPIJob", {
+        "slotsPerWorker": int, "runPolicy": POLICY, "sshAuthMountPath": str, "mpiImplementation": {"OpenMPI", "Intel", "MPICH"},
+        "mpiReplicaSpecs!": {"Launcher!": REPLICAS, "Worker": REPLICAS}}),
+    "pytorchjob.yaml": job("kubeflow.org/v1", "PyTorchJob", {
+        "runPolicy": POLICY, "nprocPerNode": str, "pytorchReplicaSpecs!": {"Master": REPLICAS, "Worker": REPLICAS}}),
+}
+
+
+def faults(value, schema, where=""):
+    """What of a document the schema does not have."""
+    if isinstance(schema, set):
+        return [] if value in schema else [f"{where}: {value!r} is none of {sorted(schema)}"]
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return [f"{where}: no list"]
+        return [fault for i, item in enumerate(value) for fault in faults(item, schema[0], f"{where}[{i}]")]
+    if not isinstance(schema, dict):
+        good = isinstance(value, schema) and (schema is bool or schema is object or not isinstance(value, bool))
+        return [] if good else [f"{where}: {value!r}"]
+    if not isinstance(value, dict):
+        return [f"{where}: no mapping"]
+    known = {name.rstrip("!"): kind for name, kind in schema.items()}
+    said = [f"{where}: no {name[:-1]}" for name in schema if name.endswith("!") and name[:-1] not in value]
+    for name, item in value.items():
+        kind = known.get(name, known.get("*"))
+        said += faults(item, kind, f"{where}.{name}") if kind is not None else [f"{where}.{name}: no such name"]
+    return said
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_manifest_is_what_its_operator_takes_and_starts_what_this_program_takes(name, shard, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    document = yaml.safe_load(open(os.path.join(ROOT, "scripts", "kubernetes", name), encoding="utf-8"))
+    assert faults(document, SCHEMAS[name]) == []
+    spec = document["spec"]
+    roles = spec.get("mpiReplicaSpecs") or spec["pytorchReplicaSpecs"]
+    workers = roles["Worker"]
+    for role in roles.values():
+        pod = role["template"]["spec"]
+        mounted = {mount["name"] for each in pod["containers"] for mount in each.get("volumeMounts", [])}
+        assert mounted == {volume["name"] for volume in pod.get("volumes", [])}
+    first = (roles.get("Launcher") or roles["Master"])["template"]["spec"]["containers"][0]
+    words = first["command"] + first["args"]
+    if name == "mpijob.yaml":
+        assert int(words[words.index("-n") + 1]) == workers["replicas"] * spec["slotsPerWorker"]
+        assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == spec["slotsPerWorker"]
+    else:
+        assert first["name"] == "pytorch" and first["resources"]["limits"]["nvidia.com/gpu"] == 1
+    # The program's own words, with paths that exist here.
+    (tmp_path / "run.ini").write_text(f"preset = micro\ntrain-data = {shard}\ndevice = cpu\n")
+    mine = [word.replace("/data/", f"{tmp_path}/").replace("/out/", f"{tmp_path}/") for word in words[words.index("train_gpt") + 1:]]
+    code, said, err = end(start(PROGRAM, *mine, "--dry-run"))
+    assert code == 0 and "parameters: " in said, err
+
+
+def test_the_schema_sees_what_is_wrong():
+    right = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": {"name": "x"}, "spec": {"pytorchReplicaSpecs": {}}}
+    schema = SCHEMAS["pytorchjob.yaml"]
+    assert faults(right, schema) == []
+    for change in ({"kind": "MPIJob"}, {"metadata": {}}, {"spec": {}}, {"spec": {"pytorchReplicaSpecs": {"Wroker": {}}}},
+                   {"spec": {"pytorchReplicaSpecs": {"Master": {"replicas": "1"}}}}, {"extra": 1},
+                   {"spec": {"pytorchReplicaSpecs": {"Master": {"restartPolicy": "Sometimes"}}}}):
+        assert faults({**right, **change}, schema), change
