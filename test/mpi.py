@@ -29,3 +29,13 @@ def peaks(folder, count, *arguments):
     file = os.path.join(folder, "peak")
     mpirun(count, os.path.join(ROOT, "test", "peak.py"), file, PROGRAM, *arguments)
     return [int(open(f"{file}.{rank}", encoding="ascii").read()) for rank in range(count)]
+
+
+def sent(folder, count, *arguments):
+    """Bytes that every rank of a run handed to MPI for the others (ranks/wire.c)."""
+    library, file = os.path.join(folder, "wire.so"), os.path.join(folder, "sent")
+    if not os.path.exists(library):
+        source = os.path.join(ROOT, "test", "ranks", "wire.c")
+        subprocess.run(["mpicc", "-DWITH_MPI", "-shared", "-fPIC", "-O1", source, "-o", library], check=True)
+    mpirun(count, "env", f"LD_PRELOAD={library}", PROGRAM, *arguments, WIRE_FILE=file)
+    return [int(open(f"{file}.{rank}", encoding="ascii").read()) for rank in range(count)]

@@ -2,10 +2,11 @@
 
 import os
 import re
+import shutil
 
 import pytest
 
-from mpi import has_mpi, peaks
+from mpi import has_mpi, peaks, sent
 from program import refused, run, sentences, write_shard
 
 MODEL = "--preset gpt2-124m --batch-size 1 --seq-len 64 --dtype fp32 --device cpu --threads 1".split()
@@ -30,6 +31,17 @@ def test_a_rank_takes_what_the_plan_of_its_run_says(shard, tmp_path, zero):
     predicted = plan(*MODEL, "--zero", zero, "--ranks", 2)["total"] * 1e6
     for peak in peaks(tmp_path, 2, *MODEL, "--zero", zero, "--train-data", shard, "--steps", 1):
         assert abs(peak / predicted - 1) < 0.05, (peak, predicted)  # what --dry-run promises
+
+
+@pytest.mark.skipif(not has_mpi() or not shutil.which("mpicc"), reason="no mpirun and mpicc, or a build without MPI")
+@pytest.mark.parametrize("count,zero", [(2, "0"), (2, "1"), (3, "1")])
+def test_a_step_sends_what_the_theory_says(shard, tmp_path, count, zero):
+    model = ["--preset", "tiny", "--batch-size", 1, "--seq-len", 16, "--bucket-mb", 1, "--zero", zero, "--train-data", shard]
+    few, many = (sent(tmp_path, count, *model, "--steps", steps) for steps in (1, 4))
+    elements = plan(*model[:-2], "--ranks", count)["gradients"] * 1e6 / 4
+    theory = 2 * (count - 1) / count * 4 * elements  # fp32: a sum and a gather of every element, whoever updates it
+    for rank in range(count):
+        assert (many[rank] - few[rank]) / 3 == pytest.approx(theory, rel=0.02), (few, many, theory)  # the plan has a digit
 
 
 def test_the_plan_of_a_rank_shares_the_moments_and_nothing_else():
