@@ -163,6 +163,10 @@ $(BUILD)/test/ranks_cpu/%.o: test/ranks/%.c
 $(BUILD)/test_collective_cpu: $(addprefix $(BUILD)/test/ranks_cpu/,ranks.o test_collective.o) $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
 
+# Trainings on several ranks.
+$(BUILD)/training_cpu: $(BUILD)/test/ranks_cpu/training.o $(BUILD)/test/variant_cases.o $(LIBRARY)
+	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) $(CMOCKA) -o $@
+
 $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 	$(CC) -fopenmp $(LDFLAGS) $^ $(LDLIBS) -o $@
 

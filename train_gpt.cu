@@ -16,6 +16,7 @@
 #include "src/model/model.h"
 #include "src/model/optim.h"
 #include "src/model/step.h"
+#include "src/ranks/rendezvous.h"
 #include "src/run/capacity.h"
 #include "src/run/device.h"
 #include "src/run/eval.h"
@@ -28,6 +29,7 @@
 #include "src/run/smoke.h"
 #include "src/run/start.h"
 #include "src/run/stop.h"
+#include "src/run/sync.h"
 #include "src/run/telemetry.h"
 #include "src/run/waiting.h"
 #include "src/settings/needs.h"
@@ -62,6 +64,7 @@ typedef struct Run {
     bool validates;
     Validator validator;
     Telemetry *telemetry; /* NULL without --stats-every */
+    Sync sync;
     Log log;
     Waiting waiting;
     int64_t step;       /* finished updates, whose outcome has been read */
@@ -227,14 +230,31 @@ static void log_start(Run *run, cJSON *event) {
 
 static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
 
-/* Ends a run that has lost its numbers. What was saved before is all that is good of it. */
-static CHECK_NORETURN void end_diverged(Run *run, const char *why) {
+/* Ends a run by what all ranks have found alike: what was saved before is all that is good of it. Rank 0 has said why
+ * before any is gone, for whoever started them ends the others then. */
+static CHECK_NORETURN void end_badly(Run *run, int code, const char *name, const char *what, const char *why) {
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason", why);
     cJSON_AddStringToObject(event, "last_good", last_checkpoint(run));
-    log_event(&run->log, "diverged", run->step, event);
+    log_event(&run->log, name, run->step, event);
     log_close(&run->log);
-    fail(EXIT_DIVERGED, "training diverged: %s; last good checkpoint: %s", why, last_checkpoint(run));
+    if (run->start.config.rank == 0) warn("%s: %s; last good checkpoint: %s", what, why, last_checkpoint(run));
+    run->k->queue_wait(run->model.queue);
+    ranks_tell(&run->start.ranks, run->k, 0);
+    exit(code);
+}
+
+/* The run has lost its numbers. */
+static CHECK_NORETURN void end_diverged(Run *run, const char *why) {
+    end_badly(run, EXIT_DIVERGED, "diverged", "training diverged", why);
+}
+
+static void check_sync(Run *run) {
+    char why[640];
+    Error error = {0};
+    if (!run->start.config.check_sync || sync_check(&run->sync, &error)) return;
+    snprintf(why, sizeof why, "after step %lld %s", (long long)run->step, error.text);
+    end_badly(run, EXIT_RUNTIME, "ranks differ", "the ranks' weights differ", why);
 }
 
 /* After an update that left numbers which are none. The first tensor that has some is named; where all masters and moments
@@ -242,7 +262,7 @@ static CHECK_NORETURN void end_diverged(Run *run, const char *why) {
 static CHECK_NORETURN void end_without_numbers(Run *run, uint64_t count) {
     char why[640];
     Error where = {0};
-    if (checkpoint_is_finite(&run->model, &run->optimizer, &where))
+    if (checkpoint_is_finite(&run->optimizer, &where))
         error_set(&where, "weights beyond the range of --dtype");
     snprintf(why, sizeof why, "weights or moments are no longer finite after step %lld (%llu of them; first: %s)",
              (long long)run->step, (unsigned long long)count, where.text);
@@ -255,7 +275,7 @@ static bool save(Run *run, Error *error) {
     Progress now = progress(run);
     Error where = {0};
     if (!checkpoint_save(&run->start.config, &run->model, &run->optimizer, &now, path, error)) {
-        if (checkpoint_is_finite(&run->model, &run->optimizer, &where)) return false;
+        if (checkpoint_is_finite(&run->optimizer, &where)) return false;
         snprintf(why, sizeof why, "%s are not finite after step %lld", where.text, (long long)run->step);
         end_diverged(run, why);
     }
@@ -278,10 +298,10 @@ static void save_on_the_way(Run *run) {
 }
 
 static void print_sample(Run *run) {
-    if (run->start.config.rank) return;
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
-    if (!generate(&run->model, "", &error)) end_diverged(run, error.text);
+    bool good = run->start.config.rank || generate(&run->model, "", &error); /* rank 0's */
+    if (!ranks_agree(&run->start.ranks, run->k, good)) end_diverged(run, error.text);
 }
 
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
@@ -385,12 +405,13 @@ static void launch(Run *run, int64_t step, Flight *flight) {
 static bool rests_after(const Run *run, int64_t step) {
     const Config *c = &run->start.config;
     return step == c->steps || (run->validates && due(step, c->val_every)) || due(step, c->sample_every) ||
-           (c->out && due(step, c->save_every)) || due(step, c->stats_every);
+           (c->out && due(step, c->save_every)) || due(step, c->stats_every) || (c->ranks > 1 && due(step, c->check_sync));
 }
 
 /* What is due after a step that has landed, with no other in flight. */
 static void rest(Run *run) {
     const Config *c = &run->start.config;
+    if (due(run->step, c->check_sync)) check_sync(run);
     if (run->validates && due(run->step, c->val_every)) validate(run);
     if (due(run->step, c->sample_every)) print_sample(run);
     /* What gives no finite loss is not saved: --keep would drop the last good checkpoint for it. */
@@ -429,6 +450,7 @@ static void loop(Run *run) {
     const Config *c = &run->start.config;
     const char *reason = take_steps(run);
     if (reason) log_print(&run->log, "stopping after step %lld: %s", (long long)run->step, reason);
+    check_sync(run);
     bool asked = c->ranks == 1 ? stop_requested() != NULL : reason != NULL;
     if (run->validates && !asked) validate(run);
     Error error = {0};
@@ -472,6 +494,7 @@ static void train(Run *run) {
     compare_runs(run, event);
     compare_data(run);
     step_create(&run->stepper, &run->optimizer);
+    sync_create(&run->sync, &run->model, &run->start.ranks);
     if (c->stats_every && c->rank == 0) run->telemetry = telemetry_create(&run->model);
     DeviceInfo info = {0};
     run->k->describe(&info);
@@ -489,6 +512,7 @@ static void train(Run *run) {
     close_training_data(run);
     if (run->validates) validator_destroy(&run->validator);
     telemetry_destroy(run->telemetry);
+    sync_destroy(&run->sync);
     step_destroy(&run->stepper);
     optimizer_destroy(&run->optimizer);
     free(run->train_print), free(run->val_print), free(run->changes);

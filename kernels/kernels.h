@@ -486,7 +486,7 @@ typedef struct AdamW {
 } AdamW;
 
 /* --------------------------------------------------------------------------------------------------------
- * Telemetry and conversion
+ * Telemetry, conversion, comparison
  * ------------------------------------------------------------------------------------------------------ */
 
 enum { STAT_SUM_SQUARES, STAT_MAX_ABS, STAT_DOT, STAT_OTHER_SUM_SQUARES, STAT_SATURATED, STAT_COUNT };
@@ -513,6 +513,14 @@ typedef struct Cast {
     const void *src;
     void *dst;
 } Cast;
+
+/* *out = Σ of mix(i, words[i]) modulo 2^64, where mix is a bijection: the same on every device, in any order; two tensors of
+ * which one word differs never have the same. */
+typedef struct Hash {
+    int64_t n;         /* words of 32 bits, fewer than 2^32 */
+    const void *words; /* aligned to a word */
+    uint64_t *out;     /* [1], overwritten */
+} Hash;
 
 /* Collectives over the ranks of a run, in place on device memory; NULL where the build has none. All ranks call the same operations with the same types and counts in the same order, on queues that events
  * keep in that order. Sums are in a fixed order; every rank gets the same bits.
@@ -598,6 +606,7 @@ typedef struct Kernels {
     void (*adamw)(Queue *, const AdamW *);
     void (*tensor_stats)(Queue *, const TensorStats *);
     void (*cast)(Queue *, const Cast *);
+    void (*hash)(Queue *, const Hash *);
 
     /* One communicator a process, on the device that is open, until close(), before which every graph that holds a
      * collective is destroyed. false, with one line in text[size], where it cannot be had: a library is missing, a rank

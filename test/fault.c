@@ -20,6 +20,7 @@
  *
  *   FAULT_NAN_AT=N FAULT_NAN_TIMES=M    the results of those calls of dnnl_sgemm hold a NaN (after the canary's, which
  *                                       are the first three of a process)
+ *   FAULT_FLIP_AT=N                     one bit of that call's second operand, a weight in a forward pass, is another afterwards
  *   FAULT_CLOCK=S                       the clocks of the day jump S seconds to and fro at every look; the monotonic do not
  *   FAULT_MONOTONIC=S                   these do, too (as under a library that fakes the time)
  *   FAULT_STILL=1                       these stand still
@@ -230,7 +231,9 @@ int dnnl_sgemm(char ta, char tb, int64_t M, int64_t N, int64_t K, float alpha, c
                int64_t ldb, float beta, float *C, int64_t ldc) {
     NEXT(dnnl_sgemm);
     int status = real(ta, tb, M, N, K, alpha, A, lda, B, ldb, beta, C, ldc);
-    if (within(atomic_fetch_add(&products, 1) + 1 - CANARY, "FAULT_NAN_AT", "FAULT_NAN_TIMES")) C[0] = NAN;
+    long number = atomic_fetch_add(&products, 1) + 1 - CANARY;
+    if (within(number, "FAULT_NAN_AT", "FAULT_NAN_TIMES")) C[0] = NAN;
+    if (within(number, "FAULT_FLIP_AT", "FAULT_FLIP_TIMES")) *(uint32_t *)(uintptr_t)B ^= 1u << 12;
     return status;
 }
 

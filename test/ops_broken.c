@@ -267,6 +267,14 @@ static void truncates(Queue *queue, const Cast *c) {
 }
 REPLACE(cast, truncates)
 
+/* Words that have changed places. */
+static void forgets_places(Queue *queue, const Hash *h) {
+    (void)queue;
+    *h->out = 0;
+    for (int64_t i = 0; i < h->n; i++) *h->out += ((const uint32_t *)h->words)[i] * UINT64_C(0xbf58476d1ce4e5b9);
+}
+REPLACE(hash, forgets_places)
+
 const Broken broken_operations[] = {
     {"layernorm without ε", "rstd: error", OP_junction_forward, BROKEN_VALUES, wrap_no_epsilon},
     {"a norm 1e-5 off", " y: error", OP_junction_forward, BROKEN_VALUES, wrap_imprecise},
@@ -308,5 +316,6 @@ const Broken broken_operations[] = {
     {"gates not told apart in the norm", "sum_squares: error", OP_sum_squares, BROKEN_VALUES,
      wrap_no_gate_group},
     {"truncation for rounding", "dst: error", OP_cast, BROKEN_VALUES, wrap_truncates},
+    {"a hash without places", "sum: error", OP_hash, BROKEN_VALUES, wrap_forgets_places},
 };
 const int n_broken_operations = sizeof broken_operations / sizeof broken_operations[0];

@@ -379,6 +379,23 @@ static void declare_cast(Case *c, const void *shape, const void *variant) {
     call(c, OP_cast, a);
 }
 
+/* The sum is compared as a double: 53 of its 64 bits. (0x1p-149 and others are words with few bits.) */
+static void declare_hash(Case *c, const void *shape, const void *variant) {
+    const CountShape *s = shape;
+    Hash *h = arguments(c, sizeof *h);
+    uint64_t zero = 0;
+    (void)variant;
+    *h = (Hash){.n = s->n};
+    describe(c, "n=%lld", (long long)s->n);
+    Tensor *words = flat(c, TO(h->words), FIXED_F32, IN, 1, s->n);
+    for (size_t i = 0; i < sizeof cast_values / sizeof cast_values[0] && (int64_t)i < s->n; i++)
+        words->value[i] = (double)(float)cast_values[i];
+    Tensor *out = structure(c, TO(h->out), IN, &zero, sizeof zero);
+    Tensor *sum = inside(c, out, "sum", OUT, 0, 1);
+    sum->integer = sum->exact = true;
+    call(c, OP_hash, h);
+}
+
 const Family families_step[] = {
     FAMILY(cross_entropy, declare_cross_entropy, loss_shapes, loss_variants),
     FAMILY(cross_entropy, declare_cross_entropy, loss_long_shapes, loss_long),
@@ -389,6 +406,7 @@ const Family families_step[] = {
     FAMILY(adamw, declare_adamw, arena_shapes, adam_lost),
     FAMILY(tensor_stats, declare_tensor_stats, stats_shapes, stats_variants),
     FAMILY(cast, declare_cast, count_shapes, cast_variants),
+    FAMILY(hash, declare_hash, count_shapes, no_variant),
     FAMILY(cross_entropy, declare_cross_entropy, loss_measured_shapes, loss_measured, .perf = true),
     FAMILY(sum_squares, declare_sum_squares, arena_measured, size_measured, .perf = true),
     FAMILY(adamw, declare_adamw, arena_measured, adam_measured, .perf = true),

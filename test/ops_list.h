@@ -31,7 +31,8 @@
     X(step_decide, StepDecide)                                                                               \
     X(adamw, AdamW)                                                                                          \
     X(tensor_stats, TensorStats)                                                                             \
-    X(cast, Cast)
+    X(cast, Cast)                                                                                            \
+    X(hash, Hash)
 
 /* bf16 is the upper half of a float; to it, round to nearest, ties to even; a NaN stays one. */
 static inline float bf16_to_float(uint16_t half) {

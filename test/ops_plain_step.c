@@ -173,3 +173,18 @@ void PLAIN(cast)(Queue *queue, const Cast *c) {
         if (c->to == DTYPE_BF16) ((uint16_t *)c->dst)[i] = double_to_bf16(value);
     }
 }
+
+/* As it is written down: each word's part from its own 64 bits. */
+void PLAIN(hash)(Queue *queue, const Hash *h) {
+    (void)queue;
+    const uint32_t *words = h->words;
+    *h->out = 0;
+    for (int64_t i = 0; i < h->n; i++) {
+        uint64_t x = (uint64_t)i * (UINT64_C(1) << 32) + words[i];
+        x ^= x >> 30;
+        x *= UINT64_C(0xbf58476d1ce4e5b9);
+        x ^= x >> 27;
+        x *= UINT64_C(0x94d049bb133111eb);
+        *h->out += x ^ x >> 31;
+    }
+}

@@ -3,6 +3,7 @@
 Over MPI on the CPU; needs Open MPI's mpirun, and a build that found MPI. The collectives themselves: test_collective.py.
 """
 
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import pytest
 from mpi import LIMIT_S, MPIRUN, has_mpi
 from program import MODEL, MOMENTS, PROGRAM, checkpoints, environment, events, file_bytes, losses, metrics, refused, run
 from program import sentences, step_directory, write_shard
+from faults import fault
+from tensors import read_tensors, write_tensors
 
 if not has_mpi():
     pytest.skip("no mpirun, or a build without MPI", allow_module_level=True)
@@ -32,12 +35,14 @@ def flags(shard, out, *more, tokens=512):
             "--val-batches 3 --log-every 1000".split(), "--train-data", shard, "--val-data", shard, "--out", out, *more]
 
 
-def ranks(count, *arguments, per_rank=None, code=0):
-    """A run on so many ranks; per_rank: arguments that only some have."""
+def ranks(count, *arguments, per_rank=None, env_of=None, code=0):
+    """A run on so many ranks; per_rank: arguments, env_of: variables, that only some have."""
     command = [*MPIRUN]
     for rank in range(count):
-        own = (per_rank or {}).get(rank, ())
-        command += [":"] * (rank > 0) + ["-n", "1", PROGRAM, *map(str, arguments), *map(str, own)]
+        own, variables = (per_rank or {}).get(rank, ()), (env_of or {}).get(rank, {})
+        command += [":"] * (rank > 0) + ["-n", "1"]
+        command += [word for name, value in variables.items() for word in ("-x", f"{name}={value}")]
+        command += [PROGRAM, *map(str, arguments), *map(str, own)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False, text=True,
                           stdin=subprocess.DEVNULL, env=environment())
     assert (done.returncode == code) or (code > 0 and done.returncode > 0), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -114,6 +119,52 @@ def test_ranks_that_were_given_different_things_are_refused(shard, tmp_path, fla
     done = ranks(2, *flags(shard, tmp_path / "run", "--batch-size", "8", "--steps", "2"), per_rank={1: [flag, value]}, code=2)
     assert "rank 1 has another program, other flags, another checkpoint or other data than rank 0" in done.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run")
+
+
+# What only one rank's share has, all hear of. The first bucket is the embedding: bytes below 128 are rank 0's, with 2 ranks.
+@pytest.mark.parametrize("row", [5, 200])
+def test_numbers_that_one_rank_loses_are_every_ranks(shard, tmp_path, row):
+    llama = ["--arch", "llama", "--batch-size", "8", "--bucket-mb", "0", "--zero", "1", "--save-every", "1"]
+    run(*flags(shard, tmp_path / "start", *llama, "--batch-size", "16", "--steps", "2"))
+    tensors = {name: value.copy() for name, value in read_tensors(step_directory(tmp_path / "start", 2) + "/" + MODEL).items()}
+    tensors["model.embed_tokens.weight"][row, 5] = math.inf  # a byte that no text holds
+    write_tensors(tmp_path / "bad.safetensors", tensors)
+    done = ranks(2, *flags(shard, tmp_path / "run", *llama, "--steps", "9", "--init-from", tmp_path / "bad.safetensors"), code=3)
+    assert done.returncode == 3
+    assert re.fullmatch(r"train_gpt: training diverged: weights or moments are no longer finite after step 1 \(1 of them; first: "
+                        r"weights of model.embed_tokens.weight\); last good checkpoint: none\n", done.stderr), done.stderr
+    assert events(tmp_path / "run") == ["start", "diverged"]
+
+
+@pytest.mark.parametrize("count,odd,other", [(2, 1, 0), (3, 0, 1)])
+def test_a_bit_of_one_ranks_weights_that_flips_is_found_and_named(shard, tmp_path, fault, count, odd, other):
+    sizes = ["--batch-size", "8", "--total-batch-tokens", str(count * 128), "--zero", "0", "--check-sync", "2", "--save-every", "2"]
+    said = ranks(count, *flags(shard, tmp_path / "run", *sizes, "--steps", "9"), env_of={odd: fault(FLIP_AT=1)}, code=1)
+    assert said.returncode == 1
+    assert said.stderr == (f"train_gpt: the ranks' weights differ: after step 2 rank {odd} holds another transformer.h.0.attn."
+                           f"c_attn.weight than rank {other} (1 of 28 tensors differ); last good checkpoint: none\n")
+    assert events(tmp_path / "run") == ["start", "ranks differ"] and checkpoints(tmp_path / "run") == []
+
+
+def started_twice(mode, count=2):
+    """test/ranks/training.c, once a rank."""
+    program = os.path.join(os.path.dirname(os.path.abspath(os.environ.get("TEST_COLLECTIVE", "build/test_collective"))), "training_cpu")
+    if not os.path.exists(program):
+        pytest.skip(f"{program} is not built")
+    done = subprocess.run([*MPIRUN, "-n", str(count), program, mode], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=LIMIT_S, check=False, env=environment())
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_variants_train_on_two_ranks_as_on_one():
+    """A cover by pairs of norm, placement, GPAS and SDD, in fp64: 26 pairs of the first two alone are legal."""
+    assert int(re.match(r"(\d+) variants, ", started_twice("variants"))[1]) >= 26
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_bit_that_flips_in_any_tensor_of_any_rank_is_found_and_named(count):
+    assert started_twice("sync", count) == "28 tensors\n"
 
 
 def children_of(pid):

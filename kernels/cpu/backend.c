@@ -284,6 +284,7 @@ const Kernels NAME(kernels_cpu) = {
     .adamw = NAME(adamw),
     .tensor_stats = NAME(tensor_stats),
     .cast = NAME(cast),
+    .hash = NAME(hash),
 
 #ifdef WITH_MPI
     .collective_open = NAME(collective_open),

@@ -75,6 +75,7 @@ void NAME(step_decide)(Queue *, const StepDecide *);
 void NAME(adamw)(Queue *, const AdamW *);
 void NAME(tensor_stats)(Queue *, const TensorStats *);
 void NAME(cast)(Queue *, const Cast *);
+void NAME(hash)(Queue *, const Hash *);
 
 #ifdef WITH_MPI
 bool NAME(collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size);

@@ -372,6 +372,7 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     OPERATION(adamw, adamw<S>);
     OPERATION(tensor_stats, tensor_stats);
     OPERATION(cast, cast);
+    OPERATION(hash, hash);
 
 #ifdef WITH_NCCL
     k.collective_open = collective_open;

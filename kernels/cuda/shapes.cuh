@@ -80,6 +80,9 @@ static inline Shape shape_of(const TensorStats *a) {
 static inline Shape shape_of(const Cast *a) {
     return {{{"n", a->n}}};
 }
+static inline Shape shape_of(const Hash *a) {
+    return {{{"n", a->n}}};
+}
 static inline Shape shape_of(const Collective *a) {
     return {{{"count", a->count}}};
 }

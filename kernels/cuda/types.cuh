@@ -187,6 +187,7 @@ void sum_squares(Queue *, const SumSquares *);
 void step_decide(Queue *, const StepDecide *);
 void tensor_stats(Queue *, const TensorStats *);
 void cast(Queue *, const Cast *);
+void hash(Queue *, const Hash *);
 
 #define INSTANTIATE(operation, Arguments)                                                                    \
     template void operation<float>(Queue *, const Arguments *);                                              \

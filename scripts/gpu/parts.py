@@ -161,6 +161,7 @@ SANITIZED = [
     "embedding_forward",
     "product_norm",
     "cast",
+    "hash",
 ]
 
 

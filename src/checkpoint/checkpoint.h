@@ -72,8 +72,8 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
                      char path[CHECKPOINT_PATH], Error *error);
 
 /* Whether all that a checkpoint would hold of tensors is finite, for a run that could not save; if not, *error says which
- * numbers of which tensor are not: "second moments of model.norm.weight". */
-bool checkpoint_is_finite(const Model *model, const Optimizer *optimizer, Error *error);
+ * numbers of which tensor are not: "second moments of model.norm.weight". All ranks ask, and hear the same. */
+bool checkpoint_is_finite(Optimizer *optimizer, Error *error);
 
 /* Loads weights, and with an optimizer its moments and state, from what checkpoint_find() has found;
  * *progress is set, and its texts are the caller's to free. Refuses another variant or shape, naming tensor or flag. Says

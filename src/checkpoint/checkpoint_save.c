@@ -267,18 +267,14 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
     free(steps);
 }
 
-bool checkpoint_is_finite(const Model *model, const Optimizer *optimizer, Error *error) {
-    bool whole = optimizer->moments == model->params.elements; /* else a share is no arena of tensors with names */
-    const struct {
-        const char *what;
-        void *base;
-    } arenas[] = {{"weights", model->master}, {"first moments", optimizer->m}, {"second moments", optimizer->v}};
+bool checkpoint_is_finite(Optimizer *optimizer, Error *error) {
+    static const char *const WHAT[WHOLE_COUNT] = {
+        [WHOLE_MASTERS] = "weights", [WHOLE_M] = "first moments", [WHOLE_V] = "second moments"};
+    Arenas arenas = {.optimizer = optimizer};
     Error name = {0};
-    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++) {
-        if (i && !whole && !share_is_finite(model, arenas[i].base, optimizer->moments))
-            return error_set(error, "%s of a rank's share", arenas[i].what);
-        if ((!i || whole) && !weights_are_finite(&(DeviceArena){.model = model, .base = arenas[i].base}, &name))
-            return error_set(error, "%s of %s", arenas[i].what, name.text);
+    for (int which = 0; which < WHOLE_COUNT; which++) {
+        DeviceArena whole = take_arena(&arenas, (WholeArena)which);
+        if (!weights_are_finite(&whole, &name)) return error_set(error, "%s of %s", WHAT[which], name.text);
     }
     return true;
 }

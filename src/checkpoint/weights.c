@@ -114,21 +114,6 @@ bool weights_are_finite(const DeviceArena *arena, Error *error) {
     return finite;
 }
 
-bool share_is_finite(const Model *model, const Accum *share, int64_t elements) {
-    enum { PART = 1 << 20 };
-    size_t element = dtype_size(model->k->accum);
-    void *part = must_malloc(PART * element, "a part of the moments");
-    bool finite = true;
-    for (int64_t at = 0; finite && at < elements; at += PART) {
-        int64_t count = elements - at < PART ? elements - at : PART;
-        model->k->copy(model->queue, part, (const char *)share + (size_t)at * element, (size_t)count * element, COPY_TO_HOST);
-        model->k->queue_wait(model->queue);
-        finite = all_finite(part, model->k->accum, count);
-    }
-    free(part);
-    return finite;
-}
-
 bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *arena, Error *error) {
     int count;
     FileTensor *tensors = params_file_tensors(&arena->model->params, &count);

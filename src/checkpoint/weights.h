@@ -29,9 +29,6 @@ bool weights_append(SafetensorsWriter *writer, size_t first, const DeviceArena *
 /* Whether all parameters of an arena are finite; if not, *error is the name of the first tensor that is not. */
 bool weights_are_finite(const DeviceArena *arena, Error *error);
 
-/* The same of a rank's share of the moments, which is no arena: so many elements one after the other. */
-bool share_is_finite(const Model *model, const Accum *share, int64_t elements);
-
 /* Writes a file of nothing but one arena's parameters. */
 bool weights_write(const char *path, const DeviceArena *arena, const SafetensorsPair *metadata,
                    size_t n_metadata, Error *error);

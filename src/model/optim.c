@@ -44,6 +44,9 @@ static bool is_sharded(const Optimizer *o, int b) {
     return o->share[b].end - o->share[b].begin < bucket->end - bucket->begin;
 }
 
+/* Whether this rank updates everything. */
+static bool holds_whole(const Optimizer *o) { return o->moments == o->model->params.elements; }
+
 static size_t bytes_of(const Optimizer *o, int64_t elements) {
     return (size_t)elements * dtype_size(o->model->k->accum);
 }
@@ -57,11 +60,14 @@ static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *shar
 
 /* ------------------------------------------------------------------------------------------------------ */
 
+static size_t lost_bytes(const Optimizer *o) { return (size_t)o->model->config->ranks * sizeof *o->lost; }
+
 static void lay_out(Optimizer *o, Arena *arena) {
     o->m = arena_take(arena, bytes_of(o, o->moments));
     o->v = arena_take(arena, bytes_of(o, o->moments));
     o->slots = arena_take(arena, (size_t)o->model->params.count * sizeof *o->slots);
     o->state = arena_take(arena, sizeof *o->state);
+    o->lost = arena_take(arena, lost_bytes(o));
 }
 
 static void *host_memory(const Kernels *k, size_t bytes) {
@@ -90,6 +96,7 @@ void optimizer_create(Optimizer *o, Model *model) {
     for (int i = 0; i < STEPS_IN_FLIGHT; i++)
         o->report[i] = (StepReport){.inputs = host_memory(k, sizeof(StepInputs)),
                                     .seen = host_memory(k, sizeof(StepState)),
+                                    .lost = o->exchange ? host_memory(k, lost_bytes(o)) : NULL,
                                     .copied = k->event_create()};
 
     ParamSlot *slots = params_slots(&model->params, model->config);
@@ -113,7 +120,21 @@ void optimizer_destroy(Optimizer *o) {
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
         k->host_release(o->report[i].inputs);
         k->host_release(o->report[i].seen);
+        if (o->report[i].lost) k->host_release(o->report[i].lost);
         k->event_destroy(o->report[i].copied);
+    }
+}
+
+static Collective range(DType type, void *arena, const Bucket *bucket) {
+    return (Collective){.type = type, .count = bucket->end - bucket->begin, .buffer = element(arena, type, bucket->begin)};
+}
+
+/* Of each bucket that the ranks have updated a piece each, where masters are not the storage that is gathered anyway. */
+static void gather_masters(const Optimizer *o) {
+    const Model *model = o->model;
+    for (int b = 0; b < model->params.buckets && model->master != model->storage; b++) {
+        Collective masters = range(model->k->accum, model->master, &model->params.bucket[b]);
+        if (is_sharded(o, b)) model->k->all_gather(model->queue, &masters);
     }
 }
 
@@ -127,10 +148,7 @@ void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     k->event_record(model->queue, report->copied);
     k->step_begin(model->queue, &(StepBegin){.state = o->state});
     k->zero(model->queue, model->grad, bytes_of(o, model->params.elements));
-}
-
-static Collective range(DType type, void *arena, const Bucket *bucket) {
-    return (Collective){.type = type, .count = bucket->end - bucket->begin, .buffer = element(arena, type, bucket->begin)};
+    if (o->whole_gradients) gather_masters(o);
 }
 
 /* Sums bucket b over the ranks, in the queue. Who updates all of it needs all of it. */
@@ -218,20 +236,29 @@ static void gather_weights(const Optimizer *o, int b) {
     model->k->all_gather(model->queue, &weights);
 }
 
-static void gather_masters(const Optimizer *o) {
+/* What this rank's shares have lost becomes known to all. The state then counts on in what all of them update alike.
+ * (Bits are moved, whatever the type; the host adds them up.) */
+static void gather_lost(const Optimizer *o) {
     const Model *model = o->model;
-    for (int b = 0; b < model->params.buckets && model->master != model->storage; b++) {
-        Collective masters = range(model->k->accum, model->master, &model->params.bucket[b]);
-        if (is_sharded(o, b)) model->k->all_gather(model->queue, &masters);
-    }
+    const Kernels *k = model->k;
+    k->copy(model->queue, &o->lost[model->config->rank], &o->state->non_finite, sizeof *o->lost, COPY_ON_DEVICE);
+    k->zero(model->queue, &o->state->non_finite, sizeof o->state->non_finite);
+    k->all_gather(model->queue, &(Collective){.type = DTYPE_F64, .count = model->config->ranks, .buffer = o->lost});
 }
 
 void optimizer_update(Optimizer *o) {
     decide(o);
     for (int b = 0; b < o->model->params.buckets; b++) {
+        if (!is_sharded(o, b)) continue;
         update_share(o, b);
-        if (is_sharded(o, b)) gather_weights(o, b);
+        gather_weights(o, b);
     }
+    if (!holds_whole(o)) gather_lost(o);
+    for (int b = 0; b < o->model->params.buckets; b++)
+        if (!is_sharded(o, b)) update_share(o, b);
+}
+
+void optimizer_complete(Optimizer *o) {
     if (o->whole_gradients) gather_masters(o);
 }
 
@@ -240,13 +267,19 @@ int optimizer_report(Optimizer *o) {
     int turn = (int)((o->begun - 1) % STEPS_IN_FLIGHT);
     StepReport *report = &o->report[turn];
     model->k->copy(model->queue, report->seen, o->state, sizeof *report->seen, COPY_TO_HOST);
+    if (report->lost) model->k->copy(model->queue, report->lost, o->lost, lost_bytes(o), COPY_TO_HOST);
     model->k->event_record(model->queue, report->copied);
     return turn;
 }
 
-const StepState *optimizer_await(Optimizer *o, int report) {
-    o->model->k->event_host_wait(o->report[report].copied);
-    return o->report[report].seen;
+const StepState *optimizer_await(Optimizer *o, int turn) {
+    StepReport *report = &o->report[turn];
+    o->model->k->event_host_wait(report->copied);
+    for (int r = 0; report->lost && r < o->model->config->ranks; r++) {
+        report->seen->non_finite += report->lost[r];
+        report->lost[r] = 0;
+    }
+    return report->seen;
 }
 
 const StepState *optimizer_read(Optimizer *o) {
@@ -266,8 +299,6 @@ void optimizer_write(Optimizer *o, const StepState *state) {
 /* ------------------------------------------------------------------------------------------------------
  * Whole arenas
  * ---------------------------------------------------------------------------------------------------- */
-
-static bool holds_whole(const Optimizer *o) { return o->moments == o->model->params.elements; }
 
 static Accum *own_moments(const Optimizer *o, WholeArena which) { return which == WHOLE_M ? o->m : o->v; }
 

@@ -21,6 +21,7 @@ enum { STEPS_IN_FLIGHT = 2 }; /* in the queue at once: the host prepares one whi
 typedef struct StepReport {
     StepInputs *inputs;
     StepState *seen;
+    uint64_t *lost; /* [ranks] elements that each rank's own shares lost; NULL: one rank */
     Event *copied;
 } StepReport;
 
@@ -38,7 +39,8 @@ typedef struct Optimizer {
     Share *share;         /* [params.buckets] */
     Queue *exchange;      /* where buckets are reduced; NULL: one rank */
     Event *summed, *reduced; /* gradients of a bucket are there; all buckets are reduced */
-    bool whole_gradients; /* this step leaves every rank all gradients and masters (telemetry) */
+    uint64_t *lost;       /* [ranks] device: as in StepReport */
+    bool whole_gradients; /* this step leaves every rank all gradients, and all masters before and after (telemetry) */
     ParamSlot *slots;     /* [params.count] device */
     StepState *state;     /* device */
     StepReport report[STEPS_IN_FLIGHT];
@@ -59,14 +61,17 @@ void optimizer_begin(Optimizer *optimizer, const StepInputs *inputs);
  * embedding): has the ranks sum those that are complete. Nothing where there is one rank. */
 void optimizer_reduce(Optimizer *optimizer, int layer);
 
-/* After the last micro-step: decides and, unless the step is skipped, updates the weights. */
+/* After the last micro-step: decides and, unless the step is skipped, updates the weights. May be captured. */
 void optimizer_update(Optimizer *optimizer);
+
+/* After that, not captured: what whole_gradients asks of this step. */
+void optimizer_complete(Optimizer *optimizer);
 
 /* After that: has the state copied to the host. Returns what to ask optimizer_await() with. */
 int optimizer_report(Optimizer *optimizer);
 
-/* Waits until that step is done, and no longer, and returns the state after it: valid until the step after the next
- * begins. */
+/* Waits until that step is done, and no longer, and returns the state after it, which is every rank's: valid until the
+ * step after the next begins. */
 const StepState *optimizer_await(Optimizer *optimizer, int report);
 
 /* Waits for the queue and returns the state as it is now. */

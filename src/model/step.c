@@ -80,6 +80,7 @@ void step_micro(Step *step, bool last) {
 void step_update(Step *step) {
     const Kernels *k = step->optimizer->model->k;
     run(step, &step->update, optimizer_update);
+    optimizer_complete(step->optimizer);
     if (!step->warm && k->gemm_tune) k->gemm_tune(false);
     step->warm = true;
 }

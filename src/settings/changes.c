@@ -32,6 +32,7 @@ static const struct {
     {"recompute", FREE},   /* how a step is computed: neither changes a bit */
     {"cuda-graph", FREE},
     {"zero", FREE},
+    {"check-sync", FREE},
 };
 
 static ChangeClass class_of(const char *name) {

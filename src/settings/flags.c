@@ -116,7 +116,9 @@ static const Flag RUN[] = {
            "measure eight algorithms for each matrix product in the first step; gemm.json in the checkpoint keeps them"),
     CHOICE("zero", zero, "auto", "auto|0|1",
            "several ranks: 1: each updates, and holds the moments of, its own share of the weights (auto: 1)"),
-    INT("bucket-mb", bucket_mb, "25", 1, 100000, "several ranks: gradients are reduced in pieces of at least so many MB"),
+    INT("bucket-mb", bucket_mb, "25", 0, 100000, "several ranks: gradients are reduced in pieces of at least so many MB; 0: a layer at a time"),
+    INT("check-sync", check_sync, "1000", 0, 1e12,
+        "several ranks: compare their weights, to the bit, every so many steps and at the end (0: never)"),
     INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: OMP_NUM_THREADS, or the CPUs that the affinity mask and a container's quota leave)"),
 };
 

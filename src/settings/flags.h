@@ -69,7 +69,7 @@ typedef struct Config {
     const char *out, *resume;
     int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
     int64_t cuda_graph, gemm_tune;
-    int64_t zero, bucket_mb;
+    int64_t zero, bucket_mb, check_sync;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;

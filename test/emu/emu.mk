@@ -89,6 +89,10 @@ $(BUILD)/test_collective $(BUILD)/collective_faults: $(BUILD)/test/ranks/ranks.o
     | $(EMU)/libnccl.so.2
 	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
 
+$(BUILD)/training_emu: $(BUILD)/test/ranks/training.o $(BUILD)/test/variant_cases.o $(EMU_CORE) $(EMU_CUDA) $(LIBRARY) \
+    | $(EMU)/libnccl.so.2
+	$(CXX) $(EMU_CHECK) $(LDFLAGS) -fopenmp $^ $(LDLIBS) $(CMOCKA) $(EMU_LIBS) -o $@
+
 # The probe of a GPU, to check itself (--tiny).
 $(EMU)/gpu_probe.o: test/gpu_probe.cu
 	@mkdir -p $(@D)
@@ -143,7 +147,8 @@ $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) 
 EMU_SUITES := "$(BUILD)/test_ops_emu test --implementation cuda/f32" "$(BUILD)/test_ops_emu test --implementation cuda/bf16"
 RACES      := $(BUILD)/test_race $(BUILD)/test_ops_race $(RACE)/train_gpt
 TRAIN_EMU  := $(EMU)/train_gpt $(BUILD)/plain/train_gpt
-COLLECTIVE := $(BUILD)/test_collective $(BUILD)/collective_faults $(if $(filter 1,$(MPI)),$(BUILD)/test_collective_cpu)
+COLLECTIVE := $(addprefix $(BUILD)/,test_collective collective_faults \
+              $(if $(filter 1,$(MPI)),test_collective_cpu training_cpu training_emu))
 # Where the scripted tests find them.
 EMULATED   := TRAIN_GPT_EMU=$(EMU)/train_gpt TRAIN_GPT_PLAIN=$(BUILD)/plain/train_gpt TEST_COLLECTIVE=$(BUILD)/test_collective
 
