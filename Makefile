@@ -2,7 +2,7 @@
 # make test-quick one test of each promise, under two minutes: for each save
 # make test       every test, in its short form; the last line is "N passed, M failed"
 # make demo       synthetic data, two minutes of training, the loss against the language's entropy
-# make bench      timings as JSON lines (fifteen minutes)
+# make bench      timings as JSON lines (half an hour)
 # make help       the other targets
 #
 # ARCH=x86-64-v3 builds for other machines than this one; BUILD=dir builds elsewhere; SANITIZE=1 with ASan + UBSan;
@@ -226,6 +226,7 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_load
 	@$(BUILD)/bench_variant
 	@$(BUILD)/bench_loader
 	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
+	@$(PYTHON) test/bench_ranks.py ./$(PROGRAM)
 
 # What has been built, as it is: nothing is compiled under sudo.
 SHARED_FILES := $(wildcard data/*.py scripts/plot.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)
