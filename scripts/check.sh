@@ -39,6 +39,7 @@ if python_of_debian; then
     need python:yaml python3-yaml "the tests of Kubernetes' manifests"
 fi
 like dpkg:sanitizer/asan_interface.h libclang-rt-dev "clang's sanitizers"
+like cmd:ip iproute2 "the test of ranks on two machines"
 install_missing "$yes"
 
 has_modules() {
