@@ -4,8 +4,8 @@
 #     scripts/launch.sh N COMMAND…      scripts/launch.sh 2 ./train_gpt --preset tiny --train-data … --out out/run
 #
 # Each line is told with its rank before it. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are passed on to the ranks, which end
-# after the step with a checkpoint; the second one ends them at once. When one rank ends badly all end, and the exit code
-# is that rank's. Ranks share the processors (OMP_NUM_THREADS, where it is not set); nothing binds them to some.
+# after the step with a checkpoint; the second one ends them at once. When one rank ends badly all end, mpirun names it, and
+# the exit code is its own. Ranks share the processors (OMP_NUM_THREADS, where it is not set); nothing binds them to some.
 set -euo pipefail
 
 case ${1-} in
@@ -28,7 +28,7 @@ fi
 
 share=$(($(nproc) / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
-options=(--quiet --tag-output --oversubscribe --bind-to none -n "$ranks")
+options=(--tag-output --oversubscribe --bind-to none -n "$ranks")
 [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
 
 # "[1,3]<stdout>:text" is told as "3: text".

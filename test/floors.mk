@@ -39,6 +39,8 @@ QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resum
          "test/test_bad_checkpoints.py -k truncated"
 # config.json says which model it is, both ways
 QUICK += $(BUILD)/test_huggingface_config
+# several ranks train as one, and one that dies ends all
+QUICK += "test/test_ranks.py -k 'any_number or is_killed'" "test/test_ranks_cost.py -k 'plan_of_a_rank or a_plan'"
 # bad flags, shards and weights are refused in one line
 QUICK += "test/test_program.py -k 'flag or bad_shards or weights_that'" $(BUILD)/test_config $(BUILD)/test_data
 # what has no effect is said; a wrong name leads to what was meant

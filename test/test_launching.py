@@ -89,8 +89,9 @@ def test_launch_passes_a_signal_on_and_the_ranks_save(shard, tmp_path):
 @needs_mpi
 def test_launch_ends_all_when_one_dies():
     begun = time.monotonic()
-    code, _, _ = end(start(LAUNCH, 2, "sh", "-c", 'test $OMPI_COMM_WORLD_RANK = 0 && kill -9 $$; exec sleep 200'))
+    code, _, err = end(start(LAUNCH, 2, "sh", "-c", 'sleep 2; test $OMPI_COMM_WORLD_RANK = 0 && kill -9 $$; exec sleep 200'))
     assert code == 128 + 9 and time.monotonic() - begun < 60
+    assert re.search(r"process rank 0 .* exited on signal 9", err), err
 
 
 # ----------------------------------------------------------------------------------------------------------- Slurm
