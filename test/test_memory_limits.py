@@ -24,6 +24,20 @@ def test_ulimit_is_named(what, name, data):
     assert "fit" not in run("--preset", "micro", "--dry-run", preexec_fn=limited(what, 2 * 10**9)).stdout
 
 
+@pytest.mark.parametrize("what, megabytes, flags", [
+    (resource.RLIMIT_AS, 180, []),
+    (resource.RLIMIT_DATA, 100, []),
+    (resource.RLIMIT_AS, 1000, ["--dtype", "fp64", "--threads", 16]),
+    (resource.RLIMIT_DATA, 1000, ["--dtype", "fp64", "--threads", 16]),
+])
+def test_less_than_openblas_wants_is_a_line_and_not_a_loop_for_ever(what, megabytes, flags, data):
+    done = subprocess.run([PROGRAM, "--preset", "micro", *map(str, [*data[:2], "--steps", 1, *flags])], capture_output=True,
+                          text=True, timeout=20, check=False, env=bare(OMP_NUM_THREADS="1"),
+                          preexec_fn=limited(what, megabytes << 20))
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert re.search(r"^train_gpt: out of memory: .*OpenBLAS.* 128 MB of address space.*\n\Z", done.stderr, re.MULTILINE), done.stderr
+
+
 def test_a_containers_limit_is_a_line_and_not_a_kill(data):
     with group_of_v1("memory", limit_in_bytes=300 << 20) as enter:
         done = subprocess.run([PROGRAM, *map(str, [*BIG, *data[:2], "--steps", 1])], capture_output=True, text=True,

@@ -6,6 +6,7 @@
  * number of threads give the same bits.
  */
 #include "cpu.h"
+#include "../../src/base/blas_room.h"
 
 #include <omp.h>
 #include <string.h>
@@ -33,8 +34,13 @@ typedef struct Product {
 /* OpenBLAS keeps the number of threads it used last, and once that was one, it stays there. */
 static void openblas_follow_openmp(void) {
 #ifdef OPENBLAS_VERSION
-    int threads = omp_get_max_threads();
-    if (openblas_get_num_threads() != threads) openblas_set_num_threads(threads);
+    static int most; /* that it has had room for */
+    int threads = omp_get_max_threads(), has = openblas_get_num_threads();
+    if (has == threads) return;
+    if (most < has) most = has;
+    blas_room_require(threads - most, threads);
+    openblas_set_num_threads(threads);
+    if (most < threads) most = threads;
 #endif
 }
 
