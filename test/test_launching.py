@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mpi import LIMIT_S, has_mpi
+from mpi import LIMIT_S, has_mpi, mpirun
 from program import PROGRAM, ROOT, checkpoints, environment, events, metrics, sentences, write_shard
 
 LAUNCH, SBATCH = (os.path.join(ROOT, "scripts", name) for name in ("launch.sh", "slurm.sbatch"))
@@ -92,6 +92,14 @@ def test_launch_ends_all_when_one_dies():
     code, _, err = end(start(LAUNCH, 2, "sh", "-c", 'sleep 2; test $OMPI_COMM_WORLD_RANK = 0 && kill -9 $$; exec sleep 200'))
     assert code == 128 + 9 and time.monotonic() - begun < 60
     assert re.search(r"process rank 0 .* exited on signal 9", err), err
+
+
+@needs_mpi
+def test_what_mpirun_passes_on_to_a_file_is_lines(shard, tmp_path):
+    """Its ranks are on a terminal of mpirun's, wherever that writes to."""
+    said = mpirun(2, *training(shard, tmp_path / "run", 12), "--log-every", 5, TERM="xterm").stdout
+    assert "\x1b" not in said and "\r" not in said
+    assert re.findall(r"^step (\d+)/12 ", said, re.MULTILINE) == ["1", "5", "10", "12"]
 
 
 # ----------------------------------------------------------------------------------------------------------- Slurm

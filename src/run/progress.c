@@ -75,6 +75,7 @@ void progress_fit(const ProgressStep *s, int columns, char text[PROGRESS_SIZE]) 
 
 bool terminal_rewrites(void) {
     const char *kind = getenv("TERM");
+    if (getenv("OMPI_COMM_WORLD_RANK")) return false;
     return isatty(STDOUT_FILENO) && kind && kind[0] && strcmp(kind, "dumb") != 0;
 }
 

@@ -26,7 +26,8 @@ void progress_whole(const ProgressStep *s, char text[PROGRESS_SIZE]);
 /* What fits into a row of this many columns. */
 void progress_fit(const ProgressStep *s, int columns, char text[PROGRESS_SIZE]);
 
-/* Whether stdout is a terminal whose lines can be rewritten: TERM=dumb, or none, says that it cannot. */
+/* Whether stdout is a terminal whose lines can be rewritten: TERM=dumb, or none, says that it cannot. Open MPI's mpirun
+ * gives a rank a terminal of its own, wherever its own output goes: that is none. */
 bool terminal_rewrites(void);
 
 /* The columns of the terminal that stdout is, at this moment; where it does not say, COLUMNS or 80. */
