@@ -90,7 +90,7 @@ def buckets_of(parts, least):
     return buckets
 
 
-def step(cluster, parts, tokens, ranks, hidden=True, storage=2):
+def step(cluster, parts, tokens, ranks, hidden=False, storage=2):
     """Seconds of a step with so many tokens a GPU, and how much of them compute does not hide."""
     micro = max(tokens / 8192, 1)  # micro-steps; the reduction is under the backward of the last one
     compute = 6 * sum(parts) * tokens / (cluster["peak"] * cluster["mfu"]) * cluster.slowest(ranks)
@@ -114,7 +114,7 @@ def step(cluster, parts, tokens, ranks, hidden=True, storage=2):
     return compute + reduce + update + gather, {"reduce": reduce, "update": update, "gather": gather}
 
 
-def efficiency(cluster, parts, tokens, ranks, tokens_alone=None, hidden=True):
+def efficiency(cluster, parts, tokens, ranks, tokens_alone=None, hidden=False):
     alone, _ = step(cluster, parts, tokens_alone or tokens, 1)
     together, _ = step(cluster, parts, tokens, ranks, hidden)
     return tokens / together / ((tokens_alone or tokens) / alone)
@@ -165,7 +165,7 @@ def rows_of(cluster):
         for gpus in GPUS:
             rows[name, gpus, "weak"] = efficiency(cluster, parts, TOKENS_A_GPU, gpus)
             rows[name, gpus, "large"] = efficiency(Cluster(cluster.values.items(), bucket=200), parts, TOKENS_A_GPU, gpus)
-            rows[name, gpus, "after"] = efficiency(cluster, parts, TOKENS_A_GPU, gpus, hidden=False)
+            rows[name, gpus, "under"] = efficiency(cluster, parts, TOKENS_A_GPU, gpus, hidden=True)
             share = batch / gpus
             rows[name, gpus, "strong"] = efficiency(cluster, parts, share, gpus, batch) if share >= SEQUENCE else None
     return rows
@@ -179,14 +179,14 @@ def page(cluster):
               "![efficiency over GPUs](scaling.png)", "",
               "| model | " + " | ".join(f"{gpus} GPUs" for gpus in GPUS) + " |", "|---|" + "---|" * len(GPUS)]
     for kind, words in (("weak", f"{TOKENS_A_GPU} tokens a GPU and step"), ("large", "the same, --bucket-mb 200"),
-                        ("after", "the same as first, weights gathered after the update"), ("strong", "one batch for all")):
+                        ("under", "the same as first, weights gathered under the next forward"), ("strong", "one batch for all")):
         for name, model in MODELS.items():
             cells = [rows[name, gpus, kind] for gpus in GPUS]
             what = words + (f": {model[5] / 1e6:g} M tokens" if kind == "strong" else "")
             lines.append(f"| {name}, {what} | " + " | ".join("–" if e is None else f"{e * 100:.0f} %" for e in cells) + " |")
     lines += ["", "A ring's latency grows with its GPUs, so that small models on many of them want larger buckets than 25 MB.", "",
-              "“–”: less than a sequence a GPU. Weights gathered under the next forward is what the first three rows assume; gathered",
-              "after the update, nothing hides them. What one GPU would do alone counts as if its memory sufficed.", "",
+              "“–”: less than a sequence a GPU. Weights are gathered after the update, as this program does so far: nothing hides",
+              "that. Under the next forward, a bucket at a time, is what could be. What one GPU would do alone counts as if its memory sufficed.", "",
               "What compute does not hide, of a step of " + f"{TOKENS_A_GPU} tokens a GPU on {GPUS[-1]} GPUs:", "",
               "| model | step | reductions | update | gathers |", "|---|---|---|---|---|"]
     for name, model in MODELS.items():

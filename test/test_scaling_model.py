@@ -26,7 +26,7 @@ def test_more_gpus_are_never_more_efficient_and_a_better_network_never_worse(nam
     fast = model.Cluster(nic=400, hop=0.1, call=1, **{"far-hop": 0.1})
     for gpus in 8, 64, 512, 1024:
         assert model.efficiency(fast, parts, 32768, gpus) >= model.efficiency(cluster, parts, 32768, gpus)
-        assert model.efficiency(cluster, parts, 32768, gpus) >= model.efficiency(cluster, parts, 32768, gpus, hidden=False)
+        assert model.efficiency(cluster, parts, 32768, gpus, hidden=True) >= model.efficiency(cluster, parts, 32768, gpus)
     assert model.efficiency(cluster, parts, 32768, 1) == pytest.approx(1)
 
 
