@@ -215,6 +215,9 @@ static void log_start(Run *run, cJSON *event) {
     cJSON_AddNumberToObject(event, "parameters", (double)run->model.params.true_elements);
     config_visit(&run->start.config, add_setting, flags);
     if (run->start.resume_from[0]) cJSON_AddStringToObject(event, "from", run->start.resume_from);
+    char started[160];
+    ranks_describe(&run->start.ranks, started, sizeof started);
+    if (run->start.ranks.launcher) printf("%s\n", started);
     report_run(&run->start.config, &run->model);
     cJSON *data = report_data(&run->start.config, &run->train_set, run->validates ? &run->validator : NULL, false);
     cJSON_AddItemToObject(event, "data", data);
@@ -592,7 +595,7 @@ int main(int argc, char **argv) {
     start_read(&run.start, argc, argv);
     const Config *c = &run.start.config;
     run.k = device_open(&run.start.config);
-    start_join(&run.start, run.k);
+    start_join(&run.start, run.k, &run.step);
     if (c->dry_run) {
         needs_report(c, argc, argv, warn_line, NULL);
         report_plan(c, run.k);
@@ -605,6 +608,7 @@ int main(int argc, char **argv) {
     else train(&run);
     model_destroy(&run.model);
     run.k->close();
+    ranks_close();
     /* A training's results are in --out: one whose terminal was closed has done what was asked. */
     if (c->smoke || c->eval_only || c->generate) output_end();
     return EXIT_DONE;

@@ -88,6 +88,7 @@ typedef struct DeviceInfo {
     uint64_t memory_total; /* bytes */
     uint64_t memory_free;  /* bytes, now */
     int units;             /* multiprocessors, or OpenMP threads */
+    int devices;           /* of this kind, that this process sees; 0: as many as one likes */
     double peak_flops;     /* dense FLOP/s of GEMMs in the storage type by the data sheet; 0: not known */
 } DeviceInfo;
 
@@ -534,6 +535,15 @@ typedef struct Collective {
     void *buffer;  /* aligned to an element: it may lie inside a struct, such as StepState */
 } Collective;
 
+/* How a rank joins the others. */
+typedef struct CollectiveSetup {
+    int rank, ranks;
+    const void *unique_id; /* rank 0's; or each rank's own, all of one address (collective_unique_id()) */
+    double timeout_s;      /* of every wait for other ranks, from here on */
+    const char *meets_at;  /* for messages: where the ranks meet, "node0:29501"; NULL: where they know */
+    const int64_t *step;   /* for messages: finished steps, at any time until close(); NULL: there are none */
+} CollectiveSetup;
+
 /* --------------------------------------------------------------------------------------------------------
  * One implementation
  * ------------------------------------------------------------------------------------------------------ */
@@ -610,12 +620,15 @@ typedef struct Kernels {
 
     /* One communicator a process, on the device that is open, until close(), before which every graph that holds a
      * collective is destroyed. false, with one line in text[size], where it cannot be had: a library is missing, a rank
-     * is none of 0 … ranks−1, one is open already. Returns when all ranks have called it. From then on a host that
-     * waits for the device ends the program (exit 1) when another rank is gone. */
-    bool (*collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size);
-    /* Rank 0 makes the id, new for every run, and tells the others. Returns its size in bytes, which size must be;
-     * with a NULL id only that. The size is 0 where ranks know each other without (MPI, on the CPU). */
-    size_t (*collective_unique_id)(void *id, size_t size);
+     * is none of 0 … ranks−1, one is open already. Returns when all ranks have called it. A wait for other ranks, here or
+     * whenever the host waits for the device from then on, that takes longer than timeout_s ends the program (EXIT_RANKS)
+     * with a line that says who waits where; so does a rank that is gone. */
+    bool (*collective_open)(const CollectiveSetup *setup, char *text, size_t size);
+    /* Rank 0 makes the id, new for every run, and tells the others. Or, with an address HOST:PORT, which all ranks give
+     * alike, before any other call: every rank makes the id of that address, where rank 0 then listens; nobody need be
+     * told. Returns its size in bytes, which size must be; with a NULL id only that. The size is 0 where ranks know each
+     * other without (MPI, on the CPU). Exits where there is no id: 2 for an address that is none. */
+    size_t (*collective_unique_id)(const char *address, void *id, size_t size);
     void (*all_reduce_sum)(Queue *, const Collective *);
     void (*reduce_scatter_sum)(Queue *, const Collective *);
     void (*all_gather)(Queue *, const Collective *);

@@ -28,7 +28,7 @@ def run(*arguments, code=0, before="", env=None, **more):
     said = f"exit {done.returncode}, not {code}: {arguments}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert done.returncode == code, said
     if code > 0:
-        assert re.fullmatch(rf"{before}train_gpt: [^\n]*\n", done.stderr), f"not one line: {done.stderr!r}"
+        assert re.fullmatch(rf"{before}train_gpt(, rank \d+)?: [^\n]*\n", done.stderr), f"not one line: {done.stderr!r}"
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stderr), repr(done.stderr)
     return done
 

@@ -175,8 +175,8 @@ def children_of(pid):
 def started(shard, out, count=2):
     """mpirun's process and its ranks' once they train."""
     child = subprocess.Popen([*MPIRUN, "-n", str(count), PROGRAM, *map(str, flags(shard, out, "--batch-size", "4", "--steps",
-                             "100000", "--save-every", "5"))], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             stdin=subprocess.DEVNULL, env=environment(COLLECTIVE_TIMEOUT=20))
+                             "100000", "--save-every", "5", "--timeout", "20"))], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             stdin=subprocess.DEVNULL, env=environment())
     begun = time.monotonic()
     while not (os.path.isdir(out) and checkpoints(out)):
         assert child.poll() is None and time.monotonic() - begun < LIMIT_S, child.communicate()[0]

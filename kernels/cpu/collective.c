@@ -9,14 +9,15 @@
  * rounded once.
  *
  * Buffers go through in stretches, so that what is received needs little room, taken when the communicator opens.
- * A queue runs its work at once, so a collective returns when it is done; no wait is longer than COLLECTIVE_TIMEOUT
- * seconds (of the environment; 1800).
+ * A queue runs its work at once, so a collective returns when it is done. One that takes longer than the setup's timeout_s
+ * ends the program: the ranks that wait tell each other so, and name those that say nothing.
  */
 #ifdef WITH_MPI
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include "cpu.h"
+#include "../../src/base/deadline.h"
 
 #include <limits.h>
 #include <mpi.h>
@@ -24,13 +25,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { STRETCH_BYTES = 4 << 20 }; /* of a buffer: one round of messages */
+static const double ROLL_CALL_S = 3;
 
 static int rank_here, rank_count; /* rank_count 0: no communicator is open */
 static double timeout_s;
+static const int64_t *steps_done; /* NULL: there are no steps */
 static bool ours_to_finalize;
 static int *counts, *places;      /* [rank_count] of one exchange, in elements */
 static int *own_counts, *own_places;
@@ -38,39 +40,66 @@ static unsigned char *received;   /* [rank_count] pieces of a stretch */
 
 /* --- Waiting ------------------------------------------------------------------------------------------ */
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+static void abort_all(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_RANKS); }
 
-/* Past the exit handlers: MPI's would wait for the rank that is gone. */
-static void end_at_once(void) {
-    fflush(NULL);
-    _exit(EXIT_RUNTIME);
+/* "all_reduce_sum, after step 17": what a rank is in. */
+static const char *place(const char *operation, char text[80]) {
+    if (steps_done) snprintf(text, 80, "%s, after step %lld", operation, (long long)*steps_done);
+    else snprintf(text, 80, "%s", operation);
+    return text;
 }
 
 static void must(int status, const char *call, const char *operation) {
     if (status == MPI_SUCCESS) return;
-    char reason[MPI_MAX_ERROR_STRING];
+    char reason[MPI_MAX_ERROR_STRING], where[80];
     int length = 0;
     MPI_Error_string(status, reason, &length);
-    warn("%s, rank %d of %d: %s: %.*s", operation, rank_here, rank_count, call, length, reason);
-    end_at_once();
+    deadline_end(false, abort_all, "rank %d of %d, in %s: %s: %.*s", rank_here, rank_count, place(operation, where), call, length, reason);
+}
+
+/* Each rank that has waited too long tells the others, and listens for a moment: so many say nothing. Fills in the first of
+ * those. The request is left as it is: nobody comes back from here. */
+static int call_the_roll(int *silent) {
+    enum { TAG = 4 };
+    static const char here = 1;
+    char *said = must_calloc((size_t)rank_count, 1, "a roll call");
+    MPI_Request *requests = must_calloc(2 * (size_t)rank_count, sizeof *requests, "a roll call");
+    for (int r = 0; r < rank_count; r++) {
+        if (r == rank_here) continue;
+        MPI_Irecv(&said[r], 1, MPI_BYTE, r, TAG, MPI_COMM_WORLD, &requests[r]);
+        MPI_Isend(&here, 1, MPI_BYTE, r, TAG, MPI_COMM_WORLD, &requests[rank_count + r]);
+    }
+    int missing = rank_count - 1;
+    for (double begun = deadline_clock(); missing && deadline_clock() - begun < ROLL_CALL_S; usleep(1000)) {
+        missing = 0;
+        for (int r = rank_count - 1, done; r >= 0; r--) {
+            if (r == rank_here) continue;
+            MPI_Test(&requests[r], &done, MPI_STATUS_IGNORE); /* a request that was done is MPI_REQUEST_NULL: done again */
+            if (!done) missing++, *silent = r;
+        }
+    }
+    return missing;
+}
+
+CHECK_NORETURN static void end_waiting(const char *operation, double waited) {
+    char where[80], whom[96] = "all wait like this one: do they do the same?";
+    int silent = -1, missing;
+    warn("rank %d of %d waited %.0f s in %s, longer than --timeout: another rank hangs or is gone", rank_here, rank_count,
+         waited, place(operation, where));
+    missing = call_the_roll(&silent);
+    if (missing == 1) snprintf(whom, sizeof whom, "rank %d says nothing: it hangs, is slow, or is gone", silent);
+    if (missing > 1) snprintf(whom, sizeof whom, "%d ranks say nothing, the first of them rank %d", missing, silent);
+    deadline_end(true, abort_all, "rank %d of %d: %s", rank_here, rank_count, whom);
 }
 
 /* Until the request is done. Ranks are apart by less than a step, as a rule: so first by asking again and again. */
 static void await(MPI_Request *request, const char *operation) {
-    double begun = seconds_now();
+    double begun = deadline_clock();
     for (int done = 0;;) {
         must(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test", operation);
         if (done) return;
-        double waited = seconds_now() - begun;
-        if (waited > timeout_s) {
-            warn("rank %d of %d waited %.0f s in %s: another rank is gone, hangs, or takes longer than "
-                 "COLLECTIVE_TIMEOUT seconds", rank_here, rank_count, waited, operation);
-            end_at_once();
-        }
+        double waited = deadline_clock() - begun;
+        if (waited > timeout_s) end_waiting(operation, waited);
         if (waited < 1e-3) sched_yield();
         else usleep(50);
     }
@@ -229,26 +258,22 @@ void NAME(broadcast)(Queue *queue, const Collective *c) {
 /* --- The communicator --------------------------------------------------------------------------------- */
 
 /* MPI knows who its ranks are. */
-size_t NAME(collective_unique_id)(void *id, size_t size) {
-    (void)id;
+size_t NAME(collective_unique_id)(const char *address, void *id, size_t size) {
+    (void)address, (void)id;
     require(!id || size == 0, "collective_unique_id: MPI's ranks need no id, not one of %zu bytes", size);
     return 0;
 }
 
-static bool read_timeout(char *text, size_t size) {
-    const char *asked = getenv("COLLECTIVE_TIMEOUT");
-    char *end = NULL;
-    timeout_s = asked ? strtod(asked, &end) : 1800;
-    if (!asked || (end != asked && !*end && timeout_s > 0 && timeout_s <= 1e9)) return true;
-    snprintf(text, size, "COLLECTIVE_TIMEOUT is \"%s\": a number of seconds above 0 is wanted", asked);
-    return false;
-}
-
-static bool start_mpi(char *text, size_t size) {
+/* MPI starts when every rank is there, and knows no deadline. */
+static bool start_mpi(const CollectiveSetup *setup, char *text, size_t size) {
     int initialized = 0, level = 0;
     MPI_Initialized(&initialized);
     if (initialized) return true;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS || level < MPI_THREAD_FUNNELED) {
+    deadline_set(setup->timeout_s, "rank %d of %d waited %.0f s in MPI_Init: another rank did not come", setup->rank, setup->ranks,
+                 setup->timeout_s);
+    int status = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
+    deadline_lift();
+    if (status != MPI_SUCCESS || level < MPI_THREAD_FUNNELED) {
         snprintf(text, size, "MPI cannot be initialised beside OpenMP's threads");
         return false;
     }
@@ -256,8 +281,8 @@ static bool start_mpi(char *text, size_t size) {
     return true;
 }
 
-bool NAME(collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size) {
-    (void)unique_id;
+bool NAME(collective_open)(const CollectiveSetup *setup, char *text, size_t size) {
+    const int rank = setup->rank, ranks = setup->ranks;
     if (rank_count) {
         snprintf(text, size, "a communicator is open already, as rank %d of %d: one a process", rank_here, rank_count);
         return false;
@@ -266,7 +291,7 @@ bool NAME(collective_open)(int rank, int ranks, const void *unique_id, char *tex
         snprintf(text, size, "there is no rank %d of %d: ranks are counted from 0", rank, ranks);
         return false;
     }
-    if (!read_timeout(text, size) || !start_mpi(text, size)) return false;
+    if (!start_mpi(setup, text, size)) return false;
     int there = 0, here = 0;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_size(MPI_COMM_WORLD, &there);
@@ -281,15 +306,22 @@ bool NAME(collective_open)(int rank, int ranks, const void *unique_id, char *tex
     received = must_malloc((size_t)ranks * 8 + STRETCH_BYTES, "what ranks send");
     rank_here = rank;
     rank_count = ranks;
+    timeout_s = setup->timeout_s;
+    steps_done = setup->step;
     return true;
 }
 
 void NAME(collective_close)(void) {
     if (!rank_count) return;
-    rank_count = 0;
     free(counts);
     free(received);
-    if (ours_to_finalize) MPI_Finalize();
+    if (ours_to_finalize) {
+        deadline_set(timeout_s, "rank %d of %d waited %.0f s in MPI_Finalize, its work done: another rank did not come to it",
+                     rank_here, rank_count, timeout_s);
+        MPI_Finalize();
+        deadline_lift();
+    }
+    rank_count = 0;
     ours_to_finalize = false;
 }
 

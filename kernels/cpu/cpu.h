@@ -78,9 +78,9 @@ void NAME(cast)(Queue *, const Cast *);
 void NAME(hash)(Queue *, const Hash *);
 
 #ifdef WITH_MPI
-bool NAME(collective_open)(int rank, int ranks, const void *unique_id, char *text, size_t size);
+bool NAME(collective_open)(const CollectiveSetup *setup, char *text, size_t size);
 void NAME(collective_close)(void);
-size_t NAME(collective_unique_id)(void *id, size_t size);
+size_t NAME(collective_unique_id)(const char *address, void *id, size_t size);
 void NAME(all_reduce_sum)(Queue *, const Collective *);
 void NAME(reduce_scatter_sum)(Queue *, const Collective *);
 void NAME(all_gather)(Queue *, const Collective *);

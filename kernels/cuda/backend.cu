@@ -126,6 +126,7 @@ template <typename S> void device_describe(DeviceInfo *info) {
     info->memory_total = total_bytes;
     info->memory_free = free_bytes;
     info->units = properties.multiProcessorCount;
+    CUDA_CHECK(cudaGetDeviceCount(&info->devices), "counting GPUs");
     for (const Peak &peak : peaks) {
         if (!strstr(properties.name, peak.name)) continue;
         info->peak_flops = sizeof(S) == sizeof(bf16) ? peak.bf16_flops : peak.f32_flops;

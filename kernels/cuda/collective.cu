@@ -17,6 +17,11 @@
  * machines; no other algorithm does all four operations. bf16 is rounded after each addition: R − 1 times for R
  * ranks. Another number of ranks, another placement of ranks on GPUs, another NCCL: other bits.
  *
+ * The communicator does not block: what NCCL would wait in, it is asked about instead, so that no wait for another rank,
+ * from the first on, is without an end. Where nobody passes on an id, NCCL_COMM_ID does: set before NCCL's first call, it
+ * makes every rank's id that of an address, where rank 0 listens inside ncclCommInitRankConfig. (NCCL then takes the
+ * network interface whose subnet the address is in, and fails where there is none.)
+ *
  * A ring sends 2·(R − 1)/R of the buffer from each rank in an all-reduce, half of that in the others. Nothing has
  * been measured.
  */
@@ -25,19 +30,20 @@
 #ifdef WITH_NCCL
 
 #include "library.cuh"
+#include "../../src/base/deadline.h"
 
 #include <nccl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 namespace {
 
 #define NCCL_FUNCTIONS(X)                                                                                    \
     X(GetUniqueId)                                                                                           \
-    X(CommInitRank)                                                                                          \
+    X(CommInitRankConfig)                                                                                    \
+    X(CommFinalize)                                                                                          \
     X(CommDestroy)                                                                                           \
     X(CommAbort)                                                                                             \
     X(CommGetAsyncError)                                                                                     \
@@ -56,8 +62,20 @@ struct Nccl {
 const char *const NCCL_SETTINGS[][2] = {
     {"NCCL_ALGO", "Ring"}, {"NCCL_NVLS_ENABLE", "0"}, {"NCCL_GRAPH_REGISTER", "0"}};
 
-ncclComm_t communicator; /* NULL: none is open */
+ncclComm_t communicator; /* NULL: none is open, or being opened */
 int rank_here, rank_count;
+double timeout_s;
+const int64_t *steps_done; /* NULL: there are no steps */
+
+/* The collectives that were put into queues last, and an event behind each: which one does a rank wait in? */
+enum { CALLS_KEPT = 64 };
+struct Call {
+    const char *operation, *type;
+    long long count;
+    cudaEvent_t done;
+    bool captured; /* an event in a graph cannot be asked */
+} calls[CALLS_KEPT];
+int64_t calls_made;
 
 bool nccl_load(char *text, size_t size) {
     if (nccl.GetUniqueId) return true;
@@ -71,39 +89,85 @@ bool nccl_load(char *text, size_t size) {
     return true;
 }
 
-double seconds_now() {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+/* Asks again at once for a while: ranks are apart by less than a step, as a rule, and a step takes tens of milliseconds. */
+void breathe(double waited) {
+    if (waited < 1e-3)
+        sched_yield();
+    else
+        usleep(50);
 }
 
-/* How long the host waits: a checkpoint that one rank writes keeps the others waiting, so half an hour. */
-double timeout_s = 1800;
+/* ncclCommAbort ends kernels that wait for a rank that is gone; without it CUDA might wait for them at the end. */
+void let_go() {
+    if (communicator) nccl.CommAbort(communicator);
+}
 
-/* False, with the reason in text, where the environment asks for what is no length of time. */
-bool read_timeout(char *text, size_t size) {
-    const char *asked = getenv("COLLECTIVE_TIMEOUT");
-    if (!asked) return true;
-    char *end;
-    const double seconds = strtod(asked, &end);
-    if (end == asked || *end || !(seconds > 0 && seconds <= 1e9)) {
-        snprintf(text, size, "COLLECTIVE_TIMEOUT is \"%s\": a number of seconds above 0 is wanted", asked);
-        return false;
+/* ", after step 17" */
+const char *progress(char (&text)[64]) {
+    text[0] = '\0';
+    if (steps_done) snprintf(text, sizeof text, ", after step %lld", (long long)*steps_done);
+    return text;
+}
+
+CHECK_NORETURN void end_waiting(const char *where, double waited) {
+    char step[64];
+    deadline_end(true, let_go,
+                 "rank %d of %d%s, waited %.0f s in %s, longer than --timeout: another rank hangs or is gone; it is the one "
+                 "that says nothing",
+                 rank_here, rank_count, progress(step), waited, where);
+}
+
+/* NCCL has found that a rank is gone, or something else that no wait will mend. */
+CHECK_NORETURN void end_failed(const char *where, ncclResult_t status) {
+    char step[64];
+    deadline_end(false, let_go, "rank %d of %d%s, in %s: NCCL: %s (%s)", rank_here, rank_count, progress(step), where,
+                 nccl.GetErrorString(status), nccl.GetLastError(communicator));
+}
+
+/* Until NCCL has done what it was asked for in the background. */
+ncclResult_t settle(ncclResult_t status, const char *where) {
+    for (const double begun = deadline_clock(); status == ncclInProgress;) {
+        const ncclResult_t asked = nccl.CommGetAsyncError(communicator, &status);
+        if (asked != ncclSuccess) return asked;
+        const double waited = deadline_clock() - begun;
+        if (status == ncclInProgress && waited > timeout_s) end_waiting(where, waited);
+        if (status == ncclInProgress) breathe(waited);
     }
-    timeout_s = seconds;
-    return true;
+    return status;
 }
 
-/* Ends the program past its exit handlers: CUDA's may wait for a kernel that waits for a rank that is gone, and the
-   kernel ends with the process. */
-CHECK_PRINTF(1, 2) CHECK_NORETURN void end_at_once(const char *format, ...) {
-    char line[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    warn("%s", line);
-    _exit(EXIT_RUNTIME);
+/* The first of the collectives that is not done. */
+const char *find_place(char (&text)[160]) {
+    bool captured = false;
+    for (int64_t i = calls_made > CALLS_KEPT ? calls_made - CALLS_KEPT : 0; i < calls_made; i++) {
+        const Call &call = calls[i % CALLS_KEPT];
+        captured = captured || call.captured;
+        if (call.captured || cudaEventQuery(call.done) != cudaErrorNotReady) continue;
+        snprintf(text, sizeof text, "%s of %lld %s", call.operation, call.count, call.type);
+        return text;
+    }
+    snprintf(text, sizeof text, captured ? "a captured graph with collectives" : "its device");
+    return text;
+}
+
+/* A collective was put into the queue. */
+void note_call(Queue *queue, const char *operation, const Collective *c, const char *type) {
+    Call &call = calls[calls_made++ % CALLS_KEPT];
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    CUDA_CHECK(cudaStreamIsCapturing(queue->stream, &capture), "asking whether a stream is captured");
+    call.operation = operation, call.type = type, call.count = (long long)c->count;
+    call.captured = capture != cudaStreamCaptureStatusNone;
+    if (call.captured) return;
+    if (!call.done) CUDA_CHECK(cudaEventCreate(&call.done), "making an event");
+    CUDA_CHECK(cudaEventRecord(call.done, queue->stream), "recording an event");
+}
+
+void forget_calls() {
+    for (Call &call : calls) {
+        if (call.done) CUDA_CHECK(cudaEventDestroy(call.done), "giving back an event");
+        call = Call();
+    }
+    calls_made = 0;
 }
 
 const struct {
@@ -123,8 +187,10 @@ ncclDataType_t check_call(const char *operation, const Collective *c, bool in_pi
     return types[c->type].nccl;
 }
 
-void check_done(ncclResult_t status, const char *call, const char *operation, const Collective *c) {
-    if (status == ncclSuccess) return;
+void check_done(ncclResult_t status, Queue *queue, const char *call, const char *operation, const Collective *c) {
+    status = settle(status, call);
+    if (status == ncclSuccess) return note_call(queue, operation, c, types[c->type].name);
+    if (status == ncclRemoteError) end_failed(call, status);
     cuda_fail("NCCL", nccl.GetErrorString(status), nccl.GetLastError(communicator), call,
               "%s of %lld %s, rank %d of %d", operation, (long long)c->count, types[c->type].name, rank_here,
               rank_count);
@@ -136,29 +202,48 @@ void *own_piece(const Collective *c, size_t *elements) {
     return static_cast<char *>(c->buffer) + (size_t)rank_here * *elements * dtype_size(c->type);
 }
 
-bool misuse(int rank, int ranks, const void *unique_id, char *text, size_t size) {
+bool misuse(const CollectiveSetup *setup, char *text, size_t size) {
+    const int rank = setup->rank, ranks = setup->ranks;
     if (communicator)
         snprintf(text, size, "a communicator is open already, as rank %d of %d: one a process", rank_here,
                  rank_count);
     else if (ranks < 1 || rank < 0 || rank >= ranks)
         snprintf(text, size, "there is no rank %d of %d: ranks are counted from 0", rank, ranks);
-    else if (!unique_id)
+    else if (!setup->unique_id)
         snprintf(text, size, "rank %d of %d was given no unique id", rank, ranks);
     else
         return false;
     return true;
 }
 
+/* Whom this rank waits for while it opens, and where. */
+void describe_meeting(const CollectiveSetup *setup, char *text, size_t size) {
+    char whom[64];
+    const bool two = setup->ranks == 2;
+    if (setup->rank && setup->meets_at)
+        snprintf(whom, sizeof whom, "rank 0 to listen, and for all others");
+    else if (two)
+        snprintf(whom, sizeof whom, "rank %d", !setup->rank);
+    else
+        snprintf(whom, sizeof whom, "all of the other %d ranks", setup->ranks - 1);
+    snprintf(text, size, "ncclCommInitRankConfig for %s%s%s", whom, setup->meets_at ? " at " : "",
+             setup->meets_at ? setup->meets_at : "");
+}
+
 } // namespace
 
-size_t collective_unique_id(void *id, size_t size) {
+size_t collective_unique_id(const char *address, void *id, size_t size) {
     if (!id) return sizeof(ncclUniqueId);
     require(size == sizeof(ncclUniqueId), "collective_unique_id: an id has %zu bytes, not %zu",
             sizeof(ncclUniqueId), size);
     char text[384];
+    require(!address || setenv("NCCL_COMM_ID", address, 1) == 0, "no room in the environment for NCCL_COMM_ID");
     require(nccl_load(text, sizeof text), "collective_unique_id: %s", text);
     ncclUniqueId made;
     const ncclResult_t status = nccl.GetUniqueId(&made);
+    check(status == ncclSuccess || !address,
+          "the ranks cannot meet at %s: NCCL says: %s (%s); NCCL_DEBUG=INFO says more", address,
+          nccl.GetErrorString(status), nccl.GetLastError(NULL));
     if (status != ncclSuccess)
         cuda_fail("NCCL", nccl.GetErrorString(status), nccl.GetLastError(NULL), "ncclGetUniqueId",
                   "making a unique id");
@@ -166,22 +251,24 @@ size_t collective_unique_id(void *id, size_t size) {
     return sizeof made;
 }
 
-bool collective_open(int rank, int ranks, const void *unique_id, char *text, size_t size) {
-    if (misuse(rank, ranks, unique_id, text, size) || !read_timeout(text, size) || !nccl_load(text, size))
-        return false;
+bool collective_open(const CollectiveSetup *setup, char *text, size_t size) {
+    if (misuse(setup, text, size) || !nccl_load(text, size)) return false;
+    char where[400];
     ncclUniqueId id;
-    memcpy(&id, unique_id, sizeof id);
-    ncclComm_t made = NULL;
-    const ncclResult_t status = nccl.CommInitRank(&made, ranks, id, rank);
-    if (status != ncclSuccess) {
-        snprintf(text, size, "NCCL: opening rank %d of %d: %s (%s)", rank, ranks, nccl.GetErrorString(status),
-                 nccl.GetLastError(NULL));
-        return false;
-    }
-    communicator = made;
-    rank_here = rank;
-    rank_count = ranks;
-    return true;
+    memcpy(&id, setup->unique_id, sizeof id);
+    rank_here = setup->rank, rank_count = setup->ranks;
+    timeout_s = setup->timeout_s, steps_done = setup->step;
+    describe_meeting(setup, where, sizeof where);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    ncclResult_t status = nccl.CommInitRankConfig(&communicator, rank_count, id, rank_here, &config);
+    if (status == ncclSuccess || status == ncclInProgress) status = settle(ncclInProgress, where);
+    if (status == ncclSuccess) return true;
+    snprintf(text, size, "NCCL: opening rank %d of %d: %s (%s); NCCL_DEBUG=INFO says more", rank_here, rank_count,
+             nccl.GetErrorString(status), nccl.GetLastError(NULL));
+    let_go();
+    communicator = NULL;
+    return false;
 }
 
 bool collective_is_open(void) {
@@ -191,42 +278,38 @@ bool collective_is_open(void) {
 void collective_close(void) {
     if (!communicator) return;
     ncclResult_t state = ncclSuccess, status = nccl.CommGetAsyncError(communicator, &state);
-    if (status != ncclSuccess || state != ncclSuccess)
-        status = nccl.CommAbort(communicator);
-    else
+    forget_calls();
+    if (status == ncclSuccess) status = state;
+    if (status == ncclSuccess) status = settle(nccl.CommFinalize(communicator), "ncclCommFinalize");
+    if (status == ncclSuccess)
         status = nccl.CommDestroy(communicator);
+    else
+        nccl.CommAbort(communicator);
     communicator = NULL;
     if (status != ncclSuccess) warn("NCCL: closing the communicator: %s", nccl.GetErrorString(status));
 }
 
 void CollectivePause::pause() {
-    const double now = seconds_now();
+    const double now = deadline_clock();
     if (!begun) begun = now;
     if (now - asked > 0.01) {
+        char place[160];
         asked = now;
         ncclResult_t state = ncclSuccess;
         const ncclResult_t status = nccl.CommGetAsyncError(communicator, &state);
         if (status != ncclSuccess) state = status;
         if (state != ncclSuccess && state != ncclInProgress)
-            end_at_once("NCCL: rank %d of %d: %s (%s)", rank_here, rank_count, nccl.GetErrorString(state),
-                        nccl.GetLastError(communicator));
-        if (now - begun > timeout_s)
-            end_at_once(
-                "rank %d of %d waited %.0f s for its device: another rank is gone, hangs, or takes longer "
-                "than COLLECTIVE_TIMEOUT seconds",
-                rank_here, rank_count, now - begun);
+            end_failed(find_place(place), state);
+        if (now - begun > timeout_s) end_waiting(find_place(place), now - begun);
     }
-    if (now - begun < 1e-3)
-        sched_yield();
-    else
-        usleep(50); /* a step takes tens of milliseconds */
+    breathe(now - begun);
 }
 
 void all_reduce_sum(Queue *queue, const Collective *c) {
     const ncclDataType_t type = check_call("all_reduce_sum", c, false);
     check_done(
         nccl.AllReduce(c->buffer, c->buffer, (size_t)c->count, type, ncclSum, communicator, queue->stream),
-        "ncclAllReduce", "all_reduce_sum", c);
+        queue, "ncclAllReduce", "all_reduce_sum", c);
 }
 
 void reduce_scatter_sum(Queue *queue, const Collective *c) {
@@ -234,21 +317,21 @@ void reduce_scatter_sum(Queue *queue, const Collective *c) {
     size_t elements;
     void *own = own_piece(c, &elements);
     check_done(nccl.ReduceScatter(c->buffer, own, elements, type, ncclSum, communicator, queue->stream),
-               "ncclReduceScatter", "reduce_scatter_sum", c);
+               queue, "ncclReduceScatter", "reduce_scatter_sum", c);
 }
 
 void all_gather(Queue *queue, const Collective *c) {
     const ncclDataType_t type = check_call("all_gather", c, true);
     size_t elements;
     void *own = own_piece(c, &elements);
-    check_done(nccl.AllGather(own, c->buffer, elements, type, communicator, queue->stream), "ncclAllGather",
+    check_done(nccl.AllGather(own, c->buffer, elements, type, communicator, queue->stream), queue, "ncclAllGather",
                "all_gather", c);
 }
 
 void broadcast(Queue *queue, const Collective *c) {
     const ncclDataType_t type = check_call("broadcast", c, false);
     check_done(nccl.Broadcast(c->buffer, c->buffer, (size_t)c->count, type, 0, communicator, queue->stream),
-               "ncclBroadcast", "broadcast", c);
+               queue, "ncclBroadcast", "broadcast", c);
 }
 
 #endif

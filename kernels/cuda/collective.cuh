@@ -11,8 +11,8 @@
 
 #define WITH_NCCL
 
-bool collective_open(int rank, int ranks, const void *unique_id, char *text, size_t size);
-size_t collective_unique_id(void *id, size_t size);
+bool collective_open(const CollectiveSetup *setup, char *text, size_t size);
+size_t collective_unique_id(const char *address, void *id, size_t size);
 void all_reduce_sum(Queue *queue, const Collective *args);
 void reduce_scatter_sum(Queue *queue, const Collective *args);
 void all_gather(Queue *queue, const Collective *args);
@@ -25,8 +25,8 @@ bool collective_is_open(void);
 void collective_close(void);
 
 /* One pause in a wait for the device. A rank that is gone would let cudaStreamSynchronize wait without end; so NCCL
-   is asked for errors meanwhile, and no wait is longer than COLLECTIVE_TIMEOUT seconds (of the environment; 1800).
-   Either ends the program with one line and EXIT_RUNTIME. */
+   is asked for errors meanwhile, and no wait is longer than the setup's timeout_s. Either ends the program with one line
+   and EXIT_RANKS. */
 struct CollectivePause {
     double begun = 0, asked = 0; /* seconds */
     void pause();

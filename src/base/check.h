@@ -21,9 +21,10 @@ extern "C" {
 
 enum ExitCode {
     EXIT_DONE = 0,     /* what was asked for is done */
-    EXIT_RUNTIME = 1,  /* the machine failed: memory, disk, device, another rank */
+    EXIT_RUNTIME = 1,  /* the machine failed: memory, disk, device */
     EXIT_USAGE = 2,    /* bad usage or bad input: a flag, a config file, a shard, a checkpoint */
     EXIT_DIVERGED = 3, /* weights, moments or losses are no finite numbers any more */
+    EXIT_RANKS = 4,    /* another rank did not come in time, hangs, or is gone */
 };
 
 typedef struct Error {

@@ -1,51 +1,88 @@
 /* rendezvous.c: see rendezvous.h. */
 #include "rendezvous.h"
+#include "address.h"
 #include "../base/checksum.h"
+#include "../base/deadline.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef WITH_MPI
 #include <mpi.h>
+enum { HAS_MPI = 1 };
+#else
+enum { HAS_MPI = 0 };
 #endif
 
 enum { ID_MOST = 1024 };
 
+static bool ours_to_finalize; /* MPI */
+static double finalize_s;     /* at most */
+
 /* Rank 0's id becomes everybody's. */
-static bool pass_on(void *id, size_t size, Error *error) {
+static bool pass_on(const Ranks *ranks, double timeout_s, void *id, size_t size, Error *error) {
 #ifdef WITH_MPI
-    int initialized = 0, level = 0;
+    int initialized = 0, level = 0, count = 0;
+    deadline_set(timeout_s, "rank %d of %d waited %.0f s for the id that rank 0 passes on by MPI: another rank did not come", ranks->rank,
+                 ranks->count, timeout_s);
     MPI_Initialized(&initialized);
-    if (!initialized && MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS)
-        return error_set(error, "MPI cannot be initialised");
-    return MPI_Bcast(id, (int)size, MPI_BYTE, 0, MPI_COMM_WORLD) == MPI_SUCCESS ||
-           error_set(error, "MPI cannot pass on the ranks' id");
+    bool good = initialized || MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) == MPI_SUCCESS;
+    ours_to_finalize = good && !initialized;
+    finalize_s = timeout_s;
+    good = good && MPI_Comm_size(MPI_COMM_WORLD, &count) == MPI_SUCCESS && count == ranks->count;
+    good = good && MPI_Bcast(id, (int)size, MPI_BYTE, 0, MPI_COMM_WORLD) == MPI_SUCCESS;
+    deadline_lift();
+    return good || error_set(error, "MPI cannot pass on the ranks' id: it knows %d of %d ranks (was the program started by an mpirun "
+                             "of the MPI that it was built with?)", count, ranks->count);
 #else
-    (void)id, (void)size;
+    (void)ranks, (void)timeout_s, (void)id, (void)size;
     return error_set(error, "this build has no MPI");
 #endif
 }
 
-static bool check_launcher(const Ranks *ranks, const Kernels *k, Error *error) {
+void ranks_close(void) {
+#ifdef WITH_MPI
+    if (ours_to_finalize) {
+        deadline_set(finalize_s, "waited %.0f s in MPI_Finalize, all work done: another rank did not come to it", finalize_s);
+        MPI_Finalize();
+        deadline_lift();
+    }
+#endif
+    ours_to_finalize = false, finalize_s = 0;
+}
+
+/* Several ranks on a device whose own collectives go by MPI, or not at all. What was found out of them is said, too: it may
+ * be what somebody wants to know. */
+static bool check_device(const Ranks *ranks, const Kernels *k, const Meeting *meeting, Error *error) {
+    const bool cpu = strcmp(k->device, "cpu") == 0;
     const char *name = ranks->launcher->name;
-    if (!ranks->launcher->mpi)
-        return error_set(error, "%s started %d ranks, which find each other by MPI so far: start them with mpirun -n %d, or "
-                         "one alone", name, ranks->count, ranks->count);
+    char address[ADDRESS_SIZE], where[ADDRESS_SIZE + 32] = "";
+    Error unknown = {0};
+    if (cpu && !ranks->launcher->mpi) {
+        if (address_find(meeting->rendezvous, address, &unknown)) snprintf(where, sizeof where, ", to meet at %.240s", address);
+        return error_set(error, "%s started %d ranks (this is rank %d, the machine's %d%s), but on CPUs they talk by MPI: start them "
+                         "with mpirun -n %d, or one alone", name, ranks->count, ranks->rank, ranks->local_rank, where, ranks->count);
+    }
     if (!k->collective_open)
         return error_set(error, "%s started %d ranks, but %s has no collectives in this build: %s", name, ranks->count, k->name,
-                         strcmp(k->device, "cpu") ? "it found no NCCL" : "it found no MPI (Debian: libopenmpi-dev; make MPI=1)");
+                         cpu ? "it found no MPI (Debian: libopenmpi-dev; make MPI=1)" : "it found no NCCL (Debian: libnccl-dev)");
     return true;
 }
 
-bool ranks_open(const Ranks *ranks, const Kernels *k, Error *error) {
+bool ranks_open(const Ranks *ranks, const Kernels *k, const Meeting *meeting, Error *error) {
     if (ranks->count == 1) return true;
-    if (!check_launcher(ranks, k, error)) return false;
+    if (!check_device(ranks, k, meeting, error)) return false;
     unsigned char id[ID_MOST];
-    char text[384] = "";
-    size_t size = k->collective_unique_id(NULL, 0);
+    char text[384] = "", address[ADDRESS_SIZE] = "";
+    size_t size = k->collective_unique_id(NULL, NULL, 0);
     if (size > sizeof id) return error_set(error, "an id of %zu bytes is too long", size);
-    if (size && ranks->rank == 0) k->collective_unique_id(id, size);
-    if (size && !pass_on(id, size, error)) return false;
-    return k->collective_open(ranks->rank, ranks->count, id, text, sizeof text) || error_set(error, "%s", text);
+    bool introduced = HAS_MPI && ranks->launcher->mpi && !meeting->rendezvous && !getenv("NCCL_COMM_ID");
+    if (size && !introduced && !address_find(meeting->rendezvous, address, error)) return false;
+    if (size && (ranks->rank == 0 || !introduced)) k->collective_unique_id(address[0] ? address : NULL, id, size);
+    if (size && introduced && !pass_on(ranks, meeting->timeout_s, id, size, error)) return false;
+    const CollectiveSetup setup = {.rank = ranks->rank, .ranks = ranks->count, .unique_id = id, .timeout_s = meeting->timeout_s,
+                                   .meets_at = address[0] ? address : NULL, .step = meeting->step};
+    return k->collective_open(&setup, text, sizeof text) || error_set(error, "%s", text);
 }
 
 /* One number a rank, in and out of the device; [count]. */

@@ -1,8 +1,9 @@
 /*
  * rendezvous.h: how the ranks of a run find each other, and agree.
  *
- * On CPUs they talk by MPI, which knows them. GPUs talk by NCCL, whose id rank 0 makes; MPI passes it on. So several
- * ranks want a launcher that speaks MPI, and a build that found it.
+ * On CPUs they talk by MPI, which knows them. GPUs talk by NCCL, whose ranks need an id: under a launcher that speaks MPI,
+ * in a build that found it, rank 0's is broadcast; elsewhere NCCL makes the same one on every rank, of an address
+ * (address.h).
  */
 #ifndef RENDEZVOUS_H
 #define RENDEZVOUS_H
@@ -10,9 +11,18 @@
 #include "../../kernels/kernels.h"
 #include "launcher.h"
 
+typedef struct Meeting {
+    const char *rendezvous; /* --rendezvous, or NULL: an address that is wanted in any case */
+    double timeout_s;       /* no wait of a rank for others is longer, now or later: the program ends then (EXIT_RANKS) */
+    const int64_t *step;    /* finished steps, to be read at any time, for the line that is said then */
+} Meeting;
+
 /* Opens the collectives on the device that is open; waits for all ranks. Nothing for one rank. False, with *error set,
  * where they cannot be had. */
-bool ranks_open(const Ranks *ranks, const Kernels *k, Error *error);
+bool ranks_open(const Ranks *ranks, const Kernels *k, const Meeting *meeting, Error *error);
+
+/* After the device is closed, at the end of a run that all ranks have done. */
+void ranks_close(void);
 
 /* Whether every rank says yes; all of them call it, at the same place. */
 bool ranks_agree(const Ranks *ranks, const Kernels *k, bool yes);

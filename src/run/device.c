@@ -59,6 +59,15 @@ static char notice[320]; /* why --device auto took the CPU, or "" */
 
 const char *device_notice(void) { return notice[0] ? notice : NULL; }
 
+/* Each rank of a machine has a GPU of its own, that of its number there. */
+static void check_count(const Kernels *k, int ranks) {
+    DeviceInfo info = {0};
+    k->describe(&info);
+    check(!info.devices || ranks <= info.devices,
+          "%d ranks were started on this machine, and this one sees %d GPU%s: at most one a GPU (mpirun -n, --nproc-per-node, "
+          "--ntasks-per-node); srun --gpu-bind=none shows a task all of them", ranks, info.devices, info.devices == 1 ? "" : "s");
+}
+
 static const Kernels *open_cuda(Config *config) {
     bool must = config->device == DEVICE_CUDA;
     if (!is_there("cuda")) {
@@ -72,9 +81,15 @@ static const Kernels *open_cuda(Config *config) {
     const char *missing = missing_operation(k);
     check(!missing || !must, "--device cuda: %s has no %s yet; --device cpu does", k->name, missing);
     if (missing) return NULL;
-    char text[256] = "";
-    if (k->open(0, text, sizeof text)) return k;
-    check(!must, "--device cuda: %s", text);
+    char text[256] = "", other[256];
+    if (k->open((int)config->local_rank, text, sizeof text)) {
+        check_count(k, (int)config->local_ranks);
+        return k;
+    }
+    /* The other ranks have their GPUs: going on without one would be another run than theirs. */
+    const bool too_many = config->local_rank > 0 && k->open(0, other, sizeof other);
+    if (too_many) check_count(k, (int)config->local_rank + 1);
+    check(!must && !too_many, "--device cuda: %s", text);
     snprintf(notice, sizeof notice, "no usable GPU (%s): running on the CPU", text);
     return NULL;
 }

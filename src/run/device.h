@@ -9,6 +9,7 @@
 
 /* The implementation for --device and --dtype, opened; auto values in *config are replaced by what was chosen, and
  * config->threads by the number that threads_settle() gives.
+ * Of several GPUs it is that of config->local_rank; more ranks on the machine than GPUs are refused.
  * Exit 2 where the pair does not exist, the build does not hold it, or --device cuda cannot be served;
  * --device auto then falls back to the CPU. */
 const Kernels *device_open(Config *config);

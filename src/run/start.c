@@ -57,7 +57,7 @@ static void find_ranks(Start *start) {
 
 void start_read(Start *start, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
-    usage_answer(argc, argv);
+    usage_answer(argc, argv, ranks_print_launchers);
     find_ranks(start);
     smoke_check(argc, argv);
     find_checkpoint(start, argc, argv);
@@ -77,17 +77,19 @@ void start_read(Start *start, int argc, char **argv) {
     }
     config_resolve(c, c->plan_ranks ? (int)c->plan_ranks : start->ranks.count);
     c->rank = start->ranks.rank;
+    c->local_rank = start->ranks.local_rank, c->local_ranks = start->ranks.local_count;
     needs_check(c, argc, argv);
 }
 
 /* Only training shares its work. */
-void start_join(const Start *start, const Kernels *k) {
+void start_join(const Start *start, const Kernels *k, const int64_t *step) {
     const Config *c = &start->config;
     bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval_only && !c->smoke;
     Error error = {0};
     check(start->ranks.count == 1 || trains, "%s started %d processes: only training runs on several, every other mode as one",
           start->ranks.count > 1 ? start->ranks.launcher->name : "", start->ranks.count);
-    check(ranks_open(&start->ranks, k, &error), "%s", error.text);
+    const Meeting meeting = {.rendezvous = c->rendezvous, .timeout_s = c->timeout, .step = step};
+    check(ranks_open(&start->ranks, k, &meeting, &error), "%s", error.text);
 }
 
 static void add_flag(const char *name, const char *value, bool is_number, void *text) {

@@ -24,8 +24,9 @@ typedef struct Start {
  * is gone afterwards. */
 void start_read(Start *start, int argc, char **argv);
 
-/* Opens what the ranks talk by, on the device that is open; waits for all of them. Exit 2 where they cannot. */
-void start_join(const Start *start, const Kernels *k);
+/* Opens what the ranks talk by, on the device that is open; waits for all of them. Exit 2 where they cannot. *step is the
+ * number of finished steps, whenever a rank has to say where it waits. */
+void start_join(const Start *start, const Kernels *k, const int64_t *step);
 
 /* After that: refuses ranks of which one has another program, other flags, another step or other data (their fingerprints)
  * than rank 0: they would train something that nobody asked for. */

@@ -33,6 +33,7 @@ static const struct {
     {"cuda-graph", FREE},
     {"zero", FREE},
     {"check-sync", FREE},
+    {"timeout", FREE},
 };
 
 static ChangeClass class_of(const char *name) {

@@ -303,7 +303,7 @@ const char *config_value(const Config *config, const Flag *flag, char *text, siz
 
 /* Flags that say what to do now, not what the run is, are no part of config.ini. */
 static bool is_setting(const char *name) {
-    static const char *const DEEDS[] = {"config", "resume", "generate", "probe", "preset", "ranks"};
+    static const char *const DEEDS[] = {"config", "resume", "generate", "probe", "preset", "ranks", "rendezvous"};
     for (size_t i = 0; i < sizeof DEEDS / sizeof *DEEDS; i++)
         if (strcmp(DEEDS[i], name) == 0) return false;
     return true;

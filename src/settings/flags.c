@@ -119,6 +119,8 @@ static const Flag RUN[] = {
     INT("bucket-mb", bucket_mb, "25", 0, 100000, "several ranks: gradients are reduced in pieces of at least so many MB; 0: a layer at a time"),
     INT("check-sync", check_sync, "1000", 0, 1e12,
         "several ranks: compare their weights, to the bit, every so many steps and at the end (0: never)"),
+    TEXT("rendezvous", rendezvous, "several ranks on GPUs without MPI: HOST:PORT where they meet, of rank 0's machine (none: MASTER_ADDR and MASTER_PORT + 1; Slurm's first host)"),
+    REAL("timeout", timeout, "1800", 1, 1e9, "several ranks: seconds that one waits for the others before all end with code 4"),
     INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: OMP_NUM_THREADS, or the CPUs that the affinity mask and a container's quota leave)"),
 };
 

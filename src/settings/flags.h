@@ -70,6 +70,8 @@ typedef struct Config {
     int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
     int64_t cuda_graph, gemm_tune;
     int64_t zero, bucket_mb, check_sync;
+    const char *rendezvous;
+    double timeout;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
     int64_t max_new_tokens, top_k;
@@ -81,6 +83,7 @@ typedef struct Config {
     int64_t micro_steps; /* gradient accumulation: total_batch_tokens / (batch_size · seq_len · ranks) */
     int64_t head_size;   /* n_embd / n_head */
     int64_t rank, ranks; /* which of how many processes of the run this is; rank is set by who starts it */
+    int64_t local_rank, local_ranks; /* which of how many on its machine, set likewise; local_ranks is 0 where nobody tells */
 
     /* By flag_number(): set to "auto", whatever number or word the field has come to since. */
     bool automatic[FLAGS_MOST];

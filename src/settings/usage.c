@@ -31,7 +31,8 @@ static void print_help(void) {
     printf("\npresets\n");
     for (int i = 0; i < PRESET_COUNT; i++)
         printf("  %-12s %s\n               %s\n", PRESETS[i].name, PRESETS[i].help, PRESETS[i].settings);
-    printf("\nexit codes: 0 done, 1 the machine failed, 2 bad usage or input, 3 training diverged\n");
+    printf("\nexit codes: 0 done, 1 the machine failed, 2 bad usage or input, 3 training diverged, "
+           "4 another rank is gone or hangs\n");
 }
 
 #ifndef VERSION
@@ -50,13 +51,18 @@ static void print_version(void) {
            __VERSION__);
 }
 
-void usage_answer(int argc, char **argv) {
+void usage_answer(int argc, char **argv, void (*add_to_version)(void)) {
     static const struct {
         const char *mode;
         void (*print)(void);
     } ANSWERS[] = {{"help", print_help}, {"version", print_version}, {"list-variants", variant_print_table}};
     for (size_t i = 0; i < sizeof ANSWERS / sizeof *ANSWERS; i++)
-        if (config_asks(argc, argv, ANSWERS[i].mode)) ANSWERS[i].print(), output_end(), exit(EXIT_DONE);
+        if (config_asks(argc, argv, ANSWERS[i].mode)) {
+            ANSWERS[i].print();
+            if (ANSWERS[i].print == print_version) add_to_version();
+            output_end();
+            exit(EXIT_DONE);
+        }
     check(argc > 1, "nothing to do: scripts/quickstart.sh trains a demo in two minutes, --smoke tries this build on "
                     "built-in data, --train-data SHARDS trains, --help lists all");
 }

@@ -274,27 +274,37 @@ bool machine_has(const char *what) {
     const char *device = getenv("EMU_DEVICE");
     return device && !strcmp(device, what);
 }
+
+/* Devices are alike and separate: what a process does is on the one that it has set. EMU_DEVICES of them; 8. */
+int device_count() {
+    const char *asked = getenv("EMU_DEVICES");
+    return asked ? atoi(asked) : 8;
+}
+
+thread_local int device_here;
 } // namespace
 
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = 0;
     if (machine_has("no-driver") || machine_has("old-driver")) return raise(cudaErrorInsufficientDriver);
     if (machine_has("none")) return raise(cudaErrorNoDevice);
-    *count = 1;
+    *count = device_count();
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
-    return raise(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+    if (device < 0 || device >= device_count()) return raise(cudaErrorInvalidDevice);
+    device_here = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device) {
-    *device = 0;
+    *device = device_here;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
-    if (device) return raise(cudaErrorInvalidDevice);
+    if (device < 0 || device >= device_count()) return raise(cudaErrorInvalidDevice);
     *properties = cudaDeviceProp();
     strcpy(properties->name, "CUDA on the host (emulation)");
     properties->totalGlobalMem = DEVICE_BYTES;
@@ -322,7 +332,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
-    if (device) return raise(cudaErrorInvalidDevice);
+    if (device < 0 || device >= device_count()) return raise(cudaErrorInvalidDevice);
     switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:
         *value = MAX_THREADS;

@@ -12,15 +12,19 @@
 #include <mpi.h>
 #include <errno.h>
 #include <limits.h>
+#include <netdb.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cuda_bf16.h"
@@ -262,15 +266,74 @@ void Group::run(const Call &call) const {
 
 } // namespace
 
+/* ---- where ranks meet that know an address ------------------------------------------------------------------- */
+
+namespace {
+
+/* NCCL_COMM_ID at NCCL's first call; what comes later NCCL may or may not see. */
+std::string address_at_first_call() {
+    static const std::string first = getenv("NCCL_COMM_ID") ? getenv("NCCL_COMM_ID") : "";
+    const char *now = getenv("NCCL_COMM_ID");
+    if (first != (now ? now : ""))
+        fault("NCCL_COMM_ID was \"%s\" at NCCL's first call and is \"%s\" now", first.c_str(), now ? now : "");
+    return first;
+}
+
+/* The resolved HOST:PORT or [HOST]:PORT; the caller frees. NULL: it is none. */
+addrinfo *resolve(const std::string &address) {
+    const size_t colon = address.rfind(':');
+    if (colon == std::string::npos || colon == 0) return nullptr;
+    std::string host = address.substr(0, colon), port = address.substr(colon + 1);
+    if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+    addrinfo hints = {}, *found = nullptr;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    return getaddrinfo(host.c_str(), port.c_str(), &hints, &found) ? nullptr : found;
+}
+
+/* Rank 0: listens until all others have come. Returns what went wrong, or "". */
+std::string listen_for(int others, const addrinfo *at, const std::atomic<bool> &aborted) {
+    const int on = 1, door = socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(door, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (door < 0 || bind(door, at->ai_addr, at->ai_addrlen) || listen(door, 4096))
+        return std::string("listening: ") + strerror(errno);
+    while (others && !aborted) {
+        const int guest = accept(door, nullptr, nullptr);
+        if (guest < 0) usleep(1000);
+        if (guest >= 0) close(guest), others--;
+    }
+    close(door);
+    return "";
+}
+
+/* Any other rank: until rank 0 listens. */
+void come_to(const addrinfo *at, const std::atomic<bool> &aborted) {
+    while (!aborted) {
+        const int door = socket(at->ai_family, SOCK_STREAM, 0);
+        const bool open = connect(door, at->ai_addr, at->ai_addrlen) == 0;
+        close(door);
+        if (open) return;
+        usleep(1000);
+    }
+}
+
+} // namespace
+
 /* ---- communicators ------------------------------------------------------------------------------------------ */
 
 struct ncclComm {
     std::shared_ptr<Group> group;
+    bool blocks = true;
+    std::thread opening; /* of one that does not block; it alone uses MPI then */
+    std::atomic<int> opened{ncclInProgress};
+    std::atomic<bool> aborted{false};
+    bool busy = false; /* one that does not block is at something: the next question is answered so */
+    bool finalized = false;
 };
 
 namespace {
 
-const char ID_BEGIN[] = "emulated NCCL: ";
+const char ID_BEGIN[] = "emulated NCCL: ", ADDRESS_BEGIN[] = "emulated NCCL: address ";
 std::string last_error;
 std::set<std::string> used_ids;
 int open_communicators;
@@ -287,10 +350,10 @@ void end_mpi() {
 }
 
 void begin_mpi() {
-    int there = 0;
+    int there = 0, level = 0;
     MPI_Initialized(&there);
     if (there) return;
-    MPI_Init(nullptr, nullptr);
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level);
     mpi_is_ours = true;
     atexit(end_mpi);
 }
@@ -303,7 +366,7 @@ struct Introduction {
 };
 
 /* Waits until all ranks have introduced themselves. */
-ncclResult_t introduce(Group &group, const ncclUniqueId &id) {
+ncclResult_t introduce(Group &group, const ncclUniqueId &id, bool blocks, const std::atomic<bool> &aborted) {
     begin_mpi();
     int rank = 0, ranks = 0, done = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -317,8 +380,9 @@ ncclResult_t introduce(Group &group, const ncclUniqueId &id) {
     MPI_Iallgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, MPI_COMM_WORLD, &request);
     for (Stopwatch watch; !done; sched_yield()) {
         MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-        if (!done && watch.is_late())
+        if (!done && blocks && watch.is_late())
             fault("ncclCommInitRank on rank %d: not all of %d ranks came", rank, ranks);
+        if (aborted) return refuse(ncclSystemError, "aborted");
     }
     for (const Introduction &other : all) {
         if (memcmp(&other.id, &id, sizeof id))
@@ -326,6 +390,35 @@ ncclResult_t introduce(Group &group, const ncclUniqueId &id) {
         group.processes.push_back(other.process);
     }
     return ncclSuccess;
+}
+
+/* What NCCL does when a communicator opens, in the background where that does not block. */
+ncclResult_t meet_others(Group &group, const ncclUniqueId &id, bool blocks, const std::atomic<bool> &aborted) {
+    if (!strncmp(id.internal, ADDRESS_BEGIN, sizeof ADDRESS_BEGIN - 1)) {
+        addrinfo *at = resolve(id.internal + sizeof ADDRESS_BEGIN - 1);
+        if (!at) return refuse(ncclInvalidArgument, "NCCL_COMM_ID does not resolve");
+        std::string wrong;
+        if (group.rank == 0)
+            wrong = listen_for(group.ranks - 1, at, aborted);
+        else
+            come_to(at, aborted);
+        freeaddrinfo(at);
+        if (aborted) return refuse(ncclSystemError, "aborted");
+        if (!wrong.empty()) return refuse(ncclSystemError, wrong);
+    }
+    return group.ranks > 1 ? introduce(group, id, blocks, aborted) : ncclSuccess;
+}
+
+/* One that is at something takes no other call. */
+void require_idle(const ncclComm *comm, const char *call) {
+    if (comm->opened == ncclInProgress || comm->busy)
+        fault("%s: the communicator is still at what it was asked before: ncclCommGetAsyncError says when it is done", call);
+}
+
+/* A call to a communicator that does not block returns at once; it is done when the next question has been asked. */
+ncclResult_t done_in_background(ncclComm *comm) {
+    comm->busy = !comm->blocks;
+    return comm->blocks ? ncclSuccess : ncclInProgress;
 }
 
 /* In place as NCCL has it, or apart. */
@@ -349,6 +442,7 @@ ncclResult_t enqueue(const Call &call, ncclComm_t comm, ncclRedOp_t reduction, c
         return refuse(ncclInvalidArgument, "data type " + std::to_string((int)header.type));
     if (reduction != ncclSum)
         return refuse(ncclInvalidArgument, "reduction " + std::to_string((int)reduction));
+    require_idle(comm, KIND_NAMES[header.kind]);
     Group &group = *comm->group;
     if (header.root < 0 || header.root >= group.ranks)
         return refuse(ncclInvalidArgument, "root " + std::to_string(header.root));
@@ -367,7 +461,7 @@ ncclResult_t enqueue(const Call &call, ncclComm_t comm, ncclRedOp_t reduction, c
     queue_work(
         KIND_NAMES[header.kind], stream, [held, call] { held->run(call); },
         [held, header](uint64_t number) { return held->meet(number, header); });
-    return ncclSuccess;
+    return done_in_background(comm);
 }
 
 } // namespace
@@ -375,38 +469,74 @@ ncclResult_t enqueue(const Call &call, ncclComm_t comm, ncclRedOp_t reduction, c
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     static int made;
     if (!id) return refuse(ncclInvalidArgument, "the id is NULL");
+    const std::string address = address_at_first_call();
     memset(id, 0, sizeof *id);
+    if (!address.empty()) {
+        addrinfo *at = resolve(address);
+        if (!at) return refuse(ncclInvalidArgument, "NCCL_COMM_ID " + address + " is no <host>:<port>");
+        freeaddrinfo(at);
+        snprintf(id->internal, sizeof id->internal, "%s%s", ADDRESS_BEGIN, address.c_str());
+        return ncclSuccess;
+    }
     snprintf(id->internal, sizeof id->internal, "%sprocess %d, %lld, %d", ID_BEGIN, (int)getpid(),
              (long long)std::chrono::system_clock::now().time_since_epoch().count(), made++);
     return ncclSuccess;
 }
 
-ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config) {
+    address_at_first_call();
     if (!comm || ranks < 1 || rank < 0 || rank >= ranks)
         return refuse(ncclInvalidArgument, "rank " + std::to_string(rank) + " of " + std::to_string(ranks));
     if (memcmp(id.internal, ID_BEGIN, sizeof ID_BEGIN - 1))
         return refuse(ncclInvalidArgument, "the unique id is not from ncclGetUniqueId");
-    if (!used_ids.insert(id.internal).second)
+    const bool of_address = !strncmp(id.internal, ADDRESS_BEGIN, sizeof ADDRESS_BEGIN - 1);
+    if (!used_ids.insert(id.internal).second && !of_address)
         fault("ncclCommInitRank: a second communicator with one unique id");
-    auto group = std::make_shared<Group>(rank, ranks);
-    if (ranks > 1)
-        if (ncclResult_t result = introduce(*group, id)) return result;
-    *comm = new ncclComm{group};
+    ncclComm_t made = new ncclComm;
+    made->group = std::make_shared<Group>(rank, ranks);
+    made->blocks = !config || config->blocking != 0;
     open_communicators++;
-    return ncclSuccess;
+    *comm = made;
+    const auto open = [made, id] {
+        made->opened = meet_others(*made->group, id, made->blocks, made->aborted);
+    };
+    if (!made->blocks) {
+        made->opening = std::thread(open);
+        return ncclInProgress;
+    }
+    open();
+    const ncclResult_t result = (ncclResult_t)made->opened.load();
+    if (result == ncclSuccess) return result;
+    *comm = nullptr;
+    ncclCommAbort(made);
+    return result;
+}
+
+ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank) {
+    return ncclCommInitRankConfig(comm, ranks, id, rank, nullptr);
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+    Lock lock;
+    if (!comm) return refuse(ncclInvalidArgument, "the communicator is NULL");
+    require_idle(comm, "ncclCommFinalize");
+    if (comm->group.use_count() > 1)
+        fault("%s: a stream or a graph still holds a call of this communicator: NCCL would wait without end",
+              "ncclCommFinalize");
+    comm->finalized = true;
+    return done_in_background(comm);
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
-    Lock lock;
     if (!comm) return refuse(ncclInvalidArgument, "the communicator is NULL");
-    if (comm->group.use_count() > 1)
-        fault("ncclCommDestroy: a stream or a graph still holds a call of this communicator: NCCL would wait "
-              "without "
-              "end");
+    require_idle(comm, "ncclCommDestroy");
+    if (!comm->finalized && ncclCommFinalize(comm) > ncclInProgress) return ncclInternalError;
     return ncclCommAbort(comm);
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+    comm->aborted = true;
+    if (comm->opening.joinable()) comm->opening.join();
     delete comm;
     open_communicators--;
     return ncclSuccess;
@@ -414,9 +544,16 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
     if (!comm || !error) return refuse(ncclInvalidArgument, "an argument is NULL");
+    *error = (ncclResult_t)comm->opened.load();
+    if (*error != ncclSuccess) return ncclSuccess;
+    if (comm->opening.joinable()) comm->opening.join();
+    if (comm->busy) {
+        comm->busy = false;
+        *error = ncclInProgress;
+        return ncclSuccess;
+    }
     int gone = comm->group->find_gone();
-    *error = gone < 0 ? ncclSuccess
-                      : refuse(ncclRemoteError, "the process of rank " + std::to_string(gone) + " is gone");
+    if (gone >= 0) *error = refuse(ncclRemoteError, "the process of rank " + std::to_string(gone) + " is gone");
     return ncclSuccess;
 }
 

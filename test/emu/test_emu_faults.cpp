@@ -414,7 +414,7 @@ const Fault faults[] = {
 
     {"a launch over an unchecked error",
      [] {
-         if (cudaSetDevice(3) == cudaSuccess) return;
+         if (cudaSetDevice(8) == cudaSuccess) return;
          LAUNCH(traps, 1, 32, 0, 0);
      },
      EMU,

@@ -38,7 +38,7 @@ void take_device() {
 void open_all() {
     char text[512];
     take_device();
-    if (!ranks_open(&here, text, sizeof text)) say_and_leave(text);
+    if (!ranks_meet(&here, text, sizeof text)) say_and_leave(text);
 }
 
 Collective floats(int64_t count, void *at = NULL) {
@@ -88,13 +88,13 @@ void uneven_pieces() {
 void id_of_another_size() {
     take_device();
     char id[100];
-    k->collective_unique_id(id, sizeof id);
+    k->collective_unique_id(NULL, id, sizeof id);
 }
 
 void foreign_id() {
     take_device();
     char id[NCCL_UNIQUE_ID_BYTES] = "from nowhere", text[512];
-    if (!k->collective_open(0, 1, id, text, sizeof text)) say_and_leave(text);
+    if (!ranks_join(&here, 0, 1, id, text, sizeof text)) say_and_leave(text);
 }
 
 void function_missing() {
@@ -165,9 +165,9 @@ void call_outlives_communicator() {
 void id_used_twice() {
     take_device();
     char id[NCCL_UNIQUE_ID_BYTES], text[512];
-    k->collective_unique_id(id, sizeof id);
+    k->collective_unique_id(NULL, id, sizeof id);
     for (int i = 0; i < 2; i++) {
-        if (!k->collective_open(0, 1, id, text, sizeof text)) say_and_leave(text);
+        if (!ranks_join(&here, 0, 1, id, text, sizeof text)) say_and_leave(text);
         k->close();
         if (!k->open(0, text, sizeof text)) say_and_leave(text);
     }
@@ -217,15 +217,49 @@ void operations_differ() {
 void ids_differ() {
     take_device();
     char id[NCCL_UNIQUE_ID_BYTES], text[512];
-    k->collective_unique_id(id, sizeof id);
-    k->collective_open(here.rank, here.ranks, id, text, sizeof text);
+    k->collective_unique_id(NULL, id, sizeof id);
+    ranks_join(&here, here.rank, here.ranks, id, text, sizeof text);
 }
 
 void ranks_miscounted() {
     take_device();
     char id[NCCL_UNIQUE_ID_BYTES], text[512];
-    k->collective_unique_id(id, sizeof id);
-    if (!k->collective_open(here.rank, 3, id, text, sizeof text)) say_and_leave(text);
+    k->collective_unique_id(NULL, id, sizeof id);
+    if (!ranks_join(&here, here.rank, 3, id, text, sizeof text)) say_and_leave(text);
+}
+
+/* Below the contract, which asks whether NCCL is done. */
+void busy_communicator() {
+    take_device();
+    char text[512];
+    Library library = {"libnccl.so.2", text, sizeof text, NULL};
+    decltype(&::ncclCommInitRankConfig) init = NULL;
+    decltype(&::ncclGetUniqueId) make_id = NULL;
+    decltype(&::ncclCommFinalize) finalize = NULL;
+    if (!library.open() || !library.find("ncclCommInitRankConfig", &init) ||
+        !library.find("ncclGetUniqueId", &make_id) || !library.find("ncclCommFinalize", &finalize))
+        say_and_leave(text);
+    ncclUniqueId id;
+    ncclComm_t comm;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    if (make_id(&id) || init(&comm, 2, id, 0, &config) != ncclInProgress || finalize(comm)) return;
+}
+
+void address_comes_too_late() {
+    take_device();
+    char id[NCCL_UNIQUE_ID_BYTES];
+    k->collective_unique_id(NULL, id, sizeof id);
+    k->collective_unique_id("127.0.0.1:28417", id, sizeof id);
+}
+
+/* The others have an id of their own, and go elsewhere. */
+void address_on_one_rank_alone() {
+    take_device();
+    char id[NCCL_UNIQUE_ID_BYTES], text[512];
+    if (here.rank) unsetenv("NCCL_COMM_ID");
+    k->collective_unique_id(NULL, id, sizeof id);
+    if (!ranks_join(&here, here.rank, here.ranks, id, text, sizeof text)) say_and_leave(text);
 }
 
 void rank_stays_away() {
@@ -281,6 +315,9 @@ const struct {
     ROW(operations_differ),
     ROW(ids_differ),
     ROW(ranks_miscounted),
+    ROW(busy_communicator),
+    ROW(address_comes_too_late),
+    ROW(address_on_one_rank_alone),
     ROW(rank_stays_away),
     ROW(rank_dies),
     ROW(rank_dies_before_an_event),

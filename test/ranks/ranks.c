@@ -49,7 +49,15 @@ static bool read_id(const char *path, void *id, size_t size) {
     return false;
 }
 
-bool ranks_open(const Ranks *r, char *text, size_t size) {
+bool ranks_join(const Ranks *r, int rank, int ranks, const void *id, char *text, size_t size) {
+    static const int64_t step = 17;
+    const char *timeout = getenv("COLLECTIVE_TIMEOUT");
+    const CollectiveSetup setup = {.rank = rank, .ranks = ranks, .unique_id = id, .step = &step,
+                                   .timeout_s = timeout ? atof(timeout) : 600, .meets_at = getenv("NCCL_COMM_ID")};
+    return r->k->collective_open(&setup, text, size);
+}
+
+bool ranks_meet(const Ranks *r, char *text, size_t size) {
     char path[256];
     const char *given = getenv("RANKS_ID_FILE"), *folder = getenv("TMPDIR");
     if (given)
@@ -57,15 +65,15 @@ bool ranks_open(const Ranks *r, char *text, size_t size) {
     else
         snprintf(path, sizeof path, "%s/train_gpt_id_%d", folder ? folder : "/tmp", (int)getppid());
     unsigned char id[ID_MOST];
-    const size_t bytes = r->k->collective_unique_id(NULL, 0);
-    if (bytes == 0) return r->k->collective_open(r->rank, r->ranks, NULL, text, size);
-    if (r->rank == 0) r->k->collective_unique_id(id, bytes);
+    const size_t bytes = r->k->collective_unique_id(NULL, NULL, 0);
+    if (bytes == 0) return ranks_join(r, r->rank, r->ranks, NULL, text, size);
+    if (r->rank == 0) r->k->collective_unique_id(NULL, id, bytes);
     if (r->rank == 0 && r->ranks > 1) write_id(path, id, bytes);
     if (r->rank > 0 && !read_id(path, id, bytes)) {
         snprintf(text, size, "rank 0 wrote no unique id to %s in %d s", path, ID_WAIT_S);
         return false;
     }
-    const bool opened = r->k->collective_open(r->rank, r->ranks, id, text, size);
+    const bool opened = ranks_join(r, r->rank, r->ranks, id, text, size);
     if (r->rank == 0 && r->ranks > 1) remove(path); /* all have read it: opening waits for all */
     return opened;
 }

@@ -339,9 +339,9 @@ static void a_second_communicator_is_refused(void **state) {
     (void)state;
     unsigned char id[1024];
     char text[256] = "";
-    expect(k->collective_unique_id(NULL, 0) <= sizeof id);
-    k->collective_unique_id(id, k->collective_unique_id(NULL, 0));
-    expect(!k->collective_open(here.rank, here.ranks, id, text, sizeof text));
+    expect(k->collective_unique_id(NULL, NULL, 0) <= sizeof id);
+    k->collective_unique_id(NULL, id, k->collective_unique_id(NULL, NULL, 0));
+    expect(!ranks_join(&here, here.rank, here.ranks, id, text, sizeof text));
     expect(strstr(text, "open already"));
 }
 
@@ -352,15 +352,15 @@ static void refuse_wrong_ranks(void) {
     unsigned char id[1024] = {0};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         char text[256] = "";
-        if (k->collective_open(wrong[i][0], wrong[i][1], id, text, sizeof text) ||
+        if (ranks_join(&here, wrong[i][0], wrong[i][1], id, text, sizeof text) ||
             !strstr(text, "there is no rank")) {
             fprintf(stderr, "rank %d of %d was not refused: %s\n", wrong[i][0], wrong[i][1], text);
             exit(1);
         }
     }
     char text[256] = "";
-    if (k->collective_unique_id(NULL, 0) == 0) return; /* it needs none */
-    if (k->collective_open(0, 1, NULL, text, sizeof text) || !strstr(text, "no unique id")) exit(1);
+    if (k->collective_unique_id(NULL, NULL, 0) == 0) return; /* it needs none */
+    if (ranks_join(&here, 0, 1, NULL, text, sizeof text) || !strstr(text, "no unique id")) exit(1);
 }
 
 int main(int argc, char **argv) {
@@ -378,7 +378,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     refuse_wrong_ranks();
-    if (!ranks_open(&here, text, sizeof text)) {
+    if (!ranks_meet(&here, text, sizeof text)) {
         fprintf(stderr, "%s\n", text);
         return 1;
     }

@@ -218,12 +218,13 @@ int main(int argc, char **argv) {
     kernels.event_wait = event_wait;
     require(ranks_from_environment(&ranks, &error), "%s", error.text);
     require(kernels.open(0, text, sizeof text), "%s", text);
-    require(ranks_open(&ranks, &kernels, &error), "%s", error.text);
+    require(ranks_open(&ranks, &kernels, &(Meeting){.timeout_s = 600}, &error), "%s", error.text);
     if (strcmp(mode, "variants") == 0) variants(&ranks);
     else if (strcmp(mode, "sync") == 0) sync_finds_every_bit(&ranks);
     else if (strcmp(mode, "steps") == 0) print_steps(&ranks);
     else fail(EXIT_USAGE, "variants, sync or steps");
     fflush(stdout);
     kernels.close();
+    ranks_close();
     return EXIT_DONE;
 }
