@@ -12,9 +12,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-/* What OpenBLAS maps for a thread, and what the thread itself (its stack, oneDNN's code) takes beside it: with less than
- * about 20 MB of that, loading was done but the first step aborted. */
-static const size_t BUFFER = (size_t)128 << 20, BESIDE = (size_t)28 << 20;
+/* What OpenBLAS maps for a thread. */
+static const size_t BUFFER = (size_t)128 << 20;
 
 static bool limited(void) {
     struct rlimit space, data;
@@ -43,6 +42,10 @@ void blas_room_require(int more, int threads) {
 #endif
 
 #if !SANITIZED
+/* What the thread itself (its stack, oneDNN's code) takes beside it: with less than about 20 MB of that, loading was done
+ * but the first step aborted. */
+static const size_t BESIDE = (size_t)28 << 20;
+
 /* As OpenBLAS counts when it is loaded: OMP_NUM_THREADS' first number, up to the CPUs of the affinity mask. */
 static int threads_at_load(char **environment) {
     static const char NAME[] = "OMP_NUM_THREADS=";
