@@ -1,0 +1,139 @@
+"""Does the CUDA path train on several ranks as it does on one: the same bits with shared updates and without, captured or not,
+whatever the order of streams? Runs `train_gpt_emu --device cuda` over the emulated NCCL.
+
+TRAIN_GPT_EMU names the executable, with libnccl.so.2 beside it; needs Open MPI's mpirun. TEST_ALL=1: more variants, orders and
+numbers of ranks; and under the race checker, if TRAIN_GPT_RACE is built. What a missing wait
+does: test/ranks/training.c, as training_emu.
+"""
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from program import MODEL, MOMENTS, events, file_bytes, losses, metrics, sentences, step_directory, write_shard
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EMULATED = pathlib.Path(os.environ.get("TRAIN_GPT_EMU", ROOT / "build" / "emu" / "train_gpt"))
+RACE = pathlib.Path(os.environ.get("TRAIN_GPT_RACE", ROOT / "build" / "race" / "train_gpt"))
+ALL = os.environ.get("TEST_ALL", "") not in ("", "0")
+MPIRUN = "mpirun --quiet --allow-run-as-root --oversubscribe -n".split()
+LIMIT_S = 600
+STEPS = 4
+
+if not EMULATED.exists() or not (EMULATED.parent / "libnccl.so.2").exists():
+    pytest.skip(f"{EMULATED} and libnccl.so.2 are not built", allow_module_level=True)
+if not shutil.which("mpirun"):
+    pytest.skip("there is no mpirun", allow_module_level=True)
+
+# A bucket a layer; two micro-steps on two ranks.
+SHAPE = ("--arch llama --n-layer 2 --n-embd 32 --n-head 4 --n-kv-head 2 --n-ffn 40 --vocab-size 128 --seq-len 5 --init-std 0.1 "
+         "--lr 3e-3 --lr-schedule constant --warmup-steps 0 --bucket-mb 0 --total-batch-tokens 40 --val-every 2 --val-batches 3 "
+         "--save-every 2 --check-sync 2 --stats-every 2")
+VARIANT = "--norm bhyt --gpas layer --sdd paper"
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.bin"
+    write_shard(path, sentences(4000, 1))
+    return path
+
+
+def train(out, shard, count, words, program=EMULATED, seed=0, code=0):
+    """A run on so many ranks."""
+    size = {1: 4, 2: 2, 4: 2}[count]
+    command = [*(MPIRUN + [str(count)] if count > 1 else []), str(program), *SHAPE.split(), "--steps", str(STEPS), "--batch-size",
+               str(size), *words.split(), "--train-data", str(shard), "--val-data", str(shard), "--out", str(out)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S, text=True,
+                          env=dict(os.environ, OMP_NUM_THREADS="1", EMU_SEED=str(seed)))
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def bits(out):
+    """What a run leaves: weights, moments, losses, and what it says of itself."""
+    stats = [line["layers"] for line in metrics(out, "stats")]
+    assert len(stats) == STEPS // 2 and events(out)[-1] == "end"
+    return [*(file_bytes(step_directory(out, STEPS), name) for name in (MODEL, MOMENTS)), losses(out),
+            [line["loss"] for line in metrics(out, "val")], [line["grad_norm"] for line in metrics(out)], stats]
+
+
+def near(a, b, most):
+    assert len(a) == len(b) == STEPS
+    assert max(abs(x - y) for x, y in zip(a, b)) < most, (a, b)
+
+
+# fp32: sums in another order, as between ranks of the CPU.
+@pytest.mark.parametrize("count", [2, 4])
+def test_ranks_on_cuda_take_the_steps_of_one_on_the_cpu(shard, tmp_path, count):
+    train(tmp_path / "cpu", shard, 1, "--device cpu --dtype fp32 " + VARIANT)
+    train(tmp_path / "cuda", shard, count, "--device cuda --dtype fp32 " + VARIANT)
+    near(losses(tmp_path / "cuda"), losses(tmp_path / "cpu"), 2e-5)
+
+
+# What each pair of these does not share is who updates what, whether steps are captured, and the order of streams and blocks.
+WAYS = [("--zero 1 --cuda-graph off", 0), ("--zero 0 --cuda-graph on", 3), ("--zero 1 --cuda-graph on", 5)]
+MORE = [("--zero 0 --cuda-graph off", 1), ("--zero 1 --cuda-graph off", 2), ("--zero 1 --cuda-graph on", 7)]
+
+
+@pytest.mark.parametrize("count,dtype", [(2, "fp32"), (2, "bf16")] + [(4, "fp32"), (4, "bf16")] * ALL)
+def test_who_updates_what_and_in_which_order_the_device_works_changes_no_bit(shard, tmp_path, count, dtype):
+    found = []
+    for i, (words, seed) in enumerate(WAYS + MORE * ALL):
+        train(tmp_path / str(i), shard, count, f"--device cuda --dtype {dtype} {VARIANT} {words}", seed=seed)
+        found.append(bits(tmp_path / str(i)))
+        assert found[i] == found[0], words
+
+
+@pytest.mark.parametrize("variant", ["--arch gpt2 --norm layernorm --placement post --residual-dtype fp32",
+                                     "--norm rmsnorm --recompute block --gemm-tune on", "--norm dyt --placement sandwich"])
+@pytest.mark.skipif(not ALL, reason="test-all")
+def test_other_variants_too(shard, tmp_path, variant):
+    for i, (words, seed) in enumerate(WAYS):
+        train(tmp_path / str(i), shard, 2, f"--device cuda --dtype bf16 {variant} {words}", seed=seed)
+        assert bits(tmp_path / str(i)) == bits(tmp_path / "0"), words
+
+
+# Masters that only their ranks hold come together in the checkpoint, and go apart again.
+def test_a_resumed_run_in_bf16_ends_with_the_same_bits_and_goes_on_on_one(shard, tmp_path):
+    words = f"--device cuda --dtype bf16 {VARIANT} --keep 9 --stats-every 0"
+    train(tmp_path / "whole", shard, 2, words)
+    for count in 2, 1:
+        out = tmp_path / str(count)
+        shutil.copytree(step_directory(tmp_path / "whole", 2), step_directory(out, 2))
+        train(out, shard, count, words + " --resume auto --cuda-graph on", seed=count)
+    rest = [file_bytes(step_directory(tmp_path / "whole", STEPS), name) for name in (MODEL, MOMENTS)]
+    assert [file_bytes(step_directory(tmp_path / "2", STEPS), name) for name in (MODEL, MOMENTS)] == rest
+    assert losses(tmp_path / "2") == losses(tmp_path / "whole")[2:]
+    # One rank's sums have another order, and bf16 rounds what depends on them: some of its epsilons, 2^-8, of losses of 4.
+    for a, b in zip(losses(tmp_path / "1"), losses(tmp_path / "whole")[2:]):
+        assert abs(a - b) < 4 * 2.0**-8
+
+
+def weights_after_three_steps(seed, *forgotten):
+    """Their checksum; None where the device, or the program, noticed that they are none."""
+    program = EMULATED.parent.parent / "training_emu"
+    if not program.exists():
+        pytest.skip(f"{program} is not built")
+    done = subprocess.run([*MPIRUN, "2", str(program), "steps", *forgotten], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=False, timeout=LIMIT_S, text=True, env=dict(os.environ, OMP_NUM_THREADS="1", EMU_SEED=str(seed)))
+    assert forgotten or done.returncode == 0, done.stderr
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+# The queue of the exchange waits for backward, the queue of the update for the exchange: each wait is needed.
+def test_a_missing_wait_around_the_reduction_shows_under_some_order_of_streams():
+    seeds = range(8 if ALL else 3)
+    right = {weights_after_three_steps(seed) for seed in seeds}
+    assert len(right) == 1
+    for wait in "backward", "reduction":
+        assert any(weights_after_three_steps(seed, wait) not in right for seed in seeds), wait
+
+
+@pytest.mark.skipif(not ALL or not RACE.exists(), reason="test-all, with `make race`")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_no_ranks_race(shard, tmp_path, dtype):
+    for words in "--zero 1 --cuda-graph off", "--zero 1 --cuda-graph on", "--zero 0 --cuda-graph off":
+        train(tmp_path / words.replace(" ", ""), shard, 2, f"--device cuda --dtype {dtype} {VARIANT} {words}", program=RACE)
