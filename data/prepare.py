@@ -227,6 +227,9 @@ def parse_arguments(arguments):
     chosen = parser.parse_args(arguments)
     if chosen.name is None:
         chosen.name = default_name(chosen.files[0])
+        if not chosen.name or chosen.name.startswith("."):
+            Source(chosen.files[0])  # a folder, or nothing, says so itself
+            raise Failure("%s: gives the set no name; --name NAME does" % chosen.files[0])
     check_name(chosen.name)
     if not 0 <= chosen.val_fraction < 1:
         raise Failure("--val-fraction %g: 0 or more, and less than 1, is allowed" % chosen.val_fraction)

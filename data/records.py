@@ -89,9 +89,9 @@ class Records:
         self._n_seen += 1
         try:
             text = self._text(number, value) if line is None else self._text(number, self._parse(number, line))
-        except BadRecord:
+        except BadRecord as error:
             if not self.skip_bad:
-                raise
+                raise BadRecord("%s; --skip-bad leaves such records out and counts them" % error) from None
             self.skipped.add("bad", self._where(number))
             return []
         if not text:

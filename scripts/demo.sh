@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 
 folder=build/demo
 steps=${DEMO_STEPS:-1600}
+[[ $steps =~ ^[1-9][0-9]{0,8}$ ]] || { echo "demo.sh: DEMO_STEPS='$steps': a number of steps is needed" >&2; exit 2; }
 
 [ -x ./train_gpt ] || { echo "demo.sh: there is no ./train_gpt yet: run make first" >&2; exit 1; }
 
@@ -17,11 +18,16 @@ if [ ! -e $folder/language.json ] || [ data/language.py -nt $folder/language.jso
     python3 data/language.py --out $folder
 fi
 
+# share N: a run of DEMO_STEPS is that of 1,600 in small.
+share() {
+    echo $((steps > $1 ? steps / $1 : 1))
+}
+
 rm -rf $folder/run
 ./train_gpt --preset tiny \
     --train-data "$folder/language_train_*.bin" --val-data "$folder/language_val_*.bin" \
-    --out $folder/run --steps "$steps" --batch-size 16 --lr 2e-3 --warmup-steps 80 --lr-final-frac 0.05 \
-    --beta2 0.99 --val-every 400 --val-batches 100 --log-every 100
+    --out $folder/run --steps "$steps" --batch-size 16 --lr 2e-3 --warmup-steps "$(share 20)" --lr-final-frac 0.05 \
+    --beta2 0.99 --val-every "$(share 4)" --val-batches 100 --log-every "$(share 16)"
 
 for prompt in "where is otto?" "mira has 3 plums and 4 more:" "the cats (near this wasp"; do
     echo

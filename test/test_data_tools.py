@@ -340,6 +340,10 @@ def test_an_earlier_set_of_the_same_name_is_replaced_whole(tmp_path):
 ERRORS = {
     "no such file": (["{}/none.txt"], "none.txt: No such file or directory"),
     "a folder": (["{}"], ": is a folder"),
+    "a folder with its slash": (["{}/"], ": is a folder"),
+    "an empty name": ([""], ": No such file or directory"),
+    "a file without a name": (["{}/.txt"], ".txt: gives the set no name; --name NAME does"),
+    "what a bad line needs": (["{}/bad.jsonl"], "; --skip-bad leaves such records out and counts them"),
     "empty": (["{}/empty.txt"], "the input holds no text"),
     "too small to split": (["{}/one.txt"], "no tokens for training: 1 bytes of text are too few"),
     "not JSON": (["{}/bad.jsonl"], "bad.jsonl:2: not JSON: "),
@@ -368,6 +372,7 @@ def bad_files(tmp_path_factory):
     noise = random.Random(0).randbytes(5000)
     contents = {
         "empty.txt": b"",
+        ".txt": b"abc",
         "one.txt": b"x",
         "bad.jsonl": b'{"text": "a"}\n{"text": "b"\n',
         "list.jsonl": b'["a"]\n',
