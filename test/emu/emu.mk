@@ -158,7 +158,7 @@ emu: train_gpt_emu $(BUILD)/plain/train_gpt $(BUILD)/test_emu $(BUILD)/test_ops_
 test-emu:
 	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/test_emu $(BUILD)/test_ops_emu $(TRAIN_EMU) $(COLLECTIVE)
 	@$(EMULATED) $(PYTHON) test/run.py --jobs 2 $(BUILD)/test_emu $(EMU_SUITES) \
-	    $(wildcard test/test_emulated_*.py) test/test_collective.py
+	    $(wildcard test/test_emulated_*.py) test/test_collective.py test/test_rendezvous.py
 
 # No two accesses to memory that CUDA leaves unordered: planted races, then every kernel of kernels/cuda.
 race:
