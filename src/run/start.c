@@ -57,6 +57,7 @@ static void find_ranks(Start *start) {
 
 void start_read(Start *start, int argc, char **argv) {
     char base[CHECKPOINT_PATH + 16];
+    start->argc = argc, start->argv = argv;
     usage_answer(argc, argv, ranks_print_launchers);
     find_ranks(start);
     smoke_check(argc, argv);
