@@ -236,16 +236,16 @@ DOC          := $(DESTDIR)$(PREFIX)/share/doc/train_gpt
 
 install:
 	@[ -x $(PROGRAM) ] || { echo "make install: there is no $(PROGRAM) yet: run make first" >&2; exit 2; }
-	install -d $(DESTDIR)$(PREFIX)/bin $(DOC) $(addprefix $(SHARE)/,$(sort $(dir $(SHARED_FILES))))
-	install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/train_gpt
-	for file in $(SHARED_FILES); do install -m $$([ -x $$file ] && echo 755 || echo 644) $$file $(SHARE)/$$file || exit 1; done
-	install -m 644 $(DOC_FILES) $(DOC)
-	ln -sf ../share/train_gpt/data/prepare.py $(DESTDIR)$(PREFIX)/bin/train_gpt-prepare
-	ln -sf ../share/train_gpt/scripts/plot.py $(DESTDIR)$(PREFIX)/bin/train_gpt-plot
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DOC)' $(foreach folder,$(sort $(dir $(SHARED_FILES))),'$(SHARE)/$(folder)')
+	install -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/train_gpt'
+	for file in $(SHARED_FILES); do install -m $$([ -x $$file ] && echo 755 || echo 644) $$file '$(SHARE)'/$$file || exit 1; done
+	install -m 644 $(DOC_FILES) '$(DOC)'
+	ln -sf ../share/train_gpt/data/prepare.py '$(DESTDIR)$(PREFIX)/bin/train_gpt-prepare'
+	ln -sf ../share/train_gpt/scripts/plot.py '$(DESTDIR)$(PREFIX)/bin/train_gpt-plot'
 
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,train_gpt train_gpt-prepare train_gpt-plot)
-	rm -rf $(SHARE) $(DOC)
+	rm -f $(foreach name,train_gpt train_gpt-prepare train_gpt-plot,'$(DESTDIR)$(PREFIX)/bin/$(name)')
+	rm -rf '$(SHARE)' '$(DOC)'
 
 version:
 	@echo $(VERSION)

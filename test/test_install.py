@@ -166,6 +166,16 @@ def test_install_puts_what_was_built_under_destdir_and_uninstall_takes_it_away(b
     assert files(tmp_path / "stage") == ["opt/it/bin/mine"]
 
 
+def test_a_destdir_with_a_space_is_one_folder_and_uninstall_touches_nothing_beside_it(built, tmp_path):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my/work").write_text("mine")
+    built = [*built, f"DESTDIR={tmp_path}/my stage"]
+    make(*built, "install")
+    assert "opt/it/bin/train_gpt" in files(tmp_path / "my stage")
+    make(*built, "uninstall")
+    assert files(tmp_path) == ["my/work"]
+
+
 def test_what_is_installed_works_from_there(built, tmp_path):
     make(*built, "install")
     moved = tmp_path / "moved"  # DESTDIR is only where it is packed
