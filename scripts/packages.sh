@@ -28,9 +28,11 @@ openmpi-bin openmpi openmpi
 clang clang clang
 libclang-rt-dev compiler-rt compiler-rt
 libomp-dev libomp-devel openmp
+iproute2 iproute iproute2
 python3 python3 python
 python3-matplotlib python3-matplotlib python-matplotlib
 python3-numpy python3-numpy python-numpy
+python3-yaml python3-pyyaml python-yaml
 python3-pytest python3-pytest python-pytest
 "
 
