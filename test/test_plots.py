@@ -160,6 +160,15 @@ def test_a_run_that_diverges_sets_no_scale_and_is_named_at_the_edge(a_sweep):
     assert sorted(edge) == ["▲ post diverged (step 12)", "▲ pre diverged (step 12)"]
 
 
+def test_runs_that_diverged_before_a_validation_hide_none_of_the_others(a_sweep):
+    runs = {(name, "0.001"): write_val(3.1, 2.6) for name in ("pre", "post")}
+    wild = {"train": [5.5] + [10.0**n for n in range(1, 12)], "steps": 120, "diverged": 12}
+    runs |= {(name, lr): wild for name in ("pre", "post") for lr in ("50", "60")}
+    found = panels(a_sweep(runs)["loss.png"])
+    assert found[0].get_ylabel().startswith("validation loss")
+    assert [list(line.get_xdata()) for line in found[0].lines] == [[40, 80, 120]] * 2
+
+
 def test_a_run_that_diverges_within_the_picture_ends_at_a_cross(a_sweep):
     figure = a_sweep({("pre", "0.001"): write_val(3.1, 2.6), ("post", "0.001"): {
         "train": falling(5.5, 3.0, 60), "val": [(40, 2.9), (60, 3.0)], "steps": 120, "diverged": 60}})["loss.png"]  # fmt: skip

@@ -125,13 +125,14 @@ def name_of_diverged(row, name):
 
 
 class Losses:
-    """What loss.png shows of each run: the validation if most runs have two of it, else the smoothed training loss."""
+    """What loss.png shows of each run: the validation if most sound runs have two of it, else the smoothed training loss."""
 
     def __init__(self, rows):
         trained = [result for row in rows for result in row.results if result.train]
-        self.validation = 2 * sum(len(finite(result.val.values())) > 1 for result in trained) > len(trained)
         sound = [result for row in rows for result in split(row)[0]]
-        curves = [self.curve(result) for result in sound] or [self.curve(result) for result in trained]
+        drawn = sound or trained  # what diverged early has no validation, and no say in what the others show
+        self.validation = 2 * sum(len(finite(result.val.values())) > 1 for result in drawn) > len(drawn)
+        curves = [self.curve(result) for result in drawn]
         first = max(finite([result.first_loss() for result in trained]), default=math.inf)
         # Where training begins sets the scale of no validation; of training it would flatten everything else, so
         # the axis holds what comes after the first fifth.
