@@ -21,7 +21,7 @@ PAGE = os.path.join(ROOT, "scripts", "results", "scaling.md")
 # name → value, unit, why it is believed. All of it is assumed.
 ASSUMED = {
     "peak": (989.0, "TFLOP/s", "H100 SXM, dense bf16"),
-    "mfu": (0.40, "", "of a rank's compute alone; llm.c and torchtitan report 0.33 to 0.5"),
+    "mfu": (0.40, "", "of a rank's compute alone; torchtitan reports 0.33 to 0.39 for 8B"),
     "memory": (2.4, "TB/s", "what AdamW's reading and writing gets (H100)"),
     "node": (8, "GPUs", "that NVLink joins"),
     "nvlink": (360.0, "GB/s", "NCCL's bus bandwidth inside a node; 450 is the link's"),
