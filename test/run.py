@@ -48,8 +48,10 @@ class Run:
     def start(self, environment):
         self.begin, self.file = time.monotonic(), tempfile.TemporaryFile()
         command = self.words
-        environment = dict(environment, CMOCKA_MESSAGE_OUTPUT="TAP", **self.variables)
-        if self.scripted:
+        environment = dict(environment, **self.variables)
+        if not self.scripted:
+            environment["CMOCKA_MESSAGE_OUTPUT"] = "TAP"
+        else:
             self.report = tempfile.NamedTemporaryFile(suffix=".xml")
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junit-xml", self.report.name]
             command += self.words

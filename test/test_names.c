@@ -78,7 +78,7 @@ static void slips_of_the_hand_lead_to_what_was_meant(void **state) {
 static void nothing_is_suggested_where_nothing_is_near(void **state) {
     (void)state;
     static const char *const FAR[] = {"", "x", "ab", "zzz", "foo-bar", "wombat", "l", "-", "--", "bhyt", "number-of-things",
-                                      "colour", "horovod", "ranks", "fsdp"};
+                                      "colour", "horovod", "nodes", "fsdp"};
     for (size_t i = 0; i < sizeof FAR / sizeof *FAR; i++) assert_suggests(FAR[i], NULL);
     assert_null(strstr(refusal("ema", "1"), "here it is"));
     assert_null(strstr(refusal("ema", "1"), "nearest"));

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from program import PROGRAM, SMALL, checkpoints, environment, file_bytes, losses, run, sentences, write_shard
+from program import PROGRAM, SMALL, checkpoints, environment, file_bytes, losses, run, sentences, write_shard, without_notice
 
 LOST = {"full": r"stdout: No space left on device", "closed": "stdout is closed", "reader gone": "stdout: Broken pipe"}
 
@@ -30,7 +30,7 @@ def lose(how, *arguments, closed=(1,), **more):
     finally:
         if stdout is not None:
             os.close(stdout)
-    return done.returncode, done.stderr
+    return done.returncode, without_notice(done.stderr)
 
 
 @pytest.fixture(scope="module")

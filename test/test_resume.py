@@ -243,7 +243,7 @@ def test_steps_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the_r
     run(*arguments, "--out", out, "--resume", "auto")  # the machine is well again
     shutil.rmtree(out)
     error = run(*arguments, "--save-every", 0, "--out", out, code=3, env=fault(NAN_AT=1, NAN_TIMES=0)).stderr
-    assert error.endswith("last checkpoint: none\n") and checkpoints(out) == []
+    assert error.endswith("last good checkpoint: none\n") and checkpoints(out) == []
     shutil.rmtree(out)
     # A run that was stopped within such a row goes on counting: two before the stop, one after it.
     run(*arguments, "--steps", 6, "--out", out, env=fault(NAN_AT=4 * products + 3, NAN_TIMES=0))

@@ -335,7 +335,7 @@ def test_metrics_have_the_documented_fields(trained):
     start = events[0]
     assert {"version", "kernels", "device", "parameters", "flags"} <= set(start)
     settings = {name for kind, name in flags_of_the_table() if kind not in ("MODE", "PROMPT")}
-    unset = {"preset", "init-from", "config", "resume", "probe"}
+    unset = {"preset", "init-from", "config", "resume", "probe", "ranks", "rendezvous"}
     assert set(start["flags"]) == settings - unset
     assert (
         start["flags"]["n-layer"] == 2 and start["flags"]["lr"] == 1e-3 and start["flags"]["dtype"] == "fp32"
