@@ -60,7 +60,9 @@ SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out %/test_gradients %/
 TEST_ALONE  := $(addprefix $(BUILD)/test_,model ops gradients) test/test_emulated_losses.py test/test_gpu_check.py $(FUZZING)
 # As many at once as there are cores, one thread each: what takes longest first.
 LONG        := test/test_races.py test/test_faults.py test/test_training.py
-TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED) $(REPLAYS)
+SANITIZED_OPS := build/asan/test_ops
+TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) "OPS_SAMPLE=1 $(SANITIZED_OPS)" \
+               $(filter-out $(SANITIZED_OPS),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 
 # -------------------------------------------------------------------------------------------------------------- all
@@ -70,6 +72,6 @@ TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 OPS_EMU     := test_ops_emu test --implementation cuda
 EVERY_ORDER := $(foreach seed,1 2 3,$(foreach type,f32 bf16,"EMU_SEED=$(seed) $(BUILD)/$(OPS_EMU)/$(type)"))
 ALL_ALONE   := $(filter-out $(FUZZING),$(TEST_ALONE)) $(FUZZING_LONG)
-ALL_PAIRED  := $(TEST_PAIRED) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
+ALL_PAIRED  := $(TEST_PAIRED) $(SANITIZED_OPS) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
                build/asan/test_host_path
 ALL         := $(ALL_PAIRED) $(ALL_ALONE)
