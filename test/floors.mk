@@ -61,7 +61,7 @@ TEST_ALONE  := $(addprefix $(BUILD)/test_,model ops gradients) test/test_emulate
 # As many at once as there are cores, one thread each: what takes longest first.
 LONG        := test/test_races.py test/test_faults.py test/test_training.py
 SANITIZED_OPS := build/asan/test_ops
-TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) "OPS_SAMPLE=1 $(SANITIZED_OPS)" \
+TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) "$(SANITIZED_OPS) test --implementation cpu/f32" \
                $(filter-out $(SANITIZED_OPS),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 
