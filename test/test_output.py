@@ -128,7 +128,8 @@ def test_a_closed_terminal_saves_the_run_and_nohup_keeps_it_going(trained, tmp_p
     out, steps = str(tmp_path / "run"), 400 if ignored else 10 ** 7
     command = [PROGRAM, *SMALL, "--train-data", str(trained[0]), "--steps", str(steps), "--out", out]
     command = ["nohup", *command] if ignored else command
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+                          preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) as process:  # the tests' own nohup
         for line in process.stdout:
             if line.startswith("step 3/"):
                 process.send_signal(signal.SIGHUP)
