@@ -40,6 +40,7 @@ if python_of_debian; then
 fi
 like dpkg:sanitizer/asan_interface.h libclang-rt-dev "clang's sanitizers"
 like cmd:ip iproute2 "the test of ranks on two machines"
+like cmd:torchrun python3-torch "torchrun: the tests of ranks that it starts (130 MB)"
 install_missing "$yes"
 
 has_modules() {

@@ -41,6 +41,8 @@ QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resum
 QUICK += $(BUILD)/test_huggingface_config
 # several ranks train as one, and one that dies ends all
 QUICK += "test/test_ranks.py -k 'any_number or is_killed'" "test/test_ranks_cost.py -k 'plan_of_a_rank or a_plan'"
+# they find each other, and no wait is for ever
+QUICK += $(BUILD)/test_launcher "test/test_rendezvous.py -k 'launcher or never_starts'"
 # bad flags, shards and weights are refused in one line
 QUICK += "test/test_program.py -k 'flag or bad_shards or weights_that'" $(BUILD)/test_config $(BUILD)/test_data
 # what has no effect is said; a wrong name leads to what was meant

@@ -33,7 +33,7 @@ def test_batch_sizes_and_modes_that_cannot_be_are_refused():
 
 @pytest.fixture(scope="module")
 def compared():
-    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("torch", minversion="2.0", reason="torch is not installed, or older than 2.0")
     if not PROGRAM.exists():
         pytest.skip("train_gpt is not built")
 

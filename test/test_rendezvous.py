@@ -82,21 +82,6 @@ def test_an_address_is_of_the_job_that_it_was_given_to(shard, tmp_path):
     assert "rendezvous" not in kept and re.search(r"^timeout = 77$", kept, re.MULTILINE)
 
 
-def test_torchrun_itself_gives_every_process_a_number_and_the_same_address(shard, tmp_path):
-    torchrun = os.environ.get("TORCHRUN") or shutil.which("torchrun")
-    if not torchrun:
-        pytest.skip("there is no torchrun (PyPI: torch); TORCHRUN may name one")
-    port = free_port()
-    done = subprocess.run(
-        [torchrun, "--nproc-per-node", "2", "--no-python", "--master-addr", "127.0.0.1", "--master-port", str(port), PROGRAM,
-         *map(str, flags(shard, tmp_path / "run", "--steps", "2", "--device", "cpu"))],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S, check=False, env=environment())
-    found = dict(re.findall(r"torchrun started 2 ranks \(this is rank (\d), the machine's \d, to meet at ([^)]*)\)", done.stdout))
-    # torchrun ends the second when the first is refused: it may come too late to speak
-    assert done.returncode and found and set(found) <= {"0", "1"}, done.stdout
-    assert set(found.values()) == {f"127.0.0.1:{port + 1}"}, done.stdout
-
-
 # ---- GPUs without MPI, over the emulated NCCL -----------------------------------------------------------------------
 
 

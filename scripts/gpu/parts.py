@@ -409,13 +409,13 @@ def pytorch(machine, part, deadline, model):
     """scripts/compare_pytorch.py, whose rows and marks are taken over as they come."""
     preset = machine.preset or model
     probe = subprocess.run(
-        [machine.python, "-c", "import torch"],
+        [machine.python, "-c", "import torch._dynamo"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,
     )
     if probe.returncode:
-        raise Unavailable(f"{machine.python} has no PyTorch")
+        raise Unavailable(f"{machine.python} has no PyTorch, or one before 2.0")
     command = [
         machine.python,
         os.path.join(ROOT, "scripts", "compare_pytorch.py"),

@@ -12,7 +12,7 @@ const Launcher LAUNCHERS[] = {
     /* Slurm's srun --mpi=pmi2 sets PMI_RANK too; these marks are Hydra's alone. */
     {"MPICH", "mpiexec -n 8 ./train_gpt …", {"MPI_LOCALRANKID", "MPI_LOCALNRANKS"}, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID",
      "MPI_LOCALNRANKS", true, false},
-    {"torchrun", "torchrun --nproc-per-node 8 --no-python ./train_gpt …", {"LOCAL_RANK", "LOCAL_WORLD_SIZE"}, "RANK",
+    {"torchrun", "torchrun --nproc_per_node 8 --no_python ./train_gpt …", {"LOCAL_RANK", "LOCAL_WORLD_SIZE"}, "RANK",
      "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", false, false},
     {"Kubernetes", "PyTorchJob", {"WORLD_SIZE", "RANK"}, "RANK", "WORLD_SIZE", NULL, NULL, false, false},
     /* Inside a job, but outside a step, Slurm sets SLURM_PROCID too; only srun makes steps. */
