@@ -81,6 +81,11 @@ typedef struct Queue Queue; /* work in order, and its scratch (a CUDA stream; on
 typedef struct Event Event; /* a point in a queue that another queue, or the host, can wait for */
 typedef struct Graph Graph; /* a captured piece of a queue's work */
 
+/* Where an event is seen. An internal one is recorded and waited for in one capture, where it is a fork or a join of queues, or
+ * outside of all. An external one belongs to no capture: one that is captured is recorded, or waited for, by each launch of
+ * the graph; it orders a graph with other queues while both run. */
+typedef enum EventScope { EVENT_INTERNAL, EVENT_EXTERNAL } EventScope;
+
 typedef enum CopyKind { COPY_TO_DEVICE, COPY_TO_HOST, COPY_ON_DEVICE } CopyKind;
 
 typedef struct DeviceInfo {
@@ -571,14 +576,19 @@ typedef struct Kernels {
     void (*copy)(Queue *queue, void *dst, const void *src, size_t bytes, CopyKind kind);
     void (*zero)(Queue *queue, void *dst, size_t bytes);
 
-    Event *(*event_create)(void);
+    Event *(*event_create)(EventScope scope);
     void (*event_destroy)(Event *event);
     void (*event_record)(Queue *queue, Event *event);
-    void (*event_wait)(Queue *queue, Event *event); /* work put into queue from now on waits for the event */
+    /* Work put into queue from now on waits for the event as it was recorded last (a launch records, and waits, when it is
+     * called), and for nothing where it never was. */
+    void (*event_wait)(Queue *queue, Event *event);
     void (*event_host_wait)(Event *event);
     double (*event_elapsed)(Event *from, Event *to); /* seconds between two recorded events that are done */
 
-    /* Capture: work put into the queue is recorded, not run. NULL where the device has no graphs. */
+    /* Capture: work put into the queue is recorded, not run. NULL where the device has no graphs. Another queue joins when it
+     * waits for an internal event of the capture; the queue must have waited for all that was put into the other before the
+     * capture ends, and leaves it then. A launch is work of the one queue, all of it: what follows there waits for the other
+     * queues' part as well; those queues themselves know nothing of it. */
     void (*capture_begin)(Queue *queue);
     Graph *(*capture_end)(Queue *queue);
     void (*graph_launch)(Queue *queue, Graph *graph);

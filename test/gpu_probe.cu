@@ -492,7 +492,7 @@ int main(int argc, char **argv) {
     limits.N = 65536, limits.H = 25, limits.C = 4096, limits.F = 4096, limits.parameters = 64 * 1944000;
     queue = k->queue_create(k->scratch_bytes(&limits));
     require(queue, "gpu_probe: not enough device memory for a queue");
-    for (int i = 0; i < SAMPLES; i++) start[i] = k->event_create(), stop[i] = k->event_create();
+    for (int i = 0; i < SAMPLES; i++) start[i] = k->event_create(EVENT_INTERNAL), stop[i] = k->event_create(EVENT_INTERNAL);
     copied_bytes = tiny ? 1 << 16 : (size_t)1 << 29;
     copied = k->alloc(copied_bytes), copied_to = k->alloc(copied_bytes);
     require(copied && copied_to, "gpu_probe: not enough device memory for two times %zu bytes", copied_bytes);

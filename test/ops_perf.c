@@ -14,7 +14,7 @@ static int by_size(const void *a, const void *b) {
 /* Seconds of one run: the median, after one that warms caches and libraries up. */
 static double median_seconds(Image *image, const Case *c) {
     const Kernels *k = image->k;
-    Event *from = k->event_create(), *to = k->event_create();
+    Event *from = k->event_create(EVENT_INTERNAL), *to = k->event_create(EVENT_INTERNAL);
     double seconds[MOST_RUNS], sum = 0;
     int n = 0;
     image_run(image, c->main);

@@ -46,7 +46,8 @@ static void plain_zero(Queue *queue, void *dst, size_t bytes) {
     (void)queue;
     memset(dst, 0, bytes);
 }
-static Event *plain_event_create(void) {
+static Event *plain_event_create(EventScope scope) {
+    (void)scope;
     return calloc(1, sizeof(Event));
 }
 static void plain_event_destroy(Event *event) {

@@ -65,7 +65,7 @@ void test_memory(const Implementation *implementation, Report *report) {
     Queue *queue = k->queue_create(bytes), *second = k->queue_create(bytes);
     if (!queue || !second) abort();
     test_alloc(k, queue, report);
-    Event *from = k->event_create(), *to = k->event_create();
+    Event *from = k->event_create(EVENT_INTERNAL), *to = k->event_create(EVENT_INTERNAL);
     k->event_record(queue, from);
     k->event_wait(second, from);
     k->event_record(second, to);

@@ -112,24 +112,37 @@ def test_a_resumed_run_in_bf16_ends_with_the_same_bits_and_goes_on_on_one(shard,
         assert abs(a - b) < 4 * 2.0**-8
 
 
-def weights_after_three_steps(seed, *forgotten):
-    """Their checksum; None where the device, or the program, noticed that they are none."""
+def training(seed, *words, may_fail=False):
+    """What test/ranks/training.c says; None where the device, or the program, noticed that something is wrong."""
     program = EMULATED.parent.parent / "training_emu"
     if not program.exists():
         pytest.skip(f"{program} is not built")
-    done = subprocess.run([*MPIRUN, "2", str(program), "steps", *forgotten], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    done = subprocess.run([*MPIRUN, "2", str(program), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           check=False, timeout=LIMIT_S, text=True, env=dict(os.environ, OMP_NUM_THREADS="1", EMU_SEED=str(seed)))
-    assert forgotten or done.returncode == 0, done.stderr
+    assert may_fail or done.returncode == 0, done.stderr
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-# The queue of the exchange waits for backward, the queue of the update for the exchange: each wait is needed.
-def test_a_missing_wait_around_the_reduction_shows_under_some_order_of_streams():
-    seeds = range(8 if ALL else 3)
-    right = {weights_after_three_steps(seed) for seed in seeds}
-    assert len(right) == 1
-    for wait in "backward", "reduction":
-        assert any(weights_after_three_steps(seed, wait) not in right for seed in seeds), wait
+WAITS = ["backward", "reduction", "update", "weights", "gathers", "rest"]
+
+
+# Each wait between the queue of the model and the exchange is needed. (Out of a graph the exchange is in order by itself.)
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_a_missing_wait_around_the_exchange_shows_under_some_order_of_streams(graphs):
+    seeds = range(8 if ALL else 2)
+    right = {training(seed, "steps", graphs) for seed in seeds}
+    assert len(right) == 1 and right == {training(0, "steps", "off")}
+    for wait in WAITS:
+        shows = any(training(seed, "steps", graphs, wait, may_fail=True) not in right for seed in seeds)
+        assert shows == (graphs == "on" or wait != "gathers"), wait
+
+
+# Two layers, a bucket for each, for the embedding and for the head: w waits for weights, v and ^ layers forward and backward,
+# - reductions. Every reduction but the last layer's and the vectors' has a layer of backward beside it.
+def test_reductions_go_beside_backward_and_weights_are_waited_for_where_they_are_read():
+    step = "wwvwvw-^-^---"
+    assert training(0, "order", "off") == 2 * step
+    assert training(0, "order", "on") == step  # as captured
 
 
 @pytest.mark.skipif(not ALL or not RACE.exists(), reason="test-all, with `make race`")

@@ -199,7 +199,8 @@ static void cpu_zero(Queue *queue, void *dst, size_t bytes) {
         memset((char *)dst + at, 0, bytes - at < STRETCH ? bytes - at : STRETCH);
 }
 
-static Event *cpu_event_create(void) {
+static Event *cpu_event_create(EventScope scope) {
+    (void)scope;
     return calloc(1, sizeof(Event));
 }
 

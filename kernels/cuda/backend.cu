@@ -14,6 +14,7 @@
 
 struct Event {
     cudaEvent_t event;
+    bool external;
 };
 
 struct Graph {
@@ -217,8 +218,9 @@ void queue_zero(Queue *queue, void *dst, size_t bytes) {
     CUDA_CHECK(cudaMemsetAsync(dst, 0, bytes, queue->stream), "zeroing %zu bytes", bytes);
 }
 
-Event *event_create() {
+Event *event_create(EventScope scope) {
     Event *event = static_cast<Event *>(must_calloc(1, sizeof(Event), "an event"));
+    event->external = scope == EVENT_EXTERNAL;
     CUDA_CHECK(cudaEventCreate(&event->event), "making an event");
     return event;
 }
@@ -229,12 +231,21 @@ void event_destroy(Event *event) {
     free(event);
 }
 
+/* Whether this is to be a node of its own in a graph: CUDA takes the flags that make it one in a capture alone. */
+bool is_node(const Queue *queue, const Event *event) {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    CUDA_CHECK(cudaStreamIsCapturing(queue->stream, &capture), "asking whether a stream is captured");
+    return event->external && capture != cudaStreamCaptureStatusNone;
+}
+
 void event_record(Queue *queue, Event *event) {
-    CUDA_CHECK(cudaEventRecord(event->event, queue->stream), "recording an event");
+    const unsigned flags = is_node(queue, event) ? cudaEventRecordExternal : cudaEventRecordDefault;
+    CUDA_CHECK(cudaEventRecordWithFlags(event->event, queue->stream, flags), "recording an event");
 }
 
 void event_wait(Queue *queue, Event *event) {
-    CUDA_CHECK(cudaStreamWaitEvent(queue->stream, event->event, 0), "making a queue wait for an event");
+    const unsigned flags = is_node(queue, event) ? cudaEventWaitExternal : cudaEventWaitDefault;
+    CUDA_CHECK(cudaStreamWaitEvent(queue->stream, event->event, flags), "making a queue wait for an event");
 }
 
 void event_host_wait(Event *event) {

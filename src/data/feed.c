@@ -7,7 +7,7 @@ void feed_create(Feed *feed, Model *model) {
     *feed = (Feed){.model = model};
     for (int i = 0; i < FEED_SLOTS; i++) {
         struct FeedSlot *slot = &feed->slot[i];
-        *slot = (struct FeedSlot){k->host_alloc(bytes), k->host_alloc(bytes), k->event_create()};
+        *slot = (struct FeedSlot){k->host_alloc(bytes), k->host_alloc(bytes), k->event_create(EVENT_INTERNAL)};
         require(slot->tokens && slot->targets,
                 "out of memory: %zu bytes of host memory for batches; lower --batch-size", 2 * FEED_SLOTS * bytes);
     }

@@ -34,6 +34,16 @@ static Accum *gradient(const Model *m, ParamId id, int layer) {
     return at(m->grad, m->k->accum, params_find(&m->params, id, layer));
 }
 
+/* What reads the weights of a layer (−1: the embedding's, L: the head's) comes after them. */
+static void await_layer(const Model *m, int layer) {
+    for (int b = 0; m->arrived && b < m->params.buckets; b++)
+        if (m->arrived[b] && m->params.bucket[b].ready == layer) m->k->event_wait(m->queue, m->arrived[b]);
+}
+
+void model_await(const Model *m) {
+    if (m->exchanged) m->k->event_wait(m->queue, m->exchanged);
+}
+
 static ParamId head_id(const Model *m) {
     return params_find(&m->params, PARAM_HEAD, -1) ? PARAM_HEAD : PARAM_TOKENS;
 }
@@ -228,7 +238,9 @@ static void update_scalars(Model *m) {
 
 void model_refresh(Model *m) {
     if (!variant_norm(m->config)->approximates) return;
-    for (int l = 0; l < m->L; l++)
+    await_layer(m, -1); /* whose bucket may hold layers as well */
+    for (int l = 0; l < m->L; l++) {
+        await_layer(m, l);
         m->k->product_norm(m->queue, &(ProductNorm){.C = m->C,
                                                     .H = m->H,
                                                     .Hkv = m->Hkv,
@@ -237,6 +249,7 @@ void model_refresh(Model *m) {
                                                     .w_o = weight(m, PARAM_ATTN_OUT, l),
                                                     .w_qkv = weight(m, PARAM_QKV, l),
                                                     .out = offset(m->bhyt_c, m, l)});
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -483,10 +496,12 @@ static Embedding embedding_args(const Model *m, const Pass *pass) {
 
 static void run_forward(Model *m, const Pass *pass) {
     update_scalars(m);
+    await_layer(m, -1);
     Embedding embedding = embedding_args(m, pass);
     m->k->embedding_forward(m->queue, &embedding);
     junction_forward(m, pass, 0);
     for (int l = 0; l < m->L; l++) {
+        await_layer(m, l);
         attention_forward(m, pass, l);
         junction_forward(m, pass, 2 * l + 1);
         mlp_in_forward(m, pass, l);
@@ -494,6 +509,7 @@ static void run_forward(Model *m, const Pass *pass) {
                output_of(m, pass, 2 * l + 1));
         junction_forward(m, pass, 2 * l + 2);
     }
+    await_layer(m, m->L);
     m->head_rows = input_of(m, pass, 2 * m->L);
 }
 

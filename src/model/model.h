@@ -109,6 +109,8 @@ struct Model {
     Accum *bhyt_c;    /* [L]; and its v̂ terms [L, 2] */
     Accum *vhat;
     Cache cache;      /* capacity 0 unless model_open_cache() was called */
+    Event **arrived;  /* [params.buckets] a bucket's weights are gathered (optim.h); NULL: they are always there */
+    Event *exchanged; /* all that ranks were to gather is; NULL likewise */
     void *memory[4];  /* the allocations */
 };
 
@@ -124,6 +126,10 @@ void model_load(Model *model, const void *host_arena);
 
 /* Makes the storage copies follow the masters, after these were written to. */
 void model_masters_changed(Model *model);
+
+/* Has the queue wait for all weights, and for whatever else the ranks are at. Before anything but forward and
+ * model_refresh(), which wait for each layer's as they come to it, reads weights, and before collectives in the queue. */
+void model_await(const Model *model);
 
 /* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). */
 void model_feed(Model *model, const uint32_t *tokens, const uint32_t *targets);

@@ -76,17 +76,56 @@ static void *host_memory(const Kernels *k, size_t bytes) {
     return memory;
 }
 
+/* An event a bucket that the ranks update a piece each. */
+static Event **bucket_events(const Optimizer *o) {
+    Event **events = must_calloc((size_t)o->model->params.buckets, sizeof *events, "the ranks' events");
+    for (int b = 0; b < o->model->params.buckets; b++)
+        if (is_sharded(o, b)) events[b] = o->model->k->event_create(EVENT_EXTERNAL);
+    return events;
+}
+
+static void destroy_bucket_events(const Optimizer *o, Event **events) {
+    for (int b = 0; events && b < o->model->params.buckets; b++)
+        if (events[b]) o->model->k->event_destroy(events[b]);
+    free(events);
+}
+
+/* What is reduced is waited for in one graph; what is gathered goes from graph to graph. */
+static void open_exchange(Optimizer *o) {
+    Model *model = o->model;
+    const Kernels *k = model->k;
+    o->exchange = k->queue_create(0);
+    require(o->exchange, "out of memory for a queue");
+    o->summed = k->event_create(EVENT_INTERNAL);
+    o->reduced = k->event_create(EVENT_INTERNAL);
+    if (holds_whole(o)) return;
+    o->updated = bucket_events(o);
+    model->arrived = bucket_events(o);
+    model->exchanged = k->event_create(EVENT_EXTERNAL);
+}
+
+static void close_exchange(Optimizer *o) {
+    Model *model = o->model;
+    const Kernels *k = model->k;
+    k->queue_wait(o->exchange);
+    if (o->updated) {
+        destroy_bucket_events(o, o->updated);
+        destroy_bucket_events(o, model->arrived);
+        k->event_destroy(model->exchanged);
+        model->arrived = NULL;
+        model->exchanged = NULL;
+    }
+    k->event_destroy(o->reduced);
+    k->event_destroy(o->summed);
+    k->queue_destroy(o->exchange);
+}
+
 void optimizer_create(Optimizer *o, Model *model) {
     const Kernels *k = model->k;
     *o = (Optimizer){.model = model};
     o->share = must_calloc((size_t)model->params.buckets, sizeof *o->share, "the ranks' shares");
     o->moments = lay_out_shares(model->config, &model->params, o->share);
-    if (model->config->ranks > 1) {
-        o->exchange = k->queue_create(0);
-        require(o->exchange, "out of memory for a queue");
-        o->summed = k->event_create();
-        o->reduced = k->event_create();
-    }
+    if (model->config->ranks > 1) open_exchange(o);
     Arena counted = {0}, placed = {0};
     lay_out(o, &counted);
     o->memory = placed.base = arena_memory(k, counted.used, "AdamW's moments", "a smaller model takes less");
@@ -96,8 +135,9 @@ void optimizer_create(Optimizer *o, Model *model) {
     for (int i = 0; i < STEPS_IN_FLIGHT; i++)
         o->report[i] = (StepReport){.inputs = host_memory(k, sizeof(StepInputs)),
                                     .seen = host_memory(k, sizeof(StepState)),
-                                    .lost = o->exchange ? host_memory(k, lost_bytes(o)) : NULL,
-                                    .copied = k->event_create()};
+                                    .copied = k->event_create(EVENT_INTERNAL),
+                                    .lost = o->updated ? host_memory(k, lost_bytes(o)) : NULL,
+                                    .lost_copied = o->updated ? k->event_create(EVENT_INTERNAL) : NULL};
 
     ParamSlot *slots = params_slots(&model->params, model->config);
     k->copy(model->queue, o->slots, slots, (size_t)model->params.count * sizeof *slots, COPY_TO_DEVICE);
@@ -108,20 +148,17 @@ void optimizer_create(Optimizer *o, Model *model) {
 void optimizer_destroy(Optimizer *o) {
     const Kernels *k = o->model->k;
     k->queue_wait(o->model->queue);
-    if (o->exchange) {
-        k->queue_wait(o->exchange);
-        k->event_destroy(o->reduced);
-        k->event_destroy(o->summed);
-        k->queue_destroy(o->exchange);
-    }
+    if (o->exchange) close_exchange(o);
     free(o->share);
     k->release(o->memory);
     k->host_release(o->seen);
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
         k->host_release(o->report[i].inputs);
         k->host_release(o->report[i].seen);
-        if (o->report[i].lost) k->host_release(o->report[i].lost);
         k->event_destroy(o->report[i].copied);
+        if (!o->report[i].lost) continue;
+        k->host_release(o->report[i].lost);
+        k->event_destroy(o->report[i].lost_copied);
     }
 }
 
@@ -132,6 +169,7 @@ static Collective range(DType type, void *arena, const Bucket *bucket) {
 /* Of each bucket that the ranks have updated a piece each, where masters are not the storage that is gathered anyway. */
 static void gather_masters(const Optimizer *o) {
     const Model *model = o->model;
+    model_await(model);
     for (int b = 0; b < model->params.buckets && model->master != model->storage; b++) {
         Collective masters = range(model->k->accum, model->master, &model->params.bucket[b]);
         if (is_sharded(o, b)) model->k->all_gather(model->queue, &masters);
@@ -169,6 +207,8 @@ void optimizer_reduce(Optimizer *o, int layer) {
         if (!begun) {
             k->event_record(model->queue, o->summed);
             k->event_wait(o->exchange, o->summed);
+            /* In a graph this is no part of that queue, and comes behind what was put there before all the same. */
+            if (model->exchanged) k->event_wait(o->exchange, model->exchanged);
         }
         begun = true;
         reduce_bucket(o, o->exchange, b);
@@ -229,45 +269,63 @@ static void update_share(const Optimizer *o, int b) {
     });
 }
 
-/* Weights of a bucket that the ranks have updated a piece each: what the next forward reads. */
-static void gather_weights(const Optimizer *o, int b) {
-    const Model *model = o->model;
-    Collective weights = range(model->k->storage, model->storage, &model->params.bucket[b]);
-    model->k->all_gather(model->queue, &weights);
-}
-
-/* What this rank's shares have lost becomes known to all. The state then counts on in what all of them update alike.
- * (Bits are moved, whatever the type; the host adds them up.) */
-static void gather_lost(const Optimizer *o) {
+/* What this rank's shares have lost is put aside, for all to know. The state then counts on in what all of them update
+ * alike. */
+static void put_aside_lost(const Optimizer *o) {
     const Model *model = o->model;
     const Kernels *k = model->k;
     k->copy(model->queue, &o->lost[model->config->rank], &o->state->non_finite, sizeof *o->lost, COPY_ON_DEVICE);
     k->zero(model->queue, &o->state->non_finite, sizeof o->state->non_finite);
-    k->all_gather(model->queue, &(Collective){.type = DTYPE_F64, .count = model->config->ranks, .buffer = o->lost});
 }
 
+/* Vectors come last, and are no rank's own. */
+static bool is_last_share(const Optimizer *o, int b) { return b + 1 == o->model->params.buckets || !is_sharded(o, b + 1); }
+
 void optimizer_update(Optimizer *o) {
+    const Model *model = o->model;
     decide(o);
-    for (int b = 0; b < o->model->params.buckets; b++) {
+    for (int b = 0; b < model->params.buckets; b++) {
         if (!is_sharded(o, b)) continue;
         update_share(o, b);
-        gather_weights(o, b);
+        if (is_last_share(o, b)) put_aside_lost(o);
+        model->k->event_record(model->queue, o->updated[b]);
     }
-    if (!holds_whole(o)) gather_lost(o);
-    for (int b = 0; b < o->model->params.buckets; b++)
+    for (int b = 0; b < model->params.buckets; b++)
         if (!is_sharded(o, b)) update_share(o, b);
 }
 
+void optimizer_gather(Optimizer *o) {
+    const Model *model = o->model;
+    const Kernels *k = model->k;
+    for (int b = 0; b < model->params.buckets; b++) {
+        if (!is_sharded(o, b)) continue;
+        Collective weights = range(k->storage, model->storage, &model->params.bucket[b]);
+        k->event_wait(o->exchange, o->updated[b]);
+        k->all_gather(o->exchange, &weights);
+        k->event_record(o->exchange, model->arrived[b]);
+    }
+    /* Bits are moved, whatever the type; the host adds them up. */
+    k->all_gather(o->exchange, &(Collective){.type = DTYPE_F64, .count = model->config->ranks, .buffer = o->lost});
+}
+
+static int turn_of(const Optimizer *o) { return (int)((o->begun - 1) % STEPS_IN_FLIGHT); }
+
 void optimizer_complete(Optimizer *o) {
+    const Kernels *k = o->model->k;
+    const StepReport *report = &o->report[turn_of(o)];
+    if (o->updated) {
+        k->copy(o->exchange, report->lost, o->lost, lost_bytes(o), COPY_TO_HOST);
+        k->event_record(o->exchange, report->lost_copied);
+        k->event_record(o->exchange, o->model->exchanged);
+    }
     if (o->whole_gradients) gather_masters(o);
 }
 
 int optimizer_report(Optimizer *o) {
     const Model *model = o->model;
-    int turn = (int)((o->begun - 1) % STEPS_IN_FLIGHT);
+    int turn = turn_of(o);
     StepReport *report = &o->report[turn];
     model->k->copy(model->queue, report->seen, o->state, sizeof *report->seen, COPY_TO_HOST);
-    if (report->lost) model->k->copy(model->queue, report->lost, o->lost, lost_bytes(o), COPY_TO_HOST);
     model->k->event_record(model->queue, report->copied);
     return turn;
 }
@@ -275,6 +333,7 @@ int optimizer_report(Optimizer *o) {
 const StepState *optimizer_await(Optimizer *o, int turn) {
     StepReport *report = &o->report[turn];
     o->model->k->event_host_wait(report->copied);
+    if (report->lost) o->model->k->event_host_wait(report->lost_copied);
     for (int r = 0; report->lost && r < o->model->config->ranks; r++) {
         report->seen->non_finite += report->lost[r];
         report->lost[r] = 0;
@@ -315,6 +374,7 @@ static void move_share(const Optimizer *o, WholeArena which, int b, bool out) {
 
 Accum *optimizer_whole(Optimizer *o, WholeArena which) {
     const Model *model = o->model;
+    model_await(model);
     if (which == WHOLE_MASTERS) gather_masters(o);
     for (int b = 0; which != WHOLE_MASTERS && !holds_whole(o) && b < model->params.buckets; b++) {
         Collective all = range(model->k->accum, model->grad, &model->params.bucket[b]);

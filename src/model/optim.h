@@ -7,8 +7,11 @@
  * Several ranks share the work by the buckets of params.h. Each bucket's gradients are summed over the ranks, a piece a
  * rank, while the layers below are still in backward; the sums of squares are of the pieces, so that all ranks decide
  * alike. With --zero 1 a rank then updates its own piece, holds moments for that alone, and the weights are gathered
- * from all; with --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same.
- * Vectors are few: all ranks update all of them.
+ * from all, a bucket at a time while the next one is updated, and while the next forward is in the layers before: it waits
+ * where it first reads a bucket (model_await()). With --zero 0 the gradients are gathered instead and every rank updates
+ * everything. The bits are the same. Vectors are few: all ranks update all of them.
+ *
+ * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest.
  */
 #ifndef OPTIM_H
 #define OPTIM_H
@@ -17,12 +20,13 @@
 
 enum { STEPS_IN_FLIGHT = 2 }; /* in the queue at once: the host prepares one while the device works on the other */
 
-/* What the host sends for a step and what it reads of it: pinned memory, and an event after the latest copy. */
+/* What the host sends for a step and what it reads of it: pinned memory, and events after the latest copies. */
 typedef struct StepReport {
     StepInputs *inputs;
     StepState *seen;
-    uint64_t *lost; /* [ranks] elements that each rank's own shares lost; NULL: one rank */
     Event *copied;
+    uint64_t *lost; /* [ranks] elements that each rank's own shares lost; NULL: no rank has any of its own */
+    Event *lost_copied;
 } StepReport;
 
 /* This rank's part of a bucket: elements of the arenas. */
@@ -37,8 +41,10 @@ typedef struct Optimizer {
     Accum *m, *v;         /* [moments] first and second moments of what this rank updates */
     int64_t moments;      /* elements */
     Share *share;         /* [params.buckets] */
-    Queue *exchange;      /* where buckets are reduced; NULL: one rank */
+    Queue *exchange;      /* where buckets are reduced and gathered; NULL: one rank */
     Event *summed, *reduced; /* gradients of a bucket are there; all buckets are reduced */
+    Event **updated;      /* [params.buckets] this rank's piece of the weights is there, of the last with
+                           * what all have lost; NULL: ranks share no update */
     uint64_t *lost;       /* [ranks] device: as in StepReport */
     bool whole_gradients; /* this step leaves every rank all gradients, and all masters before and after (telemetry) */
     ParamSlot *slots;     /* [params.count] device */
@@ -64,7 +70,10 @@ void optimizer_reduce(Optimizer *optimizer, int layer);
 /* After the last micro-step: decides and, unless the step is skipped, updates the weights. May be captured. */
 void optimizer_update(Optimizer *optimizer);
 
-/* After that, not captured: what whole_gradients asks of this step. */
+/* After that, where updates are shared: has the ranks gather the weights. May be captured, as work of the exchange. */
+void optimizer_gather(Optimizer *optimizer);
+
+/* After that, not captured: ends what the ranks exchange in this step, and gathers what whole_gradients asks for. */
 void optimizer_complete(Optimizer *optimizer);
 
 /* After that: has the state copied to the host. Returns what to ask optimizer_await() with. */

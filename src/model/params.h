@@ -55,7 +55,8 @@ typedef struct Param {
  * Its length is a multiple of 128 elements for each rank. */
 typedef struct Bucket {
     int64_t begin, end; /* elements */
-    int ready;          /* its gradients are there after backward of this layer; −1: of the embedding; L: of the head */
+    int ready;          /* its gradients are there after backward of this layer, and forward reads its weights from there on;
+                         * −1: the embedding; L: the head */
 } Bucket;
 
 typedef struct Params {

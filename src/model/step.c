@@ -48,39 +48,40 @@ void step_create(Step *step, Optimizer *optimizer) {
 void step_destroy(Step *step) {
     if (!step->optimizer) return;
     const Model *model = step->optimizer->model;
+    Graph *const all[] = {step->micro, step->last, step->update, step->gather};
     model->k->queue_wait(model->queue);
-    if (step->micro) model->k->graph_destroy(step->micro);
-    if (step->update) model->k->graph_destroy(step->update);
+    if (step->optimizer->exchange) model->k->queue_wait(step->optimizer->exchange);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]) model->k->graph_destroy(all[i]);
 }
 
-static void run(Step *step, Graph **graph, void (*work)(Optimizer *)) {
-    const Model *model = step->optimizer->model;
-    const Kernels *k = model->k;
+/* The work, all of which the queue waits for, or its graph. */
+static void run(Step *step, Graph **graph, Queue *queue, void (*work)(Optimizer *)) {
+    const Kernels *k = step->optimizer->model->k;
     if (!step->graphs || !step->warm) {
         work(step->optimizer);
         return;
     }
     if (!*graph) {
-        k->capture_begin(model->queue);
+        k->capture_begin(queue);
         work(step->optimizer);
-        *graph = k->capture_end(model->queue);
+        *graph = k->capture_end(queue);
     }
-    k->graph_launch(model->queue, *graph);
+    k->graph_launch(queue, *graph);
 }
 
 void step_micro(Step *step, bool last) {
     Optimizer *o = step->optimizer;
-    bool exchanges = last && o->exchange;
-    if (exchanges && !step->graphs) last_micro(o);
-    else run(step, &step->micro, micro);
-    /* A graph is of one queue: what is reduced while it runs would have to be in it. */
-    for (int layer = o->model->L; exchanges && step->graphs && layer >= -1; layer--) optimizer_reduce(o, layer);
+    if (last && o->exchange) run(step, &step->last, o->model->queue, last_micro);
+    else run(step, &step->micro, o->model->queue, micro);
 }
 
 void step_update(Step *step) {
-    const Kernels *k = step->optimizer->model->k;
-    run(step, &step->update, optimizer_update);
-    optimizer_complete(step->optimizer);
+    Optimizer *o = step->optimizer;
+    const Kernels *k = o->model->k;
+    run(step, &step->update, o->model->queue, optimizer_update);
+    if (o->updated) run(step, &step->gather, o->exchange, optimizer_gather);
+    optimizer_complete(o);
     if (!step->warm && k->gemm_tune) k->gemm_tune(false);
     step->warm = true;
 }

@@ -2,10 +2,11 @@
  * step.h: a training step as work in the queue: operation by operation, or as graphs that were captured once.
  *
  * A graph is launched with one call where its operations take one each: a small model's step is shorter than the
- * host needs to launch its kernels. Two are captured, a micro-step and the update; what has its own rhythm
- * (BHyT's refresh, telemetry, validation) stays outside. Captured arguments are frozen, which nothing notices:
- * all that changes from step to step is on the device already (StepInputs in the StepState, tokens in their
- * buffer).
+ * host needs to launch its kernels. Captured are a micro-step and the update, and with several ranks the last
+ * micro-step, with the reductions beside backward, and the gather of the weights, in the queue of the exchange, so that
+ * the next forward need not wait for all of it; what has its own rhythm (BHyT's refresh, telemetry, validation) stays
+ * outside. Captured arguments are frozen, which nothing notices: all that changes from step to step is on the
+ * device already (StepInputs in the StepState, tokens in their buffer).
  *
  * The first step runs operation by operation: GEMM algorithms are chosen then, and kernels loaded.
  */
@@ -16,9 +17,9 @@
 
 typedef struct Step {
     Optimizer *optimizer;
-    Graph *micro, *update; /* NULL until captured */
-    bool graphs;           /* --cuda-graph, decided */
-    bool warm;             /* one step has run */
+    Graph *micro, *last, *update, *gather; /* NULL until captured */
+    bool graphs; /* --cuda-graph, decided */
+    bool warm;   /* one step has run */
 } Step;
 
 /* Decides on graphs (exit 2 if they were asked for and the device has none) and, with --gemm-tune, has the first

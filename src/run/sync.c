@@ -58,6 +58,7 @@ bool sync_check(Sync *s, Error *error) {
     const Model *m = s->model;
     const int tensors = m->params.count;
     if (!s->hashes) return true;
+    model_await(m);
     for (int t = 0; t < tensors; t++) hash(m, &m->params.list[t], s->hashes + s->ranks->rank * tensors + t);
     /* Their bits are moved, whatever the type. */
     m->k->all_gather(m->queue, &(Collective){.type = DTYPE_F64, .count = (int64_t)s->ranks->count * tensors,

@@ -230,6 +230,7 @@ static cJSON *layer_object(const Telemetry *t, int layer) {
 
 void telemetry_write(Telemetry *t, Log *log, int64_t step) {
     Model *m = t->model;
+    model_await(m);
     for (int l = 0; l < m->L; l++) watch_parameters(t, l, false), watch_parameters(t, l, true);
     model_observe(m, watch_stage, t);
     m->k->copy(m->queue, t->seen, t->sums, sums_bytes(m), COPY_TO_HOST);

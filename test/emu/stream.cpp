@@ -1,66 +1,20 @@
 /*
- * stream.cpp: streams, events and graphs as lazy queues, and launches into them.
+ * stream.cpp: streams and events as lazy queues, and launches into them. (Captures: graph.cpp.)
  *
  * Nothing runs when it is queued. A synchronisation runs what it must wait for and, with a seed, whatever
  * else chance picks among the streams whose next operation is allowed: behind the events it waits for, and in
  * CUDA's order with the legacy default stream. Work therefore happens as late as CUDA allows, and in any
  * order that it allows.
  */
-#include "race.h"
-#include "runtime.h"
+#include "stream.h"
 
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <algorithm>
-#include <chrono>
-#include <deque>
 #include <map>
-#include <memory>
-#include <string>
-#include <vector>
 
 using std::shared_ptr;
-
-/* One record of an event: done once the operation that records it has run. */
-struct Record {
-    bool done = false;
-    CUstream_st *stream = nullptr;
-    std::chrono::steady_clock::time_point when;
-    emu::race::Clock clock; /* what is before it */
-};
-
-struct CUevent_st {
-    shared_ptr<Record> record; /* the latest; null before the first */
-    CUgraph_st *captured_in = nullptr;
-    bool timing = true;
-};
-
-struct Operation {
-    uint64_t number; /* in the order of queueing */
-    std::string name;
-    std::function<void()> run; /* empty for a wait */
-    shared_ptr<Record> wait;
-    emu::race::Clock queued; /* what the host knew to be done */
-    std::function<bool(uint64_t number)> ready; /* empty for always */
-};
-
-struct CUgraph_st {
-    std::vector<Operation> operations;
-    CUstream_st *origin;
-    std::vector<CUstream_st *> streams;
-};
-
-struct CUgraphExec_st {
-    std::vector<Operation> operations;
-};
-
-struct CUstream_st {
-    std::deque<Operation> queue;
-    bool blocking = true; /* ordered with the legacy default stream */
-    CUgraph_st *capture = nullptr;
-    emu::race::Timeline timeline;
-};
 
 namespace emu {
 
@@ -71,9 +25,7 @@ namespace {
 uint64_t random_state;
 uint64_t next_number;
 CUstream_st default_stream;
-std::vector<CUstream_st *> streams = {&default_stream};
 std::map<const void *, size_t> dynamic_limits;
-int captures;
 
 struct SeedFromEnvironment {
     SeedFromEnvironment() {
@@ -82,12 +34,42 @@ struct SeedFromEnvironment {
     }
 } seed_from_environment;
 
+} // namespace
+
+std::vector<CUstream_st *> streams = {&default_stream};
+
 CUstream_st *resolve(cudaStream_t stream) {
     if (!stream) return &default_stream;
     if (std::find(streams.begin(), streams.end(), stream) == streams.end())
         fault("a stream that does not exist: %p", (void *)stream);
     return stream;
 }
+
+void append(CUstream_st *stream, Operation operation) {
+    operation.number = next_number++;
+    operation.queued = race::host_now();
+    if (stream->capture)
+        capture_work(stream, std::move(operation));
+    else
+        stream->queue.push_back(std::move(operation));
+}
+
+Operation recording(shared_ptr<Record> &record, CUstream_st *stream) {
+    record = std::make_shared<Record>();
+    record->stream = stream;
+    return {0,
+            "cudaEventRecord",
+            [made = record, stream] {
+                made->done = true;
+                made->when = std::chrono::steady_clock::now();
+                made->clock = stream->timeline.clock;
+            },
+            nullptr,
+            {},
+            nullptr};
+}
+
+namespace {
 
 /* Another stream whose head must run before this one's, by the rules of the legacy default stream; or null.
  */
@@ -174,15 +156,6 @@ template <typename Goal> void run_until(Goal reached, CUstream_st *stream) {
 void run_stream(CUstream_st *stream) {
     run_until([stream] { return stream->queue.empty(); }, stream);
     race::host_joins(stream->timeline.clock);
-}
-
-void append(CUstream_st *stream, Operation operation) {
-    operation.number = next_number++;
-    operation.queued = race::host_now();
-    if (stream->capture)
-        stream->capture->operations.push_back(std::move(operation));
-    else
-        stream->queue.push_back(std::move(operation));
 }
 
 size_t dynamic_limit(const void *function) {
@@ -411,38 +384,24 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    return cudaEventRecordWithFlags(event, stream, cudaEventRecordDefault);
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
     Lock lock;
     CUstream_st *target = resolve(stream);
-    event->captured_in = target->capture;
-    auto record = std::make_shared<Record>();
-    record->stream = target;
-    event->record = record;
-    if (!target->capture)
-        append(target,
-               {0, "cudaEventRecord",
-                [record, target] {
-                    record->done = true;
-                    record->when = std::chrono::steady_clock::now();
-                    record->clock = target->timeline.clock;
-                },
-                nullptr,
-                {},
-                nullptr});
+    if (flags > cudaEventRecordExternal || (flags && !target->capture)) return raise(cudaErrorInvalidValue);
+    if (target->capture) return capture_record(target, event, flags == cudaEventRecordExternal);
+    event->captured_in = 0;
+    append(target, recording(event->record, target));
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
     Lock lock;
     CUstream_st *target = resolve(stream);
-    if (event->captured_in) { /* the waiting stream joins the capture; replay is in the order of capture
-                                 anyway */
-        if (!target->capture) {
-            target->capture = event->captured_in;
-            target->capture->streams.push_back(target);
-        }
-        return cudaSuccess;
-    }
-    if (target->capture) fault("cudaStreamWaitEvent: a captured stream waits for an event recorded outside");
+    if (flags > cudaEventWaitExternal || (flags && !target->capture)) return raise(cudaErrorInvalidValue);
+    if (target->capture || event->captured_in) return capture_wait(target, event, flags == cudaEventWaitExternal);
     if (event->record) append(target, {0, "cudaStreamWaitEvent", nullptr, event->record, {}, nullptr});
     return cudaSuccess;
 }
@@ -450,6 +409,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     Lock lock;
     if (captures) fault("cudaEventSynchronize while a stream is being captured");
+    if (event->captured_in) return raise(cudaErrorCapturedEvent);
     if (shared_ptr<Record> record = event->record) {
         run_until([&] { return record->done; }, record->stream);
         race::host_joins(record->clock);
@@ -459,6 +419,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     Lock lock;
+    if (event->captured_in) return raise(cudaErrorCapturedEvent);
     shared_ptr<Record> record = event->record;
     if (record && record->done) race::host_joins(record->clock);
     if (!record || record->done) return cudaSuccess;
@@ -471,57 +432,8 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
     Lock lock;
     if (!start->record || !end->record || !start->timing || !end->timing)
         return raise(cudaErrorInvalidResourceHandle);
+    if (start->captured_in || end->captured_in) return raise(cudaErrorCapturedEvent);
     if (!start->record->done || !end->record->done) return raise(cudaErrorNotReady);
     *milliseconds = std::chrono::duration<float, std::milli>(end->record->when - start->record->when).count();
-    return cudaSuccess;
-}
-
-/* ---- graphs ------------------------------------------------------------------------------------------ */
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-    Lock lock;
-    if (!stream) return raise(cudaErrorStreamCaptureUnsupported);
-    CUstream_st *target = resolve(stream);
-    if (target->capture) return raise(cudaErrorIllegalState);
-    target->capture = new CUgraph_st{{}, target, {target}};
-    captures++;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
-    Lock lock;
-    CUstream_st *target = resolve(stream);
-    if (!target->capture || target->capture->origin != target) return raise(cudaErrorStreamCaptureUnmatched);
-    *graph = target->capture;
-    for (CUstream_st *member : (*graph)->streams) member->capture = nullptr;
-    captures--;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
-    Lock lock;
-    *status = resolve(stream)->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long) {
-    *executable = new CUgraphExec_st{graph->operations};
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    Lock lock;
-    require_no_error("cudaGraphLaunch");
-    for (const Operation &operation : executable->operations) append(resolve(stream), operation);
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-    delete executable;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    delete graph;
     return cudaSuccess;
 }

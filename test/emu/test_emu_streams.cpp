@@ -211,6 +211,188 @@ void a_graph_replays_what_was_captured(void **) {
     });
 }
 
+cudaEvent_t new_event() {
+    cudaEvent_t event;
+    CUDA_CHECK(cudaEventCreate(&event), "test");
+    return event;
+}
+void drop(cudaEvent_t event) {
+    CUDA_CHECK(cudaEventDestroy(event), "test");
+}
+
+void begin(cudaStream_t stream) {
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "test");
+}
+cudaGraphExec_t end(cudaStream_t stream) {
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph), "test");
+    CUDA_CHECK(cudaGraphInstantiate(&executable, graph), "test");
+    CUDA_CHECK(cudaGraphDestroy(graph), "test");
+    return executable;
+}
+
+/* What two launches log of a graph: 1 in stream a; then 2 in b beside 3 in a; then 4 in a. */
+std::string logged_by_branches() {
+    Log log;
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t fork = new_event(), join = new_event();
+    begin(a);
+    log.add(1, a);
+    CUDA_CHECK(cudaEventRecord(fork, a), "test");
+    CUDA_CHECK(cudaStreamWaitEvent(b, fork), "test");
+    log.add(2, b);
+    CUDA_CHECK(cudaEventRecord(join, b), "test");
+    log.add(3, a);
+    CUDA_CHECK(cudaStreamWaitEvent(a, join), "test");
+    log.add(4, a);
+    cudaGraphExec_t executable = end(a);
+    for (int i = 0; i < 2; i++) CUDA_CHECK(cudaGraphLaunch(executable, a), "test");
+    sync(a);
+    std::string found = log.read();
+    CUDA_CHECK(cudaGraphExecDestroy(executable), "test");
+    drop(fork);
+    drop(join);
+    drop(a);
+    drop(b);
+    return found;
+}
+
+void branches_of_a_graph_run_in_any_order_that_its_events_leave(void **) {
+    bool early = false, late = false;
+    for_seeds(20, [&](int) {
+        const std::string found = logged_by_branches();
+        for (int launch = 0; launch < 2; launch++) {
+            const std::string part = found.substr(4 * (size_t)launch, 4);
+            assert_true(part == "1234" || part == "1324");
+            (part == "1234" ? early : late) = true;
+        }
+    });
+    assert_true(early && late);
+}
+
+/* 1, 2 by one graph, 3 by another in its own stream, which waits for what is between those, or does not. */
+std::string logged_across_graphs(bool waits) {
+    Log log;
+    cudaStream_t a = new_stream(), b = new_stream();
+    cudaEvent_t between = new_event();
+    begin(a);
+    log.add(1, a);
+    CUDA_CHECK(cudaEventRecordWithFlags(between, a, cudaEventRecordExternal), "test");
+    log.add(2, a);
+    cudaGraphExec_t first = end(a);
+    begin(b);
+    if (waits) CUDA_CHECK(cudaStreamWaitEvent(b, between, cudaEventWaitExternal), "test");
+    log.add(3, b);
+    cudaGraphExec_t second = end(b);
+    std::string found;
+    for (int i = 0; i < 2; i++) { /* the second time the event has an older record, which does not serve */
+        CUDA_CHECK(cudaGraphLaunch(first, a), "test");
+        CUDA_CHECK(cudaGraphLaunch(second, b), "test");
+        synchronize();
+        found = log.read().substr(3 * (size_t)i);
+    }
+    CUDA_CHECK(cudaGraphExecDestroy(first), "test");
+    CUDA_CHECK(cudaGraphExecDestroy(second), "test");
+    drop(between);
+    drop(a);
+    drop(b);
+    return found;
+}
+
+void external_events_order_graphs_of_two_streams(void **) {
+    bool beside = false, behind = false, before = false;
+    for_seeds(40, [&](int) {
+        const std::string found = logged_across_graphs(true);
+        assert_true(found == "132" || found == "123");
+        (found == "132" ? beside : behind) = true;
+        before |= logged_across_graphs(false) == "312";
+    });
+    assert_true(beside && behind && before);
+}
+
+/* The error of a call, or of the end of the capture, in each way in which a capture goes wrong. */
+cudaError_t forgotten_join(cudaStream_t a, cudaStream_t b, cudaEvent_t event, Log &log) {
+    cudaGraph_t graph;
+    CUDA_CHECK(cudaEventRecord(event, a), "test");
+    CUDA_CHECK(cudaStreamWaitEvent(b, event), "test");
+    CUDA_CHECK(cudaEventRecord(event, b), "test");
+    log.add(1, b);
+    CUDA_CHECK(cudaStreamWaitEvent(a, event), "test"); /* for what was there before */
+    return cudaStreamEndCapture(a, &graph);
+}
+cudaError_t event_from_outside(cudaStream_t a, cudaStream_t b, cudaEvent_t event, Log &) {
+    CUDA_CHECK(cudaEventRecord(event, b), "test");
+    return cudaStreamWaitEvent(a, event);
+}
+cudaError_t event_of_another_capture(cudaStream_t a, cudaStream_t b, cudaEvent_t event, Log &) {
+    cudaGraph_t graph;
+    begin(b);
+    CUDA_CHECK(cudaEventRecord(event, b), "test");
+    const cudaError_t error = cudaStreamWaitEvent(a, event);
+    (void)cudaStreamEndCapture(b, &graph);
+    return error;
+}
+cudaError_t event_of_an_ended_capture(cudaStream_t a, cudaStream_t b, cudaEvent_t event, Log &) {
+    begin(b);
+    CUDA_CHECK(cudaEventRecord(event, b), "test");
+    CUDA_CHECK(cudaGraphExecDestroy(end(b)), "test");
+    return cudaStreamWaitEvent(a, event);
+}
+cudaError_t a_captured_event_waited_for_outside(cudaStream_t, cudaStream_t b, cudaEvent_t event, Log &log) {
+    (void)event_of_an_ended_capture(b, b, event, log);
+    return cudaStreamWaitEvent(b, event);
+}
+cudaError_t a_captured_event_asked(cudaStream_t a, cudaStream_t, cudaEvent_t event, Log &) {
+    CUDA_CHECK(cudaEventRecord(event, a), "test");
+    return cudaEventQuery(event);
+}
+cudaError_t external_outside(cudaStream_t, cudaStream_t b, cudaEvent_t event, Log &) {
+    return cudaEventRecordWithFlags(event, b, cudaEventRecordExternal);
+}
+cudaError_t external_wait_outside(cudaStream_t, cudaStream_t b, cudaEvent_t event, Log &) {
+    return cudaStreamWaitEvent(b, event, cudaEventWaitExternal);
+}
+cudaError_t end_after_an_error(cudaStream_t a, cudaStream_t b, cudaEvent_t event, Log &log) {
+    cudaGraph_t graph;
+    (void)event_from_outside(a, b, event, log);
+    (void)cudaGetLastError();
+    return cudaStreamEndCapture(a, &graph);
+}
+
+void what_a_capture_cannot_hold_is_the_error_that_cuda_gives(void **) {
+    const struct {
+        cudaError_t (*act)(cudaStream_t capturing, cudaStream_t other, cudaEvent_t event, Log &log);
+        cudaError_t expected;
+    } cases[] = {
+        {forgotten_join, cudaErrorStreamCaptureUnjoined},
+        {event_from_outside, cudaErrorStreamCaptureIsolation},
+        {event_of_another_capture, cudaErrorStreamCaptureMerge},
+        {event_of_an_ended_capture, cudaErrorStreamCaptureIsolation},
+        {a_captured_event_waited_for_outside, cudaErrorCapturedEvent},
+        {a_captured_event_asked, cudaErrorCapturedEvent},
+        {external_outside, cudaErrorInvalidValue},
+        {external_wait_outside, cudaErrorInvalidValue},
+        {end_after_an_error, cudaErrorStreamCaptureInvalidated},
+    };
+    for (const auto &row : cases) {
+        Log log;
+        cudaStream_t a = new_stream(), b = new_stream();
+        cudaEvent_t event = new_event();
+        cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+        cudaGraph_t graph;
+        begin(a);
+        assert_int_equal(row.act(a, b, event, log), row.expected);
+        (void)cudaGetLastError();
+        CUDA_CHECK(cudaStreamIsCapturing(a, &capture), "test");
+        if (capture != cudaStreamCaptureStatusNone) (void)cudaStreamEndCapture(a, &graph);
+        (void)cudaGetLastError();
+        drop(event);
+        drop(a);
+        drop(b);
+    }
+}
+
 __global__ void descend(float *weight, float rate) {
     weight[0] -= rate;
 }
@@ -286,6 +468,9 @@ const struct CMUnitTest stream_tests[] = {
     cmocka_unit_test(the_default_stream_is_ordered_with_blocking_streams),
     cmocka_unit_test(queries_end_and_events_have_times),
     cmocka_unit_test(a_graph_replays_what_was_captured),
+    cmocka_unit_test(branches_of_a_graph_run_in_any_order_that_its_events_leave),
+    cmocka_unit_test(external_events_order_graphs_of_two_streams),
+    cmocka_unit_test(what_a_capture_cannot_hold_is_the_error_that_cuda_gives),
     cmocka_unit_test(a_learning_rate_baked_into_a_graph_shows),
     cmocka_unit_test(a_missing_event_wait_shows_under_some_seed),
 };

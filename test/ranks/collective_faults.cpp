@@ -279,7 +279,7 @@ void rank_dies() {
 /* The same where the host waits for an event. */
 void rank_dies_before_an_event() {
     open_all();
-    Event *event = k->event_create();
+    Event *event = k->event_create(EVENT_INTERNAL);
     if (here.rank) raise(SIGKILL);
     sum(8);
     k->event_record(queue, event);

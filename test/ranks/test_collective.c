@@ -265,7 +265,7 @@ static void the_sums_of_a_step_state_add_up(void **state) {
 static void events_order_a_collective_among_other_work(void **state) {
     (void)state;
     Queue *other = k->queue_create(256);
-    Event *filled = k->event_create(), *summed = k->event_create();
+    Event *filled = k->event_create(EVENT_INTERNAL), *summed = k->event_create(EVENT_INTERNAL);
     const Case c = {ALL_REDUCE, DTYPE_F32, 3001, 50, 0};
     const size_t bytes = fill(&c, host);
     unsigned char *at = device + 256;

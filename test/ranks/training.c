@@ -3,8 +3,11 @@
  *
  *     mpirun -n 2 build/training_cpu variants       a cover by pairs of norm × placement × GPAS × SDD, in fp64
  *     mpirun -n 2 build/training_cpu sync           a bit that flips, in each tensor in turn, is found and named
- *     mpirun -n 2 build/training_emu steps          weights after three steps, as one line of hexadecimal digits (EMU_SEED)
- *     mpirun -n 2 build/training_emu steps WAIT     the same without a wait: backward or reduction
+ *     mpirun -n 2 build/training_emu steps on       weights after three steps, as one line of hexadecimal digits (EMU_SEED);
+ *                                                   --cuda-graph on or off
+ *     mpirun -n 2 build/training_emu steps on WAIT  the same without a wait, one of WAITS
+ *     mpirun -n 2 build/training_emu order on       reductions are put into their queue before the layers below are in
+ *                                                   backward, and weights are waited for by the layers that read them
  *
  * Exit 0, or a line and another code. A single rank trains in the same process: it needs no collective.
  */
@@ -30,12 +33,64 @@ static const double LR = 1e-3;
 /* ---- a device that can be told to forget a wait ---- */
 
 static Kernels kernels;
-static const char *forgotten = ""; /* "backward": what is reduced is not waited for; "reduction": what is updated from */
-static const Queue *exchange;
+static const Optimizer *watched; /* NULL: its queues and events are not yet there */
+static const char *forgotten = "";
+
+typedef enum Wait { BACKWARD, REDUCTION, UPDATE, WEIGHTS, GATHERS, REST, WAIT_COUNT } Wait;
+static const char *const WAITS[WAIT_COUNT] = {
+    [BACKWARD] = "backward",   /* a reduction's, for the gradients */
+    [REDUCTION] = "reduction", /* the update's, for all reductions */
+    [UPDATE] = "update",       /* a gather's, for this rank's piece */
+    [WEIGHTS] = "weights",     /* a layer's, for the gather of its weights */
+    [GATHERS] = "gathers",     /* a graph's reductions', for the gathers of the step before */
+    [REST] = "rest",           /* of what reads all weights, for all gathers */
+};
+
+static bool is_among(Event *const *events, const Event *event) {
+    for (int b = 0; events && b < watched->model->params.buckets; b++)
+        if (events[b] == event) return true;
+    return false;
+}
+
+static Wait wait_of(const Queue *queue, const Event *event) {
+    const Model *m = watched->model;
+    return event == watched->summed         ? BACKWARD
+           : event == watched->reduced      ? REDUCTION
+           : is_among(watched->updated, event) ? UPDATE
+           : is_among(m->arrived, event)    ? WEIGHTS
+           : queue == watched->exchange     ? GATHERS
+                                            : REST;
+}
+
+/* What was put into the queues after the first step, in that order; of graphs, when they were captured. 'w' a wait for
+ * weights, 'v' a layer of forward, '^' one of backward, '-' a reduction. */
+static char order[512];
+static size_t noted;
+
+static void note(char what) {
+    if (noted + 1 < sizeof order) order[noted++] = what;
+    order[noted] = '\0';
+}
 
 static void event_wait(Queue *queue, Event *event) {
-    if (strcmp(forgotten, queue == exchange ? "backward" : "reduction") == 0) return;
-    genuine->event_wait(queue, event);
+    const Wait wait = watched ? wait_of(queue, event) : WAIT_COUNT;
+    if (wait == WEIGHTS) note('w');
+    if (wait == WAIT_COUNT || strcmp(forgotten, WAITS[wait])) genuine->event_wait(queue, event);
+}
+
+static void reduce_scatter_sum(Queue *queue, const Collective *args) {
+    note('-');
+    genuine->reduce_scatter_sum(queue, args);
+}
+
+static void attention_forward(Queue *queue, const Attention *args) {
+    note('v');
+    genuine->attention_forward(queue, args);
+}
+
+static void attention_backward(Queue *queue, const AttentionBackward *args) {
+    note('^');
+    genuine->attention_backward(queue, args);
 }
 
 /* ---- a training ---- */
@@ -45,6 +100,7 @@ typedef struct Trained {
     Model model;
     Optimizer optimizer;
     Step step;
+    int flight; /* the report of the last step, which nobody has waited for; −1: there is none */
 } Trained;
 
 static void feed(Trained *t, int step) {
@@ -59,7 +115,17 @@ static void feed(Trained *t, int step) {
     m->k->queue_wait(m->queue);
 }
 
-static void take_step(Trained *t, int step) {
+/* Until the step in flight is done. Returns how many numbers were lost in it. */
+static uint64_t land(Trained *t) {
+    if (t->flight < 0) return 0;
+    const StepState *state = optimizer_await(&t->optimizer, t->flight);
+    require(state->skip == SKIP_NONE, "a step was no update");
+    t->flight = -1;
+    return state->non_finite;
+}
+
+/* As the program does it: the host waits for a step when the next one is in the queue. */
+static uint64_t take_step(Trained *t, int step) {
     StepInputs inputs = {.lr = LR, .loss_scale = 1.0 / (SEQUENCES * TIME), .step = (uint64_t)step};
     model_refresh(&t->model);
     optimizer_begin(&t->optimizer, &inputs);
@@ -67,13 +133,16 @@ static void take_step(Trained *t, int step) {
     step_micro(&t->step, true);
     step_update(&t->step);
     int report = optimizer_report(&t->optimizer);
-    const StepState *state = optimizer_await(&t->optimizer, report);
-    require(state->applied == (uint64_t)step + 1 && state->non_finite == 0, "step %d was no update", step);
+    kernels.queue_wait(t->model.queue); /* for no more of the exchange than the step needs */
+    const uint64_t lost = land(t);
+    t->flight = report;
+    return lost;
 }
 
 static void train(Trained *t, const Ranks *ranks, const char *settings) {
     char all[1024];
     memset(t, 0, sizeof *t);
+    t->flight = -1;
     snprintf(all, sizeof all, "n-layer=2 n-embd=24 n-head=3 seq-len=%d batch-size=%d vocab-size=%d init-std=0.3 %s", TIME,
              SEQUENCES / ranks->count, VOCABULARY, settings);
     configure_raw(&t->config, all);
@@ -81,14 +150,17 @@ static void train(Trained *t, const Ranks *ranks, const char *settings) {
     t->config.rank = ranks->rank;
     model_create(&t->model, &t->config, &kernels, true);
     optimizer_create(&t->optimizer, &t->model);
-    exchange = t->optimizer.exchange;
+    watched = t->optimizer.exchange ? &t->optimizer : NULL;
     void *arena = must_calloc((size_t)t->model.params.elements, dtype_size(kernels.accum), "weights");
     params_init(&t->model.params, &t->config, kernels.accum, arena);
     perturb(&t->model, arena, 0.2); /* gates and λ, too, are away from where they are alike */
     model_load(&t->model, arena);
     free(arena);
     step_create(&t->step, &t->optimizer);
-    for (int step = 0; step < STEPS; step++) take_step(t, step);
+    for (int step = 0; step < STEPS; step++) {
+        if (step == 1) noted = 0;
+        require(take_step(t, step) == 0, "a number was lost in step %d", step);
+    }
 }
 
 static void *weights(Trained *t) {
@@ -100,6 +172,7 @@ static void *weights(Trained *t) {
 }
 
 static void end(Trained *t) {
+    watched = NULL;
     step_destroy(&t->step);
     optimizer_destroy(&t->optimizer);
     model_destroy(&t->model);
@@ -198,13 +271,35 @@ static void sync_finds_every_bit(const Ranks *ranks) {
 
 /* ---- steps ---- */
 
-static void print_steps(const Ranks *ranks) {
+/* A second moment of rank 1's alone that has overflowed: all ranks must hear of it. Returns how many numbers were lost. */
+static uint64_t lose_a_number(Trained *t) {
+    const float none = INFINITY;
+    if (t->config.rank == 1) kernels.copy(t->model.queue, t->optimizer.v, &none, sizeof none, COPY_TO_DEVICE);
+    kernels.queue_wait(t->model.queue);
+    require(take_step(t, STEPS) == 0, "a number was lost too early");
+    return land(t);
+}
+
+static void print_steps(const Ranks *ranks, const char *graphs) {
     static Trained t;
-    train(&t, ranks, "arch=llama bucket-mb=0 cuda-graph=off");
+    char settings[128];
+    snprintf(settings, sizeof settings, "arch=llama bucket-mb=0 cuda-graph=%s", graphs);
+    train(&t, ranks, settings);
     void *w = weights(&t);
-    uint64_t digest = checksum(0, w, (size_t)t.model.params.elements * dtype_size(kernels.accum));
-    if (ranks->rank == 0) printf("%016llx\n", (unsigned long long)digest);
+    uint64_t digest = checksum(0, w, (size_t)t.model.params.elements * dtype_size(kernels.accum)), lost = lose_a_number(&t);
+    if (ranks->rank == 0) printf("%016llx, then %llu lost\n", (unsigned long long)digest, (unsigned long long)lost);
     free(w);
+    end(&t);
+}
+
+/* ---- order ---- */
+
+static void print_order(const Ranks *ranks, const char *graphs) {
+    static Trained t;
+    char settings[128];
+    snprintf(settings, sizeof settings, "arch=llama bucket-mb=0 cuda-graph=%s", graphs);
+    train(&t, ranks, settings);
+    if (ranks->rank == 0) printf("%s\n", order);
     end(&t);
 }
 
@@ -213,16 +308,21 @@ int main(int argc, char **argv) {
     Error error = {0};
     char text[256] = "";
     const char *mode = argc > 1 ? argv[1] : "";
-    if (argc > 2) forgotten = argv[2];
+    const char *graphs = argc > 2 ? argv[2] : "off";
+    if (argc > 3) forgotten = argv[3];
     kernels = *genuine;
     kernels.event_wait = event_wait;
+    kernels.reduce_scatter_sum = reduce_scatter_sum;
+    kernels.attention_forward = attention_forward;
+    kernels.attention_backward = attention_backward;
     require(ranks_from_environment(&ranks, &error), "%s", error.text);
     require(kernels.open(0, text, sizeof text), "%s", text);
     require(ranks_open(&ranks, &kernels, &(Meeting){.timeout_s = 600}, &error), "%s", error.text);
     if (strcmp(mode, "variants") == 0) variants(&ranks);
     else if (strcmp(mode, "sync") == 0) sync_finds_every_bit(&ranks);
-    else if (strcmp(mode, "steps") == 0) print_steps(&ranks);
-    else fail(EXIT_USAGE, "variants, sync or steps");
+    else if (strcmp(mode, "steps") == 0) print_steps(&ranks, graphs);
+    else if (strcmp(mode, "order") == 0) print_order(&ranks, graphs);
+    else fail(EXIT_USAGE, "variants, sync, steps or order");
     fflush(stdout);
     kernels.close();
     ranks_close();

@@ -333,7 +333,7 @@ static void fails_after_a_graph(Queue *queue, char *memory) {
     k->capture_begin(queue);
     for (int i = 0; i < 3; i++) k->step_begin(queue, &(StepBegin){.state = (StepState *)memory});
     k->graph_launch(queue, k->capture_end(queue));
-    k->event_elapsed(k->event_create(), k->event_create()); /* nobody recorded them */
+    k->event_elapsed(k->event_create(EVENT_INTERNAL), k->event_create(EVENT_INTERNAL)); /* nobody recorded them */
 }
 
 static void a_failure_names_the_operations_and_their_shapes(void **state) {

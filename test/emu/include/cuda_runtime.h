@@ -31,7 +31,11 @@ enum cudaError {
     cudaErrorNotSupported = 801,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureMerge = 902,
     cudaErrorStreamCaptureUnmatched = 903,
+    cudaErrorStreamCaptureUnjoined = 904,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907,
     cudaErrorUnknown = 999
 };
 typedef cudaError cudaError_t;
@@ -80,6 +84,11 @@ enum cudaStreamCaptureStatus {
 #define cudaEventDefault       0x00
 #define cudaEventBlockingSync  0x01
 #define cudaEventDisableTiming 0x02
+
+#define cudaEventRecordDefault  0x00
+#define cudaEventRecordExternal 0x01
+#define cudaEventWaitDefault    0x00
+#define cudaEventWaitExternal   0x01
 #define cudaHostAllocDefault   0x00
 #define cudaHostAllocPortable  0x01
 #define cudaDeviceScheduleAuto 0x00
@@ -143,11 +152,12 @@ struct cudaFuncAttributes {
 [[nodiscard]] cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 [[nodiscard]] cudaError_t cudaEventDestroy(cudaEvent_t event);
 [[nodiscard]] cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = 0);
+[[nodiscard]] cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream = 0, unsigned flags = 0);
 [[nodiscard]] cudaError_t cudaEventQuery(cudaEvent_t event);
 [[nodiscard]] cudaError_t cudaEventSynchronize(cudaEvent_t event);
 [[nodiscard]] cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end);
 
-/* graphs: recorded operations with frozen arguments, replayed in the order in which they were captured */
+/* graphs: recorded operations with frozen arguments, replayed in any order that the capture's events leave */
 [[nodiscard]] cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 [[nodiscard]] cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
 [[nodiscard]] cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status);

@@ -7,7 +7,8 @@
  *   shared.cpp     shared memory and the asynchronous copies into it
  *   trap.cpp       faults: what is printed, signals, reads of poison
  *   memory.cpp     device and pinned host memory, poison, the device's properties and errors
- *   stream.cpp     streams, events, graphs as lazy queues; launches
+ *   stream.cpp     streams and events as lazy queues; launches
+ *   graph.cpp      captures and graphs
  *   cublaslt.cpp   the matrix product
  *
  * Every breach of CUDA's rules ends the process: one line "emu: kernel K, block (x, y, z), thread (x, y, z):
