@@ -40,6 +40,10 @@ if python_of_debian; then
 fi
 like dpkg:sanitizer/asan_interface.h libclang-rt-dev "clang's sanitizers"
 like cmd:ip iproute2 "the test of ranks on two machines"
+# Its package starts services where something starts services: not on people's machines.
+if [ "${CI-}" = true ]; then
+    like cmd:srun slurm-wlm "the tests under a Slurm of their own"
+fi
 like cmd:torchrun python3-torch "torchrun: the tests of ranks that it starts (130 MB)"
 install_missing "$yes"
 

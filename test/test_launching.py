@@ -1,6 +1,7 @@
 """Do the scripts and manifests that start several ranks do what they say: launch.sh, Slurm's job, Kubernetes' operators?
 
-Slurm's srun and scontrol are stand-ins here, that run the command as one rank and note what they were asked.
+Slurm's srun and scontrol are stand-ins here, that run the command as one rank and note what they were asked; Slurm itself is
+in test_slurm.py, torchrun in test_torchrun.py.
 """
 
 import os

@@ -8,18 +8,18 @@
 
 const Launcher LAUNCHERS[] = {
     {"Open MPI", "mpirun -n 8 ./train_gpt …", {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}, "OMPI_COMM_WORLD_RANK",
-     "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", true, false},
+     "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", NULL, false},
     /* Slurm's srun --mpi=pmi2 sets PMI_RANK too; these marks are Hydra's alone. */
     {"MPICH", "mpiexec -n 8 ./train_gpt …", {"MPI_LOCALRANKID", "MPI_LOCALNRANKS"}, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID",
-     "MPI_LOCALNRANKS", true, false},
+     "MPI_LOCALNRANKS", NULL, false},
     {"torchrun", "torchrun --nproc_per_node 8 --no_python ./train_gpt …", {"LOCAL_RANK", "LOCAL_WORLD_SIZE"}, "RANK",
-     "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", false, false},
-    {"Kubernetes", "PyTorchJob", {"WORLD_SIZE", "RANK"}, "RANK", "WORLD_SIZE", NULL, NULL, false, false},
+     "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "mpirun", false},
+    {"Kubernetes", "PyTorchJob", {"WORLD_SIZE", "RANK"}, "RANK", "WORLD_SIZE", NULL, NULL, "mpirun", false},
     /* Inside a job, but outside a step, Slurm sets SLURM_PROCID too; only srun makes steps. */
     {"Slurm + PMIx", "srun --mpi=pmix ./train_gpt …", {"PMIX_RANK", NULL}, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS",
-     "SLURM_LOCALID", NULL, true, true},
+     "SLURM_LOCALID", NULL, NULL, true},
     {"Slurm", "srun ./train_gpt …", {"SLURM_STEP_NUM_TASKS", NULL}, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID",
-     NULL, false, true},
+     NULL, "srun --mpi=pmix", true},
 };
 const int LAUNCHER_COUNT = sizeof LAUNCHERS / sizeof *LAUNCHERS;
 
@@ -66,7 +66,7 @@ static bool agrees(const Ranks *ranks, const Launcher *other, Error *error) {
     const Launcher *l = ranks->launcher;
     Ranks said;
     Error ignored = {0};
-    if (!mark_of(other) || (l->mpi && other->may_hold)) return true;
+    if (!mark_of(other) || (!l->by_mpi && other->may_hold)) return true;
     if (!read_launcher(other, &said, other->may_hold ? &ignored : error)) return other->may_hold;
     if (other->may_hold && ranks->count < said.count)
         return error_set(error, "%s says %d (%s) and %s %d (%s): each of %s's tasks would be a run of its own; unset what does not count",

@@ -17,7 +17,7 @@ typedef struct Launcher {
     const char *starts_with; /* "mpirun -n 8", for messages */
     const char *marks[2];    /* one of these variables is set: it is this launcher; NULL: no second one */
     const char *rank, *count, *local_rank, *local_count; /* variables; NULL: not told */
-    bool mpi;                /* its processes can talk by MPI */
+    const char *by_mpi;      /* "mpirun": what would start processes that can talk by MPI; NULL: its own can */
     bool may_hold;           /* what it starts may itself start ranks: others may speak of more than it */
 } Launcher;
 

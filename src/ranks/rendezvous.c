@@ -58,10 +58,11 @@ static bool check_device(const Ranks *ranks, const Kernels *k, const Meeting *me
     const char *name = ranks->launcher->name;
     char address[ADDRESS_SIZE], where[ADDRESS_SIZE + 32] = "";
     Error unknown = {0};
-    if (cpu && !ranks->launcher->mpi) {
+    if (cpu && ranks->launcher->by_mpi) {
         if (address_find(meeting->rendezvous, address, &unknown)) snprintf(where, sizeof where, ", to meet at %.240s", address);
         return error_set(error, "%s started %d ranks (this is rank %d, the machine's %d%s), but on CPUs they talk by MPI: start them "
-                         "with mpirun -n %d, or one alone", name, ranks->count, ranks->rank, ranks->local_rank, where, ranks->count);
+                         "with %s -n %d, or one alone", name, ranks->count, ranks->rank, ranks->local_rank, where, ranks->launcher->by_mpi,
+                         ranks->count);
     }
     if (!k->collective_open)
         return error_set(error, "%s started %d ranks, but %s has no collectives in this build: %s", name, ranks->count, k->name,
@@ -76,7 +77,7 @@ bool ranks_open(const Ranks *ranks, const Kernels *k, const Meeting *meeting, Er
     char text[384] = "", address[ADDRESS_SIZE] = "";
     size_t size = k->collective_unique_id(NULL, NULL, 0);
     if (size > sizeof id) return error_set(error, "an id of %zu bytes is too long", size);
-    bool introduced = HAS_MPI && ranks->launcher->mpi && !meeting->rendezvous && !getenv("NCCL_COMM_ID");
+    bool introduced = HAS_MPI && !ranks->launcher->by_mpi && !meeting->rendezvous && !getenv("NCCL_COMM_ID");
     if (size && !introduced && !address_find(meeting->rendezvous, address, error)) return false;
     if (size && (ranks->rank == 0 || !introduced)) k->collective_unique_id(address[0] ? address : NULL, id, size);
     if (size && introduced && !pass_on(ranks, meeting->timeout_s, id, size, error)) return false;
