@@ -383,6 +383,12 @@ static void validate(Run *run) {
     end_diverged(run, why);
 }
 
+/* All ranks gather them, rank 0 looks at them. */
+static void watch_masters(Run *run, void (*look)(Telemetry *, const Accum *)) {
+    const Accum *masters = optimizer_masters(&run->optimizer);
+    if (run->telemetry) look(run->telemetry, masters);
+}
+
 /* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
  * let land as late as that changes nothing: when its successor is in the queue. */
 static void launch(Run *run, int64_t step, Flight *flight) {
@@ -391,7 +397,9 @@ static void launch(Run *run, int64_t step, Flight *flight) {
     StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)c->total_batch_tokens,
                          .stop = c->ranks > 1 && reason_to_stop(run) ? 1 : 0};
     if (c->bhyt_refresh > 0 && step % c->bhyt_refresh == 0) model_refresh(&run->model);
-    run->optimizer.whole_gradients = due(step + 1, c->stats_every); /* rank 0 looks at them */
+    const bool watched = due(step + 1, c->stats_every);
+    run->optimizer.whole_gradients = watched;
+    if (watched) watch_masters(run, telemetry_before);
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
         Error error = {0};
@@ -399,8 +407,9 @@ static void launch(Run *run, int64_t step, Flight *flight) {
         feed_send(&run->feed);
         step_micro(&run->stepper, micro + 1 == c->micro_steps);
     }
-    if (run->telemetry && due(step + 1, c->stats_every)) telemetry_before(run->telemetry);
     step_update(&run->stepper);
+    if (run->telemetry && watched) telemetry_gradients(run->telemetry);
+    if (watched) watch_masters(run, telemetry_after);
     flight->report = optimizer_report(&run->optimizer);
 }
 

@@ -7,6 +7,7 @@ does: test/ranks/training.c, as training_emu.
 """
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -110,6 +111,39 @@ def test_a_resumed_run_in_bf16_ends_with_the_same_bits_and_goes_on_on_one(shard,
     # One rank's sums have another order, and bf16 rounds what depends on them: some of its epsilons, 2^-8, of losses of 4.
     for a, b in zip(losses(tmp_path / "1"), losses(tmp_path / "whole")[2:]):
         assert abs(a - b) < 4 * 2.0**-8
+
+
+LARGER = "--preset tiny --device cuda --dtype bf16 --batch-size 1 --seq-len 16".split()
+
+
+def plan(*words):
+    """MB by the rows' names, of what is taken on the device."""
+    said = subprocess.run([str(EMULATED), *LARGER, "--dry-run", *words], stdout=subprocess.PIPE, check=True, text=True).stdout
+    rows = {name: float(size) for name, size in re.findall(r"^  (\w+) +([0-9.]+) MB", said, re.MULTILINE)}
+    return {name: size for name, size in rows.items() if name not in ("process", "total")}
+
+
+# bf16: what forward reads is whole on every rank, two bytes a weight; masters and moments are a rank's share, 12 bytes.
+def test_the_plan_of_a_rank_in_bf16_shares_masters_and_moments():
+    alone, whole, shared = plan(), plan("--ranks", "8", "--zero", "0"), plan("--ranks", "8")
+    assert whole == pytest.approx(alone, rel=0.01)  # padding of the pieces; the plan has a digit
+    assert shared["gradients"] == whole["gradients"]
+    assert shared["weights"] == pytest.approx(alone["weights"] * (2 + 4 / 8) / (2 + 4), rel=0.03)  # vectors are on every rank
+    assert shared["moments"] == pytest.approx(alone["moments"] / 8, rel=0.1)
+
+
+# A device on which others leave so much: what the plan says and no more suffices, 3 % less does not.
+@pytest.mark.parametrize("zero", ["1", "0"])
+def test_a_rank_takes_what_the_plan_says_of_the_device(shard, tmp_path, zero):
+    planned, total = 1e6 * sum(plan("--ranks", "2", "--zero", zero).values()), 1 << 30
+    for share, code in (1.01, 0), (0.97, 1):
+        done = subprocess.run([*MPIRUN, "2", str(EMULATED), *LARGER, "--zero", zero, "--steps", "2", "--train-data", str(shard),
+                               "--val-data", str(shard), "--val-batches", "1", "--out", str(tmp_path / str(code))],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S, text=True,
+                              env=dict(os.environ, OMP_NUM_THREADS="1", EMU_MEMORY=str(total),
+                                       EMU_MEMORY_TAKEN=str(total - int(share * planned))))
+        assert done.returncode == code, (share, planned, done.stdout, done.stderr)
+        assert code == 0 or "out of memory" in done.stderr
 
 
 def training(seed, *words, may_fail=False):

@@ -204,8 +204,10 @@ static void compare(const char *settings) {
     loss_and_gradient(&f, true);
     double *before = malloc((size_t)m->params.elements * sizeof *before);
     memcpy(before, m->master, (size_t)m->params.elements * sizeof *before);
-    telemetry_before(telemetry);
+    telemetry_before(telemetry, m->master);
     optimizer_update(&f.optimizer);
+    telemetry_gradients(telemetry);
+    telemetry_after(telemetry, m->master);
     seen = (struct Seen){.model = m, .count = m->N * m->C};
     telemetry_write(telemetry, &log, 1);
     assert_int_equal(seen.sublayers, 2 * LAYERS);

@@ -57,11 +57,14 @@ static void train(Run *run, const char *settings, How how) {
         model_forward(&f->model, true);
         model_head(&f->model, f->optimizer.state, true);
         model_backward(&f->model, NULL, NULL);
-        if (telemetry) telemetry_before(telemetry);
+        if (telemetry) telemetry_before(telemetry, f->model.master);
         optimizer_update(&f->optimizer);
         if (how.shut_gates) shut_gates(f);
         run->losses[step] = optimizer_read(&f->optimizer)->loss_sum;
-        if (telemetry) telemetry_write(telemetry, &log, step + 1);
+        if (!telemetry) continue;
+        telemetry_gradients(telemetry);
+        telemetry_after(telemetry, f->model.master);
+        telemetry_write(telemetry, &log, step + 1);
     }
     telemetry_destroy(telemetry);
 }

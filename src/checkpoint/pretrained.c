@@ -307,7 +307,7 @@ bool pretrained_load(Model *model, const char *path, Error *error) {
             if (id == PARAM_TOKENS) embedding = &places[i];
             good = good && check_missing(&source, &places[i], id, error);
         }
-        DeviceArena masters = {.model = model, .base = model->master};
+        DeviceArena masters = {.model = model, .base = model_room(model)};
         good = good && (!embedding->tensor || check_rest(&source, model, embedding, error)) &&
                weights_read_places(places, &masters, error); /* which names what is missing */
         free(places);

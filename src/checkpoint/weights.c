@@ -220,7 +220,7 @@ bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceA
 bool weights_load(Model *model, const char *path, Error *error) {
     SafetensorsFile file;
     if (!safetensors_open(&file, path, error)) return false;
-    bool good = weights_read(&file, "", &(DeviceArena){.model = model, .base = model->master}, error);
+    bool good = weights_read(&file, "", &(DeviceArena){.model = model, .base = model_room(model)}, error);
     safetensors_close(&file);
     if (good) model_masters_changed(model);
     return good;

@@ -27,7 +27,8 @@ static const Storage *weight(const Model *m, ParamId id, int layer) {
 }
 
 static const Accum *vector(const Model *m, ParamId id, int layer) {
-    return at(m->master, m->k->accum, params_find(&m->params, id, layer));
+    const Param *p = params_find(&m->params, id, layer);
+    return p ? model_master(m, p->offset) : NULL;
 }
 
 static Accum *gradient(const Model *m, ParamId id, int layer) {

@@ -88,7 +88,10 @@ struct Model {
     JunctionPlan *plan; /* [2·(2L + 1)] */
     int gates;          /* in the whole model */
 
-    void *master;     /* [elements] accumulate type */
+    Share *share;     /* [params.buckets] this rank's */
+    int64_t owned;    /* elements of all shares */
+    bool shares_masters; /* it holds masters of its shares alone: where the ranks share updates, and forward reads copies */
+    void *master;     /* [elements], or [owned], share behind share; accumulate type */
     void *storage;    /* [elements] storage type; master itself where the types are one */
     void *grad;       /* [elements] accumulate type; training only */
 
@@ -124,7 +127,12 @@ void model_destroy(Model *model);
 /* Sends an arena of host memory in the accumulate type [params.elements] to the device as weights. */
 void model_load(Model *model, const void *host_arena);
 
-/* Makes the storage copies follow the masters, after these were written to. */
+/* Where element `at` of the masters lies, a vector's or one of this rank's shares. */
+Accum *model_master(const Model *model, int64_t at);
+
+/* Where to write all masters to [elements]: model_masters_changed() takes them from there, makes the storage copies
+ * follow, and waits for the queue. (The arena of gradients, where masters are held in shares; between two steps alone.) */
+Accum *model_room(const Model *model);
 void model_masters_changed(Model *model);
 
 /* Has the queue wait for all weights, and for whatever else the ranks are at. Before anything but forward and

@@ -19,7 +19,7 @@ static size_t rows_bytes(int64_t rows, int64_t width, DType type) {
 
 static void lay_out_weights(Model *m, Arena *weights, Arena *gradients) {
     size_t accum = (size_t)m->params.elements * dtype_size(m->k->accum);
-    m->master = arena_take(weights, accum);
+    m->master = arena_take(weights, m->shares_masters ? (size_t)m->owned * dtype_size(m->k->accum) : accum);
     m->storage = m->k->storage == m->k->accum
                      ? m->master
                      : arena_take(weights, (size_t)m->params.elements * dtype_size(m->k->storage));
@@ -181,6 +181,9 @@ static void set_shapes(Model *m, const Config *config, const Kernels *k, bool tr
     enum { CHUNK_CPU = 1024, CHUNK_GPU = 8192 };
     *m = (Model){.k = k, .config = config, .train = train};
     params_build(&m->params, config);
+    m->share = must_calloc((size_t)m->params.buckets, sizeof *m->share, "the ranks' shares");
+    m->owned = params_shares(&m->params, config, m->share);
+    m->shares_masters = train && k->storage != k->accum && m->owned < m->params.elements;
     m->B = (int)config->batch_size;
     m->T = (int)config->seq_len;
     m->L = (int)config->n_layer;
@@ -210,6 +213,7 @@ static void free_host(Model *m) {
     free(m->kept.block);
     free(m->passing.site);
     free(m->passing.block);
+    free(m->share);
     params_free(&m->params);
 }
 
@@ -325,16 +329,31 @@ void model_destroy(Model *m) {
     free_host(m);
 }
 
+Accum *model_master(const Model *m, int64_t at) {
+    int b = m->params.buckets - 1; /* the vectors', as a rule */
+    while (m->params.bucket[b].begin > at) b--;
+    int64_t from = m->shares_masters ? at - m->share[b].begin + m->share[b].moments : at;
+    return (char *)m->master + from * (int64_t)dtype_size(m->k->accum);
+}
+
+Accum *model_room(const Model *m) { return m->shares_masters ? m->grad : m->master; }
+
 void model_load(Model *m, const void *host_arena) {
     size_t bytes = (size_t)m->params.elements * dtype_size(m->k->accum);
-    m->k->copy(m->queue, m->master, host_arena, bytes, COPY_TO_DEVICE);
+    m->k->copy(m->queue, model_room(m), host_arena, bytes, COPY_TO_DEVICE);
     model_masters_changed(m);
 }
 
 void model_masters_changed(Model *m) {
     const Kernels *k = m->k;
+    size_t element = dtype_size(k->accum);
+    for (int b = 0; m->shares_masters && b < m->params.buckets; b++) {
+        const Share *share = &m->share[b];
+        k->copy(m->queue, model_master(m, share->begin), (char *)m->grad + (size_t)share->begin * element,
+                (size_t)(share->end - share->begin) * element, COPY_ON_DEVICE);
+    }
     if (m->storage != m->master)
-        k->cast(m->queue, &(Cast){.n = m->params.elements, .from = k->accum, .to = k->storage, .src = m->master,
+        k->cast(m->queue, &(Cast){.n = m->params.elements, .from = k->accum, .to = k->storage, .src = model_room(m),
                                   .dst = m->storage});
     k->queue_wait(m->queue);
 }

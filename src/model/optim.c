@@ -12,31 +12,8 @@ _Static_assert(offsetof(StepState, loss_sum) == offsetof(StepInputs, stop) + siz
  * Who does what
  * ---------------------------------------------------------------------------------------------------- */
 
-/* This rank's share of bucket b, whose moments start at `moments`. */
-static Share share_of(const Config *c, const Params *params, int b, int64_t moments) {
-    const Bucket *bucket = &params->bucket[b];
-    int64_t piece = (bucket->end - bucket->begin) / c->ranks;
-    Share share = {.piece_begin = bucket->begin + c->rank * piece, .begin = bucket->begin, .end = bucket->end,
-                   .moments = moments};
-    share.piece_end = share.piece_begin + piece;
-    bool sharded = c->zero == ZERO_1 && bucket->begin < params->vectors;
-    if (sharded) share.begin = share.piece_begin, share.end = share.piece_end;
-    return share;
-}
-
-/* Fills shares [buckets] where they are not NULL; returns the elements of moments. */
-static int64_t lay_out_shares(const Config *c, const Params *params, Share *shares) {
-    int64_t moments = 0;
-    for (int b = 0; b < params->buckets; b++) {
-        Share share = share_of(c, params, b, moments);
-        moments += share.end - share.begin;
-        if (shares) shares[b] = share;
-    }
-    return moments;
-}
-
 size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum) {
-    return 2 * (size_t)lay_out_shares(config, params, NULL) * dtype_size(accum);
+    return 2 * (size_t)params_shares(params, config, NULL) * dtype_size(accum);
 }
 
 static bool is_sharded(const Optimizer *o, int b) {
@@ -53,7 +30,7 @@ static size_t bytes_of(const Optimizer *o, int64_t elements) {
 
 static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
 
-/* Where element 0 of the arenas would lie, were the share's moments part of a whole arena: AdamW counts from there. */
+/* Where element 0 of the arenas would lie, were the share part of a whole arena: AdamW counts from there. */
 static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *share) {
     return element(moments, o->model->k->accum, share->moments - share->begin);
 }
@@ -123,8 +100,8 @@ static void close_exchange(Optimizer *o) {
 void optimizer_create(Optimizer *o, Model *model) {
     const Kernels *k = model->k;
     *o = (Optimizer){.model = model};
-    o->share = must_calloc((size_t)model->params.buckets, sizeof *o->share, "the ranks' shares");
-    o->moments = lay_out_shares(model->config, &model->params, o->share);
+    o->share = model->share;
+    o->moments = model->owned;
     if (model->config->ranks > 1) open_exchange(o);
     Arena counted = {0}, placed = {0};
     lay_out(o, &counted);
@@ -149,7 +126,6 @@ void optimizer_destroy(Optimizer *o) {
     const Kernels *k = o->model->k;
     k->queue_wait(o->model->queue);
     if (o->exchange) close_exchange(o);
-    free(o->share);
     k->release(o->memory);
     k->host_release(o->seen);
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
@@ -166,14 +142,18 @@ static Collective range(DType type, void *arena, const Bucket *bucket) {
     return (Collective){.type = type, .count = bucket->end - bucket->begin, .buffer = element(arena, type, bucket->begin)};
 }
 
-/* Of each bucket that the ranks have updated a piece each, where masters are not the storage that is gathered anyway. */
-static void gather_masters(const Optimizer *o) {
+Accum *optimizer_masters(Optimizer *o) {
     const Model *model = o->model;
+    const Kernels *k = model->k;
     model_await(model);
-    for (int b = 0; b < model->params.buckets && model->master != model->storage; b++) {
-        Collective masters = range(model->k->accum, model->master, &model->params.bucket[b]);
-        if (is_sharded(o, b)) model->k->all_gather(model->queue, &masters);
+    for (int b = 0; model->shares_masters && b < model->params.buckets; b++) {
+        const Share *share = &o->share[b];
+        Collective all = range(k->accum, model->grad, &model->params.bucket[b]);
+        k->copy(model->queue, element(model->grad, k->accum, share->begin), model_master(model, share->begin),
+                bytes_of(o, share->end - share->begin), COPY_ON_DEVICE);
+        if (is_sharded(o, b)) k->all_gather(model->queue, &all);
     }
+    return model->shares_masters ? model->grad : model->master;
 }
 
 void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
@@ -186,7 +166,6 @@ void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     k->event_record(model->queue, report->copied);
     k->step_begin(model->queue, &(StepBegin){.state = o->state});
     k->zero(model->queue, model->grad, bytes_of(o, model->params.elements));
-    if (o->whole_gradients) gather_masters(o);
 }
 
 /* Sums bucket b over the ranks, in the queue. Who updates all of it needs all of it. */
@@ -253,7 +232,7 @@ static void update_share(const Optimizer *o, int b) {
     const Config *c = model->config;
     const Share *share = &o->share[b];
     model->k->adamw(model->queue, &(AdamW){
-        .master = model->master,
+        .master = model->shares_masters ? moments_base(o, model->master, share) : model->master,
         .storage = model->storage == model->master ? NULL : model->storage,
         .grad = model->grad,
         .m = moments_base(o, o->m, share),
@@ -313,12 +292,10 @@ static int turn_of(const Optimizer *o) { return (int)((o->begun - 1) % STEPS_IN_
 void optimizer_complete(Optimizer *o) {
     const Kernels *k = o->model->k;
     const StepReport *report = &o->report[turn_of(o)];
-    if (o->updated) {
-        k->copy(o->exchange, report->lost, o->lost, lost_bytes(o), COPY_TO_HOST);
-        k->event_record(o->exchange, report->lost_copied);
-        k->event_record(o->exchange, o->model->exchanged);
-    }
-    if (o->whole_gradients) gather_masters(o);
+    if (!o->updated) return;
+    k->copy(o->exchange, report->lost, o->lost, lost_bytes(o), COPY_TO_HOST);
+    k->event_record(o->exchange, report->lost_copied);
+    k->event_record(o->exchange, o->model->exchanged);
 }
 
 int optimizer_report(Optimizer *o) {
@@ -374,15 +351,15 @@ static void move_share(const Optimizer *o, WholeArena which, int b, bool out) {
 
 Accum *optimizer_whole(Optimizer *o, WholeArena which) {
     const Model *model = o->model;
+    Accum *masters = which == WHOLE_MASTERS ? optimizer_masters(o) : NULL;
     model_await(model);
-    if (which == WHOLE_MASTERS) gather_masters(o);
     for (int b = 0; which != WHOLE_MASTERS && !holds_whole(o) && b < model->params.buckets; b++) {
         Collective all = range(model->k->accum, model->grad, &model->params.bucket[b]);
         move_share(o, which, b, true);
         if (is_sharded(o, b)) model->k->all_gather(model->queue, &all);
     }
     model->k->queue_wait(model->queue);
-    return which == WHOLE_MASTERS ? model->master : optimizer_room(o, which);
+    return masters ? masters : optimizer_room(o, which);
 }
 
 void optimizer_keep_share(Optimizer *o, WholeArena which) {

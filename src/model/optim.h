@@ -8,7 +8,8 @@
  * rank, while the layers below are still in backward; the sums of squares are of the pieces, so that all ranks decide
  * alike. With --zero 1 a rank then updates its own piece, holds moments for that alone, and the weights are gathered
  * from all, a bucket at a time while the next one is updated, and while the next forward is in the layers before: it waits
- * where it first reads a bucket (model_await()). With --zero 0 the gradients are gathered instead and every rank updates
+ * where it first reads a bucket (model_await()). Masters that are not what forward reads, those of bf16, are held as moments
+ * are. With --zero 0 the gradients are gathered instead and every rank updates
  * everything. The bits are the same. Vectors are few: all ranks update all of them.
  *
  * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest.
@@ -29,24 +30,17 @@ typedef struct StepReport {
     Event *lost_copied;
 } StepReport;
 
-/* This rank's part of a bucket: elements of the arenas. */
-typedef struct Share {
-    int64_t piece_begin, piece_end; /* what it sums gradients of */
-    int64_t begin, end;             /* what it updates: the piece, or all of the bucket */
-    int64_t moments;                /* where their moments start in m and v */
-} Share;
-
 typedef struct Optimizer {
     Model *model;
     Accum *m, *v;         /* [moments] first and second moments of what this rank updates */
     int64_t moments;      /* elements */
-    Share *share;         /* [params.buckets] */
+    const Share *share;   /* [params.buckets] the model's */
     Queue *exchange;      /* where buckets are reduced and gathered; NULL: one rank */
     Event *summed, *reduced; /* gradients of a bucket are there; all buckets are reduced */
     Event **updated;      /* [params.buckets] this rank's piece of the weights is there, of the last with
                            * what all have lost; NULL: ranks share no update */
     uint64_t *lost;       /* [ranks] device: as in StepReport */
-    bool whole_gradients; /* this step leaves every rank all gradients, and all masters before and after (telemetry) */
+    bool whole_gradients; /* this step leaves every rank all gradients (telemetry) */
     ParamSlot *slots;     /* [params.count] device */
     StepState *state;     /* device */
     StepReport report[STEPS_IN_FLIGHT];
@@ -73,7 +67,7 @@ void optimizer_update(Optimizer *optimizer);
 /* After that, where updates are shared: has the ranks gather the weights. May be captured, as work of the exchange. */
 void optimizer_gather(Optimizer *optimizer);
 
-/* After that, not captured: ends what the ranks exchange in this step, and gathers what whole_gradients asks for. */
+/* After that, not captured: ends what the ranks exchange in this step. */
 void optimizer_complete(Optimizer *optimizer);
 
 /* After that: has the state copied to the host. Returns what to ask optimizer_await() with. */
@@ -88,6 +82,10 @@ const StepState *optimizer_read(Optimizer *optimizer);
 
 /* Replaces the state on the device (resume). */
 void optimizer_write(Optimizer *optimizer, const StepState *state);
+
+/* All masters on every rank, between two steps, enqueued: all ranks ask for them. Where they are held in shares they are
+ * gathered into the arena of gradients, and lie there until the next step begins. */
+Accum *optimizer_masters(Optimizer *optimizer);
 
 /* Whole arenas on every rank, for checkpoints: all ranks ask for the same, in the same order, between two steps. What the
  * ranks hold in shares is gathered into the arena of gradients, and lies there until the next call. */

@@ -354,6 +354,28 @@ void params_free(Params *params) {
     *params = (Params){0};
 }
 
+/* This rank's share of bucket b, which starts at `moments` where shares alone are held. */
+static Share share_of(const Config *c, const Params *params, int b, int64_t moments) {
+    const Bucket *bucket = &params->bucket[b];
+    int64_t piece = (bucket->end - bucket->begin) / c->ranks;
+    Share share = {.piece_begin = bucket->begin + c->rank * piece, .begin = bucket->begin, .end = bucket->end,
+                   .moments = moments};
+    share.piece_end = share.piece_begin + piece;
+    bool sharded = c->zero == ZERO_1 && bucket->begin < params->vectors;
+    if (sharded) share.begin = share.piece_begin, share.end = share.piece_end;
+    return share;
+}
+
+int64_t params_shares(const Params *params, const Config *c, Share *shares) {
+    int64_t moments = 0;
+    for (int b = 0; b < params->buckets; b++) {
+        Share share = share_of(c, params, b, moments);
+        moments += share.end - share.begin;
+        if (shares) shares[b] = share;
+    }
+    return moments;
+}
+
 const Param *params_find(const Params *params, ParamId id, int layer) {
     int at = params->index[(layer + 1) * PARAM_COUNT + id];
     return at < 0 ? NULL : &params->list[at];

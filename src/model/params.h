@@ -59,6 +59,13 @@ typedef struct Bucket {
                          * −1: the embedding; L: the head */
 } Bucket;
 
+/* A rank's part of a bucket: elements of the arenas. */
+typedef struct Share {
+    int64_t piece_begin, piece_end; /* what it sums gradients of */
+    int64_t begin, end;             /* what it updates: the piece, or all of the bucket */
+    int64_t moments;                /* where they start in arenas that hold shares alone: moments, and masters (model.h) */
+} Share;
+
 typedef struct Params {
     Param *list; /* in arena order */
     int count;
@@ -75,6 +82,9 @@ typedef struct Params {
 /* Builds the table's tensors for a resolved config. Release with params_free(). */
 void params_build(Params *params, const Config *config);
 void params_free(Params *params);
+
+/* The shares [buckets] of the config's rank; NULL to count alone. Returns the elements of an arena that holds them. */
+int64_t params_shares(const Params *params, const Config *config, Share *shares);
 
 /* The parameter, or NULL where this model has none; layer −1 for those outside the blocks. */
 const Param *params_find(const Params *params, ParamId id, int layer);

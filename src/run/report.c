@@ -50,14 +50,17 @@ void report_plan(const Config *c, const Kernels *k) {
     describe_model(c, &params);
     describe_batch(c);
     printf("parameters: %lld\n", (long long)params.true_elements);
+    bool shared = c->ranks > 1 && c->zero == ZERO_1;
     const struct {
         const char *name;
         double bytes;
         const char *help;
     } rows[] = {
-        {"weights", (double)plan.weights, "masters, and copies in the storage type where that differs"},
+        {"weights", (double)plan.weights,
+         shared && k->storage != k->accum ? "masters, a rank's share, and copies in the storage type"
+                                          : "masters, and copies in the storage type where that differs"},
         {"gradients", (double)plan.gradients, ""},
-        {"moments", (double)plan.moments, c->ranks > 1 && c->zero == ZERO_1 ? "AdamW, a rank's share" : "AdamW"},
+        {"moments", (double)plan.moments, shared ? "AdamW, a rank's share" : "AdamW"},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
         {"workspace", (double)plan.workspace, "gradients of activations, logits, scratch"},
         {"telemetry", c->stats_every ? (double)telemetry_bytes(c, k) : 0, "--stats-every"},

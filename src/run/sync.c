@@ -24,7 +24,7 @@ static void hash(const Model *m, const Param *p, uint64_t *out) {
     bool vector = p->offset >= m->params.vectors;
     size_t element = dtype_size(vector ? m->k->accum : m->k->storage);
     m->k->hash(m->queue, &(Hash){.n = p->count * (int64_t)element / 4,
-                                 .words = (const char *)(vector ? m->master : m->storage) + (size_t)p->offset * element,
+                                 .words = vector ? model_master(m, p->offset) : (char *)m->storage + (size_t)p->offset * element,
                                  .out = out});
 }
 

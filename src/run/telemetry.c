@@ -66,9 +66,9 @@ void telemetry_destroy(Telemetry *t) {
     free(t);
 }
 
-void telemetry_before(Telemetry *t) {
+void telemetry_before(Telemetry *t, const Accum *masters) {
     const Model *m = t->model;
-    m->k->copy(m->queue, t->weights, m->master, weights_bytes(m), COPY_ON_DEVICE);
+    m->k->copy(m->queue, t->weights, masters, weights_bytes(m), COPY_ON_DEVICE);
 }
 
 static double *device_sums(const Telemetry *t, int layer, int which) {
@@ -128,8 +128,9 @@ static void watch_stage(void *context, const Model *m, int i, const Junction *ar
     m->k->copy(m->queue, t->stream, stream, stream_bytes(m), COPY_ON_DEVICE);
 }
 
-/* A block's parameters lie together, but for its vectors, which do so elsewhere: rows of 64. */
-static void watch_parameters(const Telemetry *t, int layer, bool vectors) {
+/* Sums over a layer's part of an arena, and of another beside it: a block's parameters lie together, but for its vectors, which
+ * do so elsewhere. Rows of 64. */
+static void watch_parameters(const Telemetry *t, int layer, bool vectors, int which, const Accum *a, const Accum *beside) {
     const Model *m = t->model;
     int64_t begin = INT64_MAX, end = 0;
     for (int i = 0; i < m->params.count; i++) {
@@ -140,13 +141,23 @@ static void watch_parameters(const Telemetry *t, int layer, bool vectors) {
     }
     if (end == 0) begin = 0; /* a block without vectors: sums of nothing */
     size_t at = (size_t)begin * dtype_size(m->k->accum);
-    TensorStats stats = {.N = (end - begin) / 64, .C = 64, .type = m->k->accum, .a = (char *)m->grad + at,
-                         .out = device_sums(t, layer, vectors ? VECTORS_GRADIENT : GRADIENT)};
-    m->k->tensor_stats(m->queue, &stats);
-    stats.a = (char *)m->master + at;
-    stats.b = (char *)t->weights + at;
-    stats.out = device_sums(t, layer, vectors ? VECTORS_UPDATE : UPDATE);
-    m->k->tensor_stats(m->queue, &stats);
+    m->k->tensor_stats(m->queue, &(TensorStats){.N = (end - begin) / 64, .C = 64, .type = m->k->accum,
+                                                .a = (const char *)a + at, .b = beside ? (const char *)beside + at : NULL,
+                                                .out = device_sums(t, layer, which)});
+}
+
+void telemetry_gradients(Telemetry *t) {
+    for (int l = 0; l < t->model->L; l++) {
+        watch_parameters(t, l, false, GRADIENT, t->model->grad, NULL);
+        watch_parameters(t, l, true, VECTORS_GRADIENT, t->model->grad, NULL);
+    }
+}
+
+void telemetry_after(Telemetry *t, const Accum *masters) {
+    for (int l = 0; l < t->model->L; l++) {
+        watch_parameters(t, l, false, UPDATE, masters, t->weights);
+        watch_parameters(t, l, true, VECTORS_UPDATE, masters, t->weights);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------------ */
@@ -181,7 +192,7 @@ static void add_gates(const Telemetry *t, cJSON *o, int layer) {
     cJSON *gates = cJSON_AddArrayToObject(o, "gate"), *scales = cJSON_AddArrayToObject(o, "scale");
     int64_t offset = params_find(&m->params, PARAM_GATE, layer)->offset;
     for (int i = 0; i < per_layer; i++) {
-        cJSON_AddItemToArray(gates, cJSON_CreateNumber(scalar(m, m->master, offset + i)));
+        cJSON_AddItemToArray(gates, cJSON_CreateNumber(scalar(m, model_master(m, offset), i)));
         cJSON_AddItemToArray(scales, cJSON_CreateNumber(scalar(m, m->gate_scale, layer * per_layer + i)));
     }
 }
@@ -195,7 +206,7 @@ static void add_tanh(const Telemetry *t, cJSON *o, int layer) {
     for (int i = 0; i < 2; i++) {
         const Param *p = params_find(&m->params, i ? PARAM_NORM2_SCALAR : PARAM_NORM1_SCALAR, layer);
         double share = seen(t, layer, i ? NORM2 : NORM1, STAT_SATURATED) / ((double)m->N * m->C);
-        cJSON_AddItemToArray(scalars, cJSON_CreateNumber(scalar(m, m->master, p->offset)));
+        cJSON_AddItemToArray(scalars, cJSON_CreateNumber(scalar(m, model_master(m, p->offset), 0)));
         cJSON_AddItemToArray(saturated, cJSON_CreateNumber(share));
     }
     if (variant_norm(m->config)->approximates) cJSON_AddNumberToObject(o, "vhat_ratio", t->vhat_ratio[layer]);
@@ -230,8 +241,6 @@ static cJSON *layer_object(const Telemetry *t, int layer) {
 
 void telemetry_write(Telemetry *t, Log *log, int64_t step) {
     Model *m = t->model;
-    model_await(m);
-    for (int l = 0; l < m->L; l++) watch_parameters(t, l, false), watch_parameters(t, l, true);
     model_observe(m, watch_stage, t);
     m->k->copy(m->queue, t->seen, t->sums, sums_bytes(m), COPY_TO_HOST);
     m->k->queue_wait(m->queue);

@@ -32,10 +32,13 @@ size_t telemetry_bytes(const Config *config, const Kernels *k);
 Telemetry *telemetry_create(Model *model);
 void telemetry_destroy(Telemetry *telemetry); /* NULL is fine */
 
-/* Before the update of a step that telemetry_write() will report: notes the weights. */
-void telemetry_before(Telemetry *telemetry);
+/* Of a step that telemetry_write() will report, with all masters (optim.h): notes the weights before it; measures what
+ * backward has left in the arena of gradients; measures what the update has done. */
+void telemetry_before(Telemetry *telemetry, const Accum *masters);
+void telemetry_gradients(Telemetry *telemetry);
+void telemetry_after(Telemetry *telemetry, const Accum *masters);
 
-/* After it: measures and writes the line. */
+/* After all that: measures the rest, and writes the line. */
 void telemetry_write(Telemetry *telemetry, Log *log, int64_t step);
 
 #endif

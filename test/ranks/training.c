@@ -238,7 +238,8 @@ static void variants(const Ranks *ranks) {
 static void flip(const Model *m, const Param *p) {
     bool vector = p->offset >= m->params.vectors;
     size_t element = dtype_size(vector ? m->k->accum : m->k->storage);
-    char *at = (char *)(vector ? m->master : m->storage) + ((size_t)p->offset + (size_t)p->count / 2) * element, byte;
+    char *base = vector ? model_master(m, p->offset) : (char *)m->storage + (size_t)p->offset * element;
+    char *at = base + (size_t)p->count / 2 * element, byte;
     m->k->copy(m->queue, &byte, at, 1, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
     byte ^= 1;
