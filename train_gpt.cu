@@ -233,18 +233,29 @@ static void log_start(Run *run, cJSON *event) {
 
 static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
 
-/* Ends a run by what all ranks have found alike: what was saved before is all that is good of it. Rank 0 has said why
- * before any is gone, for whoever started them ends the others then. */
+/* All that is in queues is done: what the ranks say to each other comes after it. */
+static void settle(const Run *run) {
+    model_await(&run->model);
+    run->k->queue_wait(run->model.queue);
+}
+
+/* Ends a run by what all ranks have found alike. Rank 0 has said why before any is gone, for whoever started them ends the
+ * others then. */
+static CHECK_NORETURN void end_all(Run *run, int code, const char *what, const char *why) {
+    if (run->start.config.rank == 0) warn("%s: %s; last good checkpoint: %s", what, why, last_checkpoint(run));
+    settle(run);
+    ranks_tell(&run->start.ranks, run->k, 0);
+    exit(code);
+}
+
+/* The same, with an event: what was saved before is all that is good of the run. */
 static CHECK_NORETURN void end_badly(Run *run, int code, const char *name, const char *what, const char *why) {
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason", why);
     cJSON_AddStringToObject(event, "last_good", last_checkpoint(run));
     log_event(&run->log, name, run->step, event);
     log_close(&run->log);
-    if (run->start.config.rank == 0) warn("%s: %s; last good checkpoint: %s", what, why, last_checkpoint(run));
-    run->k->queue_wait(run->model.queue);
-    ranks_tell(&run->start.ranks, run->k, 0);
-    exit(code);
+    end_all(run, code, what, why);
 }
 
 /* The run has lost its numbers. */
@@ -304,6 +315,7 @@ static void print_sample(Run *run) {
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
     bool good = run->start.config.rank || generate(&run->model, "", &error); /* rank 0's */
+    settle(run);
     if (!ranks_agree(&run->start.ranks, run->k, good)) end_diverged(run, error.text);
 }
 
@@ -472,8 +484,7 @@ static void loop(Run *run) {
     cJSON_AddStringToObject(event, "reason",
                             !saved ? "the last checkpoint could not be written" : reason ? reason : "all steps done");
     log_event(&run->log, "end", run->step, event);
-    require(saved, "the last checkpoint could not be written: %s; last good checkpoint: %s", error.text,
-            last_checkpoint(run));
+    if (!saved) end_all(run, EXIT_RUNTIME, "the last checkpoint could not be written", error.text);
 }
 
 /* ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import struct
 
 import numpy
@@ -39,3 +40,32 @@ def write_tensors(path, tensors, dtype=None):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def read_moments(directory):
+    """→ {"m.NAME": array, "v.NAME": …} from all files of a checkpoint's moments, whoever wrote them: src/checkpoint/moments.h."""
+    shapes = {name: value.shape for name, value in read_tensors(pathlib.Path(directory) / "model.safetensors").items()}
+    files = sorted(pathlib.Path(directory).glob("optimizer-*-of-*.safetensors"))
+    assert {file.name for file in files} == {f"optimizer-{rank}-of-{len(files)}.safetensors" for rank in range(len(files))}
+    moments, seen = {}, {}
+    for file in files:
+        for name, value in read_tensors(file).items():
+            part = re.fullmatch(r"(.*?)(\.T)?\[(\d+):(\d+)\]", name)
+            whole, shape = (part[1] if part else name), shapes[(part[1] if part else name)[2:]]
+            turned = part and part[2]
+            begin, end = (int(part[3]), int(part[4])) if part else (0, numpy.prod(shape, dtype=int))
+            flat = moments.setdefault(whole, (numpy.zeros(numpy.prod(shape, dtype=int), value.dtype), turned))
+            assert (value.size, turned) == (end - begin, flat[1]), f"{file}: {name}"
+            flat[0][begin:end] = value.reshape(-1)
+            seen.setdefault(whole, numpy.zeros(flat[0].size, int))[begin:end] += 1
+    assert set(moments) == {f"{which}.{name}" for which in "mv" for name in shapes}
+    assert all((count == 1).all() for count in seen.values())
+    shape_of = {name: shapes[name[2:]] for name in moments}
+    return {name: flat.reshape(shape_of[name][::-1]).T if turned else flat.reshape(shape_of[name])
+            for name, (flat, turned) in moments.items()}
+
+
+def same_moments(first, second):
+    """Whether two checkpoints hold the same bits, in however many files."""
+    a, b = read_moments(first), read_moments(second)
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)

@@ -9,6 +9,8 @@
 #include "../src/base/checksum.h"
 #include "../src/checkpoint/manifest.h"
 
+#define MOMENTS "optimizer-0-of-1.safetensors"
+
 /* ---------------------------------------------------------------------------------------------------- checksum */
 
 static uint64_t bit_by_bit(const unsigned char *bytes, size_t size) {
@@ -272,7 +274,7 @@ static void the_newest_complete_one_is_found(void **state) {
 
 static void no_flipped_bit_of_a_checkpoint_goes_unseen(void **state) {
     (void)state;
-    static const char *const NAMES[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE, CHECKPOINT_FLAGS,
+    static const char *const NAMES[] = {CHECKPOINT_MODEL, MOMENTS, CHECKPOINT_SHAPE, CHECKPOINT_FLAGS,
                                         CHECKPOINT_STATE, MANIFEST_NAME};
     Fixture f;
     StepState step_state;

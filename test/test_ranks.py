@@ -3,6 +3,7 @@
 Over MPI on the CPU; needs Open MPI's mpirun, and a build that found MPI. The collectives themselves: test_collective.py.
 """
 
+import errno
 import math
 import os
 import re
@@ -14,10 +15,11 @@ import time
 import pytest
 
 from mpi import LIMIT_S, MPIRUN, has_mpi
-from program import MODEL, MOMENTS, PROGRAM, checkpoints, environment, events, file_bytes, losses, metrics, refused, run
+from program import MODEL, PROGRAM, checkpoints, environment, events, file_bytes, losses, metrics, refused, run
 from program import sentences, step_directory, write_shard
-from faults import fault
-from tensors import read_tensors, write_tensors
+from faults import fault, leftovers
+from faults import checkpoints as complete
+from tensors import read_moments, read_tensors, write_tensors
 
 if not has_mpi():
     pytest.skip("no mpirun, or a build without MPI", allow_module_level=True)
@@ -35,12 +37,12 @@ def flags(shard, out, *more, tokens=512):
             "--val-batches 3 --log-every 1000".split(), "--train-data", shard, "--val-data", shard, "--out", out, *more]
 
 
-def ranks(count, *arguments, per_rank=None, env_of=None, code=0):
-    """A run on so many ranks; per_rank: arguments, env_of: variables, that only some have."""
+def ranks(count, *arguments, per_rank=None, env_of=None, place_of=None, code=0):
+    """A run on so many ranks; per_rank: arguments, env_of: variables, place_of: working directories, that only some have."""
     command = [*MPIRUN]
     for rank in range(count):
         own, variables = (per_rank or {}).get(rank, ()), (env_of or {}).get(rank, {})
-        command += [":"] * (rank > 0) + ["-n", "1"]
+        command += [":"] * (rank > 0) + ["-n", "1"] + (["-wdir", str(place_of[rank])] if place_of else [])
         command += [word for name, value in variables.items() for word in ("-x", f"{name}={value}")]
         command += [PROGRAM, *map(str, arguments), *map(str, own)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False, text=True,
@@ -56,7 +58,9 @@ def near(a, b):
 
 
 def files(out, step):
-    return [file_bytes(step_directory(out, step), name) for name in (MODEL, MOMENTS)]
+    """Weights, and moments however they are shared out."""
+    place = step_directory(out, step)
+    return file_bytes(place, MODEL), {name: value.tobytes() for name, value in read_moments(place).items()}
 
 
 def test_any_number_of_ranks_takes_the_same_steps(shard, tmp_path):
@@ -79,22 +83,95 @@ def test_sharing_the_update_changes_no_bit_and_neither_does_a_second_run(shard, 
     assert files(tmp_path / "a", 4) == files(tmp_path / "b", 4) == files(tmp_path / "c", 4)
 
 
-def test_a_checkpoint_goes_on_bit_for_bit_on_as_many_ranks_and_to_rounding_on_others(shard, tmp_path):
+# A bucket a layer: pieces begin and end within tensors.
+@pytest.mark.parametrize("written", [1, 2, 4])
+def test_a_checkpoint_goes_on_bit_for_bit_on_as_many_ranks_and_to_rounding_on_others(shard, tmp_path, written):
+    def train(count, out, *more):
+        arguments = flags(shard, out, "--batch-size", 24 // count, "--bucket-mb", "0", "--steps", "8", "--save-every", "4", "--keep", "9",
+                          *more, tokens=24 * 16)
+        return run(*arguments) if count == 1 else ranks(count, *arguments)
+
+    train(written, tmp_path / "whole")
     whole = tmp_path / "whole"
-    ranks(2, *flags(shard, whole, "--batch-size", "4", "--steps", "8", "--save-every", "4", "--keep", "9"))
-    for count, size in (1, 8), (2, 4), (4, 4):
+    moments = [name for name in os.listdir(step_directory(whole, 4)) if name.startswith("optimizer")]
+    assert sorted(moments) == [f"optimizer-{rank}-of-{written}.safetensors" for rank in range(written)]
+    for count in 1, 2, 3, 4, 8:
         out = tmp_path / f"on{count}"
         shutil.copytree(step_directory(whole, 4), step_directory(out, 4))
-        more = flags(shard, out, "--batch-size", size, "--steps", "8", "--save-every", "4", "--keep", "9", "--resume", "auto")
-        if count == 1:
-            run(*more)
-        else:
-            ranks(count, *more)
-        assert "resume" in events(out)
-        if count == 2:
-            assert losses(out) == losses(whole)[4:] and files(out, 8) == files(whole, 8)
+        said = train(count, out, "--resume", "auto").stderr
+        assert "resume" in events(out) and complete(str(out)) == [4, 8]
+        if count == written:
+            assert losses(out) == losses(whole)[4:] and files(out, 8) == files(whole, 8) and said == ""
         else:
             near(losses(out), losses(whole)[4:])
+            words = f"{written} rank{'s' * (written > 1)}, here {count}"
+            assert re.search(rf"train_gpt: [^\n]*step_00000004 was written with {words}[;:][^\n]* the bits will differ\n", said), said
+
+
+def test_who_updates_what_may_change_with_a_resume_and_changes_no_bit(shard, tmp_path):
+    more = ["--batch-size", "8", "--bucket-mb", "0", "--steps", "4", "--save-every", "2", "--keep", "9"]
+    for zero in "0", "1":
+        ranks(2, *flags(shard, tmp_path / zero, "--zero", zero, *more))
+        shutil.copytree(step_directory(tmp_path / zero, 2), step_directory(tmp_path / f"from{zero}", 2))
+        ranks(2, *flags(shard, tmp_path / f"from{zero}", "--zero", "10"[int(zero)], *more, "--resume", "auto"))
+        assert files(tmp_path / f"from{zero}", 4) == files(tmp_path / zero, 4)
+    assert not os.path.exists(step_directory(tmp_path / "0", 2) + "/optimizer-1-of-2.safetensors")
+
+
+FAILING = [("open", errno.EMFILE), ("pwrite", errno.ENOSPC), ("fsync", errno.EIO), ("rename", errno.EIO), ("pread", errno.EIO)]
+
+
+@pytest.mark.parametrize("call,reason", FAILING)
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_save_that_fails_on_one_rank_fails_on_all_and_is_said_once_with_its_number(shard, tmp_path, fault, call, reason, odd):
+    """In the save of step 4: in a file of moments, as each rank writes one."""
+    out = tmp_path / "run"
+    failing = fault(CALLS=call, PATH=f"/.step_00000004.partial/optimizer-{odd}", AT=1, DO=f"fail:{reason}")
+    done = ranks(2, *flags(shard, out, "--batch-size", "8", "--steps", "6", "--save-every", "2", "--keep", "9"), env_of={odd: failing})
+    says = re.findall(r"^checkpoint failed: (.*); the run goes on; last good checkpoint: (.*)$", done.stdout, re.MULTILINE)
+    assert len(says) == 1 and done.stderr == "", (done.stdout, done.stderr)
+    assert says[0][0].startswith(f"rank {odd}: ") and os.strerror(reason) in says[0][0] and f"optimizer-{odd}-of-2" in says[0][0]
+    assert says[0][1] == step_directory(out, 2)
+    assert complete(str(out)) == [2, 6] and leftovers(out) == []
+    assert events(out) == ["start", "checkpoint", "checkpoint failed", "checkpoint", "end"]
+
+
+def test_a_last_save_that_fails_on_one_rank_ends_all_and_the_last_good_one_stays(shard, tmp_path, fault):
+    out = tmp_path / "run"
+    full = fault(CALLS="pwrite", PATH="/.step_00000004.partial", AT=2, TIMES=0, DO=f"fail:{errno.ENOSPC}")
+    arguments = flags(shard, out, "--batch-size", "8", "--save-every", "2", "--keep", "1")
+    done = ranks(2, *arguments, "--steps", "4", env_of={1: full}, code=1)
+    assert done.returncode == 1 and complete(str(out)) == [2] and leftovers(out) == []
+    assert re.fullmatch(rf"train_gpt: the last checkpoint could not be written: rank 1: [^\n]*{os.strerror(errno.ENOSPC)}; last good "
+                        rf"checkpoint: {step_directory(out, 2)}\n", done.stderr), done.stderr
+    ranks(2, *arguments, "--steps", "6", "--resume", "auto")
+    assert complete(str(out)) == [6]
+
+
+def test_a_rank_that_dies_while_it_writes_its_moments_costs_nothing_but_the_steps_since(shard, tmp_path, fault):
+    out = tmp_path / "run"
+    killing = fault(CALLS="pwrite", PATH="/.step_00000004.partial/optimizer-1", AT=1, DO="tear")
+    arguments = flags(shard, out, "--batch-size", "8", "--save-every", "2", "--keep", "9", "--lr-schedule", "constant")
+    ranks(2, *arguments, "--steps", "6", env_of={1: killing}, code=137)
+    assert complete(str(out)) == [2]
+    ranks(2, *arguments, "--steps", "6", "--resume", "auto")
+    assert complete(str(out)) == [2, 4, 6] and leftovers(out) == []
+
+
+# A relative --out in two working directories is what two machines without a common file system are.
+@pytest.mark.parametrize("there", [False, True])
+def test_ranks_that_do_not_see_the_same_directory_say_so(shard, tmp_path, there):
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+    if there:  # what a save in another place has left
+        (places[1] / "run" / ".step_00000002.partial").mkdir(parents=True)
+    done = ranks(2, *flags(shard, "run", "--batch-size", "8", "--steps", "2"), place_of=places, code=1)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train_gpt")]
+    assert len(lines) == 1 and "--out must be on a file system that all ranks share" in lines[0], done.stderr
+    assert ("rank 0: rank 1 has written its moments, but rank 0 does not see them" if there else "rank 1: run/.step_00000002.partial, "
+            "which rank 0 has made, is not there") in lines[0]
+    assert checkpoints(places[0] / "run") == [] and leftovers(places[0] / "run") == []
 
 
 def test_telemetry_of_several_ranks_sees_all_gradients_and_changes_no_bit(shard, tmp_path):

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "checkpoint.h"
 #include "manifest.h"
+#include "moments.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -59,9 +60,10 @@ int checkpoint_list(const char *directory, int64_t **steps, Error *error) {
 }
 
 bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error *error) {
-    static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE,
-                                         CHECKPOINT_FLAGS, CHECKPOINT_STATE};
+    static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_SHAPE, CHECKPOINT_FLAGS, CHECKPOINT_STATE};
     Manifest manifest;
+    Error reason = {0};
+    int files;
     struct stat status;
     if (step >= 0 && lstat(path, &status) == 0 && S_ISLNK(status.st_mode))
         return error_set(error, "%s: a symbolic link; none inside a run's directory is followed", path);
@@ -71,6 +73,8 @@ bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error
     for (size_t i = 0; good && i < sizeof NEEDED / sizeof *NEEDED; i++)
         if (!manifest_lists(&manifest, NEEDED[i]))
             good = error_set(error, "%s/%s: does not list %s", path, MANIFEST_NAME, NEEDED[i]);
+    good = good && (moments_listed(&manifest, &files, &reason) ||
+                    error_set(error, "%s/%s: %s", path, MANIFEST_NAME, reason.text));
     good = good && manifest_check(path, &manifest, contents ? MANIFEST_CONTENTS : MANIFEST_SIZES, error);
     manifest_free(&manifest);
     return good;

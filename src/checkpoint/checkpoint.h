@@ -4,7 +4,7 @@
  * OUT/step_00000100/
  *   model.safetensors              masters, under Hugging Face's names
  *   config.json                    the model's shape, in Hugging Face's words
- *   optimizer-0-of-1.safetensors   AdamW's moments: m.NAME, v.NAME
+ *   optimizer-RANK-of-COUNT.safetensors   AdamW's moments, from every rank that holds a share: moments.h
  *   config.ini                     every flag, as --config reads it
  *   state.json                     step, updates, place in the data and their fingerprint, skip window, BHyT's products,
  *                                  threads, version, device, …
@@ -15,6 +15,11 @@
  * back from the disk and checked; then the directory is renamed and OUT fsynced, and only then go the older
  * ones beyond --keep, by way of OUT/.step_00000001.old. So OUT/step_* holds complete checkpoints and nothing
  * else, whenever the machine stops; the next save removes what it left under a leading dot.
+ *
+ * Of several ranks, rank 0 makes the directory; then each writes its moments into it, and reads them back, while rank 0
+ * writes all the rest; then rank 0, who knows sizes and checksums from them and sees the files there, writes the manifest and
+ * renames. What fails on one rank is every rank's failure. No rank looks for a name before it is there: a network file
+ * system might remember that it was not.
  * OUT/latest is a link to the newest, for people and other programs; nothing here reads it.
  *
  * A checkpoint is complete if its manifest says so, file by file. Loading refuses whatever is not, with a
@@ -29,7 +34,6 @@
 enum { CHECKPOINT_PATH = PATH_SIZE };
 
 #define CHECKPOINT_MODEL   "model.safetensors"
-#define CHECKPOINT_MOMENTS "optimizer-0-of-1.safetensors"
 #define CHECKPOINT_SHAPE   "config.json"
 #define CHECKPOINT_FLAGS   "config.ini"
 #define CHECKPOINT_STATE   "state.json"
@@ -66,8 +70,9 @@ int64_t checkpoint_newest_step(const char *out);
  * false if another run has it. */
 bool checkpoint_claim(const char *out, Error *error);
 
-/* Saves into config->out; path is filled in. A checkpoint of that step that is there and complete is kept. On
- * failure older ones are all there, and nothing new is unless only the last fsync failed. */
+/* Saves into config->out, which all ranks must see, and all of them call this; path is filled in. A checkpoint of that step
+ * that is there and complete is kept. On failure older ones are all there, and nothing new is unless only the last fsync
+ * failed; every rank gets the same line, with the number of the rank that it was. */
 bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,
                      char path[CHECKPOINT_PATH], Error *error);
 

@@ -4,6 +4,7 @@
 #include "../settings/flags.h"
 #include "../base/json.h"
 #include "manifest.h"
+#include "moments.h"
 #include "state.h"
 #include "../settings/usage.h"
 #include "../settings/variant.h"
@@ -160,6 +161,9 @@ static void say_what_differs(const char *directory, const Config *config, const 
                              const Written *written) {
     char text[512] = "";
     size_t used = 0;
+    if (written->ranks && written->ranks != config->ranks && config->rank == 0) /* who speaks for all */
+        used += (size_t)snprintf(text + used, sizeof text - used, "; %lld rank%s, here %lld", (long long)written->ranks,
+                                 written->ranks > 1 ? "s" : "", (long long)config->ranks);
     if (written->threads != config->threads)
         used += (size_t)snprintf(text + used, sizeof text - used, "; %lld threads, here %lld",
                                  (long long)written->threads, (long long)config->threads);
@@ -177,17 +181,14 @@ static void say_what_differs(const char *directory, const Config *config, const 
  * Loading
  * ---------------------------------------------------------------------------------------------------- */
 
-static bool load_moments(const char *directory, Model *model, Optimizer *optimizer, Error *error) {
-    char path[CHECKPOINT_PATH];
-    SafetensorsFile file;
-    if (!path_join(path, directory, CHECKPOINT_MOMENTS, error) || !safetensors_open(&file, path, error))
-        return false;
-    bool good = weights_read(&file, "m.", &(DeviceArena){.model = model, .base = optimizer_room(optimizer, WHOLE_M)}, error);
-    if (good) optimizer_keep_share(optimizer, WHOLE_M);
-    good = good && weights_read(&file, "v.", &(DeviceArena){.model = model, .base = optimizer_room(optimizer, WHOLE_V)}, error);
-    if (good) optimizer_keep_share(optimizer, WHOLE_V);
-    safetensors_close(&file);
-    return good;
+static bool load_moments(const char *directory, Optimizer *optimizer, Error *error) {
+    Manifest manifest;
+    Error reason = {0};
+    int files;
+    if (!manifest_read(directory, &manifest, error)) return false;
+    const bool good = moments_listed(&manifest, &files, &reason) || error_set(error, "%s/%s: %s", directory, MANIFEST_NAME, reason.text);
+    manifest_free(&manifest);
+    return good && moments_read(directory, files, optimizer, error);
 }
 
 /* Choices of another GPU or library are no error: they are measured or guessed anew, and the bits differ. */
@@ -212,7 +213,7 @@ static bool load(const char *path, const Config *config, Model *model, Optimizer
         return false;
     if (!optimizer) return true;
     say_what_differs(path, config, model, &written);
-    if (!load_moments(path, model, optimizer, error)) return false;
+    if (!load_moments(path, optimizer, error)) return false;
     load_gemm_choices(path, model);
     optimizer_write(optimizer, &state);
     return true;

@@ -5,6 +5,7 @@
 #include "../ranks/rendezvous.h"
 #include "huggingface.h"
 #include "manifest.h"
+#include "moments.h"
 #include "../settings/usage.h"
 #include "../settings/variant.h"
 #include "weights.h"
@@ -66,6 +67,7 @@ static cJSON *state_object(const Config *config, const Model *model, const StepS
     cJSON_AddNumberToObject(o, "epoch_windows", (double)progress->epoch_windows);
     cJSON_AddNumberToObject(o, "seed", (double)config->seed);
     cJSON_AddNumberToObject(o, "threads", (double)config->threads);
+    cJSON_AddNumberToObject(o, "ranks", (double)config->ranks);
     cJSON_AddNumberToObject(o, "head_chunk", (double)model->head_chunk);
     cJSON_AddStringToObject(o, "kernels", model->k->name);
     cJSON_AddStringToObject(o, "variant", variant);
@@ -122,81 +124,9 @@ static bool write_flags(const char *directory, const Config *config, Error *erro
     return good;
 }
 
-/* Whole arenas come from all ranks, who expect to be asked for each of them once and in order, whether this rank can
- * write them or not. */
-typedef struct Arenas {
-    Optimizer *optimizer;
-    int taken;
-} Arenas;
-
-static DeviceArena take_arena(Arenas *arenas, WholeArena which) {
-    void *base = NULL;
-    while (arenas->taken <= (int)which) base = optimizer_whole(arenas->optimizer, (WholeArena)arenas->taken++);
-    return (DeviceArena){.model = arenas->optimizer->model, .base = base};
-}
-
-static bool save_model(const char *directory, Arenas *arenas, Error *error) {
-    char path[CHECKPOINT_PATH];
-    SafetensorsPair metadata = {"format", "pt"}; /* transformers asks for it */
-    DeviceArena masters = take_arena(arenas, WHOLE_MASTERS);
-    return path_join(path, directory, CHECKPOINT_MODEL, error) && weights_write(path, &masters, &metadata, 1, error);
-}
-
-/* The entries of both moments; *count is that of one. The caller frees. */
-static SafetensorsWriter *begin_moments(const char *path, const Model *model, int *count, Error *error) {
-    SafetensorsEntry *m = weights_entries(model, "m.", count), *v = weights_entries(model, "v.", count);
-    SafetensorsEntry *both = must_malloc(2 * (size_t)*count * sizeof *both, "a file's entries");
-    memcpy(both, m, (size_t)*count * sizeof *both);
-    memcpy(both + *count, v, (size_t)*count * sizeof *both);
-    SafetensorsWriter *writer = safetensors_writer_begin(path, both, 2 * (size_t)*count, NULL, 0, error);
-    weights_entries_free(m, *count);
-    weights_entries_free(v, *count);
-    free(both);
-    return writer;
-}
-
-static bool save_moments(const char *directory, Arenas *arenas, Error *error) {
-    char path[CHECKPOINT_PATH];
-    int count;
-    if (!path_join(path, directory, CHECKPOINT_MOMENTS, error)) return false;
-    SafetensorsWriter *writer = begin_moments(path, arenas->optimizer->model, &count, error);
-    if (!writer) return false;
-    for (int i = 0; i < 2; i++) {
-        DeviceArena moments = take_arena(arenas, i ? WHOLE_V : WHOLE_M);
-        if (weights_append(writer, (size_t)(i * count), &moments, error)) continue;
-        safetensors_writer_abort(writer);
-        return false;
-    }
-    return safetensors_writer_finish(writer, error);
-}
-
 /* The text of gemm.json; NULL where this device has no choices. */
 static char *gemm_choices(const Model *model) {
     return model->k->gemm_choices_save ? model->k->gemm_choices_save() : NULL;
-}
-
-/* Everything into a directory that is there and empty, the manifest last; then read back. */
-static bool fill(const char *directory, const Config *config, const Model *model, Arenas *arenas,
-                 const Progress *progress, Error *error) {
-    const char *names[] = {CHECKPOINT_MODEL, CHECKPOINT_MOMENTS, CHECKPOINT_SHAPE,
-                           CHECKPOINT_FLAGS, CHECKPOINT_STATE,   CHECKPOINT_GEMM};
-    const StepState *state = optimizer_read(arenas->optimizer);
-    char *gemm = gemm_choices(model);
-    bool good =
-        window_is_finite(state, error) && save_model(directory, arenas, error) &&
-        save_moments(directory, arenas, error) &&
-        write_json(directory, CHECKPOINT_SHAPE, shape_object(config, model), error) &&
-        write_flags(directory, config, error) &&
-        write_json(directory, CHECKPOINT_STATE, state_object(config, model, state, progress), error) &&
-        (!gemm || write_text(directory, CHECKPOINT_GEMM, gemm, error));
-    int count = gemm ? 6 : 5;
-    free(gemm);
-    Manifest manifest = {0};
-    good = good && manifest_write(directory, progress->step, names, count, error) &&
-           directory_sync(directory, error) && manifest_read(directory, &manifest, error) &&
-           manifest_check(directory, &manifest, MANIFEST_MEDIUM, error);
-    manifest_free(&manifest);
-    return good;
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -267,57 +197,246 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
     free(steps);
 }
 
-bool checkpoint_is_finite(Optimizer *optimizer, Error *error) {
-    static const char *const WHAT[WHOLE_COUNT] = {
-        [WHOLE_MASTERS] = "weights", [WHOLE_M] = "first moments", [WHOLE_V] = "second moments"};
-    Arenas arenas = {.optimizer = optimizer};
-    Error name = {0};
-    for (int which = 0; which < WHOLE_COUNT; which++) {
-        DeviceArena whole = take_arena(&arenas, (WholeArena)which);
-        if (!weights_are_finite(&whole, &name)) return error_set(error, "%s of %s", WHAT[which], name.text);
+/* ------------------------------------------------------------------------------------------------------
+ * What each rank writes, and tells
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* What a rank tells the others of its part; words of 64 bits. */
+typedef struct Report {
+    uint64_t done;            /* rank 0: this step's checkpoint is there, and nothing is to do */
+    uint64_t bytes, checksum; /* of its file of moments */
+    char text[sizeof(Error)]; /* what failed; empty: nothing */
+} Report;
+_Static_assert(sizeof(Report) % 8 == 0, "as ranks_gather() wants it");
+
+typedef struct Saving {
+    const Config *config;
+    const Model *model;
+    Optimizer *optimizer;
+    const Progress *progress;
+    Ranks ranks;
+    const char *path, *name;       /* OUT/step_00000100, step_00000100 */
+    char partial[CHECKPOINT_PATH]; /* OUT/.step_00000100.partial */
+    bool there;                    /* rank 0: something stands at the path, and is no complete checkpoint */
+    bool gemm;                     /* rank 0: there are choices of algorithms */
+    int moments;                   /* files of them */
+    Report *report;                /* [ranks.count] */
+} Saving;
+
+/* What the ranks do in other queues comes before what they say here. */
+static void settle(const Model *model) {
+    model_await(model);
+    model->k->queue_wait(model->queue);
+}
+
+/* All ranks ask for them. */
+static DeviceArena whole_masters(Optimizer *optimizer) {
+    DeviceArena masters = {.model = optimizer->model, .base = optimizer_masters(optimizer)};
+    settle(optimizer->model);
+    return masters;
+}
+
+/* All ranks say how they have got on, and hear it of the others. If one has failed, *error is what it says. */
+static bool all_well(Saving *s, bool well, Error *error) {
+    Report *own = &s->report[s->ranks.rank];
+    snprintf(own->text, sizeof own->text, "%s", well ? "" : error->text);
+    ranks_gather(&s->ranks, s->model->k, s->report, sizeof *s->report);
+    for (int r = 0; r < s->ranks.count; r++) {
+        const char *text = s->report[r].text;
+        if (!text[0]) continue;
+        return s->ranks.count == 1 ? error_set(error, "%s", text) : error_set(error, "rank %d: %s", r, text);
     }
     return true;
 }
 
-static bool save(const Config *config, const Model *model, Arenas *arenas, const Progress *progress, const char *name,
-                 const char *path, Error *error) {
-    char partial[CHECKPOINT_PATH];
+static bool save_model(const Saving *s, const DeviceArena *masters, Error *error) {
+    char path[CHECKPOINT_PATH];
+    SafetensorsPair metadata = {"format", "pt"}; /* transformers asks for it */
+    return path_join(path, s->partial, CHECKPOINT_MODEL, error) && weights_write(path, masters, &metadata, 1, error);
+}
+
+/* This rank's file, and what the others are told of it. What other ranks have written, rank 0 does not read again. */
+static bool save_moments(Saving *s, Error *error) {
+    ManifestFile file;
+    char name[NAME_SIZE];
+    if (s->ranks.rank >= s->moments) return true;
+    moments_name(name, s->ranks.rank, s->moments);
+    if (!moments_write(s->partial, s->optimizer, error) || !manifest_measure(s->partial, name, &file, error)) return false;
+    s->report[s->ranks.rank].bytes = file.bytes;
+    s->report[s->ranks.rank].checksum = file.checksum;
+    return s->ranks.rank == 0 || manifest_check_file(s->partial, &file, MANIFEST_MEDIUM, error);
+}
+
+static bool sees_the_directory(const Saving *s, Error *error) {
+    struct stat status;
+    if (s->ranks.rank >= s->moments || (stat(s->partial, &status) == 0 && S_ISDIR(status.st_mode))) return true;
+    return error_set(error, "%s, which rank 0 has made, is not there for this one: --out must be on a file system that all ranks "
+                     "share", s->partial);
+}
+
+/* Everything but the manifest into the directory that rank 0 has made. */
+static bool fill(Saving *s, Error *error) {
+    const DeviceArena masters = whole_masters(s->optimizer);
+    if (s->ranks.rank) return sees_the_directory(s, error) && save_moments(s, error);
+    const StepState *state = optimizer_read(s->optimizer);
+    char *gemm = gemm_choices(s->model);
+    s->gemm = gemm != NULL;
+    const bool good =
+        window_is_finite(state, error) && save_model(s, &masters, error) && save_moments(s, error) &&
+        write_json(s->partial, CHECKPOINT_SHAPE, shape_object(s->config, s->model), error) &&
+        write_flags(s->partial, s->config, error) &&
+        write_json(s->partial, CHECKPOINT_STATE, state_object(s->config, s->model, state, s->progress), error) &&
+        (!gemm || write_text(s->partial, CHECKPOINT_GEMM, gemm, error));
+    free(gemm);
+    return good;
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * What rank 0 does before and after
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* A rank's file, as it has told, if it is there. */
+static bool list_moments(const Saving *s, int rank, ManifestFile *file, Error *error) {
+    Error reason;
+    *file = (ManifestFile){.bytes = s->report[rank].bytes, .checksum = s->report[rank].checksum};
+    moments_name(file->name, rank, s->moments);
+    return rank == 0 || manifest_check_file(s->partial, file, MANIFEST_SIZES, &reason) ||
+           error_set(error, "rank %d has written its moments, but rank 0 does not see them (%s): --out must be on a file system "
+                     "that all ranks share", rank, reason.text);
+}
+
+/* In the order of the files' names in checkpoint.h. */
+static bool list_files(const Saving *s, Manifest *manifest, Error *error) {
+    static const char *const OTHERS[] = {CHECKPOINT_SHAPE, CHECKPOINT_FLAGS, CHECKPOINT_STATE, CHECKPOINT_GEMM};
+    const int others = s->gemm ? 4 : 3;
+    if (!manifest_measure(s->partial, CHECKPOINT_MODEL, &manifest->files[manifest->count++], error)) return false;
+    for (int r = 0; r < s->moments; r++)
+        if (!list_moments(s, r, &manifest->files[manifest->count++], error)) return false;
+    for (int i = 0; i < others; i++)
+        if (!manifest_measure(s->partial, OTHERS[i], &manifest->files[manifest->count++], error)) return false;
+    return true;
+}
+
+static bool write_manifest(const Saving *s, Error *error) {
+    enum { OTHER_FILES = 5 };
+    Manifest manifest = {.step = s->progress->step};
+    manifest.files = must_calloc((size_t)s->moments + OTHER_FILES, sizeof *manifest.files, "a manifest");
+    const bool good = list_files(s, &manifest, error) && manifest_write(s->partial, &manifest, error);
+    manifest_free(&manifest);
+    return good && directory_sync(s->partial, error);
+}
+
+/* What rank 0 has written, it reads back from the disk. */
+static bool check_written(const Saving *s, Error *error) {
+    Manifest manifest;
+    char name[NAME_SIZE];
+    if (!manifest_read(s->partial, &manifest, error)) return false;
+    bool good = true;
+    for (int i = 0; good && i < manifest.count; i++) {
+        bool others = false;
+        for (int r = 1; !others && r < s->moments; r++) {
+            moments_name(name, r, s->moments);
+            others = strcmp(name, manifest.files[i].name) == 0;
+        }
+        good = manifest_check_file(s->partial, &manifest.files[i], others ? MANIFEST_SIZES : MANIFEST_MEDIUM, error);
+    }
+    manifest_free(&manifest);
+    return good;
+}
+
+/* Makes the directory, unless the step's checkpoint is there and complete. */
+static bool begin(Saving *s, Error *error) {
+    const char *out = s->config->out;
     struct stat status;
     Error ignored;
-    if (!hidden_path(partial, config->out, name, ".partial", error)) return false;
-    bool there = lstat(path, &status) == 0;
-    remove_leftovers(config->out);
-    if (there && checkpoint_is_complete(path, progress->step, true, &ignored)) {
-        point_latest(config->out, name);
+    s->there = lstat(s->path, &status) == 0;
+    remove_leftovers(out);
+    if (s->there && checkpoint_is_complete(s->path, s->progress->step, true, &ignored)) {
+        point_latest(out, s->name);
         /* A save that was killed here had not come to it. */
-        if (!progress->doubtful) drop_old(config->out, progress->step, config->keep);
+        if (!s->progress->doubtful) drop_old(out, s->progress->step, s->config->keep);
+        s->report[0].done = 1;
         return true;
     }
-    if (mkdir(partial, 0777)) return error_set(error, "%s: cannot create: %s", partial, strerror(errno));
-    bool good = fill(partial, config, model, arenas, progress, error);
-    if (good && there) remove_checkpoint(config->out, progress->step);
-    if (good && rename(partial, path))
-        good = error_set(error, "%s: cannot rename to it: %s", path, strerror(errno));
+    return mkdir(s->partial, 0777) == 0 || error_set(error, "%s: cannot create: %s", s->partial, strerror(errno));
+}
+
+static bool commit(const Saving *s, Error *error) {
+    const char *out = s->config->out;
+    bool good = write_manifest(s, error) && check_written(s, error);
+    if (good && s->there) remove_checkpoint(out, s->progress->step);
+    if (good && rename(s->partial, s->path))
+        good = error_set(error, "%s: cannot rename to it: %s", s->path, strerror(errno));
     if (!good) {
-        directory_remove(partial);
+        directory_remove(s->partial);
         return false;
     }
-    point_latest(config->out, name);
-    if (!directory_sync(config->out, error)) return false;
-    if (!progress->doubtful) drop_old(config->out, progress->step, config->keep);
+    point_latest(out, s->name);
+    if (!directory_sync(out, error)) return false;
+    if (!s->progress->doubtful) drop_old(out, s->progress->step, s->config->keep);
     return true;
+}
+
+/* Three times all ranks wait for each other: until there is a directory, until it is full, until it has its name. */
+static bool save(Saving *s, Error *error) {
+    const bool first = s->ranks.rank == 0;
+    bool good = hidden_path(s->partial, s->config->out, s->name, ".partial", error) && (!first || begin(s, error));
+    if (!all_well(s, good, error)) return false;
+    if (s->report[0].done) return true;
+    good = fill(s, error);
+    if (!all_well(s, good, error)) {
+        if (first) directory_remove(s->partial);
+        return false;
+    }
+    good = !first || commit(s, error);
+    return all_well(s, good, error);
 }
 
 bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,
                      char path[CHECKPOINT_PATH], Error *error) {
     char name[64];
-    Arenas arenas = {.optimizer = optimizer};
-    Ranks ranks = {.rank = (int)config->rank, .count = (int)config->ranks};
     checkpoint_name(name, progress->step);
-    bool good = path_join(path, config->out, name, error);
-    if (good && ranks.rank == 0) good = save(config, model, &arenas, progress, name, path, error);
-    if (ranks.count == 1) return good;
-    take_arena(&arenas, WHOLE_V);
-    bool all = ranks_agree(&ranks, model->k, good);
-    return all || (good ? error_set(error, "rank 0 could not write it") : false);
+    if (!path_join(path, config->out, name, error)) return false; /* on every rank */
+    Saving s = {.config = config, .model = model, .optimizer = optimizer, .progress = progress, .path = path, .name = name,
+                .ranks = {.rank = (int)config->rank, .count = (int)config->ranks}, .moments = moments_files(optimizer)};
+    s.report = must_calloc((size_t)s.ranks.count, sizeof *s.report, "what the ranks say of a checkpoint");
+    settle(model);
+    const bool good = save(&s, error);
+    free(s.report);
+    return good;
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * Why one cannot be made
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* The first of what this rank holds that is not finite, among all tensors' weights, first moments, second moments; beyond
+ * them if all is. */
+static uint64_t find_not_finite(Optimizer *optimizer, const FileTensor *tensors, int count) {
+    const DeviceArena masters = whole_masters(optimizer);
+    Error name = {0};
+    if (!weights_are_finite(&masters, &name))
+        for (int i = 0; i < count; i++)
+            if (strcmp(tensors[i].name, name.text) == 0) return (uint64_t)i;
+    const int found = moments_find_not_finite(optimizer);
+    return (uint64_t)(found < 0 ? 3 * count : count + found);
+}
+
+bool checkpoint_is_finite(Optimizer *optimizer, Error *error) {
+    static const char *const WHAT[] = {"weights", "first moments", "second moments"};
+    const Config *config = optimizer->model->config;
+    const Ranks ranks = {.rank = (int)config->rank, .count = (int)config->ranks};
+    int count;
+    FileTensor *tensors = params_file_tensors(&optimizer->model->params, &count);
+    uint64_t *found = must_calloc((size_t)ranks.count, sizeof *found, "what the ranks have found");
+    found[ranks.rank] = find_not_finite(optimizer, tensors, count);
+    ranks_gather(&ranks, optimizer->model->k, found, sizeof *found);
+    uint64_t first = found[0];
+    for (int r = 1; r < ranks.count; r++)
+        if (found[r] < first) first = found[r];
+    const bool finite = first >= 3 * (uint64_t)count;
+    if (!finite) error_set(error, "%s of %s", WHAT[first / (uint64_t)count], tensors[first % (uint64_t)count].name);
+    free(found);
+    free(tensors);
+    return finite;
 }

@@ -139,34 +139,36 @@ static bool measure(const char *directory, const char *name, ManifestCheck how, 
     return good;
 }
 
-bool manifest_write(const char *directory, int64_t step, const char *const *names, int count, Error *error) {
-    Manifest manifest = {.step = step, .count = count};
+bool manifest_measure(const char *directory, const char *name, ManifestFile *file, Error *error) {
+    *file = (ManifestFile){0};
+    snprintf(file->name, NAME_SIZE, "%s", name);
+    return measure(directory, name, MANIFEST_CONTENTS, file, error);
+}
+
+bool manifest_write(const char *directory, const Manifest *manifest, Error *error) {
     char path[PATH_SIZE];
-    manifest.files = must_calloc((size_t)count, sizeof *manifest.files, "a manifest");
-    bool good = path_join(path, directory, MANIFEST_NAME, error);
-    for (int i = 0; good && i < count; i++) {
-        snprintf(manifest.files[i].name, NAME_SIZE, "%s", names[i]);
-        good = measure(directory, names[i], MANIFEST_CONTENTS, &manifest.files[i], error);
-    }
-    char *text = good ? manifest_text(&manifest) : NULL;
-    good = good && durable_write(path, text, strlen(text), error);
+    if (manifest->count > MANIFEST_FILES_MOST)
+        return error_set(error, "%s: %d files; the most is %d", directory, manifest->count, MANIFEST_FILES_MOST);
+    if (!path_join(path, directory, MANIFEST_NAME, error)) return false;
+    char *text = manifest_text(manifest);
+    const bool good = durable_write(path, text, strlen(text), error);
     free(text);
-    manifest_free(&manifest);
     return good;
 }
 
+bool manifest_check_file(const char *directory, const ManifestFile *want, ManifestCheck how, Error *error) {
+    ManifestFile have;
+    if (!measure(directory, want->name, how, &have, error)) return false;
+    if (have.bytes != want->bytes)
+        return error_set(error, "%s/%s: %" PRIu64 " bytes long; its manifest says %" PRIu64, directory, want->name, have.bytes,
+                         want->bytes);
+    return how == MANIFEST_SIZES || have.checksum == want->checksum ||
+           error_set(error, "%s/%s: damaged: its checksum is %016" PRIx64 ", its manifest says %016" PRIx64, directory,
+                     want->name, have.checksum, want->checksum);
+}
+
 bool manifest_check(const char *directory, const Manifest *manifest, ManifestCheck how, Error *error) {
-    for (int i = 0; i < manifest->count; i++) {
-        const ManifestFile *want = &manifest->files[i];
-        ManifestFile have;
-        if (!measure(directory, want->name, how, &have, error)) return false;
-        if (have.bytes != want->bytes)
-            return error_set(error, "%s/%s: %" PRIu64 " bytes long; its manifest says %" PRIu64, directory,
-                             want->name, have.bytes, want->bytes);
-        if (how != MANIFEST_SIZES && have.checksum != want->checksum)
-            return error_set(error,
-                             "%s/%s: damaged: its checksum is %016" PRIx64 ", its manifest says %016" PRIx64,
-                             directory, want->name, have.checksum, want->checksum);
-    }
+    for (int i = 0; i < manifest->count; i++)
+        if (!manifest_check_file(directory, &manifest->files[i], how, error)) return false;
     return true;
 }

@@ -43,8 +43,11 @@ void manifest_free(Manifest *manifest);
 /* The text of a manifest; the caller frees. */
 char *manifest_text(const Manifest *manifest);
 
-/* Takes size and checksum of files in a directory, and writes its manifest, fsynced. */
-bool manifest_write(const char *directory, int64_t step, const char *const *names, int count, Error *error);
+/* Takes size and checksum of a file in a directory, as its manifest is to say. */
+bool manifest_measure(const char *directory, const char *name, ManifestFile *file, Error *error);
+
+/* Writes a directory's manifest, fsynced. */
+bool manifest_write(const char *directory, const Manifest *manifest, Error *error);
 
 /* Reads a directory's manifest. */
 bool manifest_read(const char *directory, Manifest *manifest, Error *error);
@@ -54,6 +57,9 @@ typedef enum ManifestCheck {
     MANIFEST_CONTENTS, /* and with its checksum */
     MANIFEST_MEDIUM,   /* and that when read back from the disk, not from what the kernel still has of it */
 } ManifestCheck;
+
+/* Whether a file is what it was when it was measured. */
+bool manifest_check_file(const char *directory, const ManifestFile *want, ManifestCheck how, Error *error);
 
 /* Whether the files are what the manifest says; the error names the first that is not. */
 bool manifest_check(const char *directory, const Manifest *manifest, ManifestCheck how, Error *error);

@@ -50,6 +50,11 @@ static bool parse_new_name(const cJSON *o, const char *name, char *out, size_t s
     return !cJSON_GetObjectItemCaseSensitive(o, name) || parse_name(o, name, out, size, error);
 }
 
+static bool parse_ranks(const cJSON *o, int64_t *ranks, Error *error) {
+    *ranks = 0;
+    return !cJSON_GetObjectItemCaseSensitive(o, "ranks") || json_integer(o, "ranks", 1, 1000000, ranks, error);
+}
+
 /* A text of any length for the caller to free; NULL where there is none. */
 static bool parse_text(const cJSON *o, const char *name, char **out, Error *error) {
     *out = NULL;
@@ -77,6 +82,7 @@ bool state_parse(const cJSON *o, StepState *state, Progress *progress, Written *
                 json_integer(o, "windows", 0, big, &progress->windows, error) &&
                 json_integer(o, "epoch_windows", 0, big, &progress->epoch_windows, error) &&
                 json_integer(o, "threads", 1, 1000000, &written->threads, error) &&
+                parse_ranks(o, &written->ranks, error) &&
                 json_integer(o, "head_chunk", 1, big, &written->head_chunk, error) &&
                 parse_name(o, "kernels", written->kernels, sizeof written->kernels, error) &&
                 parse_name(o, "variant", written->variant, sizeof written->variant, error) &&

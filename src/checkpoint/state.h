@@ -12,6 +12,7 @@
 /* What state.json says beside what training needs: what the same bits need. */
 typedef struct Written {
     int64_t threads, head_chunk;
+    int64_t ranks; /* 0 in what an older build wrote */
     char kernels[64], variant[128];
     char version[128], device[256]; /* "" in what an older build wrote */
 } Written;

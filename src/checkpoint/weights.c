@@ -6,9 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static SafetensorsDtype file_type(const Model *model) {
-    return model->k->accum == DTYPE_F64 ? SAFETENSORS_F64 : SAFETENSORS_F32;
-}
+SafetensorsDtype weights_file_type(DType type) { return type == DTYPE_F64 ? SAFETENSORS_F64 : SAFETENSORS_F32; }
 
 SafetensorsEntry *weights_entries(const Model *model, const char *prefix, int *count) {
     FileTensor *tensors = params_file_tensors(&model->params, count);
@@ -17,7 +15,7 @@ SafetensorsEntry *weights_entries(const Model *model, const char *prefix, int *c
         size_t size = strlen(prefix) + strlen(tensors[i].name) + 1;
         char *name = must_malloc(size, "a tensor's name");
         snprintf(name, size, "%s%s", prefix, tensors[i].name);
-        entries[i] = (SafetensorsEntry){.name = name, .dtype = file_type(model), .n_dims = (size_t)tensors[i].dims};
+        entries[i] = (SafetensorsEntry){.name = name, .dtype = weights_file_type(model->k->accum), .n_dims = (size_t)tensors[i].dims};
         for (int d = 0; d < tensors[i].dims; d++) entries[i].shape[d] = (uint64_t)tensors[i].shape[d];
     }
     free(tensors);
@@ -59,7 +57,7 @@ static char *device_rows(const DeviceArena *arena, const Chunks *c, int64_t firs
     return (char *)arena->base + (size_t)element * c->element;
 }
 
-static bool all_finite(const void *values, DType type, int64_t count) {
+bool weights_all_finite(const void *values, DType type, int64_t count) {
     for (int64_t i = 0; i < count; i++)
         if (!isfinite(type == DTYPE_F64 ? ((const double *)values)[i] : (double)((const float *)values)[i])) return false;
     return true;
@@ -80,7 +78,7 @@ static bool append_tensor(SafetensorsWriter *writer, size_t entry, const FileTen
         m->k->queue_wait(m->queue);
         params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
         int64_t numbers = rows * tensor->param->cols;
-        if (!arena->may_be_infinite && !all_finite(c.file_values, m->k->accum, numbers))
+        if (!arena->may_be_infinite && !weights_all_finite(c.file_values, m->k->accum, numbers))
             good = error_set(error, "tensor %s holds a number that is not finite", tensor->name);
         else good = safetensors_writer_append(writer, entry, c.file_values, (size_t)numbers * c.element, error);
     }
@@ -98,7 +96,7 @@ static bool tensor_is_finite(const FileTensor *tensor, const DeviceArena *arena)
         m->k->copy(m->queue, c.arena_rows, device_rows(arena, &c, first), arena_bytes(&c, rows), COPY_TO_HOST);
         m->k->queue_wait(m->queue);
         params_pack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
-        finite = all_finite(c.file_values, m->k->accum, rows * tensor->param->cols);
+        finite = weights_all_finite(c.file_values, m->k->accum, rows * tensor->param->cols);
     }
     chunks_free(&c);
     return finite;
@@ -138,13 +136,18 @@ bool weights_write(const char *path, const DeviceArena *arena, const Safetensors
     return safetensors_writer_finish(writer, error);
 }
 
-/* "[3, 4]" */
-static const char *shape_text(char *text, size_t size, size_t dims, const uint64_t *shape) {
+const char *weights_shape_text(char *text, size_t size, size_t dims, const uint64_t *shape) {
     size_t used = (size_t)snprintf(text, size, "[");
     for (size_t d = 0; d < dims && used < size; d++)
         used += (size_t)snprintf(text + used, size - used, "%s%llu", d ? ", " : "", (unsigned long long)shape[d]);
     if (used < size) snprintf(text + used, size - used, "]");
     return text;
+}
+
+bool weights_are_numbers(const SafetensorsTensor *tensor, Error *error) {
+    const SafetensorsDtype type = tensor->dtype;
+    return type == SAFETENSORS_F64 || type == SAFETENSORS_F32 || type == SAFETENSORS_BF16 || type == SAFETENSORS_F16 ||
+           error_set(error, "tensor %s holds %s; weights are F64, F32, F16 or BF16", tensor->name, safetensors_dtype_name(type));
 }
 
 static bool check_tensor(const TensorPlace *place, const FileTensor *want, Error *error) {
@@ -157,19 +160,14 @@ static bool check_tensor(const TensorPlace *place, const FileTensor *want, Error
     if (place->may_have_more && have->n_dims == dims && have->shape[0] > shape[0]) shape[0] = have->shape[0];
     if (have->n_dims != dims || memcmp(have->shape, shape, dims * sizeof *shape))
         return error_set(error, "%s: tensor %s is %s; this model's is %s", path, place->name,
-                         shape_text(a, sizeof a, have->n_dims, have->shape), shape_text(b, sizeof b, dims, shape));
-    if (have->dtype != SAFETENSORS_F64 && have->dtype != SAFETENSORS_F32 && have->dtype != SAFETENSORS_BF16 &&
-        have->dtype != SAFETENSORS_F16)
-        return error_set(error, "%s: tensor %s holds %s; weights are F64, F32, F16 or BF16", path, place->name,
-                         safetensors_dtype_name(have->dtype));
-    return true;
+                         weights_shape_text(a, sizeof a, have->n_dims, have->shape), weights_shape_text(b, sizeof b, dims, shape));
+    Error reason;
+    return weights_are_numbers(have, &reason) || error_set(error, "%s: %s", path, reason.text);
 }
 
-static bool check_no_extra(const SafetensorsFile *file, const char *prefix, const SafetensorsEntry *entries,
-                           int count, Error *error) {
+static bool check_no_extra(const SafetensorsFile *file, const SafetensorsEntry *entries, int count, Error *error) {
     for (size_t i = 0; i < file->header.n_tensors; i++) {
         const char *name = file->header.tensors[i].name;
-        if (strncmp(name, prefix, strlen(prefix))) continue;
         bool known = false;
         for (int j = 0; !known && j < count; j++) known = strcmp(entries[j].name, name) == 0;
         if (!known) return error_set(error, "%s: tensor %s, which this model does not have", file->path, name);
@@ -184,7 +182,7 @@ static bool read_tensor(const TensorPlace *place, const FileTensor *tensor, cons
     for (int64_t first = 0; good && first < tensor->rows; first += c.rows) {
         int64_t rows = tensor->rows - first < c.rows ? tensor->rows - first : c.rows;
         uint64_t cols = (uint64_t)tensor->param->cols;
-        good = safetensors_read(place->file, place->tensor, (uint64_t)first * cols, (uint64_t)rows * cols, file_type(m),
+        good = safetensors_read(place->file, place->tensor, (uint64_t)first * cols, (uint64_t)rows * cols, weights_file_type(m->k->accum),
                                 c.file_values, error);
         if (!good) break;
         params_unpack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
@@ -205,13 +203,14 @@ bool weights_read_places(const TensorPlace *places, const DeviceArena *arena, Er
     return good;
 }
 
-bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceArena *arena, Error *error) {
+/* Every parameter from a file of nothing else. */
+static bool read_all(const SafetensorsFile *file, const DeviceArena *arena, Error *error) {
     int count;
-    SafetensorsEntry *entries = weights_entries(arena->model, prefix, &count);
+    SafetensorsEntry *entries = weights_entries(arena->model, "", &count);
     TensorPlace *places = must_calloc((size_t)count, sizeof *places, "a file's tensors");
     for (int i = 0; i < count; i++)
         places[i] = (TensorPlace){entries[i].name, file, safetensors_find(&file->header, entries[i].name), false};
-    bool good = check_no_extra(file, prefix, entries, count, error) && weights_read_places(places, arena, error);
+    bool good = check_no_extra(file, entries, count, error) && weights_read_places(places, arena, error);
     free(places);
     weights_entries_free(entries, count);
     return good;
@@ -220,7 +219,7 @@ bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceA
 bool weights_load(Model *model, const char *path, Error *error) {
     SafetensorsFile file;
     if (!safetensors_open(&file, path, error)) return false;
-    bool good = weights_read(&file, "", &(DeviceArena){.model = model, .base = model_room(model)}, error);
+    bool good = read_all(&file, &(DeviceArena){.model = model, .base = model_room(model)}, error);
     safetensors_close(&file);
     if (good) model_masters_changed(model);
     return good;

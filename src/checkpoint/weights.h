@@ -33,11 +33,6 @@ bool weights_are_finite(const DeviceArena *arena, Error *error);
 bool weights_write(const char *path, const DeviceArena *arena, const SafetensorsPair *metadata,
                    size_t n_metadata, Error *error);
 
-/* Reads every parameter from an open file into an arena. The file must have exactly the prefixed names that
- * the model has, in their shapes: else the error names a missing, extra or misshapen tensor, and nothing was
- * changed. Tensors under other prefixes are let be if the prefix is not "". */
-bool weights_read(const SafetensorsFile *file, const char *prefix, const DeviceArena *arena, Error *error);
-
 /* Where the values of a file tensor stand. */
 typedef struct TensorPlace {
     const char *name; /* under which it was looked for */
@@ -46,10 +41,25 @@ typedef struct TensorPlace {
     bool may_have_more;              /* rows than the model, which takes the first */
 } TensorPlace;
 
-/* The same from wherever they stand: places[i] belongs to params_file_tensors()[i]. */
+/* Reads every parameter into an arena from wherever it stands: places[i] belongs to params_file_tensors()[i]. A tensor that is
+ * missing or misshapen is named by the error, and nothing was changed. */
 bool weights_read_places(const TensorPlace *places, const DeviceArena *arena, Error *error);
 
-/* Opens a file, reads the masters, and makes the storage copies follow. (--init-from: pretrained.h.) */
+/* Opens a file, reads the masters, and makes the storage copies follow. The file must have exactly the names that the model
+ * has, in their shapes. (--init-from: pretrained.h.) */
 bool weights_load(Model *model, const char *path, Error *error);
+
+/* ---- what other files of the same kind need: moments.h ---- */
+
+/* The type of a file's tensors for an arena of this one. */
+SafetensorsDtype weights_file_type(DType type);
+
+bool weights_all_finite(const void *values, DType type, int64_t count);
+
+/* "[3, 4]", into text; returns it. */
+const char *weights_shape_text(char *text, size_t size, size_t dims, const uint64_t *shape);
+
+/* Whether a tensor holds a type that weights can be read from; the error is without its file's path. */
+bool weights_are_numbers(const SafetensorsTensor *tensor, Error *error);
 
 #endif

@@ -331,38 +331,3 @@ void optimizer_write(Optimizer *o, const StepState *state) {
     model->k->copy(model->queue, o->state, o->seen, sizeof *state, COPY_TO_DEVICE);
     model->k->queue_wait(model->queue);
 }
-
-/* ------------------------------------------------------------------------------------------------------
- * Whole arenas
- * ---------------------------------------------------------------------------------------------------- */
-
-static Accum *own_moments(const Optimizer *o, WholeArena which) { return which == WHOLE_M ? o->m : o->v; }
-
-Accum *optimizer_room(Optimizer *o, WholeArena which) { return holds_whole(o) ? own_moments(o, which) : o->model->grad; }
-
-/* Bucket b's share of the moments, to its place in the arena of gradients or from there. */
-static void move_share(const Optimizer *o, WholeArena which, int b, bool out) {
-    const Share *share = &o->share[b];
-    DType type = o->model->k->accum;
-    void *own = element(own_moments(o, which), type, share->moments), *there = element(o->model->grad, type, share->begin);
-    o->model->k->copy(o->model->queue, out ? there : own, out ? own : there, bytes_of(o, share->end - share->begin),
-                      COPY_ON_DEVICE);
-}
-
-Accum *optimizer_whole(Optimizer *o, WholeArena which) {
-    const Model *model = o->model;
-    Accum *masters = which == WHOLE_MASTERS ? optimizer_masters(o) : NULL;
-    model_await(model);
-    for (int b = 0; which != WHOLE_MASTERS && !holds_whole(o) && b < model->params.buckets; b++) {
-        Collective all = range(model->k->accum, model->grad, &model->params.bucket[b]);
-        move_share(o, which, b, true);
-        if (is_sharded(o, b)) model->k->all_gather(model->queue, &all);
-    }
-    model->k->queue_wait(model->queue);
-    return masters ? masters : optimizer_room(o, which);
-}
-
-void optimizer_keep_share(Optimizer *o, WholeArena which) {
-    for (int b = 0; !holds_whole(o) && b < o->model->params.buckets; b++) move_share(o, which, b, false);
-    o->model->k->queue_wait(o->model->queue);
-}

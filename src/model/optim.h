@@ -87,15 +87,6 @@ void optimizer_write(Optimizer *optimizer, const StepState *state);
  * gathered into the arena of gradients, and lie there until the next step begins. */
 Accum *optimizer_masters(Optimizer *optimizer);
 
-/* Whole arenas on every rank, for checkpoints: all ranks ask for the same, in the same order, between two steps. What the
- * ranks hold in shares is gathered into the arena of gradients, and lies there until the next call. */
-typedef enum WholeArena { WHOLE_MASTERS, WHOLE_M, WHOLE_V, WHOLE_COUNT } WholeArena;
-Accum *optimizer_whole(Optimizer *optimizer, WholeArena which);
-
-/* Where to read a whole arena of moments to; optimizer_keep_share() then takes this rank's part from there. */
-Accum *optimizer_room(Optimizer *optimizer, WholeArena which);
-void optimizer_keep_share(Optimizer *optimizer, WholeArena which);
-
 /* Bytes of both moments of a rank. */
 size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum);
 

@@ -86,15 +86,16 @@ bool ranks_open(const Ranks *ranks, const Kernels *k, const Meeting *meeting, Er
     return k->collective_open(&setup, text, sizeof text) || error_set(error, "%s", text);
 }
 
-/* One number a rank, in and out of the device; [count]. */
-static void exchange(const Ranks *ranks, const Kernels *k, double *numbers) {
-    size_t bytes = (size_t)ranks->count * sizeof *numbers;
+/* By way of the device. (Bits are moved, whatever the type.) */
+void ranks_gather(const Ranks *ranks, const Kernels *k, void *all, size_t bytes) {
+    const size_t total = (size_t)ranks->count * bytes;
+    if (ranks->count == 1) return;
     Queue *queue = k->queue_create(0);
-    double *device = k->alloc(bytes);
+    void *device = k->alloc(total);
     require(queue && device, "out of memory for what the ranks tell each other");
-    k->copy(queue, device, numbers, bytes, COPY_TO_DEVICE);
-    k->all_gather(queue, &(Collective){.type = DTYPE_F64, .count = ranks->count, .buffer = device});
-    k->copy(queue, numbers, device, bytes, COPY_TO_HOST);
+    k->copy(queue, device, all, total, COPY_TO_DEVICE);
+    k->all_gather(queue, &(Collective){.type = DTYPE_F64, .count = (int64_t)(total / sizeof(double)), .buffer = device});
+    k->copy(queue, all, device, total, COPY_TO_HOST);
     k->queue_wait(queue);
     k->release(device);
     k->queue_destroy(queue);
@@ -104,7 +105,7 @@ static void exchange(const Ranks *ranks, const Kernels *k, double *numbers) {
 static double *all_numbers(const Ranks *ranks, const Kernels *k, double own) {
     double *numbers = must_calloc((size_t)ranks->count, sizeof *numbers, "what the ranks say");
     numbers[ranks->rank] = own;
-    if (ranks->count > 1) exchange(ranks, k, numbers);
+    ranks_gather(ranks, k, numbers, sizeof *numbers);
     return numbers;
 }
 

@@ -30,6 +30,10 @@ bool ranks_agree(const Ranks *ranks, const Kernels *k, bool yes);
 /* Rank 0's number, on every rank. */
 double ranks_tell(const Ranks *ranks, const Kernels *k, double number);
 
+/* Every rank's part on every rank: all[count], of so many bytes each, a multiple of 8; a rank's own is in its place. Nothing for
+ * one rank. */
+void ranks_gather(const Ranks *ranks, const Kernels *k, void *all, size_t bytes);
+
 /* The first rank whose text differs from rank 0's, or −1; on every rank the same answer. */
 int ranks_find_difference(const Ranks *ranks, const Kernels *k, const char *text);
 

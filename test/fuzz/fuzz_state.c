@@ -16,7 +16,7 @@ static void check_state(const StepState *state, const Progress *progress, const 
     PROMISE(state->skips_in_a_row <= (uint64_t)progress->step - state->applied);
     PROMISE(progress->windows >= 0 && progress->windows <= big);
     PROMISE(progress->epoch_windows >= 0 && progress->epoch_windows <= big);
-    PROMISE(written->threads >= 1 && written->head_chunk >= 1);
+    PROMISE(written->threads >= 1 && written->head_chunk >= 1 && written->ranks >= 0);
     PROMISE(memchr(written->kernels, 0, sizeof written->kernels));
     PROMISE(memchr(written->variant, 0, sizeof written->variant));
     /* A ring that is not full yet has been filled from its beginning. */

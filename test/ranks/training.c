@@ -166,7 +166,7 @@ static void train(Trained *t, const Ranks *ranks, const char *settings) {
 static void *weights(Trained *t) {
     size_t bytes = (size_t)t->model.params.elements * dtype_size(kernels.accum);
     void *host = must_malloc(bytes, "weights");
-    kernels.copy(t->model.queue, host, optimizer_whole(&t->optimizer, WHOLE_MASTERS), bytes, COPY_TO_HOST);
+    kernels.copy(t->model.queue, host, optimizer_masters(&t->optimizer), bytes, COPY_TO_HOST);
     kernels.queue_wait(t->model.queue);
     return host;
 }
