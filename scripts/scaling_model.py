@@ -185,8 +185,8 @@ def page(cluster):
             what = words + (f": {model[5] / 1e6:g} M tokens" if kind == "strong" else "")
             lines.append(f"| {name}, {what} | " + " | ".join("–" if e is None else f"{e * 100:.0f} %" for e in cells) + " |")
     lines += ["", "A ring's latency grows with its GPUs, so that small models on many of them want larger buckets than 25 MB.", "",
-              "“–”: less than a sequence a GPU. Weights are gathered after the update, as this program does so far: nothing hides",
-              "that. Under the next forward, a bucket at a time, is what could be. What one GPU would do alone counts as if its memory sufficed.", "",
+              "“–”: less than a sequence a GPU. Weights are gathered after the update, and nothing hides that, but in the rows that say",
+              "otherwise: those have what this program does, a bucket at a time under the next forward. What one GPU would do alone counts as if its memory sufficed.", "",
               "What compute does not hide, of a step of " + f"{TOKENS_A_GPU} tokens a GPU on {GPUS[-1]} GPUs:", "",
               "| model | step | reductions | update | gathers |", "|---|---|---|---|---|"]
     for name, model in MODELS.items():

@@ -179,9 +179,10 @@ def test_a_missing_wait_around_the_exchange_shows_under_some_order_of_streams(gr
 
 
 # Two layers, a bucket for each, for the embedding and for the head: w waits for weights, v and ^ layers forward and backward,
-# - reductions. Every reduction but the last layer's and the vectors' has a layer of backward beside it.
+# - reductions, + gathers (the vectors' gradients'; four buckets of weights, and what was lost), all in the exchange. Every
+# reduction but the last layer's, the embedding's and the vectors' has a layer of backward beside it.
 def test_reductions_go_beside_backward_and_weights_are_waited_for_where_they_are_read():
-    step = "wwvwvw-^-^---"
+    step = "wwvwvw-^-^--+-" "++++" "+"
     assert training(0, "order", "off") == 2 * step
     assert training(0, "order", "on") == step  # as captured
 

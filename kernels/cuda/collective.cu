@@ -76,6 +76,7 @@ struct Call {
     bool captured; /* an event in a graph cannot be asked */
 } calls[CALLS_KEPT];
 int64_t calls_made;
+bool some_captured; /* there are graphs with collectives, or were */
 
 bool nccl_load(char *text, size_t size) {
     if (nccl.GetUniqueId) return true;
@@ -138,15 +139,13 @@ ncclResult_t settle(ncclResult_t status, const char *where) {
 
 /* The first of the collectives that is not done. */
 const char *find_place(char (&text)[160]) {
-    bool captured = false;
     for (int64_t i = calls_made > CALLS_KEPT ? calls_made - CALLS_KEPT : 0; i < calls_made; i++) {
         const Call &call = calls[i % CALLS_KEPT];
-        captured = captured || call.captured;
         if (call.captured || cudaEventQuery(call.done) != cudaErrorNotReady) continue;
         snprintf(text, sizeof text, "%s of %lld %s", call.operation, call.count, call.type);
         return text;
     }
-    snprintf(text, sizeof text, captured ? "a captured graph with collectives" : "its device");
+    snprintf(text, sizeof text, some_captured ? "a captured graph with collectives" : "its device");
     return text;
 }
 
@@ -157,6 +156,7 @@ void note_call(Queue *queue, const char *operation, const Collective *c, const c
     CUDA_CHECK(cudaStreamIsCapturing(queue->stream, &capture), "asking whether a stream is captured");
     call.operation = operation, call.type = type, call.count = (long long)c->count;
     call.captured = capture != cudaStreamCaptureStatusNone;
+    some_captured = some_captured || call.captured;
     if (call.captured) return;
     if (!call.done) CUDA_CHECK(cudaEventCreate(&call.done), "making an event");
     CUDA_CHECK(cudaEventRecord(call.done, queue->stream), "recording an event");
@@ -168,6 +168,7 @@ void forget_calls() {
         call = Call();
     }
     calls_made = 0;
+    some_captured = false;
 }
 
 const struct {

@@ -385,7 +385,8 @@ void what_a_capture_cannot_hold_is_the_error_that_cuda_gives(void **) {
         assert_int_equal(row.act(a, b, event, log), row.expected);
         (void)cudaGetLastError();
         CUDA_CHECK(cudaStreamIsCapturing(a, &capture), "test");
-        if (capture != cudaStreamCaptureStatusNone) (void)cudaStreamEndCapture(a, &graph);
+        if (capture != cudaStreamCaptureStatusNone && cudaStreamEndCapture(a, &graph) == cudaSuccess)
+            CUDA_CHECK(cudaGraphDestroy(graph), "test");
         (void)cudaGetLastError();
         drop(event);
         drop(a);

@@ -63,7 +63,7 @@ static Wait wait_of(const Queue *queue, const Event *event) {
 }
 
 /* What was put into the queues after the first step, in that order; of graphs, when they were captured. 'w' a wait for
- * weights, 'v' a layer of forward, '^' one of backward, '-' a reduction. */
+ * weights, 'v' a layer of forward, '^' one of backward, '-' a reduction, '+' a gather; '!' before one in the model's queue. */
 static char order[512];
 static size_t noted;
 
@@ -78,9 +78,19 @@ static void event_wait(Queue *queue, Event *event) {
     if (wait == WAIT_COUNT || strcmp(forgotten, WAITS[wait])) genuine->event_wait(queue, event);
 }
 
+static void note_collective(char what, const Queue *queue) {
+    if (watched && queue != watched->exchange) note('!');
+    note(what);
+}
+
 static void reduce_scatter_sum(Queue *queue, const Collective *args) {
-    note('-');
+    note_collective('-', queue);
     genuine->reduce_scatter_sum(queue, args);
+}
+
+static void all_gather(Queue *queue, const Collective *args) {
+    note_collective('+', queue);
+    genuine->all_gather(queue, args);
 }
 
 static void attention_forward(Queue *queue, const Attention *args) {
@@ -314,6 +324,7 @@ int main(int argc, char **argv) {
     kernels = *genuine;
     kernels.event_wait = event_wait;
     kernels.reduce_scatter_sum = reduce_scatter_sum;
+    kernels.all_gather = all_gather;
     kernels.attention_forward = attention_forward;
     kernels.attention_backward = attention_backward;
     require(ranks_from_environment(&ranks, &error), "%s", error.text);
