@@ -134,6 +134,8 @@ $(RACE)/src/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
 
+$(RACE)/src/ranks/rendezvous.o: CFLAGS += $(MPI_FLAGS)
+
 $(RACE)/train_gpt.o: train_gpt.cu
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
