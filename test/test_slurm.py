@@ -119,6 +119,9 @@ class Slurm:
         said = self.ask("scontrol", "show", "job", job)
         return re.search(r"JobState=(\w+)", said)[1], int(re.search(r"Restarts=(\d+)", said)[1])
 
+    def is_over(self, job):
+        return self.state(job)[0] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
 
 @pytest.fixture(scope="module")
 def slurm():
@@ -179,7 +182,7 @@ def test_a_job_whose_rank_was_killed_goes_back_into_the_queue_and_on(slurm, shar
     job = slurm.submit(tmp_path, SBATCH, *training(shard, out, steps))
     until(lambda: out.is_dir() and checkpoints(out), lambda: said(tmp_path, job) + slurm.logs())
     os.kill(next(process for process, rank in ranks_of(out).items() if rank == 1), signal.SIGKILL)
-    until(lambda: slurm.state(job)[0] == "COMPLETED", lambda: said(tmp_path, job) + slurm.logs())
+    until(lambda: slurm.is_over(job), lambda: said(tmp_path, job) + slurm.logs())
     told = said(tmp_path, job)
     assert slurm.state(job) == ("COMPLETED", 1), told
     assert re.search(rf"the step ended with \d+: job {job} goes back into the queue", told) and "resumed from" in told, told
@@ -191,13 +194,13 @@ def test_a_job_at_its_limit_saves_and_goes_on_and_one_that_is_cancelled_saves_fo
     out = tmp_path / "run"
     # Of its minute it has a few seconds until it is told that the limit is near.
     job = slurm.submit(tmp_path, "--time=1", "--signal=B:USR1@50", SBATCH, *training(shard, out, 10**8, 10**7))
-    until(lambda: "resumed from" in said(tmp_path, job), lambda: said(tmp_path, job) + slurm.logs())
+    until(lambda: "resumed from" in said(tmp_path, job) or slurm.is_over(job), lambda: said(tmp_path, job) + slurm.logs())
     told = said(tmp_path, job)
     step = int(re.search(r"stopping after step (\d+): SIGUSR1", told)[1])
     assert f"the time limit is near: job {job} goes back into the queue" in told and f"step_{step:08d}" in told, told
     assert slurm.state(job) == ("RUNNING", 1), told
     slurm.ask("scancel", job)
-    until(lambda: slurm.state(job) == ("CANCELLED", 1), lambda: said(tmp_path, job) + slurm.logs())
+    until(lambda: slurm.is_over(job), lambda: said(tmp_path, job) + slurm.logs())
     last = int(re.findall(r"stopping after step (\d+): SIG(?:USR1|TERM)", said(tmp_path, job))[-1])  # the script's, or Slurm's own
-    assert last > step and not ranks_of(out), said(tmp_path, job)
+    assert slurm.state(job) == ("CANCELLED", 1) and last > step and not ranks_of(out), said(tmp_path, job)
     assert checkpoints(out)[-1] == f"step_{last:08d}", said(tmp_path, job)
