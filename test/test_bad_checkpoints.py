@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 
+import numpy
 import pytest
 
 # (Fixtures are asked for by name.)
@@ -16,6 +17,7 @@ from faults import (
     ALL, MANIFEST, base, begun, checkpoints, data, flip, leftovers, out, picture, rewrite_manifest, run, same_bits,
     tmp_path)
 from program import MODEL, MOMENTS, file_bytes, step_directory
+from tensors import read_tensors, write_tensors
 
 # -------------------------------------------------------------------------------------------------------- bad input
 
@@ -129,6 +131,134 @@ def test_foreign_older_and_crafted_checkpoints_are_refused(base, out):
     os.unlink(os.path.join(place, MANIFEST))
     refused(base, out, says=(place, "older version"))
     refused(base, out, "--resume", place, says=(place, "older version"))
+
+
+# ------------------------------------------------------------------------------------------------- moments in several files
+
+
+def parts_of(name, value, count):
+    """A tensor in so many ranges, as several ranks would have it; a Conv1D's of its transpose."""
+    turned = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+    flat = (value.T if turned else value).reshape(-1)
+    cuts = [flat.size * i // count for i in range(count + 1)]
+    return [(f"{name}{'.T' * turned}[{begin}:{end}]", flat[begin:end]) for begin, end in zip(cuts, cuts[1:])]
+
+
+def share_out(place, count, change=lambda files: None):
+    """The moments of one rank as those of so many, without the program: every third tensor as a whole, the others in parts. Then
+    `change` may do as it likes with the files, {name: {name: array}}."""
+    files = [{} for _ in range(count)]
+    for i, (name, value) in enumerate(read_tensors(os.path.join(place, MOMENTS)).items()):
+        if i % 3 == 2 or value.size < count:
+            files[i % count][name] = value
+            continue
+        for file, (part, values) in zip(files, parts_of(name, value, count)):
+            file[part] = values
+    os.unlink(os.path.join(place, MOMENTS))
+    files = {f"optimizer-{rank}-of-{count}.safetensors": file for rank, file in enumerate(files)}
+    change(files)
+    for name, tensors in files.items():
+        write_tensors(os.path.join(place, name), tensors)
+
+    def list_them(manifest):
+        keep = [entry for entry in manifest["files"] if not entry["name"].startswith("optimizer")]
+        manifest["files"] = keep + [{"name": name, "bytes": 0, "crc64": "0" * 16} for name in files]
+    rewrite_manifest(place, list_them)
+    rewrite_manifest(place, lambda manifest: None)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_moments_in_any_number_of_files_are_the_same_moments(count, base, out):
+    begun(base, out, 2)
+    share_out(step_directory(out, 2), count)
+    run(*base[0], "--out", out, "--resume", "auto")
+    same_bits(out, base[1], 6)
+
+
+def first_part(files, of="wte.weight"):
+    """(file, name) of the first part of a tensor of the first moments."""
+    return next((file, name) for file in files for name in files[file] if name.startswith("m.") and of in name and "[" in name)
+
+
+def renamed(new):
+    """The first part under another name: of what it was called, its range replaced."""
+    def change(files):
+        file, name = first_part(files)
+        files[file] = {new(name) if key == name else key: value for key, value in files[file].items()}
+    return change
+
+
+def taken_out(files):
+    file, name = first_part(files)
+    del files[file][name]
+
+
+def said_twice(files):
+    file, name = first_part(files)
+    files["optimizer-1-of-2.safetensors"][name] = files[file][name]
+
+
+def shortened(files):
+    """By its first element, under a name that says so."""
+    file, name = first_part(files)
+    files[file][re.sub(r"\[0:", "[1:", name)] = files[file].pop(name)[1:]
+
+
+def lengthened(files):
+    file, name = first_part(files)
+    end = int(re.search(r":(\d+)\]", name)[1])
+    files[file][name.replace(f":{end}]", f":{end + 1}]")] = numpy.append(files[file].pop(name), numpy.float32(0))
+
+
+def beyond(files):
+    last = files["optimizer-1-of-2.safetensors"]
+    last[WTE + "[2048:4097]"] = numpy.append(last.pop(WTE + "[2048:4096]"), numpy.float32(0))
+
+
+def without_its_turn(files):
+    file, name = first_part(files, "c_fc.weight")
+    files[file][name.replace(".T[", "[")] = files[file].pop(name)
+
+
+def misshapen(files):
+    file, name = first_part(files)
+    files[file][name] = files[file][name].reshape(1, -1)
+
+
+def whole_beside_its_parts(files):
+    file, name = first_part(files)
+    files[file][name.split("[")[0]] = numpy.zeros((256, 16), numpy.float32)
+
+
+WTE = "m.transformer.wte.weight"
+FORGERIES = [
+    (taken_out, ["its 2 files of moments: no elements 0 to 2047 of tensor " + WTE]),
+    (said_twice, ["optimizer-1-of-2.safetensors: tensor " + WTE + "[0:2048]: optimizer-0-of-2.safetensors has some of it, too"]),
+    (shortened, ["no elements 0 to 0 of tensor " + WTE]),
+    (lengthened, [WTE + "[2048:4096]: optimizer-0-of-2.safetensors has some of it, too, in " + WTE + "[0:2049]"]),
+    (beyond, [WTE + "[2048:4097]: this model's has 4096 elements"]),
+    (misshapen, [WTE + "[0:2048] is [1, 2048]; what its name says is [2048]"]),
+    (without_its_turn, ["c_fc.weight[0:", "which this model does not have"]),
+    (whole_beside_its_parts, ["has some of it, too"]),
+    (renamed(lambda name: name.replace("[0:2048]", "[0:2047]")), ["is [2048]; what its name says is [2047]"]),
+    *((renamed(lambda name, text=text: name.replace("[0:2048]", text)), [f"tensor {WTE}{text}, which this model does not have"])
+      for text in ("[0:2048", "[0-2048]", "[:2048]", "[0:]", "[00:2048]", "[0:02048]", "[2048:0]", "[0:0]", "[-1:2047]", "[0:2048]x", "[ 0:2048]",
+                   "[0:2048][0:2048]", "[0:99999999999999999999]", ".T[0:2048]", "[", "]")),
+    (renamed(lambda name: "w" + name[1:]), ["tensor w.transformer.wte.weight[0:2048], which this model does not have"]),
+    (renamed(lambda name: name[2:]), ["tensor transformer.wte.weight[0:2048], which this model does not have"]),
+    (lambda files: files.pop("optimizer-1-of-2.safetensors"), [MANIFEST, "does not list optimizer-1-of-2.safetensors"]),
+    (lambda files: files.update({"optimizer-2-of-2.safetensors": {}}), [MANIFEST, "optimizer-2-of-2.safetensors, which is no file of a rank"]),
+    (lambda files: files.update({MOMENTS: {}}), [MANIFEST, MOMENTS, "of one checkpoint only one can be"]),
+    (lambda files: files.update({"optimizer-1-of-2.safetensors": {}}), ["its 2 files of moments: no "]),
+]
+
+
+@pytest.mark.parametrize("change,says", FORGERIES)
+def test_moments_that_do_not_have_every_element_once_are_refused_by_name(change, says, base, out):
+    begun(base, out, 2)
+    place = step_directory(out, 2)
+    share_out(place, 2, change)
+    refused(base, out, says=(place, *says))
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_tensor_or_flag(base, out):
