@@ -136,6 +136,16 @@ def test_a_save_that_fails_on_one_rank_fails_on_all_and_is_said_once_with_its_nu
     assert events(out) == ["start", "checkpoint", "checkpoint failed", "checkpoint", "end"]
 
 
+# A file is read twice, for its checksum and from the disk; each time its end is met, too.
+@pytest.mark.parametrize("at", [1, 3])
+def test_moments_that_read_back_otherwise_on_their_rank_make_no_checkpoint(shard, tmp_path, fault, at):
+    out = tmp_path / "run"
+    flipping = fault(CALLS="pread", PATH="/.step_00000004.partial/optimizer-1", AT=at, DO="flip")
+    done = ranks(2, *flags(shard, out, "--batch-size", "8", "--steps", "6", "--save-every", "2", "--keep", "9"), env_of={1: flipping})
+    assert re.search(r"^checkpoint failed: rank 1: [^\n]*/optimizer-1-of-2.safetensors: damaged", done.stdout, re.MULTILINE), done.stdout
+    assert complete(str(out)) == [2, 6] and leftovers(out) == []
+
+
 def test_a_last_save_that_fails_on_one_rank_ends_all_and_the_last_good_one_stays(shard, tmp_path, fault):
     out = tmp_path / "run"
     full = fault(CALLS="pwrite", PATH="/.step_00000004.partial", AT=2, TIMES=0, DO=f"fail:{errno.ENOSPC}")

@@ -27,10 +27,13 @@ def plan(*arguments):
 
 @pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")
 @pytest.mark.parametrize("zero", ["1", "0"] if os.environ.get("TEST_ALL") else ["1"])
-def test_a_rank_takes_what_the_plan_of_its_run_says(shard, tmp_path, zero):
+def test_a_rank_takes_what_the_plan_of_its_run_says_while_it_saves_and_resumes_too(shard, tmp_path, zero):
     predicted = plan(*MODEL, "--zero", zero, "--ranks", 2)["total"] * 1e6
-    for peak in peaks(tmp_path, 2, *MODEL, "--zero", zero, "--train-data", shard, "--steps", 1):
-        assert abs(peak / predicted - 1) < 0.05, (peak, predicted)  # what --dry-run promises
+    arguments = [*MODEL, "--zero", zero, "--train-data", shard, "--out", tmp_path / "run"]
+    for steps, more in [(1, []), (2, ["--resume", "auto"])][: 2 if os.environ.get("TEST_ALL") else 1]:
+        for peak in peaks(tmp_path, 2, *arguments, "--steps", steps, *more):
+            assert abs(peak / predicted - 1) < 0.05, (peak, predicted)  # what --dry-run promises
+    shutil.rmtree(tmp_path / "run")
 
 
 @pytest.mark.skipif(not has_mpi() or not shutil.which("mpicc"), reason="no mpirun and mpicc, or a build without MPI")
