@@ -120,6 +120,16 @@ def test_a_resumed_run_in_bf16_ends_with_the_same_bits_and_goes_on_on_one_and_on
             assert abs(a - b) < 4 * 2.0**-8
 
 
+# Masters in shares are read whole, and taken from there.
+def test_a_run_from_given_weights_starts_alike_with_masters_in_shares(shard, tmp_path):
+    train(tmp_path / "given", shard, 1, f"--device cuda --dtype bf16 {VARIANT} --keep 9")
+    words = f"--device cuda --dtype bf16 {VARIANT} --init-from {step_directory(tmp_path / 'given', STEPS)} --bhyt-refresh 3"
+    for zero in "1", "0":
+        train(tmp_path / zero, shard, 2, f"{words} --zero {zero}", seed=int(zero))
+    assert bits(tmp_path / "1") == bits(tmp_path / "0")
+    assert losses(tmp_path / "1")[0] < losses(tmp_path / "given")[0]
+
+
 LARGER = "--preset tiny --device cuda --dtype bf16 --batch-size 1 --seq-len 16".split()
 
 
