@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What does this GPU make of this program? Tests, memory checks, timings, PyTorch beside; one JSON file.
 
-    scripts/gpu_check.py [PART…]        all parts, or some: suite, collectives, training, operations, steps,
-                                        pytorch, variants, sanitizer, or one of those that --list names
+    scripts/gpu_check.py [PART…]        all parts, or some: suite, collectives, two-ranks, training, operations,
+                                        steps, pytorch, variants, sanitizer, or one of those that --list names
     scripts/gpu_check.py --list
     scripts/gpu_check.py --build-only   leaves in --build what another machine needs as --binaries
     scripts/gpu_check.py --rehearse     every part without a GPU, on emulation and CPU, at tiny sizes

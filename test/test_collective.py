@@ -115,13 +115,13 @@ ENDS = {  # name → ranks, a rank's exit code, what one line says, environment
         2,
         RANKS,
         "rank 0 of 2, after step 17, waited 3 s in ncclCommInitRankConfig for rank 1 at 127.0.0.1:28417",
-        {"NCCL_COMM_ID": "127.0.0.1:28417", "COLLECTIVE_TIMEOUT": "3"},
+        {"NCCL_COMM_ID": "127.0.0.1:28417", "RANKS_TIMEOUT": "3"},
     ),
     "rank_stays_away": (
         2,
         RANKS,
         "train_gpt: rank 0 of 2, after step 17, waited 2 s in all_reduce_sum of 8 fp32, longer than --timeout: another rank",
-        {"COLLECTIVE_TIMEOUT": "2"},
+        {"RANKS_TIMEOUT": "2"},
     ),
     "rank_dies": (
         2,

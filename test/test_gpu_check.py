@@ -282,6 +282,54 @@ def test_collectives_that_were_not_built_are_skipped_with_their_reason(tmp_path)
     assert found["tests.passed"] is None
 
 
+# A collectives' test whose NCCL wants of ranks on one GPU what {wants} says, and a train_gpt whose ranks lose {two} of a loss.
+SHARING = """\
+    #!/bin/sh
+    echo "$RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $WORLD_SIZE $NCCL_HOSTID" >>{told}
+    {wants} || {{ echo "NCCL: opening rank $RANK of 2: invalid usage (Duplicate GPU)"; exit 1; }}
+    echo 1..1; echo 'ok 1 - a'
+    """
+TRAINED_AS_TWO = """\
+    #!/bin/sh
+    zero=none
+    while [ $# -gt 0 ]; do case $1 in --out) out=$2 ;; --zero) zero=$2 ;; esac; shift; done
+    [ "${{RANK:-0}}" = 0 ] || exit 0
+    mkdir -p $out
+    case $zero in none) last=3.5 ;; 0) last={two} ;; 1) last={shared} ;; esac
+    for loss in 4.0 $last; do echo '{{"type": "train", "loss": '$loss'}}'; done >$out/metrics.jsonl
+    """
+
+
+@pytest.mark.parametrize(
+    "wants, two, shared, gpus, way, status, counts",
+    [
+        ('[ "$NCCL_MULTI_RANK_GPU_ENABLE" = 1 ]', 3.5, 3.5, 1, "NCCL_MULTI_RANK_GPU_ENABLE=1", "done", (5, 0)),
+        ('[ "$NCCL_HOSTID" = $RANK ]', 3.5, 3.5, 1, "NCCL_HOSTID of each rank's own", "done", (5, 0)),
+        ("true", 3.5, 3.5, 2, "a GPU each", "done", (5, 0)),
+        ("true", 3.51, 3.51, 2, "a GPU each", "done", (4, 1)),
+        ("true", 3.5, 3.5000001, 2, "a GPU each", "done", (4, 1)),
+        ("false", 3.5, 3.5, 1, None, "skipped", None),
+    ],
+)
+def test_two_ranks_share_a_gpu_where_nccl_lets_them_and_train_as_one(
+    tmp_path, wants, two, shared, gpus, way, status, counts
+):
+    test = script(tmp_path / "test", SHARING.format(wants=wants, told=tmp_path / "told"))
+    trains = script(tmp_path / "trains", TRAINED_AS_TWO.format(two=two, shared=shared))
+    machine = Fake(tmp_path, test_collective_cuda=test, train_gpt=trains)
+    machine.env["CUDA_VISIBLE_DEVICES"] = "0,1"[: 2 * gpus - 1]
+    part, _ = run_part(tmp_path, machine, "two-ranks")
+    assert part["status"] == status and part.get("way") == way, part
+    if counts:
+        assert (part["passed"], part["failed"]) == counts, part
+    else:
+        assert "NCCL_MULTI_RANK_GPU_ENABLE=1: NCCL: opening rank" in part["reason"]
+        assert "NCCL_HOSTID of each rank's own: NCCL: opening rank" in part["reason"]
+    told = sorted((tmp_path / "told").read_text().splitlines()[-2:])
+    hosts = ["0", "1"] if way is None or "HOSTID" in way else ["", ""]
+    assert told == [f"{r} {r % gpus} {gpus} 2 {hosts[r]}" for r in range(2)]
+
+
 SANITIZER = """\
     #!/bin/sh
     # compute-sanitizer --tool T PROGRAM …
@@ -360,6 +408,7 @@ def test_gpu_probe_still_names_its_rows_as_the_marks_expect():
 REHEARSED = [
     "suite-bf16",
     "collectives",
+    "two-ranks",
     "training",
     "operations",
     "steps-gpt2-124m",

@@ -30,8 +30,10 @@ pytestmark = [pytest.mark.skipif(bool(missing), reason=f"there is no {' and no '
 takes_long = pytest.mark.skipif(os.environ.get("TEST_ALL") != "1", reason="waits for a time limit: TEST_ALL=1")
 
 # cred_expire: a job that is requeued waits until its credentials have, else two minutes. KillWait: when one rank has died
-# srun asks the others to end, who wait for it, and kills them half a minute later.
+# srun asks the others to end, who wait for it, and kills them half a minute later. FirstJobId: MPI names its shared memory by the
+# job, and another Slurm may run on this machine.
 CONFIG = """ClusterName=test
+FirstJobId={job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmdPort={node}
@@ -79,7 +81,8 @@ class Slurm:
     def begin(self):
         """False where it does not come up."""
         controller, node = free_ports(2)
-        (self.folder / "slurm.conf").write_text(CONFIG.format(host=HOST, folder=self.folder, controller=controller, node=node))
+        (self.folder / "slurm.conf").write_text(CONFIG.format(host=HOST, folder=self.folder, controller=controller, node=node,
+                                                                   job=os.getpid() % 60000 + 1))
         (self.folder / "key").write_bytes(os.urandom(128))
         (self.folder / "key").chmod(0o400)
         munge = [f"--{name}={self.folder / file}" for name, file in (("key-file", "key"), ("socket", "munge"), ("pid-file", "munged.pid"),

@@ -153,6 +153,10 @@ class Machine:
             return len([word for word in chosen.split(",") if word])
         return len(output([smi(), "--query-gpu=name", "--format=csv,noheader"]).splitlines()) or 1
 
+    def start_ranks(self, ranks, script):
+        """The words before a command that start it so many times; the script is sh's, and takes the number from RANKS."""
+        return ["sh", "-c", script, "sh"]
+
     def program(self, name):
         path = self.named.get(name) or os.path.join(self.folder, name)
         if not os.access(path, os.X_OK):
@@ -178,6 +182,13 @@ class Rehearsal(Machine):
             "train_gpt": os.environ.get("TRAIN_GPT"),
             "train_gpt_emu": os.environ.get("TRAIN_GPT_EMU"),
         }
+
+    def start_ranks(self, ranks, script):
+        """The emulated NCCL goes by MPI, as CPUs' ranks do."""
+        if not shutil.which("mpirun"):
+            raise Unavailable("several ranks are rehearsed by mpirun (Debian: openmpi-bin), which is not there")
+        root = ["--allow-run-as-root"] * (os.getuid() == 0)
+        return ["mpirun", "--quiet", "--oversubscribe", "--bind-to", "none", *root, "-n", str(ranks)]
 
     def program(self, name):
         places = [self.given.get(name)] if self.given.get(name) else []

@@ -76,8 +76,8 @@ def _marks():
             most = 1.005 if name in ("gpas", "bhyt") else None
             rows.append((f"variant.{name}.overhead", part, "<=" if most else None, most))
     rows += [
-        ("tests.passed", "suite collectives training", None, None),
-        ("tests.failed", "suite collectives training", "<=", 0),
+        ("tests.passed", "suite collectives two-ranks training", None, None),
+        ("tests.failed", "suite collectives two-ranks training", "<=", 0),
         ("sanitizer.errors", "sanitizer", "<=", 0),
     ]
     return rows

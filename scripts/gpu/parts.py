@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -70,8 +71,9 @@ def json_rows(name, command, env, deadline):
 CANNOT_RUN = 2  # the exit code of a test program that tests nothing here; its last line says why
 
 
-def run_tap(machine, part, deadline, command, **env):
-    """A program that speaks TAP, or several that speak at once. What did not come to its end counts as failed."""
+def run_tap(machine, part, deadline, command, refusal=None, **env):
+    """A program that speaks TAP, or several that speak at once. What did not come to its end counts as failed, but for one
+    that ended before its tests with a line like `refusal`: that is Unavailable."""
     passed = failed = skipped = planned = seen = 0
     lines = Lines(command, dict(machine.env, CMOCKA_MESSAGE_OUTPUT="TAP", **env), deadline)
     tail = []
@@ -93,6 +95,9 @@ def run_tap(machine, part, deadline, command, **env):
         part.set(passed=passed, failed=failed, skipped=skipped)
     if planned == 0 and lines.status == CANNOT_RUN and tail:
         raise Unavailable(tail[-1])
+    refused = [line for line in tail if refusal and re.search(refusal, line)]
+    if planned == 0 and refused:
+        raise Unavailable(refused[0])
     if lines.status != 0 and seen < planned or planned == 0:
         failed += max(planned - seen, 1)
         part.row(
@@ -112,9 +117,13 @@ def suite(machine, part, deadline, implementation):
 
 # ------------------------------------------------------------------------------------------- collectives
 
-# One process a rank; their end is good if each one's is.
+# One process a rank, with what torchrun would tell it and, where HOSTS is set, as if it were on a host of its own; their end
+# is good if each one's is.
 START_RANKS = """
-for rank in $(seq 0 $(($RANKS - 1))); do RANK=$rank "$@" & ranks="$ranks $!"; done
+export WORLD_SIZE=$RANKS LOCAL_WORLD_SIZE=${GPUS:-$RANKS}
+for rank in $(seq 0 $(($RANKS - 1))); do
+    RANK=$rank LOCAL_RANK=$(($rank % $LOCAL_WORLD_SIZE)) ${HOSTS:+env NCCL_HOSTID=$rank} "$@" & ranks="$ranks $!"
+done
 status=0
 for rank in $ranks; do wait $rank || status=$?; done
 exit $status
@@ -130,11 +139,75 @@ def collectives(machine, part, deadline):
         machine,
         part,
         deadline,
-        ["sh", "-c", START_RANKS, "sh", machine.program("test_collective_cuda"), elements],
+        [*machine.start_ranks(ranks, START_RANKS), machine.program("test_collective_cuda"), elements],
         RANKS=str(ranks),
         RANKS_ID_FILE=os.path.join(machine.scratch, "nccl-id"),
-        COLLECTIVE_TIMEOUT="60",
+        RANKS_TIMEOUT="60",
     )
+
+
+# ------------------------------------------------------------------------------------------------- ranks
+
+# How two ranks share a GPU, if at all: NCCL 2.30 lets them when it is told to; an older one takes two on two hosts for two
+# GPUs, and goes by sockets.
+SHARED = {
+    "NCCL_MULTI_RANK_GPU_ENABLE=1": {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "GPUS": "1"},
+    "NCCL_HOSTID of each rank's own": {"HOSTS": "1", "GPUS": "1", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"},
+}
+REFUSED = r"NCCL: opening rank"
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def two_ranks(machine, part, deadline):
+    """Two ranks, each on a GPU of its own or both on the only one: the collectives, and a short training at --zero 0 and 1.
+    Where NCCL lets no two share, it is said in which words."""
+    ways = {"a GPU each": {}} if machine.rehearsal or machine.gpu_count() > 1 else SHARED
+    for way, settings in ways.items():
+        id_file = os.path.join(machine.scratch, f"nccl-id-{time.monotonic_ns()}")
+        env = dict(RANKS="2", RANKS_TIMEOUT="60", RANKS_ID_FILE=id_file, **settings)
+        elements = 1 << (10 if machine.rehearsal else 20)
+        command = [*machine.start_ranks(2, START_RANKS), machine.program("test_collective_cuda"), elements]
+        try:
+            run_tap(machine, part, deadline, command, REFUSED, **env)
+        except Unavailable as error:
+            part.row(way=way, refused=str(error))
+            continue
+        part.set(way=way)
+        return train_as_two(machine, part, deadline, settings)
+    raise Unavailable("; ".join(f"{row['way']}: {row['refused']}" for row in part.data["rows"]))
+
+
+def train_as_two(machine, part, deadline, settings):
+    """In fp32, half a batch a rank: each step's loss is one rank's, to what rounding may take both apart; --zero 1 gives the bits
+    of --zero 0, and a second run those of the first."""
+    program, shape = machine.program("train_gpt_emu" if machine.rehearsal else "train_gpt"), training_shape(machine)
+    whole, threads = int(shape[shape.index("--batch-size") + 1]), 1 if machine.rehearsal else min(os.cpu_count() or 1, 16)
+    total = ["--total-batch-tokens", whole * (5 if machine.rehearsal else 128)]
+    losses = lambda name, flags, starts=(), **env: training_losses(
+        machine, program, shape, name, [*TRAINED["pre"], *total, *flags], "cuda", "fp32", 1, deadline, starts, **env
+    )
+    both = lambda zero, name: losses(
+        name, ["--batch-size", whole // 2, "--zero", zero, "--timeout", "60"], machine.start_ranks(2, START_RANKS),
+        RANKS="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), **settings,
+    )
+    on_cpu = lambda dtype: training_losses(
+        machine, program, shape, "cpu", [*TRAINED["pre"], *total], "cpu", dtype, threads, deadline
+    )
+    limit = 2 * fp32_limit(on_cpu("fp64"), on_cpu("fp32"))
+    one, plain, shared, again = losses("one", []), both("0", "two"), both("1", "two-zero"), both("1", "two-again")
+    worst = max(abs(a - b) for a, b in zip(one, plain))
+    found = {
+        "losses_of_one": len(plain) == len(one) and worst <= limit and one[-1] < one[0],
+        "zero_1_is_zero_0": shared == plain,
+        "same_bits_again": again == shared,
+    }
+    part.row(case="training", worst=worst, limit=limit, first=one[0], last=one[-1], **found)
+    part.set(passed=part.data["passed"] + sum(found.values()), failed=part.data["failed"] + len(found) - sum(found.values()))
 
 
 # --------------------------------------------------------------------------------------------- sanitizer
@@ -230,9 +303,10 @@ LR = 3e-3
 CASE_S = 15  # a case is not begun with less time than this
 
 
-def training_losses(machine, program, shape, name, flags, device, dtype, threads, deadline):
+def training_losses(machine, program, shape, name, flags, device, dtype, threads, deadline, starts=(), **env):
     out = os.path.join(machine.scratch, f"train-{name}-{device}-{dtype}-{time.monotonic_ns()}")
     command = [
+        *starts,
         program,
         *shape,
         *flags,
@@ -249,7 +323,7 @@ def training_losses(machine, program, shape, name, flags, device, dtype, threads
     ]
     done = subprocess.run(
         [str(word) for word in command],
-        env=dict(machine.env, OMP_NUM_THREADS=str(threads)),
+        env=dict(machine.env, OMP_NUM_THREADS=str(threads), **env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
@@ -270,6 +344,11 @@ def training_shape(machine):
         shape = f"--preset tiny --arch llama --batch-size 8 --steps {TRAINING_STEPS}"
         shard = data.shard(machine.scratch, 256, 1 << 20)
     return [*shape.split(), "--val-every", "0", "--train-data", shard]
+
+
+def fp32_limit(truth, single):
+    """How far losses in fp32 may be from those in fp64, of which the CPU's own are `single` and `truth`."""
+    return max(3 * max(abs(a - b) for a, b in zip(single, truth)), 16 * 4 * 2.0**-24)
 
 
 def training(machine, part, deadline):
@@ -293,8 +372,7 @@ def training(machine, part, deadline):
         )
         try:
             truth, single = losses("cpu", "fp64"), losses("cpu", "fp32")
-            own = max(abs(a - b) for a, b in zip(single, truth))
-            limits = {"fp32": max(3 * own, 16 * 4 * 2.0**-24), "bf16": 2 * 2.0**-7 + LR * len(truth)}
+            limits = {"fp32": fp32_limit(truth, single), "bf16": 2 * 2.0**-7 + LR * len(truth)}
             for dtype, limit in limits.items():
                 found = losses("cuda", dtype)
                 worst = max(abs(a - b) for a, b in zip(found, truth))
@@ -448,6 +526,7 @@ def table():
     for short in ("bf16", "f32"):
         parts[f"suite-{short}"] = lambda m, p, d, short=short: suite(m, p, d, f"cuda/{short}")
     parts["collectives"] = collectives
+    parts["two-ranks"] = two_ranks
     parts["training"] = training
     parts["operations"] = operations
     for model in marks.MODELS:

@@ -51,7 +51,7 @@ static bool read_id(const char *path, void *id, size_t size) {
 
 bool ranks_join(const Ranks *r, int rank, int ranks, const void *id, char *text, size_t size) {
     static const int64_t step = 17;
-    const char *timeout = getenv("COLLECTIVE_TIMEOUT");
+    const char *timeout = getenv("RANKS_TIMEOUT");
     const CollectiveSetup setup = {.rank = rank, .ranks = ranks, .unique_id = id, .step = &step,
                                    .timeout_s = timeout ? atof(timeout) : 600, .meets_at = getenv("NCCL_COMM_ID")};
     return r->k->collective_open(&setup, text, size);

@@ -22,7 +22,7 @@ extern const Kernels *const ranks_tables[2]; /* all that have these collectives 
 /* Takes this rank's device: that of its number, or else the first. False, with one line, where there is none. */
 bool ranks_take_device(Ranks *r, char *text, size_t size);
 
-/* Opens the communicator, as this rank of so many with this id; no wait is longer than COLLECTIVE_TIMEOUT seconds of the
+/* Opens the communicator, as this rank of so many with this id; no wait is longer than RANKS_TIMEOUT seconds of the
  * environment (600). After step 17, say the messages. */
 bool ranks_join(const Ranks *r, int rank, int ranks, const void *id, char *text, size_t size);
 
