@@ -60,6 +60,35 @@ def safetensors(files):
     yield tensors({})
 
 
+def moments():
+    """Lines of tensors, as fuzz_moments.c reads them, of its model: in one file, in three, and with something wrong."""
+    layer, plain = "transformer.h.0.", {"transformer.wte.weight": (5, 8), "transformer.wpe.weight": (3, 8)}
+    turned = {"attn.c_attn.weight": (8, 24), "attn.c_proj.weight": (8, 8), "mlp.c_fc.weight": (8, 3), "mlp.c_proj.weight": (3, 8)}
+    vectors = {"attn.c_attn.bias": 24, "attn.c_proj.bias": 8, "mlp.c_fc.bias": 3, "mlp.c_proj.bias": 8, "ln_1.weight": 8,
+               "ln_1.bias": 8, "ln_2.weight": 8, "ln_2.bias": 8}  # fmt: skip
+    shapes = {**plain, **{layer + name: shape for name, shape in turned.items()},
+              **{layer + name: (size,) for name, size in vectors.items()},
+              "transformer.ln_f.weight": (8,), "transformer.ln_f.bias": (8,)}  # fmt: skip
+    for files in 1, 3:
+        lines = []
+        for which in "mv":
+            for i, (name, shape) in enumerate(shapes.items()):
+                elements, mark = shape[0] * shape[-1] if len(shape) > 1 else shape[0], ".T" * (name[len(layer) :] in turned)
+                if files == 1 or i % 3 == 1:
+                    lines.append(f"{i % files} {which}.{name} {' '.join(map(str, shape))}")
+                    continue
+                cuts = [0, elements // 3, elements // 2, elements]
+                lines += [f"{f} {which}.{name}{mark}[{a}:{b}] {b - a}" for f, (a, b) in enumerate(zip(cuts, cuts[1:])) if a < b]
+        yield "\n".join(lines).encode()
+        yield "\n".join(lines[1:]).encode()
+        yield "\n".join(lines + lines[-1:]).encode()
+        yield "\n".join([lines[0] + " I32"] + lines[1:]).encode()
+    whole = "\n".join(lines)  # of three files
+    yield whole.replace("[20:40] 20", "[20:41] 21").encode()
+    yield whole.replace("[0:13] 13", "[00:13] 13").encode()
+    yield whole.replace(".T[0:", "[0:").encode()
+
+
 def texts(run, own):
     def read(name):
         with open(os.path.join(run, name), "rb") as file:
@@ -82,6 +111,7 @@ def texts(run, own):
         "config": [read("config.ini"), b'# a comment\n lr=1e-3 # and one here\nout = "a # \\"b\\" \\x0a\\\\"\r\n\npreset = tiny\n'],
         "safetensors": list(safetensors([read("model.safetensors"), read("optimizer-0-of-1.safetensors")])),
         "shard": list(shards()),
+        "moments": list(moments()),
     }
 
 
