@@ -203,7 +203,7 @@ SCHEMAS = {
 def faults(value, schema, where=""):
     """What of a document the schema does not have."""
     if isinstance(schema, set):
-        return [] if value in schema else [f"{where}: {value!r} is none of {sorted(schema)}"]
+        return [] if value in tuple(schema) else [f"{where}: {value!r} is none of {sorted(schema)}"]
     if isinstance(schema, list):
         if not isinstance(value, list):
             return [f"{where}: no list"]
@@ -245,6 +245,29 @@ def test_a_manifest_is_what_its_operator_takes_and_starts_what_this_program_take
     mine = [word.replace("/data/", f"{tmp_path}/").replace("/out/", f"{tmp_path}/") for word in words[words.index("train_gpt") + 1:]]
     code, said, err = end(start(PROGRAM, *mine, "--dry-run"))
     assert code == 0 and "parameters: " in said, err
+
+
+def spoiled(value):
+    """(where, the document with one thing in it wrong): a name misspelt, a value of another type."""
+    if not isinstance(value, (dict, list)):
+        yield "", {"no": "scalar"}
+        return
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        if isinstance(value, dict):
+            yield f".{key}?", {(f"{name}X" if name == key else name): item for name, item in value.items()}
+        for where, item in spoiled(value[key]):
+            copy = dict(value) if isinstance(value, dict) else list(value)
+            copy[key] = item
+            yield f".{key}{where}", copy
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_whatever_is_wrong_in_a_manifest_is_seen(name):
+    yaml = pytest.importorskip("yaml")
+    document = yaml.safe_load(open(os.path.join(ROOT, "scripts", "kubernetes", name), encoding="utf-8"))
+    unseen = [where for where, changed in spoiled(document) if not faults(changed, SCHEMAS[name])]
+    assert all(re.search(r"\.limits\.[^.?]+(\.[^.?]+)?\?$", where) for where in unseen), unseen  # resources have any name: nvidia.com/gpu
+    assert len(list(spoiled(document))) > 70
 
 
 def test_the_schema_sees_what_is_wrong():
