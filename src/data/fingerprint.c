@@ -2,9 +2,9 @@
 #define _GNU_SOURCE
 #include "fingerprint.h"
 #include "../base/checksum.h"
-#include "../base/directory.h"
 #include "../base/file.h"
 #include "../base/json.h"
+#include "sidecar.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -43,24 +43,13 @@ static bool take_shard(const Shard *shard, ShardPrint *print, Error *error) {
     return good;
 }
 
-/* DIR/NAME.json for DIR/NAME_train_000000.bin; false for a name of another form. */
-static bool sidecar_path(const char *shard, char path[PATH_SIZE]) {
-    const char *base = strrchr(shard, '/'), *end = shard + strlen(shard);
-    base = base ? base + 1 : shard;
-    for (size_t i = 0; i < 2; i++) {
-        static const char *const SPLITS[] = {"_train_", "_val_"};
-        const size_t length = strlen(SPLITS[i]) + strlen("000000.bin");
-        if ((size_t)(end - base) <= length || strncmp(end - length, SPLITS[i], strlen(SPLITS[i]))) continue;
-        return snprintf(path, PATH_SIZE, "%.*s.json", (int)(end - length - shard), shard) < PATH_SIZE;
-    }
-    return false;
-}
-
 /* One word, whatever the file says. A set without such a file is none the worse. */
 static void name_tokenizer(const ShardSet *set, char name[FINGERPRINT_TOKENIZER]) {
+    SetPart part;
     char path[PATH_SIZE];
     Error ignored = {0};
-    cJSON *facts = set->n_shards && sidecar_path(set->shards[0].path, path) ? json_read(path, SIDECAR_MOST, &ignored) : NULL;
+    const bool has_path = set->n_shards && sidecar_part(set->shards[0].path, &part) && sidecar_path(&part, path);
+    cJSON *facts = has_path ? json_read(path, SIDECAR_MOST, &ignored) : NULL;
     const char *tokenizer = facts ? json_text(facts, "tokenizer", &ignored) : NULL;
     snprintf(name, FINGERPRINT_TOKENIZER, "%s", tokenizer && *tokenizer ? tokenizer : "?");
     for (char *at = name; *at; at++)

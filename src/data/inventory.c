@@ -4,6 +4,7 @@
 #include "../base/checksum.h"
 #include "../base/file.h"
 #include "../base/json.h"
+#include "sidecar.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -117,28 +118,6 @@ static void meet_shared(void *context, const Face *train, const Face *val) {
  * NAME.json
  * ---------------------------------------------------------------------------------------------------- */
 
-/* Which part of which set a file is: DIR/NAME_train_000000.bin. */
-typedef struct Part {
-    char stem[PATH_SIZE]; /* DIR/NAME */
-    char split[8];        /* "train" or "val" */
-} Part;
-
-static bool part_of(const char *path, Part *part) {
-    static const char *const SPLITS[] = {"train", "val"};
-    const size_t length = strlen(path), tail = strlen("_000000.bin");
-    if (length >= PATH_SIZE || length < tail || strcmp(path + length - 4, ".bin")) return false;
-    const size_t stem = length - tail;
-    if (path[stem] != '_' || strspn(path + stem + 1, "0123456789") != 6) return false;
-    for (size_t s = 0; s < 2; s++) {
-        const size_t word = strlen(SPLITS[s]);
-        if (stem < word + 2 || memcmp(path + stem - word, SPLITS[s], word) || path[stem - word - 1] != '_') continue;
-        snprintf(part->stem, sizeof part->stem, "%.*s", (int)(stem - word - 1), path);
-        snprintf(part->split, sizeof part->split, "%s", SPLITS[s]);
-        return true;
-    }
-    return false;
-}
-
 /* The list of a set, or NULL; *there tells whether there is such a file. */
 static cJSON *read_list(const char *path, bool *there, Error *error) {
     enum { LARGEST = 1 << 24 };
@@ -160,7 +139,7 @@ static cJSON *read_list(const char *path, bool *there, Error *error) {
 }
 
 /* Whether a listed shard is where the list is. */
-static bool is_there(const Part *part, const char *name, char path[PATH_SIZE]) {
+static bool is_there(const SetPart *part, const char *name, char path[PATH_SIZE]) {
     const char *slash = strrchr(part->stem, '/');
     const int directory = slash ? (int)(slash - part->stem) + 1 : 0;
     if (snprintf(path, PATH_SIZE, "%.*s%s", directory, part->stem, name) >= PATH_SIZE) return false;
@@ -168,11 +147,11 @@ static bool is_there(const Part *part, const char *name, char path[PATH_SIZE]) {
 }
 
 /* Holds the `count` shards of one part, which have `tokens`, to what the set's list says of it. */
-static void compare_list(Inventory *inventory, const Part *part, size_t count, uint64_t tokens) {
+static void compare_list(Inventory *inventory, const SetPart *part, size_t count, uint64_t tokens) {
     char path[PATH_SIZE], field[16], shard[PATH_SIZE];
     bool there;
     Error error = {0};
-    if (snprintf(path, sizeof path, "%s.json", part->stem) >= PATH_SIZE) return;
+    if (!sidecar_path(part, path)) return;
     cJSON *list = read_list(path, &there, &error);
     if (there && !list) snprintf(inventory->list_trouble, sizeof inventory->list_trouble, "cannot be read: %.150s", error.text);
     if (there) memcpy(inventory->list_path, path, sizeof path);
@@ -198,11 +177,11 @@ static void compare_list(Inventory *inventory, const Part *part, size_t count, u
 
 /* Shards are sorted by path: those of one part stand together. */
 static void compare_lists(Inventory *inventory, const ShardSet *set) {
-    Part part, now;
+    SetPart part, now;
     size_t count = 0;
     uint64_t tokens = 0;
     for (size_t i = 0; i <= set->n_shards; i++) {
-        const bool has_part = i < set->n_shards && part_of(set->shards[i].path, &now);
+        const bool has_part = i < set->n_shards && sidecar_part(set->shards[i].path, &now);
         if (count && (!has_part || strcmp(now.stem, part.stem) || strcmp(now.split, part.split))) {
             compare_list(inventory, &part, count, tokens);
             count = 0, tokens = 0;
