@@ -522,6 +522,7 @@ static void train(Run *run) {
     DeviceInfo info = {0};
     run->k->describe(&info);
     Error error = {0};
+    check(!c->out || checkpoint_can_hold(&run->optimizer, &error), "--out %s: %s", c->out, error.text);
     check(!c->out || c->rank || checkpoint_claim(c->out, &error), "--out %s", error.text);
     start_compare(&run->start, run->k, run->step, run->train_print, run->val_print);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);

@@ -40,7 +40,7 @@ QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resum
 # config.json says which model it is, both ways
 QUICK += $(BUILD)/test_huggingface_config
 # several ranks train as one, and one that dies ends all
-QUICK += "test/test_ranks.py -k 'any_number or is_killed'" "test/test_ranks_cost.py -k 'plan_of_a_rank or a_plan'"
+QUICK += $(BUILD)/test_moments "test/test_ranks.py -k 'any_number or is_killed'" "test/test_ranks_cost.py -k 'plan_of_a_rank or a_plan'"
 # they find each other, and no wait is for ever
 QUICK += $(BUILD)/test_launcher "test/test_rendezvous.py -k 'launcher or never_starts'"
 # bad flags, shards and weights are refused in one line

@@ -6,6 +6,7 @@
  */
 #include "checkpoint_fixture.h"
 
+#include "../src/checkpoint/checkpoint.h"
 #include "../src/checkpoint/moments.h"
 
 /* The model as one of several ranks sees it. */
@@ -201,6 +202,23 @@ static void a_manifest_lists_each_file_of_as_many(void **state) {
     }
 }
 
+static void more_ranks_than_a_checkpoint_has_files_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *settings;
+        int ranks;
+        bool good;
+    } CASES[] = {{"", 4091, true}, {"", 4092, false}, {"zero=0", 4092, true}};
+    for (int i = 0; i < 3; i++) {
+        Fixture f;
+        Error error = {0};
+        setup_rank(&f, &kernels_cpu_f32, CASES[i].settings, 7, CASES[i].ranks);
+        assert_int_equal(checkpoint_can_hold(&f.optimizer, &error), CASES[i].good);
+        if (!CASES[i].good) assert_says(&error, "4092 ranks would write a file of moments each, and a checkpoint has at most 4091");
+        teardown(&f);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(any_number_of_ranks_reads_what_any_other_wrote, make_folder, remove_folder),
@@ -209,6 +227,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(what_every_rank_holds_one_writes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_number_that_is_not_finite_is_found_on_its_rank_and_not_written, make_folder, remove_folder),
         cmocka_unit_test(a_manifest_lists_each_file_of_as_many),
+        cmocka_unit_test(more_ranks_than_a_checkpoint_has_files_are_refused),
     };
     char text[256] = "";
     if (!kernels_cpu_f32.open(0, text, sizeof text)) return 1;

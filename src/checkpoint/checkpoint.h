@@ -70,6 +70,9 @@ int64_t checkpoint_newest_step(const char *out);
  * false if another run has it. */
 bool checkpoint_claim(const char *out, Error *error);
 
+/* Whether the files of so many ranks are no more than a checkpoint can have. */
+bool checkpoint_can_hold(const Optimizer *optimizer, Error *error);
+
 /* Saves into config->out, which all ranks must see, and all of them call this; path is filled in. A checkpoint of that step
  * that is there and complete is kept. On failure older ones are all there, and nothing new is unless only the last fsync
  * failed; every rank gets the same line, with the number of the rank that it was. */

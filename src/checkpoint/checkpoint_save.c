@@ -317,8 +317,15 @@ static bool list_files(const Saving *s, Manifest *manifest, Error *error) {
     return true;
 }
 
+enum { OTHER_FILES = 5 }; /* of those that a manifest lists, at most */
+
+bool checkpoint_can_hold(const Optimizer *optimizer, Error *error) {
+    const int files = moments_files(optimizer), most = MANIFEST_FILES_MOST - OTHER_FILES;
+    return files <= most || error_set(error, "%d ranks would write a file of moments each, and a checkpoint has at most %d: --zero 0 "
+                                      "writes one", files, most);
+}
+
 static bool write_manifest(const Saving *s, Error *error) {
-    enum { OTHER_FILES = 5 };
     Manifest manifest = {.step = s->progress->step};
     manifest.files = must_calloc((size_t)s->moments + OTHER_FILES, sizeof *manifest.files, "a manifest");
     const bool good = list_files(s, &manifest, error) && manifest_write(s->partial, &manifest, error);

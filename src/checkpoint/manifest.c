@@ -147,8 +147,6 @@ bool manifest_measure(const char *directory, const char *name, ManifestFile *fil
 
 bool manifest_write(const char *directory, const Manifest *manifest, Error *error) {
     char path[PATH_SIZE];
-    if (manifest->count > MANIFEST_FILES_MOST)
-        return error_set(error, "%s: %d files; the most is %d", directory, manifest->count, MANIFEST_FILES_MOST);
     if (!path_join(path, directory, MANIFEST_NAME, error)) return false;
     char *text = manifest_text(manifest);
     const bool good = durable_write(path, text, strlen(text), error);

@@ -46,7 +46,7 @@ char *manifest_text(const Manifest *manifest);
 /* Takes size and checksum of a file in a directory, as its manifest is to say. */
 bool manifest_measure(const char *directory, const char *name, ManifestFile *file, Error *error);
 
-/* Writes a directory's manifest, fsynced. */
+/* Writes a directory's manifest, of at most MANIFEST_FILES_MOST files, fsynced. */
 bool manifest_write(const char *directory, const Manifest *manifest, Error *error);
 
 /* Reads a directory's manifest. */
