@@ -222,6 +222,27 @@ template <bool late> void event_too_early() {
     synchronize();
 }
 
+/* Two branches of a graph: the second begins at the fork, before the kernel of the first, or behind that. */
+template <bool late> void branch_of_a_graph() {
+    Device<int> from(std::vector<int>(64, 1)), to(64);
+    Streams s, back;
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    CUDA_CHECK(cudaStreamBeginCapture(s.first, cudaStreamCaptureModeThreadLocal), "test");
+    if (!late) s.order();
+    LAUNCH(fill, 1, 64, 0, s.first, from.at, 1);
+    if (late) s.order();
+    LAUNCH(copy, 1, 64, 0, s.second, to.at, from.at);
+    CUDA_CHECK(cudaEventRecord(back.event, s.second), "test");
+    CUDA_CHECK(cudaStreamWaitEvent(s.first, back.event), "test");
+    CUDA_CHECK(cudaStreamEndCapture(s.first, &graph), "test");
+    CUDA_CHECK(cudaGraphInstantiate(&executable, graph), "test");
+    CUDA_CHECK(cudaGraphDestroy(graph), "test");
+    for (int i = 0; i < 2; i++) CUDA_CHECK(cudaGraphLaunch(executable, s.first), "test");
+    synchronize();
+    CUDA_CHECK(cudaGraphExecDestroy(executable), "test");
+}
+
 template <bool event> void product_then_kernel() {
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;
@@ -396,6 +417,8 @@ const Planted cases[] = {
                       "race: cudaMemsetAsync writes 256 bytes", "in another stream", "no event orders them"),
     PLANTED_AND_CLEAN("an event recorded too early", event_too_early<false>, event_too_early<true>,
                       "race: ", "no event orders them"),
+    PLANTED_AND_CLEAN("branches of a graph without an event between them", branch_of_a_graph<false>, branch_of_a_graph<true>,
+                      "race: ", "in another stream", "no event orders them"),
     PLANTED_AND_CLEAN("a missing event wait behind a product", product_then_kernel<false>,
                       product_then_kernel<true>, "race: ", "no event orders them"),
     PLANTED_AND_CLEAN("a missing event wait before a collective", kernel_then_sum<false>, kernel_then_sum<true>,
