@@ -206,3 +206,23 @@ def test_reductions_go_beside_backward_and_weights_are_waited_for_where_they_are
 def test_no_ranks_race(shard, tmp_path, dtype):
     for words in "--zero 1 --cuda-graph off", "--zero 1 --cuda-graph on", "--zero 0 --cuda-graph off":
         train(tmp_path / words.replace(" ", ""), shard, 2, f"--device cuda --dtype {dtype} {VARIANT} {words}", program=RACE)
+
+
+# The emulated algorithms differ in their last bits; the one that EMU_FAST_ALGORITHM names is the fastest.
+def test_all_ranks_take_the_algorithms_that_rank_0_has_measured(shard, tmp_path):
+    def tuned(out, fast, *more):
+        each = [[*MPIRUN[1:], "1", "-x", f"EMU_FAST_ALGORITHM={name}", str(EMULATED), *SHAPE.split(), "--batch-size", "2", "--device",
+                 "cuda", "--dtype", "fp32", "--gemm-tune", "on", *more, "--train-data", str(shard), "--val-data", str(shard), "--out",
+                 str(out)] for name in fast]
+        done = subprocess.run(["mpirun", *each[0], ":", *[word for word in each[1] if word not in MPIRUN[1:-1]]], capture_output=True,
+                              text=True, check=False, timeout=LIMIT_S, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    steps = ["--steps", str(STEPS)]
+    tuned(tmp_path / "once", "52", *steps)
+    tuned(tmp_path / "equal", "55", *steps)
+    tuned(tmp_path / "other", "22", *steps)
+    tuned(tmp_path / "parts", "52", "--steps", "2")
+    tuned(tmp_path / "parts", "25", *steps, "--resume", "auto")
+    once = files(tmp_path / "once", STEPS)
+    assert once == files(tmp_path / "equal", STEPS) == files(tmp_path / "parts", STEPS) != files(tmp_path / "other", STEPS)

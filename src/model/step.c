@@ -1,6 +1,9 @@
 /* step.c: see step.h. */
 #include "step.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static void forward_and_head(Optimizer *optimizer) {
     model_forward(optimizer->model, true);
     model_head(optimizer->model, optimizer->state, true);
@@ -42,7 +45,37 @@ static bool wants_graphs(const Model *model) {
 void step_create(Step *step, Optimizer *optimizer) {
     const Model *model = optimizer->model;
     *step = (Step){.optimizer = optimizer, .graphs = wants_graphs(model)};
-    if (model->config->gemm_tune && model->k->gemm_tune) model->k->gemm_tune(true);
+    if (model->config->gemm_tune && model->k->gemm_tune && model->config->rank == 0) model->k->gemm_tune(true);
+}
+
+/* Rank 0's, on every rank; [count]. */
+static void broadcast(const Model *model, double *numbers, int64_t count) {
+    const Kernels *k = model->k;
+    const size_t bytes = (size_t)count * sizeof *numbers;
+    double *device = k->alloc(bytes);
+    require(device, "out of memory for what rank 0 tells the others");
+    k->copy(model->queue, device, numbers, bytes, COPY_TO_DEVICE);
+    k->broadcast(model->queue, &(Collective){.type = DTYPE_F64, .count = count, .buffer = device});
+    k->copy(model->queue, numbers, device, bytes, COPY_TO_HOST);
+    k->queue_wait(model->queue);
+    k->release(device);
+}
+
+/* What rank 0 has measured becomes every rank's choice, as it will be after a resume: else each would take what was fastest
+ * with it, and its gradients' bits would be another run's. */
+static void share_choices(const Model *model) {
+    const Kernels *k = model->k;
+    const bool measured = model->config->rank == 0;
+    char *json = measured ? k->gemm_choices_save() : NULL, why[320];
+    double words = json ? (double)(strlen(json) / sizeof(double) + 1) : 0; /* with a zero at the end */
+    broadcast(model, &words, 1);
+    if (words == 0) return;
+    double *text = must_calloc((size_t)words, sizeof *text, "the choice of GEMM algorithms");
+    if (json) memcpy(text, json, strlen(json));
+    broadcast(model, text, (int64_t)words);
+    require(measured || k->gemm_choices_load((const char *)text, why, sizeof why),
+            "--gemm-tune on: rank %lld cannot take what rank 0 has measured: %s", (long long)model->config->rank, why);
+    free(text), free(json);
 }
 
 void step_destroy(Step *step) {
@@ -83,5 +116,6 @@ void step_update(Step *step) {
     if (o->updated) run(step, &step->gather, o->exchange, optimizer_gather);
     optimizer_complete(o);
     if (!step->warm && k->gemm_tune) k->gemm_tune(false);
+    if (!step->warm && k->gemm_tune && o->model->config->gemm_tune && o->model->config->ranks > 1) share_choices(o->model);
     step->warm = true;
 }

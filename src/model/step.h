@@ -23,7 +23,7 @@ typedef struct Step {
 } Step;
 
 /* Decides on graphs (exit 2 if they were asked for and the device has none) and, with --gemm-tune, has the first
- * step measure. */
+ * step measure, on rank 0, whose choices are every rank's afterwards. */
 void step_create(Step *step, Optimizer *optimizer);
 void step_destroy(Step *step);
 

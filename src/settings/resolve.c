@@ -57,9 +57,6 @@ void config_resolve(Config *c, int ranks) {
           (long long)c->plan_ranks, (long long)c->plan_ranks);
     resolve_model(c);
     c->ranks = ranks;
-    check(ranks == 1 || c->gemm_tune != FLAG_ON,
-          "--gemm-tune on: each of %d ranks would measure for itself, and take other algorithms: the bits would differ from run "
-          "to run; leave it off", ranks);
     if (c->zero == ZERO_AUTO) c->zero = ZERO_1;
     int64_t micro = c->batch_size * c->seq_len * ranks;
     check(micro <= INT32_MAX, "--batch-size %lld × --seq-len %lld × %d ranks is %lld tokens; the most is %d",
