@@ -7,7 +7,7 @@
  *   optimizer-RANK-of-COUNT.safetensors   AdamW's moments, from every rank that holds a share: moments.h
  *   config.ini                     every flag, as --config reads it
  *   state.json                     step, updates, place in the data and their fingerprint, skip window, BHyT's products,
- *                                  threads, version, device, …
+ *                                  threads, ranks, version, device, …
  *   gemm.json                      the choice of GEMM algorithms, where the device has one
  *   manifest.json                  sizes and checksums of all these: manifest.h
  *

@@ -12,9 +12,10 @@
 
 static int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-int64_t moments_elements_before(const FileTensor *t, int64_t arena_element) {
+/* Elements of a tensor, row by row, that come before this element of the arenas. */
+static int64_t elements_before(const FileTensor *t, int64_t in_arenas) {
     const int64_t stride = params_row_stride(t->param), cols = t->param->cols, rows = t->rows;
-    const int64_t at = arena_element - t->param->offset - t->row0 * stride;
+    const int64_t at = in_arenas - t->param->offset - t->row0 * stride;
     if (at <= 0) return 0;
     int64_t row = at / stride, col = at % stride;
     if (t->gap && row >= t->split) {
@@ -55,8 +56,8 @@ MomentShare moments_share(const Optimizer *o, const FileTensor *tensor, bool wri
     MomentShare s = {.tensor = tensor};
     if (written && whole && model->config->rank) return s;
     const int64_t offset = (share->moments - share->begin) * (int64_t)dtype_size(model->k->accum);
-    s.begin = moments_elements_before(tensor, share->begin);
-    s.end = moments_elements_before(tensor, share->end);
+    s.begin = elements_before(tensor, share->begin);
+    s.end = elements_before(tensor, share->end);
     s.base[0] = (char *)o->m + offset, s.base[1] = (char *)o->v + offset;
     return s;
 }

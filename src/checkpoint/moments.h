@@ -68,16 +68,14 @@ void moments_index_free(MomentIndex *index);
 
 /* ---- where elements lie (moments.c) ---- */
 
-/* Elements of a tensor, row by row, that come before this element of the arenas. */
-int64_t moments_elements_before(const FileTensor *tensor, int64_t arena_element);
-
-/* The part of a tensor that this rank holds: elements [begin, end); and where element 0 of the arenas would lie, were the
- * share a part of whole ones. `written`: only where this rank is the one that writes it. */
+/* The part of a tensor that this rank holds. */
 typedef struct MomentShare {
     const FileTensor *tensor;
-    int64_t begin, end;
-    void *base[2]; /* m, v */
+    int64_t begin, end; /* elements, row by row */
+    void *base[2];      /* m, v: where element 0 of the arenas would lie, were these a part of whole ones */
 } MomentShare;
+
+/* With `written`, nothing of what another rank is the one to write. */
 MomentShare moments_share(const Optimizer *optimizer, const FileTensor *tensor, bool written);
 
 /* Copies elements [begin, end) of moment `which` between the device and values in host memory, without padding. At most

@@ -10,7 +10,7 @@
 #include "../model/model.h"
 #include "safetensors.h"
 
-/* One arena of a model on its device: masters, gradients, or a moment. */
+/* One arena of a model on its device, whole: masters or gradients. (Moments: moments.h.) */
 typedef struct DeviceArena {
     const Model *model;
     void *base;
