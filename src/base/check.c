@@ -13,8 +13,7 @@ void check_name_rank(int rank) { snprintf(name, sizeof name, "train_gpt, rank %d
 
 static void print_line(const char *format, va_list args) {
     char line[2048];
-    vsnprintf(line, sizeof line, format, args);
-    make_printable(line); /* names and values in it come from outside */
+    printable_message(line, sizeof line, format, args);
     /* One write per message, so that lines of several threads or ranks do not mix. */
     fflush(stdout);
     fprintf(stderr, "%s: %s\n", name, line);
@@ -23,9 +22,8 @@ static void print_line(const char *format, va_list args) {
 bool error_set(Error *error, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vsnprintf(error->text, sizeof error->text, format, args);
+    printable_message(error->text, sizeof error->text, format, args);
     va_end(args);
-    make_printable(error->text);
     return false;
 }
 

@@ -12,7 +12,7 @@ static bool is_harmless(const unsigned char *at, size_t length) {
     return length > 1 && !(at[0] == 0xc2 && at[1] < 0xa0);
 }
 
-void make_printable(char *text) {
+static void make_printable(char *text) {
     size_t length;
     for (unsigned char *at = (unsigned char *)text; *at; at += length) {
         length = utf8_length(at, 4); /* the zero at the end ends it, too */
@@ -20,6 +20,11 @@ void make_printable(char *text) {
         length = length ? length : 1;
         memset(at, '?', length);
     }
+}
+
+void printable_message(char *text, size_t size, const char *format, va_list args) {
+    vsnprintf(text, size, format, args);
+    make_printable(text);
 }
 
 /* Whether bytes that are no whole sequence are the beginning of one: whether continuation bytes would make it whole. Of

@@ -6,10 +6,11 @@
 #ifndef PRINTABLE_H
 #define PRINTABLE_H
 
+#include <stdarg.h>
 #include <stddef.h>
 
-/* Such bytes of a message become '?', in place; newlines and tabs as well: a message is one line. */
-void make_printable(char *text);
+/* A message as vsnprintf makes it, in which such bytes become '?'; newlines and tabs as well: a message is one line. */
+void printable_message(char *text, size_t size, const char *format, va_list args);
 
 /* A stream of bytes, one at a time, as text for a terminal: newline and tab stay, other such bytes become \x1b. A UTF-8
  * sequence is held until it is whole. Zero-initialised. */

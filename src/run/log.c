@@ -204,9 +204,8 @@ void log_print(Log *log, const char *format, ...) {
     char line[2 * PATH_SIZE];
     va_list args;
     va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
+    printable_message(line, sizeof line, format, args);
     va_end(args);
-    make_printable(line);
     puts(line);
     flush(log);
 }

@@ -14,9 +14,8 @@ static void say(bool aside, const char *format, ...) {
     char line[2 * PATH_SIZE];
     va_list args;
     va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
+    printable_message(line, sizeof line, format, args);
     va_end(args);
-    make_printable(line);
     if (aside) warn("%s", line);
     else puts(line);
 }
