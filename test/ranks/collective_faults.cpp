@@ -279,6 +279,7 @@ void rank_dies() {
 /* The same where the host waits for an event. */
 void rank_dies_before_an_event() {
     open_all();
+    sum_and_wait(4); /* so that the other one has opened, too */
     Event *event = k->event_create(EVENT_INTERNAL);
     if (here.rank) raise(SIGKILL);
     sum(8);
