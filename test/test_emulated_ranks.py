@@ -5,6 +5,7 @@ TRAIN_GPT_EMU names the executable, with libnccl.so.2 beside it; needs Open MPI'
 numbers of ranks; and under the race checker, if TRAIN_GPT_RACE is built. What a missing wait
 does: test/ranks/training.c, as training_emu.
 """
+import errno
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import subprocess
 
 import pytest
 
+from faults import checkpoints, fault, leftovers
 from program import MODEL, events, file_bytes, losses, metrics, sentences, step_directory, write_shard
 from tensors import read_moments
 
@@ -43,13 +45,13 @@ def shard(tmp_path_factory):
     return path
 
 
-def train(out, shard, count, words, program=EMULATED, seed=0, code=0):
+def train(out, shard, count, words, program=EMULATED, seed=0, code=0, **more):
     """A run on so many ranks."""
     size = {1: 4, 2: 2, 4: 2}[count]
     command = [*(MPIRUN + [str(count)] if count > 1 else []), str(program), *SHAPE.split(), "--steps", str(STEPS), "--batch-size",
                str(size), *words.split(), "--train-data", str(shard), "--val-data", str(shard), "--out", str(out)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S, text=True,
-                          env=dict(os.environ, OMP_NUM_THREADS="1", EMU_SEED=str(seed)))
+                          env=dict(os.environ, OMP_NUM_THREADS="1", EMU_SEED=str(seed), **more))
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -121,6 +123,14 @@ def test_a_resumed_run_in_bf16_ends_with_the_same_bits_and_goes_on_on_other_numb
     for count in {1, 2, 4} - {written}:
         for a, b in zip(losses(tmp_path / str(count)), losses(tmp_path / "whole")[2:]):
             assert abs(a - b) < 4 * 2.0**-8
+
+
+# The path says whose file it is: no other rank writes it.
+def test_a_full_disk_of_one_rank_is_every_ranks_and_costs_a_checkpoint(shard, tmp_path, fault):
+    full = fault(CALLS="pwrite", PATH="/.step_00000002.partial/optimizer-1", AT="2", TIMES="0", DO=f"fail:{errno.ENOSPC}")
+    said = train(tmp_path / "run", shard, 2, f"--device cuda --dtype bf16 {VARIANT} --cuda-graph on", **full).stdout
+    assert re.search(rf"^checkpoint failed: rank 1: [^\n]*{os.strerror(errno.ENOSPC)}; the run goes on", said, re.MULTILINE), said
+    assert checkpoints(str(tmp_path / "run")) == [STEPS] and leftovers(tmp_path / "run") == []
 
 
 # Masters in shares are read whole, and taken from there.

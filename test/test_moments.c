@@ -102,6 +102,27 @@ static void any_number_of_ranks_reads_what_any_other_wrote(void **state) {
         all_to_all(s % 2 ? &kernels_cpu_f64 : &kernels_cpu_f32, SETTINGS[s], COUNTS, 5);
 }
 
+/* Some hold nothing but padding: their files have no tensor. */
+static void so_do_more_ranks_than_there_is_to_share(void **state) {
+    (void)state;
+    static const int COUNTS[] = {1, 40};
+    static const char SETTINGS[] = "n-layer=1 n-embd=8 vocab-size=5 seq-len=2";
+    int empty = 0;
+    all_to_all(&kernels_cpu_f32, SETTINGS, COUNTS, 2);
+    write_as(&kernels_cpu_f32, SETTINGS, 40, at("of40"));
+    for (int i = 0; i < 40; i++) {
+        char name[NAME_SIZE], path[PATH_SIZE];
+        SafetensorsFile file;
+        Error error = {0};
+        moments_name(name, i, 40);
+        snprintf(path, sizeof path, "%s/of40/%s", folder, name);
+        assert_true(safetensors_open(&file, path, &error));
+        empty += file.header.n_tensors == 0;
+        safetensors_close(&file);
+    }
+    assert_true(empty > 0);
+}
+
 /* More elements than are moved at once, of a matrix that files hold transposed and of one that they do not. */
 static void so_do_large_tensors(void **state) {
     (void)state;
@@ -222,6 +243,7 @@ static void more_ranks_than_a_checkpoint_has_files_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(any_number_of_ranks_reads_what_any_other_wrote, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(so_do_more_ranks_than_there_is_to_share, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(so_do_large_tensors, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_share_holds_whole_tensors_under_their_names_and_parts_with_their_range, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(what_every_rank_holds_one_writes, make_folder, remove_folder),
