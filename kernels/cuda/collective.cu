@@ -121,8 +121,9 @@ CHECK_NORETURN void end_waiting(const char *where, double waited) {
 /* NCCL has found that a rank is gone, or something else that no wait will mend. */
 CHECK_NORETURN void end_failed(const char *where, ncclResult_t status) {
     char step[64];
-    deadline_end(false, let_go, "rank %d of %d%s, in %s: NCCL: %s (%s)", rank_here, rank_count, progress(step), where,
-                 nccl.GetErrorString(status), nccl.GetLastError(communicator));
+    deadline_end(false, let_go, "rank %d of %d%s, in %s: NCCL: %s (%s)%s", rank_here, rank_count, progress(step), where,
+                 nccl.GetErrorString(status), nccl.GetLastError(communicator),
+                 status == ncclRemoteError ? "" : "; NCCL_DEBUG=INFO says more");
 }
 
 /* Until NCCL has done what it was asked for in the background. */

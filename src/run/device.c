@@ -64,7 +64,7 @@ static void check_count(const Kernels *k, int ranks) {
     DeviceInfo info = {0};
     k->describe(&info);
     check(!info.devices || ranks <= info.devices,
-          "%d ranks were started on this machine, and this one sees %d GPU%s: at most one a GPU (mpirun -n, --nproc-per-node, "
+          "%d ranks were started on this machine, and this one sees %d GPU%s: at most one a GPU (mpirun -n, --nproc_per_node, "
           "--ntasks-per-node); srun --gpu-bind=none shows a task all of them", ranks, info.devices, info.devices == 1 ? "" : "s");
 }
 
