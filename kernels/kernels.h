@@ -528,8 +528,9 @@ typedef struct Hash {
     uint64_t *out;     /* [1], overwritten */
 } Hash;
 
-/* Collectives over the ranks of a run, in place on device memory; NULL where the build has none. All ranks call the same operations with the same types and counts in the same order, on queues that events
- * keep in that order. Sums are in a fixed order; every rank gets the same bits.
+/* Collectives over the ranks of a run, in place on device memory; NULL where the build has none. All ranks call the same
+ * operations with the same types and counts in the same order, on queues that events keep in that order. Sums are in a
+ * fixed order; every rank gets the same bits.
  *   all_reduce_sum      every element becomes its sum over the ranks
  *   reduce_scatter_sum  the same for piece `rank` of the buffer, count / ranks elements; the other pieces keep their bits
  *   all_gather          every piece becomes that of the rank with its number
