@@ -401,6 +401,12 @@ static void watch_masters(Run *run, void (*look)(Telemetry *, const Accum *)) {
     if (run->telemetry) look(run->telemetry, masters);
 }
 
+static void watch_update(Run *run) {
+    optimizer_gradients(&run->optimizer);
+    if (run->telemetry) telemetry_gradients(run->telemetry);
+    watch_masters(run, telemetry_after);
+}
+
 /* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
  * let land as late as that changes nothing: when its successor is in the queue. */
 static void launch(Run *run, int64_t step, Flight *flight) {
@@ -410,7 +416,6 @@ static void launch(Run *run, int64_t step, Flight *flight) {
                          .stop = c->ranks > 1 && reason_to_stop(run) ? 1 : 0};
     if (c->bhyt_refresh > 0 && step % c->bhyt_refresh == 0) model_refresh(&run->model);
     const bool watched = due(step + 1, c->stats_every);
-    run->optimizer.whole_gradients = watched;
     if (watched) watch_masters(run, telemetry_before);
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
@@ -420,8 +425,7 @@ static void launch(Run *run, int64_t step, Flight *flight) {
         step_micro(&run->stepper, micro + 1 == c->micro_steps);
     }
     step_update(&run->stepper);
-    if (run->telemetry && watched) telemetry_gradients(run->telemetry);
-    if (watched) watch_masters(run, telemetry_after);
+    if (watched) watch_update(run);
     flight->report = optimizer_report(&run->optimizer);
 }
 

@@ -6,8 +6,8 @@
 Prints JSON lines:
     {"bench":"ranks", … "alone_ms", "ranks_ms", "efficiency"}   a step of one process with R threads, and of R ranks with a
                                                                 thread each, in turns, at the same tokens an update
-    {"bench":"wire", "zero", … "bytes", "theory", "ratio"}      what a rank hands to MPI in a step, counted at the call;
-                                                                theory: 2·(R − 1)/R of the gradients in fp32
+    {"bench":"wire", "zero", "reduce_dtype", … "bytes", "theory", "ratio"}   what a rank hands to MPI in a step, counted at the
+                                                                call; theory: 2·(R − 1)/R of the gradients in fp32
     {"bench":"rank_memory", … "peak_gb", "predicted_gb", "ratio"}   of a rank at --zero 1, beside --dry-run --ranks R
 
 On a CPU a queue runs its work at once, so nothing overlaps there, and there is no overlap to switch off.
@@ -54,11 +54,12 @@ def plan(program, model, options, zero):
 
 
 def bench_wire(mpi, folder, program, options, model):
-    for zero in "0", "1":
-        few, many = (mpi.sent(folder, options.ranks, *model, "--zero", zero, "--threads", "1", "--steps", steps)[0]
-                     for steps in (1, 2))
+    for zero, travels in ("0", "fp32"), ("1", "fp32"), ("0", "bf16"), ("1", "bf16"):
+        words = ["--zero", zero, "--reduce-dtype", travels, "--threads", "1"]
+        few, many = (mpi.sent(folder, options.ranks, *model, *words, "--steps", steps)[0] for steps in (1, 2))
         theory = 2 * (options.ranks - 1) / options.ranks * plan(program, model, options, zero)["gradients"]
-        tell("wire", options, zero=int(zero), bytes=many - few, theory=round(theory), ratio=round((many - few) / theory, 4))
+        tell("wire", options, zero=int(zero), reduce_dtype=travels, bytes=many - few, theory=round(theory),
+             ratio=round((many - few) / theory, 4))
 
 
 def bench_memory(mpi, folder, program, options, model):

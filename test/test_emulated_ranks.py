@@ -31,10 +31,10 @@ if not EMULATED.exists() or not (EMULATED.parent / "libnccl.so.2").exists():
 if not shutil.which("mpirun"):
     pytest.skip("there is no mpirun", allow_module_level=True)
 
-# A bucket a layer; two micro-steps on two ranks.
+# A bucket a layer; two micro-steps on two ranks. Statistics are of a step whose graphs are of one without.
 SHAPE = ("--arch llama --n-layer 2 --n-embd 32 --n-head 4 --n-kv-head 2 --n-ffn 40 --vocab-size 128 --seq-len 5 --init-std 0.1 "
          "--lr 3e-3 --lr-schedule constant --warmup-steps 0 --bucket-mb 0 --total-batch-tokens 40 --val-every 2 --val-batches 3 "
-         "--save-every 2 --check-sync 2 --stats-every 2")
+         "--save-every 2 --check-sync 2 --stats-every 3")
 VARIANT = "--norm bhyt --gpas layer --sdd paper"
 
 
@@ -65,7 +65,7 @@ def files(out, step):
 def bits(out):
     """What a run leaves: weights, moments, losses, and what it says of itself."""
     stats = [line["layers"] for line in metrics(out, "stats")]
-    assert len(stats) == STEPS // 2 and events(out)[-1] == "end"
+    assert len(stats) == STEPS // 3 and events(out)[-1] == "end"
     return [*files(out, STEPS), losses(out),
             [line["loss"] for line in metrics(out, "val")], [line["grad_norm"] for line in metrics(out)], stats]
 
@@ -209,6 +209,26 @@ def test_reductions_go_beside_backward_and_weights_are_waited_for_where_they_are
     step = "wwvwvw-^-^--+-" "++++" "+"
     assert training(0, "order", "off") == 2 * step
     assert training(0, "order", "on") == step  # as captured
+
+
+# A sum and a gather: of gradients, with --zero 1 of bf16's weights. Exact numbers are checked there.
+def test_a_step_sends_what_the_types_of_gradients_and_weights_say():
+    assert training(0, "wire").split() == ["1.000", "0.500", "0.750", "0.500"]
+
+
+def test_gradients_that_travel_in_bf16_are_rounded_sums_on_every_rank():
+    assert training(0, "reduce") == "24 reductions"
+
+
+@pytest.mark.parametrize("dtype", ["bf16"] + ["fp32"] * ALL)
+def test_gradients_in_bf16_train_nearly_as_in_fp32_and_no_way_changes_a_bit(shard, tmp_path, dtype):
+    words = f"--device cuda --dtype {dtype} {VARIANT}"
+    train(tmp_path / "wide", shard, 2, words)
+    for i, (way, seed) in enumerate(WAYS):
+        train(tmp_path / str(i), shard, 2, f"{words} --reduce-dtype bf16 {way}", seed=seed)
+        assert bits(tmp_path / str(i)) == bits(tmp_path / "0"), way
+    assert losses(tmp_path / "0") != losses(tmp_path / "wide")
+    near(losses(tmp_path / "0"), losses(tmp_path / "wide"), 4 * 2.0**-8)
 
 
 @pytest.mark.skipif(not ALL or not RACE.exists(), reason="test-all, with `make race`")

@@ -254,6 +254,42 @@ def test_a_bit_that_flips_in_any_tensor_of_any_rank_is_found_and_named(count):
     assert started_twice("sync", count) == "28 tensors\n"
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_gradients_that_travel_in_a_narrower_type_are_rounded_sums_on_every_rank(count):
+    """To the bit, infinities and NaN too; norms' and gates' are not narrowed; the gradient's norm is that of the sums."""
+    assert started_twice("reduce", count) == "24 reductions\n"
+
+
+def test_gradients_in_bf16_train_nearly_as_in_fp32_and_sharing_changes_no_bit(shard, tmp_path):
+    sizes = ["--batch-size", "8", "--steps", "6", "--save-every", "3", "--keep", "9"]
+    for name, *more in [("wide",), ("0", "--zero", "0"), ("1", "--zero", "1"), ("again", "--zero", "1")]:
+        words = more + ["--reduce-dtype", "bf16"] * (name != "wide")
+        ranks(2, *flags(shard, tmp_path / name, *sizes, *words))
+    assert files(tmp_path / "0", 6) == files(tmp_path / "1", 6) == files(tmp_path / "again", 6)
+    assert losses(tmp_path / "0") == losses(tmp_path / "1") == losses(tmp_path / "again") != losses(tmp_path / "wide")
+    apart = [abs(a - b) for a, b in zip(losses(tmp_path / "1"), losses(tmp_path / "wide"))]
+    # AdamW's first steps are by the gradient's sign, nearly; a gradient's error is 2^-9 of it, a loss falls by tenths a step.
+    assert apart[0] == 0 and max(apart) < 2e-2, apart
+    shutil.rmtree(step_directory(tmp_path / "1", 6))
+    said = ranks(2, *flags(shard, tmp_path / "1", *sizes, "--zero", "1", "--resume", "auto", "--reduce-dtype", "fp32")).stdout
+    assert "--reduce-dtype bf16 → fp32" in said, said
+    shutil.rmtree(step_directory(tmp_path / "0", 6))
+    ranks(2, "--resume", "auto", "--out", tmp_path / "0")
+    assert files(tmp_path / "0", 6) == files(tmp_path / "again", 6)
+
+
+def test_what_gradients_travel_in_is_in_the_plan_and_nothing_to_one_rank():
+    def plan(*more):
+        text = run("--preset", "gpt2-124m", "--dtype", "fp32", "--device", "cpu", "--ranks", 2, *more, "--dry-run").stdout
+        return float(re.search(r"workspace +([0-9.]+) MB", text)[1])
+
+    # The largest bucket, in bf16: 50,257 rows of 768, padded, and 1,024 positions.
+    assert plan("--reduce-dtype", "bf16") - plan() == pytest.approx((50304 + 1024) * 768 * 2 / 1e6, rel=0.02)
+    assert plan("--reduce-dtype", "fp32") == plan()
+    said = run("--preset", "micro", "--reduce-dtype", "bf16", "--dry-run").stderr
+    assert "--reduce-dtype has no effect with one rank" in said
+
+
 def children_of(pid):
     said = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, check=False).stdout
     return [int(word) for word in said.split()]

@@ -69,7 +69,7 @@ typedef struct MemoryPlan {
     size_t weights;     /* masters, and the copies in storage type where that differs */
     size_t gradients, moments;
     size_t activations; /* what forward keeps for backward */
-    size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens */
+    size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens, gradients that travel (optim.h) */
 } MemoryPlan;
 
 typedef struct Model Model;

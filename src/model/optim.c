@@ -16,6 +16,22 @@ size_t optimizer_moment_bytes(const Config *config, const Params *params, DType 
     return 2 * (size_t)params_shares(params, config, NULL) * dtype_size(accum);
 }
 
+/* What bucket b's gradients travel in, and are summed over the ranks. */
+static DType travel_type(const Config *c, const Params *params, int b, DType accum) {
+    if (c->reduce_dtype == REDUCE_AUTO || params->bucket[b].begin >= params->vectors) return accum;
+    return c->reduce_dtype == REDUCE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+size_t optimizer_staging_bytes(const Config *config, const Params *params, DType accum) {
+    size_t most = 0;
+    for (int b = 0; config->ranks > 1 && b < params->buckets; b++) {
+        DType type = travel_type(config, params, b, accum);
+        size_t bytes = (size_t)(params->bucket[b].end - params->bucket[b].begin) * dtype_size(type);
+        if (type != accum && bytes > most) most = bytes;
+    }
+    return most;
+}
+
 static bool is_sharded(const Optimizer *o, int b) {
     const Bucket *bucket = &o->model->params.bucket[b];
     return o->share[b].end - o->share[b].begin < bucket->end - bucket->begin;
@@ -45,6 +61,8 @@ static void lay_out(Optimizer *o, Arena *arena) {
     o->slots = arena_take(arena, (size_t)o->model->params.count * sizeof *o->slots);
     o->state = arena_take(arena, sizeof *o->state);
     o->lost = arena_take(arena, lost_bytes(o));
+    size_t staging = optimizer_staging_bytes(o->model->config, &o->model->params, o->model->k->accum);
+    if (staging) o->staging = arena_take(arena, staging);
 }
 
 static void *host_memory(const Kernels *k, size_t bytes) {
@@ -156,6 +174,15 @@ Accum *optimizer_masters(Optimizer *o) {
     return model->shares_masters ? model->grad : model->master;
 }
 
+void optimizer_gradients(Optimizer *o) {
+    const Model *model = o->model;
+    model_await(model);
+    for (int b = 0; b < model->params.buckets; b++) {
+        Collective all = range(model->k->accum, model->grad, &model->params.bucket[b]);
+        if (is_sharded(o, b)) model->k->all_gather(model->queue, &all);
+    }
+}
+
 void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     const Model *model = o->model;
     const Kernels *k = model->k;
@@ -168,12 +195,36 @@ void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     k->zero(model->queue, model->grad, bytes_of(o, model->params.elements));
 }
 
+/* Element `begin` of the arena and what follows up to `end`, to the staging buffer of its bucket or from there. */
+static void convert(const Optimizer *o, Queue *queue, const Bucket *bucket, int64_t begin, int64_t end, DType travels, bool out) {
+    const Model *model = o->model;
+    DType accum = model->k->accum;
+    void *arena = element(model->grad, accum, begin), *staged = element(o->staging, travels, begin - bucket->begin);
+    model->k->cast(queue, &(Cast){.n = end - begin,
+                                  .from = out ? accum : travels,
+                                  .to = out ? travels : accum,
+                                  .src = out ? arena : staged,
+                                  .dst = out ? staged : arena});
+}
+
 /* Sums bucket b over the ranks, in the queue. Who updates all of it needs all of it. */
 static void reduce_bucket(const Optimizer *o, Queue *queue, int b) {
     const Model *model = o->model;
-    Collective gradients = range(model->k->accum, model->grad, &model->params.bucket[b]);
+    const Bucket *bucket = &model->params.bucket[b];
+    const DType accum = model->k->accum, travels = travel_type(model->config, &model->params, b, accum);
+    const bool sharded = is_sharded(o, b);
+    Collective gradients = range(accum, model->grad, bucket);
+    if (travels != accum) {
+        convert(o, queue, bucket, bucket->begin, bucket->end, travels, true);
+        gradients.type = travels;
+        gradients.buffer = o->staging;
+    }
     model->k->reduce_scatter_sum(queue, &gradients);
-    if (!is_sharded(o, b) || o->whole_gradients) model->k->all_gather(queue, &gradients);
+    if (!sharded) model->k->all_gather(queue, &gradients);
+    if (travels == accum) return;
+    const Share *share = &o->share[b];
+    convert(o, queue, bucket, sharded ? share->piece_begin : bucket->begin, sharded ? share->piece_end : bucket->end, travels,
+            false);
 }
 
 void optimizer_reduce(Optimizer *o, int layer) {

@@ -9,10 +9,18 @@
  * alike. With --zero 1 a rank then updates its own piece, holds moments for that alone, and the weights are gathered
  * from all, a bucket at a time while the next one is updated, and while the next forward is in the layers before: it waits
  * where it first reads a bucket (model_await()). Masters that are not what forward reads, those of bf16, are held as moments
- * are. With --zero 0 the gradients are gathered instead and every rank updates
- * everything. The bits are the same. Vectors are few: all ranks update all of them.
+ * are. With --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same. Vectors
+ * are few: all ranks update all of them.
  *
  * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest.
+ *
+ * With --reduce-dtype a bucket's gradients travel in a narrower type: rounded to nearest even into a staging buffer, summed
+ * there (on a CPU in fp32 and rounded once, by NCCL rounded after each addition), gathered there if they are, and widened
+ * back. So everything after the sum (norm, clipping, AdamW) is of the same rounded values on every rank, and an infinity or a
+ * NaN stays one. One buffer, of the largest bucket, serves all: the exchange queue takes buckets one after the other.
+ * Vectors are summed as they are accumulated: there are too few of them to save bytes, and each is a sum over all tokens, a
+ * gate a single number, with no neighbour to make up for its error. (Megatron's gradients have their parameter's type as
+ * well, where they are not all fp32; PyTorch's FSDP narrows all but those of modules that are named.)
  */
 #ifndef OPTIM_H
 #define OPTIM_H
@@ -39,8 +47,8 @@ typedef struct Optimizer {
     Event *summed, *reduced; /* gradients of a bucket are there; all buckets are reduced */
     Event **updated;      /* [params.buckets] this rank's piece of the weights is there, of the last with
                            * what all have lost; NULL: ranks share no update */
+    void *staging;        /* a bucket's gradients in the type that they travel in; NULL where that is Accum */
     uint64_t *lost;       /* [ranks] device: as in StepReport */
-    bool whole_gradients; /* this step leaves every rank all gradients (telemetry) */
     ParamSlot *slots;     /* [params.count] device */
     StepState *state;     /* device */
     StepReport report[STEPS_IN_FLIGHT];
@@ -87,7 +95,13 @@ void optimizer_write(Optimizer *optimizer, const StepState *state);
  * gathered into the arena of gradients, and lie there until the next step begins. */
 Accum *optimizer_masters(Optimizer *optimizer);
 
+/* After the update: the summed gradients on every rank, in their arena, enqueued; all ranks ask for them. */
+void optimizer_gradients(Optimizer *optimizer);
+
 /* Bytes of both moments of a rank. */
 size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum);
+
+/* Bytes of the buffer in which a rank's gradients travel, where that is not the arena itself. */
+size_t optimizer_staging_bytes(const Config *config, const Params *params, DType accum);
 
 #endif

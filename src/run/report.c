@@ -3,6 +3,7 @@
 #include "capacity.h"
 #include "device.h"
 #include "telemetry.h"
+#include "../model/optim.h"
 #include "../settings/variant.h"
 
 #include <stdio.h>
@@ -51,6 +52,7 @@ void report_plan(const Config *c, const Kernels *k) {
     describe_batch(c);
     printf("parameters: %lld\n", (long long)params.true_elements);
     bool shared = c->ranks > 1 && c->zero == ZERO_1;
+    const bool sends_copies = optimizer_staging_bytes(c, &params, k->accum) > 0; /* of gradients, in --reduce-dtype */
     const struct {
         const char *name;
         double bytes;
@@ -62,7 +64,8 @@ void report_plan(const Config *c, const Kernels *k) {
         {"gradients", (double)plan.gradients, ""},
         {"moments", (double)plan.moments, shared ? "AdamW, a rank's share" : "AdamW"},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
-        {"workspace", (double)plan.workspace, "gradients of activations, logits, scratch"},
+        {"workspace", (double)plan.workspace, sends_copies ? "gradients of activations, logits, scratch, a bucket to send"
+                                                           : "gradients of activations, logits, scratch"},
         {"telemetry", c->stats_every ? (double)telemetry_bytes(c, k) : 0, "--stats-every"},
         {"process", capacity_process_bytes(c), "estimate: libraries, their buffers, data"},
     };

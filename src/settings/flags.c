@@ -117,6 +117,9 @@ static const Flag RUN[] = {
     CHOICE("zero", zero, "auto", "auto|0|1",
            "several ranks: 1: each updates, and holds the moments of, its own share of the weights (auto: 1)"),
     INT("bucket-mb", bucket_mb, "25", 0, 100000, "several ranks: gradients are reduced in pieces of at least so many MB; 0: a layer at a time"),
+    CHOICE("reduce-dtype", reduce_dtype, "auto", "auto|fp32|bf16",
+           "several ranks: bf16 sends half the bytes of the gradients that are summed, but those of norms and gates; the sums are "
+           "rounded once on a CPU, after each addition on GPUs (auto: fp32; fp64 with --dtype fp64)"),
     INT("check-sync", check_sync, "1000", 0, 1e12,
         "several ranks: compare their weights, to the bit, every so many steps and at the end (0: never)"),
     TEXT("rendezvous", rendezvous, "several ranks on GPUs without MPI: HOST:PORT where they meet, of rank 0's machine (none: MASTER_ADDR and MASTER_PORT + 1; Slurm's first host)"),

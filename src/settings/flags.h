@@ -29,6 +29,7 @@ enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
 enum { RESIDUAL_STORAGE, RESIDUAL_FP32 };
 enum { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_BLOCK };
 enum { ZERO_AUTO, ZERO_0, ZERO_1 };
+enum { REDUCE_AUTO, REDUCE_FP32, REDUCE_BF16 };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 enum { FLAGS_MOST = 128 }; /* rows in flags.c */
@@ -69,7 +70,7 @@ typedef struct Config {
     const char *out, *resume;
     int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
     int64_t cuda_graph, gemm_tune;
-    int64_t zero, bucket_mb, check_sync;
+    int64_t zero, bucket_mb, reduce_dtype, check_sync;
     const char *rendezvous;
     double timeout;
     /* modes and what goes with them */

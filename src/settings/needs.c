@@ -7,7 +7,8 @@
 
 /*
  * A row: a flag, and what gives it an effect: one of the terms. A term is a flag that is set (a text, a mode, a number
- * that is not 0, a choice other than off), `flag=word|word` for some of its choices, or `!flag` for one that is not set.
+ * that is not 0, a choice other than off), `flag=word|word` for some of its choices, `!flag` for one that is not set, or
+ * `several-ranks`.
  */
 typedef struct Need {
     const char *flag, *terms;
@@ -44,6 +45,7 @@ static const Need IDLE[] = {
     {"decay-on", "weight-decay"},
     {"residual-dtype", "dtype=bf16"},
     {"gemm-tune", "device=cuda"},
+    {"reduce-dtype", "several-ranks"},
     {"max-new-tokens", "generate sample-every"},
     {"temperature", "generate sample-every"},
     {"top-k", "generate sample-every"},
@@ -72,6 +74,7 @@ static bool is_one_of(const char *word, const char *words) {
 
 /* One term, as long as it is. */
 static bool holds(const Config *config, const char *term) {
+    if (strcmp(term, "several-ranks") == 0) return config->ranks > 1; /* as started, or as --dry-run plans */
     const bool negated = *term == '!';
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(term + negated, "="), term + negated);
@@ -88,7 +91,8 @@ static bool is_met(const Config *config, const char *terms, char lacks[256]) {
     for (char *term = strtok_r(copy, " ", &state); term; term = strtok_r(NULL, " ", &state)) {
         if (holds(config, term)) return true;
         const size_t room = (size_t)(lacks + 256 - end);
-        if (*term == '!') end += snprintf(end, room, "with --%s", term + 1);
+        if (strcmp(term, "several-ranks") == 0) end += snprintf(end, room, "with one rank");
+        else if (*term == '!') end += snprintf(end, room, "with --%s", term + 1);
         else end += snprintf(end, room, "%s--%s", end == lacks ? "without " : " or ", term);
     }
     for (char *at = lacks; *at; at++)

@@ -3,6 +3,9 @@
  *
  *     mpirun -n 2 build/training_cpu variants       a cover by pairs of norm × placement × GPAS × SDD, in fp64
  *     mpirun -n 2 build/training_cpu sync           a bit that flips, in each tensor in turn, is found and named
+ *     mpirun -n 2 build/training_cpu reduce         what --reduce-dtype leaves of gradients, to the bit; training_emu as well
+ *     mpirun -n 2 build/training_emu wire           bytes that a rank sends in a step over those of a sum of all gradients in
+ *                                                   fp32, with bf16's storage: --zero 0 and 1, --reduce-dtype fp32 and bf16
  *     mpirun -n 2 build/training_emu steps on       weights after three steps, as one line of hexadecimal digits (EMU_SEED);
  *                                                   --cuda-graph on or off
  *     mpirun -n 2 build/training_emu steps on WAIT  the same without a wait, one of WAITS
@@ -21,9 +24,11 @@
 #undef fail
 
 #ifdef RANKS_CPU
-static const Kernels *const genuine = &kernels_cpu_f64;
+static const Kernels *genuine = &kernels_cpu_f64;
+static const Kernels *const narrow = &kernels_cpu_f64;
 #else
-static const Kernels *const genuine = &kernels_cuda_f32;
+static const Kernels *genuine = &kernels_cuda_f32;
+static const Kernels *const narrow = &kernels_cuda_bf16;
 #endif
 
 enum { SEQUENCES = 4, TIME = 6, VOCABULARY = 29 }; /* of a global batch */
@@ -78,18 +83,21 @@ static void event_wait(Queue *queue, Event *event) {
     if (wait == WAIT_COUNT || strcmp(forgotten, WAITS[wait])) genuine->event_wait(queue, event);
 }
 
-static void note_collective(char what, const Queue *queue) {
+static double handed_over; /* bytes that went through collectives of arenas: (ranks − 1) / ranks of them a rank sends */
+
+static void note_collective(char what, const Queue *queue, const Collective *args) {
     if (watched && queue != watched->exchange) note('!');
     note(what);
+    handed_over += (double)args->count * (double)dtype_size(args->type);
 }
 
 static void reduce_scatter_sum(Queue *queue, const Collective *args) {
-    note_collective('-', queue);
+    note_collective('-', queue, args);
     genuine->reduce_scatter_sum(queue, args);
 }
 
 static void all_gather(Queue *queue, const Collective *args) {
-    note_collective('+', queue);
+    note_collective('+', queue, args);
     genuine->all_gather(queue, args);
 }
 
@@ -149,7 +157,7 @@ static uint64_t take_step(Trained *t, int step) {
     return lost;
 }
 
-static void train(Trained *t, const Ranks *ranks, const char *settings) {
+static void start(Trained *t, const Ranks *ranks, const char *settings) {
     char all[1024];
     memset(t, 0, sizeof *t);
     t->flight = -1;
@@ -167,6 +175,10 @@ static void train(Trained *t, const Ranks *ranks, const char *settings) {
     model_load(&t->model, arena);
     free(arena);
     step_create(&t->step, &t->optimizer);
+}
+
+static void train(Trained *t, const Ranks *ranks, const char *settings) {
+    start(t, ranks, settings);
     for (int step = 0; step < STEPS; step++) {
         if (step == 1) noted = 0;
         require(take_step(t, step) == 0, "a number was lost in step %d", step);
@@ -280,6 +292,121 @@ static void sync_finds_every_bit(const Ranks *ranks) {
     end(&t);
 }
 
+/* ---- reduce ---- */
+
+enum { BF16_BITS = 8, FP32_BITS = 24, FP64_BITS = 53 }; /* of a mantissa, the one before the point included */
+
+/* To nearest even in a type with so many bits and fp32's exponents. */
+static double rounded(double value, int bits) {
+    int exponent;
+    if (bits == FP64_BITS || value == 0 || !isfinite(value)) return value;
+    double mantissa = frexp(value, &exponent), nearest = ldexp(nearbyint(ldexp(mantissa, bits)), exponent - bits);
+    return fabs(nearest) < ldexp(1, 128) ? nearest : copysign(INFINITY, value);
+}
+
+/* Element i of a rank's gradients: any number of several magnitudes, or, of `odd` ones, now and then what rounding could lose. */
+static double gradient(int rank, int64_t i, bool odd) {
+    static const double ODD[] = {INFINITY, -INFINITY, NAN, 3.4e38, -0.0, 1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-8 + 0x1p-20};
+    uint64_t at = (uint64_t)rank << 32 | (uint64_t)i;
+    double value = (1 + philox_uniform(5, 1, at)) * ldexp(philox_uniform(5, 2, at) - 0.5, (int)(i % 23) - 17);
+    if (odd && (i + rank) % 13 == 0) value = ODD[(i + rank) / 13 % 8];
+    return kernels.accum == DTYPE_F32 ? (double)(float)value : value;
+}
+
+/* What the ranks' sum of element i is, sent in a type of so many bits: on the CPU bf16 is summed in fp32. */
+static double summed(const Ranks *ranks, int64_t i, bool odd, int bits) {
+    int between = bits == BF16_BITS && strcmp(kernels.device, "cpu") == 0 ? FP32_BITS : bits;
+    double sum = rounded(gradient(0, i, odd), bits);
+    for (int r = 1; r < ranks->count; r++) sum = rounded(sum + rounded(gradient(r, i, odd), bits), between);
+    return rounded(sum, bits);
+}
+
+static int bits_of(const Trained *t, int64_t i) {
+    int accum = kernels.accum == DTYPE_F64 ? FP64_BITS : FP32_BITS;
+    if (i >= t->model.params.vectors || t->config.reduce_dtype == REDUCE_AUTO) return accum;
+    return t->config.reduce_dtype == REDUCE_BF16 ? BF16_BITS : FP32_BITS;
+}
+
+/* Every element that this rank goes on with is the sum, and the norm is that of the sums. */
+static void check_sums(Trained *t, const Ranks *ranks, const double *found, bool whole, bool odd, const char *what) {
+    const Params *params = &t->model.params;
+    double squares = 0;
+    for (int b = 0; b < params->buckets; b++) {
+        const Share *share = &t->optimizer.share[b];
+        bool all = whole || t->config.zero == ZERO_0 || share->begin >= params->vectors;
+        for (int64_t i = params->bucket[b].begin; i < params->bucket[b].end; i++) {
+            double wanted = summed(ranks, i, odd, bits_of(t, i));
+            squares += wanted * wanted;
+            if (!all && (i < share->piece_begin || i >= share->piece_end)) continue;
+            require(isnan(wanted) ? isnan(found[i]) : found[i] == wanted && signbit(found[i]) == signbit(wanted),
+                    "%s: element %lld of bucket %d is %.17g on rank %d, not %.17g", what, (long long)i, b, found[i], ranks->rank,
+                    wanted);
+        }
+    }
+    step_update(&t->step);
+    const StepState *state = optimizer_await(&t->optimizer, optimizer_report(&t->optimizer));
+    const double near = kernels.accum == DTYPE_F64 ? 1e-9 : 1e-6;
+    require(odd ? state->skip != 0 && !isfinite(state->grad_norm) : fabs(state->grad_norm / sqrt(squares) - 1) < near,
+            "%s: the norm is %.17g, not %.17g", what, state->grad_norm, sqrt(squares));
+}
+
+static void reduce_once(const Ranks *ranks, const char *settings, bool whole, bool odd) {
+    static Trained t;
+    start(&t, ranks, settings);
+    const Model *m = &t.model;
+    int64_t n = m->params.elements;
+    void *arena = must_malloc((size_t)n * sizeof(double), "gradients");
+    double *found = must_malloc((size_t)n * sizeof *found, "gradients");
+    optimizer_begin(&t.optimizer, &(StepInputs){.lr = LR, .loss_scale = 1});
+    for (int64_t i = 0; i < n; i++) element_set(m, arena, i, gradient(ranks->rank, i, odd));
+    kernels.copy(m->queue, m->grad, arena, (size_t)n * dtype_size(kernels.accum), COPY_TO_DEVICE);
+    for (int layer = m->L; layer >= -1; layer--) optimizer_reduce(&t.optimizer, layer);
+    if (whole) optimizer_gradients(&t.optimizer);
+    kernels.copy(m->queue, arena, m->grad, (size_t)n * dtype_size(kernels.accum), COPY_TO_HOST);
+    kernels.queue_wait(m->queue);
+    for (int64_t i = 0; i < n; i++) found[i] = element_get(m, arena, i);
+    check_sums(&t, ranks, found, whole, odd, settings);
+    free(found);
+    free(arena);
+    end(&t);
+}
+
+static void reductions(const Ranks *ranks) {
+    static const char *const TYPES[] = {"auto", "fp32", "bf16"};
+    int count = 0;
+    for (int i = 0; i < 24; i++, count++) {
+        char settings[256];
+        snprintf(settings, sizeof settings, "arch=llama gpas=layer cuda-graph=off bucket-mb=0 reduce-dtype=%s zero=%d",
+                 TYPES[i / 8], i & 1);
+        reduce_once(ranks, settings, i & 2, i & 4);
+    }
+    if (ranks->rank == 0) printf("%d reductions\n", count);
+}
+
+/* ---- wire ---- */
+
+static void print_wire(const Ranks *ranks) {
+    static const char *const TYPES[] = {"fp32", "bf16"};
+    for (int i = 0; i < 4; i++) {
+        static Trained t;
+        char settings[128];
+        const int zero = i / 2, travels = i % 2 ? 2 : 4;
+        snprintf(settings, sizeof settings, "arch=llama bucket-mb=0 cuda-graph=off zero=%d reduce-dtype=%s", zero, TYPES[i % 2]);
+        start(&t, ranks, settings);
+        const Params *params = &t.model.params;
+        const double vectors = (double)(params->elements - params->vectors) * 2 * (double)dtype_size(kernels.accum);
+        const double lost = zero ? (double)ranks->count * sizeof(uint64_t) : 0; /* how many numbers a rank has lost */
+        handed_over = 0;
+        take_step(&t, 0);
+        land(&t);
+        const double matrices = (double)params->vectors * (travels + (zero ? (int)dtype_size(kernels.storage) : travels));
+        require(handed_over == matrices + vectors + lost, "%s: %.0f bytes, not %.0f", settings, handed_over,
+                matrices + vectors + lost);
+        if (ranks->rank == 0) printf("%.3f ", (handed_over - vectors - lost) / ((double)params->vectors * 2 * 4));
+        end(&t);
+    }
+}
+
 /* ---- steps ---- */
 
 /* A second moment of rank 1's alone that has overflowed: all ranks must hear of it. Returns how many numbers were lost. */
@@ -321,6 +448,7 @@ int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     const char *graphs = argc > 2 ? argv[2] : "off";
     if (argc > 3) forgotten = argv[3];
+    if (strcmp(mode, "wire") == 0) genuine = narrow;
     kernels = *genuine;
     kernels.event_wait = event_wait;
     kernels.reduce_scatter_sum = reduce_scatter_sum;
@@ -332,9 +460,11 @@ int main(int argc, char **argv) {
     require(ranks_open(&ranks, &kernels, &(Meeting){.timeout_s = 600}, &error), "%s", error.text);
     if (strcmp(mode, "variants") == 0) variants(&ranks);
     else if (strcmp(mode, "sync") == 0) sync_finds_every_bit(&ranks);
+    else if (strcmp(mode, "reduce") == 0) reductions(&ranks);
+    else if (strcmp(mode, "wire") == 0) print_wire(&ranks);
     else if (strcmp(mode, "steps") == 0) print_steps(&ranks, graphs);
     else if (strcmp(mode, "order") == 0) print_order(&ranks, graphs);
-    else fail(EXIT_USAGE, "variants, sync, steps or order");
+    else fail(EXIT_USAGE, "variants, sync, reduce, wire, steps or order");
     fflush(stdout);
     kernels.close();
     ranks_close();
