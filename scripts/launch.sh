@@ -53,12 +53,36 @@ pass_on() {
 trap pass_on TERM INT HUP USR1
 exec 3>&- 4>&-
 
+# A rank that is stopped while all others wait is found by --timeout. One that is stopped when the others have ended has nobody
+# who would miss it, and mpirun would wait for it without end: seen so twice, it is killed.
+end_stopped() {
+    local never left pid before='' now
+    exec {never}<> <(:)
+    while ! read -rt 2 -u "$never" && kill -0 "$run" 2>/dev/null; do
+        now=''
+        read -ra left <<<"$(cat /proc/"$run"/task/*/children 2>/dev/null)" # of its first thread, as a rule
+        if [ "${#left[@]}" -eq 0 ] || [ "${#left[@]}" -ge "$ranks" ]; then continue; fi
+        for pid in "${left[@]}"; do
+            grep -q '^State:[[:space:]]*T' "/proc/$pid/status" 2>/dev/null || continue 2
+            now+="$pid "
+        done
+        if [ "$now" = "$before" ]; then
+            echo "launch.sh: the other ranks have ended, and ${#left[@]} is stopped (${now% }): killed" >&2
+            kill -KILL "${left[@]}" 2>/dev/null || true
+        fi
+        before=$now
+    done
+}
+end_stopped &
+watcher=$!
+
 # A signal ends the wait, not the run.
 code=0
 while :; do
     wait $run && code=0 || code=$?
     kill -0 $run 2>/dev/null || break
 done
+kill $watcher 2>/dev/null || true
 wait $out || true
 wait $err || true
 exit $code
