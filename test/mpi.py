@@ -1,7 +1,10 @@
 """How tests start the program as several ranks, on CPUs by Open MPI."""
 
+import contextlib
 import os
+import random
 import shutil
+import socket
 import subprocess
 
 from program import PROGRAM, ROOT, environment
@@ -39,3 +42,18 @@ def sent(folder, count, *arguments):
         subprocess.run(["mpicc", "-DWITH_MPI", "-shared", "-fPIC", "-O1", source, "-o", library], check=True)
     mpirun(count, "env", f"LD_PRELOAD={library}", PROGRAM, *arguments, WIRE_FILE=file)
     return [int(open(f"{file}.{rank}", encoding="ascii").read()) for rank in range(count)]
+
+
+def free_port(neighbours=2):
+    """A port of this machine that nobody listens on, and so many behind it: below those that the system gives to who asks for any,
+    which a program beside this test may get at any moment."""
+    for _ in range(1000):
+        port = random.randrange(15000, 32000)
+        with contextlib.ExitStack() as held:
+            try:
+                for number in range(port, port + 1 + neighbours):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
+                return port
+            except OSError:
+                continue
+    raise AssertionError("no port is free")

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from mpi import LIMIT_S, MPIRUN, has_mpi
+from mpi import LIMIT_S, MPIRUN, free_port, has_mpi
 from program import PROGRAM, ROOT, checkpoints, environment, metrics, refused, run, sentences, write_shard
 
 EMULATED = pathlib.Path(os.environ.get("TRAIN_GPT_EMU", pathlib.Path(ROOT) / "build" / "emu" / "train_gpt")).resolve()
@@ -83,12 +83,6 @@ def test_an_address_is_of_the_job_that_it_was_given_to(shard, tmp_path):
 
 
 # ---- GPUs without MPI, over the emulated NCCL -----------------------------------------------------------------------
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 # The emulated NCCL goes by MPI, but the program is told by torchrun's variables alone.

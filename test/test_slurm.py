@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from mpi import LIMIT_S, has_mpi
+from mpi import LIMIT_S, free_port, has_mpi
 from program import PROGRAM, ROOT, checkpoints, environment, events, metrics, sentences, write_shard
 
 DAEMONS = ["munged", "slurmctld", "slurmd"]
@@ -65,14 +65,6 @@ def until(happened, what):
     return found
 
 
-def free_ports(count):
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 class Slurm:
     def __init__(self, folder):
         self.folder, self.daemons = pathlib.Path(folder), []
@@ -80,7 +72,8 @@ class Slurm:
 
     def begin(self):
         """False where it does not come up."""
-        controller, node = free_ports(2)
+        controller = free_port()
+        node = controller + 1
         (self.folder / "slurm.conf").write_text(CONFIG.format(host=HOST, folder=self.folder, controller=controller, node=node,
                                                                    job=os.getpid() % 60000 + 1))
         (self.folder / "key").write_bytes(os.urandom(128))

@@ -6,12 +6,11 @@ Needs a torchrun: Debian's python3-torch (scripts/check.sh installs it) or PyPI'
 import os
 import re
 import shutil
-import socket
 import subprocess
 
 import pytest
 
-from mpi import LIMIT_S
+from mpi import LIMIT_S, free_port
 from program import PROGRAM, checkpoints, environment, events, file_bytes, metrics, run, sentences, write_shard
 
 TORCHRUN = os.environ.get("TORCHRUN") or shutil.which("torchrun")
@@ -45,12 +44,6 @@ def end(*agents):
     said = [agent.communicate(timeout=LIMIT_S)[0] for agent in agents]
     assert all(agent.returncode == 0 for agent in agents), "\n".join(said)
     return "\n".join(said)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def told(said, count):
