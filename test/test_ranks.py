@@ -201,14 +201,25 @@ def test_rank_0_alone_speaks_and_writes(shard, tmp_path):
     assert len(metrics(tmp_path / "run")) == 2 and checkpoints(tmp_path / "run") == ["step_00000002"]
 
 
-@pytest.mark.parametrize("flag,value", [("--seed", "2"), ("--lr", "1e-3"), ("--norm", "rmsnorm")])
-def test_ranks_that_were_given_different_things_are_refused(shard, tmp_path, flag, value):
+@pytest.mark.parametrize("flag,value", [("--seed", "2"), ("--lr", "1e-3"), ("--norm", "rmsnorm"), ("--steps", "1")])
+def test_ranks_that_were_given_different_flags_are_refused_by_their_names(shard, tmp_path, flag, value):
     done = ranks(2, *flags(shard, tmp_path / "run", "--batch-size", "8", "--steps", "2"), per_rank={1: [flag, value]}, code=2)
-    assert "rank 1 has another program, other flags, another checkpoint or other data than rank 0" in done.stderr
-    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not metrics(tmp_path / "run")
+    assert f"train_gpt: rank 1 has another {flag} than rank 0\n" in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-# What only one rank's share has, all hear of. The first bucket is the embedding: bytes below 128 are rank 0's, with 2 ranks.
+@pytest.mark.parametrize("which", ["train-data", "val-data"])
+def test_ranks_whose_data_of_one_name_differ_are_refused(shard, tmp_path, which):
+    """As on two machines, of which one has an older file."""
+    for place, seed in ("a", 1), ("b", 2):
+        (tmp_path / place).mkdir()
+        write_shard(tmp_path / place / "own.bin", sentences(20000, seed))
+    same = flags(shard, tmp_path / "run", "--batch-size", "8", "--steps", "2", f"--{which}", "own.bin")
+    done = ranks(2, *same, place_of=[tmp_path / "a", tmp_path / "b"], code=2)
+    what = {"train-data": "training data", "val-data": "validation data"}[which]
+    assert f"train_gpt: rank 1 has another {what} than rank 0\n" in done.stderr
+
+
 @pytest.mark.parametrize("row", [5, 200])
 def test_numbers_that_one_rank_loses_are_every_ranks(shard, tmp_path, row):
     llama = ["--arch", "llama", "--batch-size", "8", "--bucket-mb", "0", "--zero", "1", "--save-every", "1"]

@@ -82,15 +82,19 @@ void start_read(Start *start, int argc, char **argv) {
     needs_check(c, argc, argv);
 }
 
-/* Only training shares its work. */
-void start_join(const Start *start, const Kernels *k, const int64_t *step) {
-    const Config *c = &start->config;
-    bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval_only && !c->smoke;
-    Error error = {0};
-    check(start->ranks.count == 1 || trains, "%s started %d processes: only training runs on several, every other mode as one",
-          start->ranks.count > 1 ? start->ranks.launcher->name : "", start->ranks.count);
-    const Meeting meeting = {.rendezvous = c->rendezvous, .timeout_s = c->timeout, .step = step};
-    check(ranks_open(&start->ranks, k, &meeting, &error), "%s", error.text);
+/* ------------------------------------------------------------------------------------------------------
+ * Several ranks
+ * ---------------------------------------------------------------------------------------------------- */
+
+typedef struct Comparison {
+    const Start *start;
+    const Kernels *k;
+} Comparison;
+
+/* All ranks ask for the same, and end alike. */
+static void must_be_everywhere(const Comparison *c, const char *what, const char *text) {
+    const int other = ranks_find_difference(&c->start->ranks, c->k, text);
+    check(other < 0, "rank %d has another %s than rank 0", other, what);
 }
 
 static void add_flag(const char *name, const char *value, bool is_number, void *text) {
@@ -98,16 +102,47 @@ static void add_flag(const char *name, const char *value, bool is_number, void *
     if (strcmp(name, "threads")) fprintf(text, "%s = %s\n", name, value);
 }
 
-void start_compare(const Start *start, const Kernels *k, int64_t step, const char *train_print, const char *val_print) {
+/* Threads are each machine's own. */
+static void compare_flag(const char *name, const char *value, bool is_number, void *comparison) {
+    char flag[80];
+    (void)is_number;
+    snprintf(flag, sizeof flag, "--%s", name);
+    if (strcmp(name, "threads")) must_be_everywhere(comparison, flag, value);
+}
+
+/* All at once, for on many ranks each question takes time; one by one where that shows a difference. */
+static void compare_flags(Comparison *c) {
     char *text = NULL;
     size_t size;
-    if (start->ranks.count == 1) return;
     FILE *out = open_memstream(&text, &size);
     require(out, "out of memory for what the ranks compare");
-    config_visit(&start->config, add_flag, out);
-    fprintf(out, "%s\nstep %lld\n%s\n%s\n", program_version(), (long long)step, train_print, val_print ? val_print : "");
+    config_visit(&c->start->config, add_flag, out);
     require(fclose(out) == 0, "out of memory for what the ranks compare");
-    int other = ranks_find_difference(&start->ranks, k, text);
-    check(other < 0, "rank %d has another program, other flags, another checkpoint or other data than rank 0", other);
+    if (ranks_find_difference(&c->start->ranks, c->k, text) >= 0) config_visit(&c->start->config, compare_flag, c);
     free(text);
+}
+
+/* Only training shares its work. */
+void start_join(const Start *start, const Kernels *k, const int64_t *step) {
+    const Config *c = &start->config;
+    bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval_only && !c->smoke;
+    Error error = {0};
+    if (start->ranks.count == 1) return;
+    check(trains, "%s started %d processes: only training runs on several, every other mode as one", start->ranks.launcher->name,
+          start->ranks.count);
+    const Meeting meeting = {.rendezvous = c->rendezvous, .timeout_s = c->timeout, .step = step};
+    check(ranks_open(&start->ranks, k, &meeting, &error), "%s", error.text);
+    Comparison comparison = {start, k};
+    must_be_everywhere(&comparison, "version of the program", program_version());
+    compare_flags(&comparison);
+}
+
+void start_compare(const Start *start, const Kernels *k, int64_t step, const char *train_print, const char *val_print) {
+    if (start->ranks.count == 1) return;
+    const Comparison comparison = {start, k};
+    char number[32];
+    snprintf(number, sizeof number, "%lld", (long long)step);
+    must_be_everywhere(&comparison, "checkpoint to go on from", number);
+    must_be_everywhere(&comparison, "training data", train_print);
+    must_be_everywhere(&comparison, "validation data", val_print ? val_print : "");
 }

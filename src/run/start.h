@@ -24,12 +24,12 @@ typedef struct Start {
  * is gone afterwards. */
 void start_read(Start *start, int argc, char **argv);
 
-/* Opens what the ranks talk by, on the device that is open; waits for all of them. Exit 2 where they cannot. *step is the
- * number of finished steps, whenever a rank has to say where it waits. */
+/* Opens what the ranks talk by, on the device that is open; waits for all of them. Exit 2 where they cannot, and where one has
+ * another version of the program or other flags than rank 0, which are named: they would train something that nobody asked
+ * for. *step is the number of finished steps, whenever a rank has to say where it waits. Nothing for one rank. */
 void start_join(const Start *start, const Kernels *k, const int64_t *step);
 
-/* After that: refuses ranks of which one has another program, other flags, another step or other data (their fingerprints)
- * than rank 0: they would train something that nobody asked for. */
+/* The same of the step that they go on from, and of their data (fingerprints). */
 void start_compare(const Start *start, const Kernels *k, int64_t step, const char *train_print, const char *val_print);
 
 #endif
