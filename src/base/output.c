@@ -10,6 +10,10 @@
 static bool stdout_was_closed;
 static int reason; /* errno of the first failure, 0 while there is none */
 
+/* What --help and the like print goes out in one piece, by output_flush(), which then hears why it cannot: of a piece that
+ * printf() has sent before, only that it has failed is left. */
+static char pieces[64 << 10];
+
 void output_open(void) {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
         if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
@@ -18,6 +22,7 @@ void output_open(void) {
         int opened = open("/dev/null", O_RDWR);
         require(opened == fd, "descriptor %d is closed, and /dev/null cannot be put there: %s", fd, strerror(errno));
     }
+    if (!isatty(STDOUT_FILENO)) setvbuf(stdout, pieces, _IOFBF, sizeof pieces);
 }
 
 static bool good(Error *error) {
