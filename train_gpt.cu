@@ -233,17 +233,11 @@ static void log_start(Run *run, cJSON *event) {
 
 static const char *last_checkpoint(const Run *run) { return run->last_checkpoint[0] ? run->last_checkpoint : "none"; }
 
-/* All that is in queues is done: what the ranks say to each other comes after it. */
-static void settle(const Run *run) {
-    model_await(&run->model);
-    run->k->queue_wait(run->model.queue);
-}
-
 /* Ends a run by what all ranks have found alike. Rank 0 has said why before any is gone, for whoever started them ends the
  * others then. */
 static CHECK_NORETURN void end_all(Run *run, int code, const char *what, const char *why) {
     if (run->start.config.rank == 0) warn("%s: %s; last good checkpoint: %s", what, why, last_checkpoint(run));
-    settle(run);
+    model_settle(&run->model);
     ranks_tell(&run->start.ranks, run->k, 0);
     exit(code);
 }
@@ -315,7 +309,7 @@ static void print_sample(Run *run) {
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
     bool good = run->start.config.rank || generate(&run->model, "", &error); /* rank 0's */
-    settle(run);
+    model_settle(&run->model);
     if (!ranks_agree(&run->start.ranks, run->k, good)) end_diverged(run, error.text);
 }
 

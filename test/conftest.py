@@ -32,3 +32,11 @@ def trained(tmp_path_factory, data):
 @pytest.fixture
 def out(tmp_path):
     return str(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """20,000 sentences to train on; a file of tests may have a shard of its own."""
+    path = tmp_path_factory.mktemp("data") / "text.bin"
+    write_shard(path, sentences(20000, 1))
+    return path

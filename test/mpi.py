@@ -27,6 +27,12 @@ def mpirun(count, *command, code=0, **env):
     return done
 
 
+def small_training(shard, out, steps, *more):
+    """Flags of a training on the CPU whose ranks and steps are quick."""
+    return [*"--preset micro --seq-len 16 --lr-schedule constant --device cpu".split(), "--train-data", str(shard), "--out", str(out),
+            "--steps", str(steps), *map(str, more)]
+
+
 def peaks(folder, count, *arguments):
     """Peak resident bytes of every rank of a run."""
     file = os.path.join(folder, "peak")

@@ -13,23 +13,15 @@ import time
 
 import pytest
 
-from mpi import LIMIT_S, has_mpi, mpirun
-from program import PROGRAM, ROOT, checkpoints, environment, events, metrics, sentences, write_shard
+from mpi import LIMIT_S, has_mpi, mpirun, small_training
+from program import PROGRAM, ROOT, checkpoints, environment, events, metrics
 
 LAUNCH, SBATCH = (os.path.join(ROOT, "scripts", name) for name in ("launch.sh", "slurm.sbatch"))
 needs_mpi = pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")
 
 
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
-
-
 def training(shard, out, steps):
-    return [PROGRAM, *"--preset micro --seq-len 16 --batch-size 4 --lr-schedule constant --device cpu --save-every 20".split(),
-            "--train-data", str(shard), "--out", str(out), "--steps", str(steps)]
+    return [PROGRAM, *small_training(shard, out, steps, "--batch-size", 4, "--save-every", 20)]
 
 
 def start(*command, **env):

@@ -25,13 +25,6 @@ if not has_mpi():
     pytest.skip("no mpirun, or a build without MPI", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
-
-
 def flags(shard, out, *more, tokens=512):
     return [*f"--preset micro --seq-len 16 --lr 2e-3 --warmup-steps 0 --total-batch-tokens {tokens} --bucket-mb 1 "
             "--val-batches 3 --log-every 1000".split(), "--train-data", shard, "--val-data", shard, "--out", out, *more]
@@ -279,8 +272,9 @@ def test_gradients_in_bf16_train_nearly_as_in_fp32_and_sharing_changes_no_bit(sh
     assert files(tmp_path / "0", 6) == files(tmp_path / "1", 6) == files(tmp_path / "again", 6)
     assert losses(tmp_path / "0") == losses(tmp_path / "1") == losses(tmp_path / "again") != losses(tmp_path / "wide")
     apart = [abs(a - b) for a, b in zip(losses(tmp_path / "1"), losses(tmp_path / "wide"))]
-    # AdamW's first steps are by the gradient's sign, nearly; a gradient's error is 2^-9 of it, a loss falls by tenths a step.
-    assert apart[0] == 0 and max(apart) < 2e-2, apart
+    # A gradient is off by 2^-9 of itself on each rank, and once more in the sum: so is, at most, what it makes a loss fall by.
+    fallen = losses(tmp_path / "wide")[0] - losses(tmp_path / "wide")[-1]
+    assert apart[0] == 0 and max(apart) < 2**-8 * fallen, (apart, fallen)
     shutil.rmtree(step_directory(tmp_path / "1", 6))
     said = ranks(2, *flags(shard, tmp_path / "1", *sizes, "--zero", "1", "--resume", "auto", "--reduce-dtype", "fp32")).stdout
     assert "--reduce-dtype bf16 → fp32" in said, said

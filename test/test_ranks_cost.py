@@ -7,16 +7,9 @@ import shutil
 import pytest
 
 from mpi import has_mpi, peaks, sent
-from program import refused, run, sentences, write_shard
+from program import refused, run
 
 MODEL = "--preset gpt2-124m --batch-size 1 --seq-len 64 --dtype fp32 --device cpu --threads 1".split()
-
-
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
 
 
 def plan(*arguments):

@@ -14,7 +14,7 @@ import pytest
 
 from disturbing import PHASES, SAVE_EVERY, STEPS, TIMEOUT_S, VAL_EVERY, outlive
 from mpi import has_mpi, mpirun
-from program import MODEL, PROGRAM, file_bytes, losses, sentences, step_directory, write_shard
+from program import MODEL, PROGRAM, file_bytes, losses, step_directory
 from tensors import read_moments
 
 if not has_mpi():
@@ -24,13 +24,6 @@ ALL = os.environ.get("TEST_ALL", "") not in ("", "0")
 SEED = int(os.environ.get("FAULTS_SEED") or (time.time() if ALL else 1))
 # Twenty instants: each phase in each run.
 RUNS = [(2, 1), (2, 0), (3, 1), (4, 0)] * (15 if ALL else 1)
-
-
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
 
 
 def training(shard, out, count, zero):
@@ -74,4 +67,5 @@ def test_a_rank_that_is_killed_or_stopped_at_any_instant_ends_all_in_time_and_th
     for row in rows:
         print(*row)
     met = [row for row in rows if row[3] is not None]
+    # The others had ended before their instant came, as those of the end may.
     assert len(met) >= 0.7 * len(rows) and {row[1] for row in met} == {signal.SIGKILL, signal.SIGSTOP}, rows

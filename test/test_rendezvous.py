@@ -17,7 +17,7 @@ import time
 import pytest
 
 from mpi import LIMIT_S, MPIRUN, free_port, has_mpi
-from program import PROGRAM, ROOT, checkpoints, environment, metrics, refused, run, sentences, write_shard
+from program import PROGRAM, ROOT, checkpoints, environment, metrics, refused, run
 
 EMULATED = pathlib.Path(os.environ.get("TRAIN_GPT_EMU", pathlib.Path(ROOT) / "build" / "emu" / "train_gpt")).resolve()
 WAITED_TOO_LONG = 4  # the exit code
@@ -26,13 +26,6 @@ over_mpi = pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build witho
 over_nccl = pytest.mark.skipif(not (shutil.which("mpirun") and EMULATED.exists()), reason="the emulation is not built, or no mpirun")
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-
-
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
 
 
 def flags(shard, out, *more):

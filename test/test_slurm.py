@@ -17,8 +17,8 @@ import time
 
 import pytest
 
-from mpi import LIMIT_S, free_port, has_mpi
-from program import PROGRAM, ROOT, checkpoints, environment, events, metrics, sentences, write_shard
+from mpi import LIMIT_S, free_port, has_mpi, small_training
+from program import PROGRAM, ROOT, checkpoints, environment, events, metrics
 
 DAEMONS = ["munged", "slurmctld", "slurmd"]
 SBATCH = os.path.join(ROOT, "scripts", "slurm.sbatch")
@@ -131,16 +131,8 @@ def slurm():
             one.end()
 
 
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
-
-
 def training(shard, out, steps, save_every=50):
-    return [PROGRAM, *"--preset micro --seq-len 16 --batch-size 2 --lr-schedule constant --device cpu --log-every 1000".split(),
-            "--save-every", save_every, "--train-data", shard, "--out", out, "--steps", steps]
+    return [PROGRAM, *small_training(shard, out, steps, "--batch-size", 2, "--save-every", save_every, "--log-every", 1000)]
 
 
 def said(tmp_path, job):

@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from mpi import LIMIT_S, free_port
-from program import PROGRAM, checkpoints, environment, events, file_bytes, metrics, run, sentences, write_shard
+from mpi import LIMIT_S, free_port, small_training
+from program import PROGRAM, checkpoints, environment, events, file_bytes, metrics, run
 
 TORCHRUN = os.environ.get("TORCHRUN") or shutil.which("torchrun")
 pytestmark = pytest.mark.skipif(not TORCHRUN, reason="there is no torchrun (Debian: python3-torch); TORCHRUN may name one")
@@ -22,16 +22,8 @@ START = [TORCHRUN, "-r", "1", "-t", "1", "--no_python", "--monitor_interval", "0
 REFUSED = ["sh", "-c", '[ "$RANK$TORCHELASTIC_RESTART_COUNT" != "$DIES" ] || kill -9 $$; "$0" "$@"; [ $? = 2 ]']
 
 
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "text.bin"
-    write_shard(path, sentences(20000, 1))
-    return path
-
-
 def training(shard, out, steps):
-    return [*"--preset micro --seq-len 16 --batch-size 2 --device cpu --lr-schedule constant --save-every 10".split(),
-            "--train-data", str(shard), "--out", str(out), "--steps", str(steps)]
+    return small_training(shard, out, steps, "--batch-size", 2, "--save-every", 10)
 
 
 def start(tmp_path, *words, **env):

@@ -223,16 +223,10 @@ typedef struct Saving {
     Report *report;                /* [ranks.count] */
 } Saving;
 
-/* What the ranks do in other queues comes before what they say here. */
-static void settle(const Model *model) {
-    model_await(model);
-    model->k->queue_wait(model->queue);
-}
-
 /* All ranks ask for them. */
 static DeviceArena whole_masters(Optimizer *optimizer) {
     DeviceArena masters = {.model = optimizer->model, .base = optimizer_masters(optimizer)};
-    settle(optimizer->model);
+    model_settle(optimizer->model);
     return masters;
 }
 
@@ -407,7 +401,7 @@ bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimi
     Saving s = {.config = config, .model = model, .optimizer = optimizer, .progress = progress, .path = path, .name = name,
                 .ranks = {.rank = (int)config->rank, .count = (int)config->ranks}, .moments = moments_files(optimizer)};
     s.report = must_calloc((size_t)s.ranks.count, sizeof *s.report, "what the ranks say of a checkpoint");
-    settle(model);
+    model_settle(model);
     const bool good = save(&s, error);
     free(s.report);
     return good;

@@ -45,6 +45,11 @@ void model_await(const Model *m) {
     if (m->exchanged) m->k->event_wait(m->queue, m->exchanged);
 }
 
+void model_settle(const Model *m) {
+    model_await(m);
+    m->k->queue_wait(m->queue);
+}
+
 static ParamId head_id(const Model *m) {
     return params_find(&m->params, PARAM_HEAD, -1) ? PARAM_HEAD : PARAM_TOKENS;
 }

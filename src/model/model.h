@@ -139,6 +139,10 @@ void model_masters_changed(Model *model);
  * model_refresh(), which wait for each layer's as they come to it, reads weights, and before collectives in the queue. */
 void model_await(const Model *model);
 
+/* The same for the host: waits until all that is in the queue, and whatever the ranks are at, is done. Before collectives in
+ * another queue. */
+void model_settle(const Model *model);
+
 /* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). */
 void model_feed(Model *model, const uint32_t *tokens, const uint32_t *targets);
 

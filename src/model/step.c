@@ -67,6 +67,7 @@ static void share_choices(const Model *model) {
     const Kernels *k = model->k;
     const bool measured = model->config->rank == 0;
     char *json = measured ? k->gemm_choices_save() : NULL, why[320];
+    model_await(model);
     double words = json ? (double)(strlen(json) / sizeof(double) + 1) : 0; /* with a zero at the end */
     broadcast(model, &words, 1);
     if (words == 0) return;

@@ -45,6 +45,7 @@ bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
         model_forward(m, false);
         model_head(m, v->state, false);
     }
+    model_await(m);
     if (ranks > 1)
         m->k->all_reduce_sum(m->queue, &(Collective){.type = DTYPE_F64, .count = 1, .buffer = &v->state->loss_sum});
     StepState seen;
