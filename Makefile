@@ -149,7 +149,7 @@ $(BUILD)/test_ops: $(OPS) $(PLAIN) $(LIBRARY)
 
 # What tests of whole models share beside the library.
 $(BUILD)/test_gradients: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o variant_cases.o)
-$(BUILD)/test_variants $(BUILD)/test_telemetry $(BUILD)/test_extremes $(BUILD)/test_variant_rules: $(BUILD)/test/variant_cases.o
+$(addprefix $(BUILD)/test_,variants telemetry extremes variant_rules doc_mask): $(BUILD)/test/variant_cases.o
 $(BUILD)/test_gradient_faults: $(addprefix $(BUILD)/test/,frozen_kernels.o gradient_check.o)
 
 $(BUILD)/test_%: $(BUILD)/test/test_%.o $(LIBRARY)

@@ -141,6 +141,7 @@ static void open_training_data(Run *run) {
                            .first_step = (uint64_t)run->step,
                            .vocab = (uint32_t)model->V,
                            .shuffle = true};
+    check(documents_of(&config.documents, c, &run->train_set, &error), "--train-data: %s", error.text);
     run->loader = loader_create(&config, &error);
     check(run->loader, "--train-data: %s", error.text);
     feed_create(&run->feed, &run->model);
@@ -190,7 +191,8 @@ static void compare_runs(Run *run, cJSON *event) {
 }
 
 static bool next_batch(Run *run, const struct FeedSlot *into, Error *error) {
-    return loader_next(run->loader, &(Batch){.tokens = into->tokens, .targets = into->targets}, error);
+    return loader_next(run->loader, &(Batch){.tokens = into->tokens, .targets = into->targets,
+                                             .document_start = into->document_start, .position = into->position}, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -596,8 +598,7 @@ static void probe(Run *run) {
     const struct FeedSlot *batch = feed_open(&run->feed);
     check(next_batch(run, batch, &error), "--train-data: %s", error.text);
     say_notice(run);
-    require(probe_write(&run->optimizer, batch->tokens, batch->targets, run->start.config.probe, &error), "--probe: %s",
-            error.text);
+    require(probe_write(&run->optimizer, batch, run->start.config.probe, &error), "--probe: %s", error.text);
     close_training_data(run);
     optimizer_destroy(&run->optimizer);
 }

@@ -4,12 +4,18 @@
 void feed_create(Feed *feed, Model *model) {
     const Kernels *k = model->k;
     size_t bytes = (size_t)model->N * sizeof(uint32_t);
+    const bool documents = model->document_start != NULL;
     *feed = (Feed){.model = model};
     for (int i = 0; i < FEED_SLOTS; i++) {
         struct FeedSlot *slot = &feed->slot[i];
-        *slot = (struct FeedSlot){k->host_alloc(bytes), k->host_alloc(bytes), k->event_create(EVENT_INTERNAL)};
-        require(slot->tokens && slot->targets,
-                "out of memory: %zu bytes of host memory for batches; lower --batch-size", 2 * FEED_SLOTS * bytes);
+        *slot = (struct FeedSlot){.tokens = k->host_alloc(bytes),
+                                  .targets = k->host_alloc(bytes),
+                                  .document_start = documents ? k->host_alloc(bytes) : NULL,
+                                  .position = documents ? k->host_alloc(bytes) : NULL,
+                                  .copied = k->event_create(EVENT_INTERNAL)};
+        require(slot->tokens && slot->targets && (!documents || (slot->document_start && slot->position)),
+                "out of memory: %zu bytes of host memory for batches; lower --batch-size",
+                (documents ? 4u : 2u) * FEED_SLOTS * bytes);
     }
 }
 
@@ -20,6 +26,8 @@ void feed_destroy(Feed *feed) {
     for (int i = 0; i < FEED_SLOTS; i++) {
         k->host_release(feed->slot[i].tokens);
         k->host_release(feed->slot[i].targets);
+        if (feed->slot[i].document_start) k->host_release(feed->slot[i].document_start);
+        if (feed->slot[i].position) k->host_release(feed->slot[i].position);
         k->event_destroy(feed->slot[i].copied);
     }
 }
@@ -33,6 +41,7 @@ struct FeedSlot *feed_open(Feed *feed) {
 void feed_send(Feed *feed) {
     struct FeedSlot *slot = &feed->slot[feed->turn];
     model_feed(feed->model, slot->tokens, slot->targets);
+    if (slot->document_start) model_feed_documents(feed->model, slot->document_start, slot->position);
     feed->model->k->event_record(feed->model->queue, slot->copied);
     feed->turn = (feed->turn + 1) % FEED_SLOTS;
 }

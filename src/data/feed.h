@@ -17,6 +17,7 @@ typedef struct Feed {
     Model *model;
     struct FeedSlot {
         uint32_t *tokens, *targets; /* [B·T] pinned */
+        uint32_t *document_start, *position; /* likewise; NULL without --doc-mask */
         Event *copied;
     } slot[FEED_SLOTS];
     int turn;

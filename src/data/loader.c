@@ -201,9 +201,8 @@ bool loader_next(Loader *loader, Batch *batch, Error *error) {
     const LoaderConfig *config = &loader->config;
     const size_t B = config->B, T = config->T;
     if (!loader->running) return error_set(error, "the data loader is at no step");
-    if (batch->document_start || batch->position)
-        return error_set(error,
-                         "shards carry no document boundaries; document_start and position must be NULL");
+    if (!batch->document_start != !batch->position || (batch->position && !config->documents.has_end))
+        return error_set(error, "document starts and positions go together, and need a token that ends documents");
     if (!wait_for_batch(loader, error)) return false;
     /* Only this thread changes `consumed`, and the rows are its own until it does. */
     const uint64_t index = loader->consumed;
@@ -211,6 +210,9 @@ bool loader_next(Loader *loader, Batch *batch, Error *error) {
     for (size_t b = 0; b < B; b++) {
         memcpy(batch->tokens + b * T, rows + b * (T + 1), T * sizeof *rows);
         memcpy(batch->targets + b * T, rows + b * (T + 1) + 1, T * sizeof *rows);
+        if (batch->position)
+            documents_mark(rows + b * (T + 1), T, config->documents.end, batch->document_start + b * T,
+                           batch->position + b * T);
     }
     batch->step = index / config->micro_steps;
     batch->micro_step = index % config->micro_steps;

@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "../base/check.h"
+#include "documents.h"
 #include "shard.h"
 
 typedef struct LoaderConfig {
@@ -30,14 +31,15 @@ typedef struct LoaderConfig {
     uint64_t seed, first_step;
     uint32_t vocab; /* every token must be below it */
     bool shuffle;   /* false: natural order, for validation */
+    Documents documents;
     size_t depth;   /* batches held ready; 0 for the default of 8 */
 } LoaderConfig;
 
 /* Where loader_next writes: buffers of the caller's, [B, T] each. */
 typedef struct Batch {
     uint32_t *tokens, *targets;
-    /* For document masking: per token the position in its row where its document starts, and its position
-       within that document. Shards carry no document boundaries yet: both must be NULL. */
+    /* For document masking: per token the position in its row where its document starts, and its position within that
+       document (documents.h). Both or neither; NULL where config.documents knows no end of documents. */
     uint32_t *document_start, *position;
     /* Set by loader_next. */
     uint64_t step, micro_step;

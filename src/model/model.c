@@ -11,6 +11,7 @@ typedef struct Pass {
     const Buffers *buffers;
     Cache *cache;             /* generation, else NULL */
     const uint32_t *position; /* [B·T], or NULL: the time step */
+    const uint32_t *document_start; /* [B·T], or NULL: 0 */
     StageHook *hook;          /* telemetry, or NULL */
     void *context;
 } Pass;
@@ -337,7 +338,7 @@ static Qkv qkv_args(const Model *m, const Pass *pass, int l) {
 static Attention attention_args(const Model *m, const Pass *pass, int l) {
     const Block *block = &pass->buffers->block[l];
     return (Attention){.B = pass->B, .T = pass->T, .H = m->H, .Hkv = m->Hkv, .D = m->D, .qkv = block->qkv,
-                       .out = block->context, .lse = block->lse};
+                       .doc_start = pass->document_start, .out = block->context, .lse = block->lse};
 }
 
 /* SDD as released norms the context before the output product: a junction that adds nothing. */
@@ -520,7 +521,9 @@ static void run_forward(Model *m, const Pass *pass) {
 }
 
 static Pass training_pass(const Model *m, bool keep) {
-    return (Pass){.B = m->B, .T = m->T, .buffers = keep ? &m->kept : &m->passing};
+    return (Pass){.B = m->B, .T = m->T, .buffers = keep ? &m->kept : &m->passing,
+                  .position = m->has_documents ? m->position : NULL,
+                  .document_start = m->has_documents ? m->document_start : NULL};
 }
 
 void model_forward(Model *m, bool keep) {
@@ -626,6 +629,14 @@ void model_decode(Model *m, const uint32_t *tokens, int count, uint32_t length) 
 void model_feed(Model *m, const uint32_t *tokens, const uint32_t *targets) {
     m->k->copy(m->queue, m->tokens, tokens, (size_t)m->N * sizeof *tokens, COPY_TO_DEVICE);
     m->k->copy(m->queue, m->targets, targets, (size_t)m->N * sizeof *targets, COPY_TO_DEVICE);
+    m->has_documents = false;
+}
+
+void model_feed_documents(Model *m, const uint32_t *document_start, const uint32_t *position) {
+    const size_t bytes = (size_t)m->N * sizeof *position;
+    m->k->copy(m->queue, m->document_start, document_start, bytes, COPY_TO_DEVICE);
+    m->k->copy(m->queue, m->position, position, bytes, COPY_TO_DEVICE);
+    m->has_documents = true;
 }
 
 double model_flops_per_token(const Config *config, const Params *params) {

@@ -97,6 +97,8 @@ struct Model {
 
     Buffers kept, passing;
     uint32_t *tokens, *targets; /* [N] device */
+    uint32_t *document_start, *position; /* [N] device, per token; NULL without --doc-mask */
+    bool has_documents; /* what was fed last came with them */
     Accum *rope;      /* [T, D/2, 2], or NULL */
     Storage *logits;  /* [head_chunk, V] */
     Accum *losses;    /* [N] */
@@ -143,8 +145,13 @@ void model_await(const Model *model);
  * another queue. */
 void model_settle(const Model *model);
 
-/* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). */
+/* Copies B·T tokens and targets to the device (enqueued; host memory must stay until the queue is waited for). Each row is one
+ * document, unless model_feed_documents() follows. */
 void model_feed(Model *model, const uint32_t *tokens, const uint32_t *targets);
+
+/* With --doc-mask, after model_feed() and likewise: for each token of it the time step at which its document starts, and its
+ * position in that. Attention and positions then restart there. */
+void model_feed_documents(Model *model, const uint32_t *document_start, const uint32_t *position);
 
 /* BHyT: computes ‖W_O·W_V‖²_F/(T·C) of every layer from the present weights; nothing for other norms. To be called
  * when weights were loaded, and every --bhyt-refresh steps. */

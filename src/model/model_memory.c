@@ -133,6 +133,10 @@ static void lay_out_workspace(Model *m, Arena *arena) {
     DType storage = m->k->storage;
     m->tokens = arena_take(arena, (size_t)m->N * sizeof *m->tokens);
     m->targets = arena_take(arena, (size_t)m->N * sizeof *m->targets);
+    if (m->config->doc_mask == FLAG_ON) {
+        m->document_start = arena_take(arena, (size_t)m->N * sizeof *m->document_start);
+        m->position = arena_take(arena, (size_t)m->N * sizeof *m->position);
+    }
     m->losses = arena_take(arena, (size_t)m->N * dtype_size(m->k->accum));
     m->logits = arena_take(arena, rows_bytes(m->head_chunk, m->V, storage));
     m->narrow = arena_take(arena, rows_bytes(m->N, m->C, storage));

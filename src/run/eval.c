@@ -11,6 +11,7 @@ void validator_create(Validator *v, Model *model) {
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
                            .rank = (uint64_t)c->rank, .n_ranks = (uint64_t)c->ranks, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
+    check(documents_of(&config.documents, c, &v->set, &error), "--val-data: %s", error.text);
     v->loader = loader_create(&config, &error);
     check(v->loader, "--val-data: %s", error.text);
 
@@ -37,7 +38,8 @@ bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
     int64_t ranks = m->config->ranks;
     for (int64_t batch = m->config->rank; batch < (v->batches + ranks - 1) / ranks * ranks; batch += ranks) {
         struct FeedSlot *slot = feed_open(&v->feed);
-        Batch into = {.tokens = slot->tokens, .targets = slot->targets};
+        Batch into = {.tokens = slot->tokens, .targets = slot->targets, .document_start = slot->document_start,
+                      .position = slot->position};
         if (!loader_next(v->loader, &into, error)) return false;
         int64_t rows = v->windows - batch * m->B; /* that count */
         for (int64_t i = rows > 0 ? rows * m->T : 0; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;

@@ -103,19 +103,20 @@ static bool append_residuals(Probe *p, Error *error) {
     return good;
 }
 
-static bool run(Probe *p, Optimizer *optimizer, const uint32_t *tokens, const uint32_t *targets, Error *error) {
+static bool run(Probe *p, Optimizer *optimizer, const struct FeedSlot *batch, Error *error) {
     Model *m = p->model;
-    size_t bytes = (size_t)m->N * sizeof *tokens;
+    size_t bytes = (size_t)m->N * sizeof *batch->tokens;
     optimizer_begin(optimizer, &(StepInputs){.loss_scale = 1 / (double)m->N});
-    model_feed(m, tokens, targets);
+    model_feed(m, batch->tokens, batch->targets);
+    if (batch->document_start) model_feed_documents(m, batch->document_start, batch->position);
     model_forward(m, true);
     /* The head writes its gradient over the logits, and backward may reuse the streams: those two first. */
     if (!append_logits(p, error) || !append_residuals(p, error)) return false;
     model_head(m, optimizer->state, true);
     model_backward(m, NULL, NULL);
     double loss = optimizer_read(optimizer)->loss_sum / (double)m->N;
-    return safetensors_writer_append(p->writer, TOKENS, tokens, bytes, error) &&
-           safetensors_writer_append(p->writer, TARGETS, targets, bytes, error) &&
+    return safetensors_writer_append(p->writer, TOKENS, batch->tokens, bytes, error) &&
+           safetensors_writer_append(p->writer, TARGETS, batch->targets, bytes, error) &&
            append(p, LOSS, &loss, 1, error) &&
            weights_append(p->writer, p->fixed, &(DeviceArena){.model = m, .base = m->grad, .may_be_infinite = true}, error);
 }
@@ -134,13 +135,12 @@ bool probe_can_write(const char *path, Error *error) {
     return true;
 }
 
-bool probe_write(Optimizer *optimizer, const uint32_t *tokens, const uint32_t *targets, const char *path,
-                 Error *error) {
+bool probe_write(Optimizer *optimizer, const struct FeedSlot *batch, const char *path, Error *error) {
     Model *m = optimizer->model;
     Probe p = {.model = m, .type = m->k->accum == DTYPE_F64 ? SAFETENSORS_F64 : SAFETENSORS_F32};
     describe(&p);
     p.writer = safetensors_writer_begin(path, p.entries, p.count, NULL, 0, error);
-    bool good = p.writer && run(&p, optimizer, tokens, targets, error);
+    bool good = p.writer && run(&p, optimizer, batch, error);
     if (good) good = safetensors_writer_finish(p.writer, error);
     else safetensors_writer_abort(p.writer);
     release(&p);

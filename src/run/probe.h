@@ -11,13 +11,13 @@
 #ifndef PROBE_H
 #define PROBE_H
 
+#include "../data/feed.h"
 #include "../model/optim.h"
 
 /* Whether a file can be made under that name: asked before any work. Leaves nothing behind. */
 bool probe_can_write(const char *path, Error *error);
 
-/* Runs the batch (host, [B·T] each) and writes the file. */
-bool probe_write(Optimizer *optimizer, const uint32_t *tokens, const uint32_t *targets, const char *path,
-                 Error *error);
+/* Runs the batch and writes the file. */
+bool probe_write(Optimizer *optimizer, const struct FeedSlot *batch, const char *path, Error *error);
 
 #endif

@@ -71,6 +71,9 @@ static const Flag DATA[] = {
     TEXT("train-data", train_data, "shards to train on: a file or a quoted glob, e.g. 'data/books_train_*.bin'"),
     TEXT("val-data", val_data, "shards to validate on"),
     INT("seed", seed, "1337", 0, 9007199254740991.0, "of the initial weights and of the order of the data"),
+    CHOICE("doc-mask", doc_mask, "off", "off|on", "attention and positions restart after each end-of-document token"),
+    INT("end-of-document", end_of_document, "auto", 0, 2147483583.0,
+        "the token that ends a document (auto: what NAME.json beside the shards says)"),
 };
 
 static const Flag TRAIN[] = {

@@ -57,7 +57,7 @@ typedef struct Config {
     int64_t bhyt_gamma_var, bhyt_refresh;
     /* data */
     const char *train_data, *val_data;
-    int64_t seed;
+    int64_t seed, doc_mask, end_of_document;
     /* train */
     int64_t batch_size, total_batch_tokens, steps;
     double max_minutes, lr;
