@@ -20,6 +20,7 @@
 #include "src/run/capacity.h"
 #include "src/run/device.h"
 #include "src/run/eval.h"
+#include "src/run/eval_items.h"
 #include "src/run/flags_file.h"
 #include "src/run/generate.h"
 #include "src/run/log.h"
@@ -32,6 +33,7 @@
 #include "src/run/sync.h"
 #include "src/run/telemetry.h"
 #include "src/run/waiting.h"
+#include "src/settings/command_line.h"
 #include "src/settings/needs.h"
 #include "src/settings/schedule.h"
 #include "src/settings/usage.h"
@@ -380,12 +382,11 @@ static void end_without_data(Run *run, const char *flag, const char *why) {
 }
 
 static void validate(Run *run) {
-    int64_t tokens;
-    double loss;
+    Validation found;
     Error error = {0};
-    if (!validator_run(&run->validator, &loss, &tokens, &error)) end_without_data(run, "--val-data", error.text);
-    log_val(&run->log, run->step, loss, tokens);
-    if (isfinite(loss)) return;
+    if (!validator_run(&run->validator, &found, &error)) end_without_data(run, "--val-data", error.text);
+    log_val(&run->log, run->step, &found);
+    if (isfinite(found.loss)) return;
     char why[128];
     snprintf(why, sizeof why, "the validation loss after step %lld is not finite", (long long)run->step);
     end_diverged(run, why);
@@ -569,15 +570,30 @@ static void evaluate(Run *run) {
     check(run->start.config.val_data, "--eval-only needs --val-data");
     open_model(run, false);
     validator_create(&run->validator, &run->model);
-    int64_t tokens;
-    double loss;
+    Validation found;
     Error error = {0};
-    check(validator_run(&run->validator, &loss, &tokens, &error), "--val-data: %s", error.text);
+    check(validator_run(&run->validator, &found, &error), "--val-data: %s", error.text);
     say_notice(run);
     cJSON_Delete(report_data(&run->start.config, NULL, &run->validator, true));
-    printf("val loss %.6f nats/token over %lld tokens\n", loss, (long long)tokens);
-    if (!isfinite(loss)) fail(EXIT_DIVERGED, "--eval-only: the loss is not finite: these weights have diverged");
+    printf("val loss %.6f nats/token over %lld tokens\nperplexity %.6g", found.loss, (long long)found.tokens,
+           validation_perplexity(&found));
+    if (found.bytes > 0) printf(", %.6f bits/byte over %.0f bytes", validation_bits_per_byte(&found), found.bytes);
+    printf("\n");
+    if (!isfinite(found.loss)) fail(EXIT_DIVERGED, "--eval-only: the loss is not finite: these weights have diverged");
     validator_destroy(&run->validator);
+}
+
+/* Nobody's metrics but those of an --out that is named here. */
+static void ask(Run *run) {
+    const Start *start = &run->start;
+    need_weights(run, "--eval");
+    Evaluation *evaluation = evaluation_open(&start->config);
+    bool logs = config_peek(start->argc, start->argv, "out") != NULL;
+    open_model(run, false);
+    say_notice(run);
+    if (logs) log_open(&run->log, &start->config, 0, 0);
+    evaluation_run(evaluation, &run->model, logs ? &run->log : NULL, run->step);
+    if (logs) log_close(&run->log);
 }
 
 static void print_generated(Run *run) {
@@ -625,11 +641,12 @@ int main(int argc, char **argv) {
     if (c->probe) probe(&run);
     else if (c->generate) print_generated(&run);
     else if (c->eval_only) evaluate(&run);
+    else if (c->eval) ask(&run);
     else train(&run);
     model_destroy(&run.model);
     run.k->close();
     ranks_close();
     /* A training's results are in --out: one whose terminal was closed has done what was asked. */
-    if (c->smoke || c->eval_only || c->generate) output_end();
+    if (c->smoke || c->eval_only || c->eval || c->generate) output_end();
     return EXIT_DONE;
 }

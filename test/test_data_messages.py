@@ -121,7 +121,7 @@ def test_a_validation_of_a_part_says_which(tmp_path):
     assert said("--train-data", tmp_path / "t.bin", *val, "--val-batches", 50)[0][1:] == []
     run("--preset", "micro", "--batch-size", 2, "--seq-len", 16, "--steps", 1, "--train-data", tmp_path / "t.bin", "--out", out)
     done = run("--resume", out, "--eval-only", "--val-data", tmp_path / "[vs]*.bin")  # stdout: the result alone
-    assert re.fullmatch(r"val loss [\d.]+ nats/token over 1280 tokens\n", done.stdout)
+    assert re.fullmatch(r"val loss [\d.]+ nats/token over 1280 tokens\nperplexity [\d.]+, [\d.]+ bits/byte over 1280 bytes\n", done.stdout)
     assert done.stderr.splitlines() == [
         "train_gpt: " + said_of % (40, 80),
         "train_gpt: --val-data: 1 of 2 shards holds fewer than 17 tokens and is not used (10 of 1,595 tokens)"]

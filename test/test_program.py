@@ -377,7 +377,7 @@ def test_eval_only_gives_the_runs_last_validation_loss(trained):
         (["--batch-size", 3], 2e-6),
     ):  # printed to 1e-6; fp32 rounding beside it
         text = run("--resume", trained, "--eval-only", *arguments).stdout
-        loss, tokens = re.fullmatch(r"val loss ([\d.]+) nats/token over (\d+) tokens\n", text).groups()
+        loss, tokens = re.fullmatch(r"val loss ([\d.]+) nats/token over (\d+) tokens\nperplexity [^\n]*\n", text).groups()
         assert float(loss) == pytest.approx(last["loss"], abs=tolerance) and int(tokens) == last["tokens"]
 
 
@@ -492,7 +492,8 @@ def test_a_probe_that_cannot_be_written_is_refused_before_any_work(place, tmp_pa
 
 
 def test_two_modes_at_once_are_refused_by_name(trained, tmp_path):
-    modes = [["--dry-run"], ["--smoke"], ["--eval-only"], ["--generate", "x"], ["--probe", tmp_path / "probe"]]
+    modes = [["--dry-run"], ["--smoke"], ["--eval-only"], ["--eval", "x"], ["--generate", "x"],
+             ["--probe", tmp_path / "probe"]]
     for first, second in itertools.permutations(modes, 2):
         refused(
             "--resume", trained, *first, *second, env={"TMPDIR": str(tmp_path)}, says=(first[0], second[0])

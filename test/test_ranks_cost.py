@@ -54,5 +54,5 @@ def test_a_plan_counts_the_tokens_of_all_ranks_and_only_a_plan_takes_a_number_of
     assert "1024 tokens an update = 2 sequences × 64 tokens × 2 micro-steps × 4 ranks" in said
     assert "of each of 4 ranks, zero 1" in said
     refused("--preset", "micro", "--batch-size", 2, "--total-batch-tokens", 256, "--ranks", 3, "--dry-run", says="3 ranks")
-    for mode in ([], ["--eval-only"], ["--smoke"], ["--generate", "x"], ["--probe", tmp_path / "p"]):
+    for mode in ([], ["--eval-only"], ["--eval", "x"], ["--smoke"], ["--generate", "x"], ["--probe", tmp_path / "p"]):
         refused(*mode, "--ranks", 4, says=["--ranks 4 is for --dry-run", "mpirun -n 4"])

@@ -531,6 +531,11 @@ void model_forward(Model *m, bool keep) {
     run_forward(m, &pass);
 }
 
+void model_forward_rows(Model *m, int B, int T) {
+    Pass pass = {.B = B, .T = T, .buffers = &m->passing};
+    run_forward(m, &pass);
+}
+
 void model_observe(Model *m, StageHook *hook, void *context) {
     Pass pass = training_pass(m, false);
     pass.hook = hook;

@@ -160,6 +160,9 @@ void model_refresh(Model *model);
 /* Forward on what was fed, up to the last norm. With `keep`, everything that backward reads is kept. */
 void model_forward(Model *model, bool keep);
 
+/* The same on the first B·T tokens that were fed, as B sequences of T: T ≤ config->seq_len, B·T ≤ N. Nothing is kept. */
+void model_forward_rows(Model *model, int B, int T);
+
 /* Forward as validation does it, calling hook(context, model, i, args) after each stage i of the plan, with the
  * arguments that its junction had: everything they point to is still there then. For telemetry. */
 typedef void StageHook(void *context, const Model *model, int i, const Junction *args);

@@ -3,6 +3,15 @@
 
 #include <stdlib.h>
 
+/* Where tokens are bytes each of them is one. */
+static void find_lengths(Validator *v) {
+    enum { BYTES = 256 };
+    const int V = v->model->V;
+    if (V > BYTES) return;
+    v->length = must_malloc((size_t)V * sizeof *v->length, "the tokens' lengths");
+    for (int i = 0; i < V; i++) v->length[i] = 1;
+}
+
 void validator_create(Validator *v, Model *model) {
     enum { BATCHES_AUTO = 40, SEED = 0 };
     const Config *c = model->config;
@@ -21,39 +30,55 @@ void validator_create(Validator *v, Model *model) {
     v->all_batches = batches;
     v->windows = all < v->batches * model->B ? all : v->batches * model->B;
     v->state = arena_memory(model->k, sizeof *v->state, "validation", "free some memory");
+    v->bytes = arena_memory(model->k, sizeof *v->bytes, "validation", "free some memory");
     feed_create(&v->feed, model);
+    find_lengths(v);
 }
 
 void validator_destroy(Validator *v) {
     loader_destroy(v->loader);
     shard_set_close(&v->set);
     v->model->k->release(v->state);
+    v->model->k->release(v->bytes);
+    free(v->length);
     feed_destroy(&v->feed);
 }
 
-bool validator_run(Validator *v, double *loss, int64_t *tokens, Error *error) {
+static double bytes_of(const Validator *v, const uint32_t *targets, int64_t count) {
+    double bytes = 0;
+    for (int64_t i = 0; v->length && i < count; i++) bytes += v->length[targets[i]];
+    return bytes;
+}
+
+bool validator_run(Validator *v, Validation *out, Error *error) {
     Model *m = v->model;
     if (!loader_seek(v->loader, 0, error)) return false;
     m->k->step_begin(m->queue, &(StepBegin){.state = v->state});
     int64_t ranks = m->config->ranks;
+    double bytes = 0; /* of this rank's */
     for (int64_t batch = m->config->rank; batch < (v->batches + ranks - 1) / ranks * ranks; batch += ranks) {
         struct FeedSlot *slot = feed_open(&v->feed);
         Batch into = {.tokens = slot->tokens, .targets = slot->targets, .document_start = slot->document_start,
                       .position = slot->position};
         if (!loader_next(v->loader, &into, error)) return false;
         int64_t rows = v->windows - batch * m->B; /* that count */
-        for (int64_t i = rows > 0 ? rows * m->T : 0; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;
+        const int64_t counts = rows <= 0 ? 0 : rows < m->B ? rows * m->T : m->N;
+        bytes += bytes_of(v, slot->targets, counts);
+        for (int64_t i = counts; i < m->N; i++) slot->targets[i] = TARGET_IGNORED;
         feed_send(&v->feed);
         model_forward(m, false);
         model_head(m, v->state, false);
     }
     model_await(m);
-    if (ranks > 1)
-        m->k->all_reduce_sum(m->queue, &(Collective){.type = DTYPE_F64, .count = 1, .buffer = &v->state->loss_sum});
+    m->k->copy(m->queue, v->bytes, &bytes, sizeof bytes, COPY_TO_DEVICE);
+    double *sums[] = {&v->state->loss_sum, v->bytes};
+    for (int i = 0; ranks > 1 && i < 2; i++)
+        m->k->all_reduce_sum(m->queue, &(Collective){.type = DTYPE_F64, .count = 1, .buffer = sums[i]});
     StepState seen;
     m->k->copy(m->queue, &seen, v->state, sizeof seen, COPY_TO_HOST);
+    m->k->copy(m->queue, &out->bytes, v->bytes, sizeof out->bytes, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
-    *tokens = v->windows * m->T;
-    *loss = seen.loss_sum / (double)*tokens;
+    out->tokens = v->windows * m->T;
+    out->loss = seen.loss_sum / (double)out->tokens;
     return true;
 }

@@ -12,6 +12,8 @@
 #include "../data/loader.h"
 #include "../model/model.h"
 
+#include <math.h>
+
 typedef struct Validator {
     Model *model;
     ShardSet set;
@@ -19,6 +21,8 @@ typedef struct Validator {
     int64_t windows;  /* that count in one validation */
     int64_t batches, all_batches; /* of one validation; of the whole set */
     StepState *state; /* device: sums this validation's losses */
+    double *bytes;    /* device: and the bytes that the targets stand for */
+    uint32_t *length; /* [V] bytes of each token; NULL: not known */
     Feed feed;
 } Validator;
 
@@ -26,7 +30,20 @@ typedef struct Validator {
 void validator_create(Validator *validator, Model *model);
 void validator_destroy(Validator *validator);
 
-/* Mean loss in nats per token, and over how many. False with *error set if a shard cannot be read any more. */
-bool validator_run(Validator *validator, double *loss, int64_t *tokens, Error *error);
+/* What came of one. */
+typedef struct Validation {
+    double loss;    /* mean, nats per token */
+    int64_t tokens; /* over so many */
+    double bytes;   /* of text that they stand for; 0: not known */
+} Validation;
+
+/* False with *error set if a shard cannot be read any more. */
+bool validator_run(Validator *validator, Validation *validation, Error *error);
+
+static inline double validation_perplexity(const Validation *v) { return exp(v->loss); }
+/* Losses of all tokens, of those too that stand for no text, over the bytes of text. NaN where those are not known. */
+static inline double validation_bits_per_byte(const Validation *v) {
+    return v->bytes > 0 ? v->loss * (double)v->tokens / v->bytes / log(2) : (double)NAN;
+}
 
 #endif

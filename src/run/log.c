@@ -171,20 +171,30 @@ void log_train(Log *log, const TrainRecord *r) {
     flush(log);
 }
 
-void log_val(Log *log, int64_t step, double loss, int64_t tokens) {
+void log_val(Log *log, int64_t step, const Validation *v) {
+    const double perplexity = validation_perplexity(v), bits = validation_bits_per_byte(v);
+    char rate[48] = "";
     cJSON *object = object_of("val", step);
-    cJSON_AddNumberToObject(object, "loss", loss);
-    cJSON_AddNumberToObject(object, "tokens", (double)tokens);
+    cJSON_AddNumberToObject(object, "loss", v->loss);
+    cJSON_AddNumberToObject(object, "tokens", (double)v->tokens);
+    cJSON_AddNumberToObject(object, "perplexity", perplexity);
+    cJSON_AddNumberToObject(object, "bits_per_byte", bits);
+    cJSON_AddNumberToObject(object, "bytes", v->bytes);
     write_object(log, object);
-    log->last_val = loss;
-    log_print(log, "step %lld/%lld  val loss %.4f over %lld tokens", (long long)step, (long long)log->steps, loss,
-              (long long)tokens);
+    log->last_val = v->loss;
+    if (v->bytes > 0) snprintf(rate, sizeof rate, ", %.4f bits/byte", bits);
+    log_print(log, "step %lld/%lld  val loss %.4f over %lld tokens: perplexity %.4g%s", (long long)step, (long long)log->steps,
+              v->loss, (long long)v->tokens, perplexity, rate);
 }
 
 void log_stats(Log *log, int64_t step, cJSON *layers) {
     cJSON *object = object_of("stats", step);
     cJSON_AddItemToObject(object, "layers", layers);
     write_object(log, object);
+}
+
+void log_result(Log *log, const cJSON *object) {
+    if (log) write_object(log, cJSON_Duplicate(object, true));
 }
 
 void log_event(Log *log, const char *event, int64_t step, cJSON *extra) {

@@ -5,7 +5,8 @@
  * line of its own. Both go to stdout. metrics.jsonl gets one JSON object a line, each in one write:
  *
  *   {"type":"train","step":…,"loss":…,"lr":…,"grad_norm":…,"tokens":…,"tokens_per_s":…,"flops":…,"mfu":…,"ms":…}
- *   {"type":"val","step":…,"loss":…,"tokens":…}
+ *   {"type":"val","step":…,"loss":…,"tokens":…,"perplexity":…,"bits_per_byte":…,"bytes":…}     null, and 0, where bytes are not known
+ *   {"type":"eval","step":…,"file":…,"items":…,"acc":…,"acc_stderr":…, …}     eval_items.h
  *   {"type":"stats","step":…,"layers":[…]}     telemetry.h
  *   {"type":"event","event":"start|resume|skip|checkpoint|diverged|end|…","step":…, …}     start: flags, and data (report.h);
  *                                                              resume: these, and what changes (resume.h)
@@ -16,6 +17,7 @@
 #define LOG_H
 
 #include "../settings/config.h"
+#include "eval.h"
 
 #include <cjson/cJSON.h>
 
@@ -46,10 +48,13 @@ void log_open(Log *log, const Config *config, double flops_per_token, double pea
 void log_close(Log *log);
 
 void log_train(Log *log, const TrainRecord *record);
-void log_val(Log *log, int64_t step, double loss, int64_t tokens);
+void log_val(Log *log, int64_t step, const Validation *validation);
 
 /* An event: takes over `object` (a cJSON object with the event's own fields, or NULL). */
 void log_event(Log *log, const char *event, int64_t step, cJSON *object);
+
+/* A whole object of its own type, as an evaluation's; copied. NULL log: nothing. */
+void log_result(Log *log, const cJSON *object);
 
 /* A line of telemetry: takes over `layers` (a cJSON array). */
 void log_stats(Log *log, int64_t step, cJSON *layers);

@@ -136,6 +136,8 @@ static const Flag MODES[] = {
     MODE("dry-run", dry_run, "print the parameters and the memory that the run would take, and stop"),
     INT("ranks", plan_ranks, "0", 0, 65536, "--dry-run: plan one of so many ranks, without starting them (0: as many as were started)"),
     MODE("eval-only", eval_only, "validate the weights of --resume or --init-from, and stop"),
+    TEXT("eval", eval, "ask the weights of --resume or --init-from what FILE[,FILE…] asks (multiple choice, last words; data/README.md), and stop"),
+    TEXT("eval-out", eval_out, "--eval: write what each item was answered into this file, as JSON lines"),
     PROMPT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
     INT("max-new-tokens", max_new_tokens, "256", 1, 1e6, "length of a sample"),
     REAL("temperature", temperature, "0.8", 0, 100, "of sampling (0: the likeliest token always)"),

@@ -75,6 +75,7 @@ typedef struct Config {
     double timeout;
     /* modes and what goes with them */
     const char *generate, *probe, *config;
+    const char *eval, *eval_out;
     int64_t max_new_tokens, top_k;
     int64_t plan_ranks; /* of --dry-run; 0: as many as there are */
     double temperature;

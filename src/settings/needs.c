@@ -49,6 +49,7 @@ static const Need IDLE[] = {
     {"bucket-mb", "several-ranks"},
     {"reduce-dtype", "several-ranks"},
     {"check-sync", "several-ranks"},
+    {"eval-out", "eval"},
     {"max-new-tokens", "generate sample-every"},
     {"temperature", "generate sample-every"},
     {"top-k", "generate sample-every"},
@@ -119,7 +120,7 @@ static void check_one_origin(const Config *c, int argc, char **argv) {
 void needs_check(const Config *c, int argc, char **argv) {
     char lacks[256];
     check_one_origin(c, argc, argv);
-    if (c->eval_only || c->generate || c->probe) return; /* none of those keeps anything, or goes by steps */
+    if (c->eval_only || c->eval || c->generate || c->probe) return; /* none of those keeps anything, or goes by steps */
     for (size_t i = 0; i < sizeof REFUSED / sizeof *REFUSED; i++) {
         const Need *need = &REFUSED[i];
         if (!config_asks(argc, argv, need->flag) || !is_set(c, flag_find(need->flag))) continue;

@@ -40,6 +40,7 @@ static void check_one_mode(const Config *c) {
     } modes[] = {{"dry-run", c->dry_run},
                  {"smoke", c->smoke},
                  {"eval-only", c->eval_only},
+                 {"eval", c->eval != NULL},
                  {"generate", c->generate != NULL},
                  {"probe", c->probe != NULL}};
     const char *first = NULL;
