@@ -11,12 +11,11 @@ import random
 import re
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
 
-from program import PROGRAM, ROOT, SMALL, environment, metrics, refused, run, run_script
+from program import PROGRAM, ROOT, SMALL, environment, metrics, refused, run, run_script, write_shard
 from tensors import read_tensors, write_tensors
 
 REFERENCE = os.path.join(ROOT, "test", "reference")
@@ -151,7 +150,7 @@ def test_the_same_flags_give_the_same_bits_and_other_batches_the_same_numbers(tm
     assert ask(fixture.arguments, path, tmp_path)[1] == first
     for more in (["--batch-size", 1], ["--batch-size", 7], ["--threads", 2]):
         for one, other in zip(first, ask(fixture.arguments, path, tmp_path, *more)[1]):
-            assert one["loglikelihoods"] == pytest.approx(other["loglikelihoods"], rel=1e-12)  # %.9g is what is written
+            assert one["loglikelihoods"] == pytest.approx(other["loglikelihoods"], rel=1e-11)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -265,7 +264,6 @@ def test_files_that_hold_no_items_are_refused(trained, tmp_path):
 
 def test_text_is_refused_by_models_of_other_tokens(tmp_path):
     shard = tmp_path / "a.bin"
-    from program import write_shard
     write_shard(shard, [i * i % 300 for i in range(400)])
     run(*SMALL, "--vocab-size", 300, "--train-data", shard, "--steps", 1, "--out", tmp_path / "run")
     text = write_rows(tmp_path / "text.jsonl", QUESTIONS)
@@ -282,18 +280,16 @@ def test_weights_that_are_no_numbers_end_with_3_and_name_the_row(trained, tmp_pa
     assert f"{path}, row 1: the likelihood is not finite" in said and sorted(os.listdir(tmp_path)) == ["a.jsonl", "bad.safetensors"]
 
 
-def test_an_interrupt_ends_it_in_one_line_and_leaves_nothing(trained, tmp_path):
+def test_how_far_it_is_is_said_and_an_interrupt_leaves_nothing(trained, tmp_path):
     path = write_rows(tmp_path / "a.jsonl", QUESTIONS * 20000)
-    command = [PROGRAM, "--resume", trained, "--eval", path, "--eval-out", tmp_path / "out", "--batch-size", "1"]
+    command = [PROGRAM, "--resume", trained, "--eval", path, "--eval-out", tmp_path / "out", "--batch-size", "1", "--device", "cpu"]
     with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True) as process:
-        until = time.monotonic() + 60
-        while not (tmp_path / "out.partial").exists() or not (tmp_path / "out.partial").stat().st_size:
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
+        first = process.stderr.readline()  # after three seconds
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and out == "" and re.fullmatch(
-        rf"(?:train_gpt: no usable GPU[^\n]*\n)?train_gpt: --eval: SIGINT after \d+ of 80000 items of {path}\n", said), said
+    assert re.fullmatch(rf"{path}: \d+ % of 80000 items, \d+:\d\d left\n", first)
+    assert process.returncode == 1 and out == ""
+    assert re.fullmatch(rf"train_gpt: --eval: SIGINT after \d+ of 80000 items of {path}\n", said), said
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 

@@ -24,7 +24,7 @@ ARC_HUB = {"question": "Why?", "choices": {"text": ["one", "two"], "label": ["1"
 PIQA = {"goal": "To open it", "sol1": "push", "sol2": "pull"}
 READ = [
     ("hellaswag", SWAG, {"context": "Baking: A man. stirs. He then", "answer": 1,
-                         "choices": ["eats it all.", "walks away.", "x", "sings  c"]}),
+                         "choices": ["eats it all.", "walks away.", "x", "sings c"]}),
     ("arc", ARC, {"context": "Question: Why?\nAnswer:", "choices": ["one", "two"], "answer": 1}),
     ("arc", ARC_HUB, {"context": "Question: Why?\nAnswer:", "choices": ["one", "two"], "answer": 0}),
     ("piqa", dict(PIQA, label=1), {"context": "Question: To open it\nAnswer:", "choices": ["push", "pull"], "answer": 1}),
@@ -120,13 +120,15 @@ def settings(folder, **values):
 def test_context_and_continuation_are_encoded_together_and_blanks_move(folder):
     made = settings(folder, bos_token="<s>", eos_token={"content": "</s>"})
     plain = made._tokenizer
-    for context, continuation in [("the cat", " sat"), ("the c", "at sat"), ("the cat ", "sat"), ("Answer:", " a dog"), ("where \n ", "is")]:
+    for context, continuation in [("the cat", " sat"), ("the cat ", "sat"), ("Answer:", " a dog"), ("where \n ", "is")]:
         before, after = pairs.pair(made, context, continuation)
         kept = context.rstrip()
         assert before == plain.encode(kept).ids and before[0] == 0
         assert before + after == before + plain.encode(context + continuation).ids[len(before):] and after
-    # "the cat sat" in one piece has other tokens than its parts: what lm_eval takes then is not the second part's own
-    assert pairs.pair(made, "the c", "at")[1] != plain.encode("at", add_special_tokens=False).ids
+    # "the cat" has fewer tokens than "the c" and "at": what lm_eval takes then is what is left behind as many as "the c" has
+    assert pairs.pair(made, "the c", "at")[1] == [] and plain.encode("at", add_special_tokens=False).ids
+    with pytest.raises(ValueError, match="no tokens"):
+        pairs.ids_of(made, {"context": "the c", "target": "at"})
 
 
 def test_what_stands_in_place_of_an_empty_context(folder):

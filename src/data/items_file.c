@@ -84,8 +84,8 @@ static bool refuse(const ItemReader *r, const Error *why, Error *error) {
 }
 
 bool item_next(ItemReader *r, Item *item, int64_t *row, Error *error) {
-    const char *line;
-    size_t size;
+    const char *line = NULL;
+    size_t size = 0;
     Error why = {0};
     for (; next_line(r, &line, &size, error); r->row++) {
         if (is_empty(line, size)) continue;

@@ -51,7 +51,7 @@ void eval_out_item(EvalOut *out, const char *file, const Answer *answer, const i
     for (int i = 0; i < 3 && !item->last_word; i++)
         if (picks[i] >= 0) fprintf(out->file, ",\"%s\":%d", NAMES[i], picks[i]);
     for (int i = 0; i < item->choices; i++)
-        fprintf(out->file, "%s%.9g", i ? "," : ",\"loglikelihoods\":[", answer->likelihood[i]);
+        fprintf(out->file, "%s%.12g", i ? "," : ",\"loglikelihoods\":[", answer->likelihood[i]);
     fputs("]}\n", out->file);
 }
 
