@@ -221,12 +221,14 @@ CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 demo: $(PROGRAM)
 	@scripts/demo.sh
 
-bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_loader
+bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_loader $(BUILD)/bench_generate
 	@$(BUILD)/bench_step gpt2-124m 4 256
 	@$(BUILD)/bench_variant
 	@$(BUILD)/bench_loader
+	@$(BUILD)/bench_generate
 	@$(PYTHON) test/bench_program.py ./$(PROGRAM)
 	@$(PYTHON) test/bench_ranks.py ./$(PROGRAM)
+	@$(PYTHON) test/bench_transformers.py ./$(PROGRAM)
 
 # What has been built, as it is: nothing is compiled under sudo.
 SHARED_FILES := $(wildcard data/*.py scripts/plot.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)

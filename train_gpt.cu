@@ -67,6 +67,7 @@ typedef struct Run {
     Validator validator;
     Telemetry *telemetry; /* NULL without --stats-every */
     Sync sync;
+    TokenBytes table; /* of samples on the way */
     Log log;
     Waiting waiting;
     int64_t step;       /* finished updates, whose outcome has been read */
@@ -232,6 +233,7 @@ static void log_start(Run *run, cJSON *event) {
     if (run->start.init_from.weights[0]) log_print(&run->log, "weights from %s", run->start.init_from.weights);
     if (run->start.init_from.weights[0] && init_from_notice(&run->start.init_from, text, sizeof text)) log_print(&run->log, "%s", text);
     needs_report(&run->start.config, run->start.argc, run->start.argv, print_line, run);
+    if (run->start.config.sample_every && !run->table.count) log_print(&run->log, "--sample-every: " GENERATE_NO_TABLE);
     if (!run->start.config.out && !run->start.config.smoke) log_print(&run->log, "no --out: nothing of this run is kept");
 }
 
@@ -312,7 +314,7 @@ static void save_on_the_way(Run *run) {
 static void print_sample(Run *run) {
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
-    bool good = run->start.config.rank || generate(&run->model, "", &error); /* rank 0's */
+    bool good = run->start.config.rank || generate_sample(&run->model, &run->table, &error); /* rank 0's */
     model_settle(&run->model);
     if (!ranks_agree(&run->start.ranks, run->k, good)) end_diverged(run, error.text);
 }
@@ -499,6 +501,13 @@ static void check_told(const Run *run) {
             "after step %lld", error.text, (long long)run->step);
 }
 
+/* For --sample-every. */
+static void open_table(Run *run) {
+    Error error = {0};
+    if (!run->start.config.sample_every) return;
+    check(generate_table(&run->table, &run->start, &run->train_set, &error), "--sample-every: %s", error.text);
+}
+
 static void train(Run *run) {
     const Config *c = &run->start.config;
     open_model(run, true);
@@ -507,9 +516,8 @@ static void train(Run *run) {
         return;
     }
     check_out(run);
-    check(!c->sample_every || generate_can(&run->model), "--sample-every prints bytes; --vocab-size %d is no byte model",
-          run->model.V);
     open_training_data(run);
+    open_table(run);
     run->validates = c->val_data != NULL;
     if (run->validates) validator_create(&run->validator, &run->model);
     run->train_print = print_of(&run->train_set, "train-data");
@@ -540,6 +548,7 @@ static void train(Run *run) {
     sync_destroy(&run->sync);
     step_destroy(&run->stepper);
     optimizer_destroy(&run->optimizer);
+    token_bytes_free(&run->table);
     free(run->train_print), free(run->val_print), free(run->changes);
     progress_free(&run->resumed);
     check_told(run);
@@ -596,14 +605,36 @@ static void ask(Run *run) {
     if (logs) log_close(&run->log);
 }
 
+/* What a batch took, on stderr: stdout holds the texts. */
+static void say_cost(const DecodeCost *cost) {
+    char line[160] = "";
+    if (cost->new_seconds > 0)
+        snprintf(line, sizeof line, "; then %lld tokens at %.1f tokens/s", (long long)cost->new_tokens,
+                 (double)cost->new_tokens / cost->new_seconds);
+    warn("%lld tokens of prompts at %.1f tokens/s%s", (long long)cost->prompt_tokens,
+         (double)cost->prompt_tokens / cost->prompt_seconds, line);
+}
+
 static void print_generated(Run *run) {
-    need_weights(run, "--generate");
-    check(run->start.config.vocab_size <= 256, "--generate writes bytes; --vocab-size %lld is no byte model",
-          (long long)run->start.config.vocab_size);
+    Config *c = &run->start.config;
+    const char *flag = c->generate_file ? "--generate-file" : c->generate ? "--generate" : "--generate-tokens";
+    TokenBytes table;
+    Prompts prompts;
+    DecodeCost cost;
+    Error error = {0};
+    need_weights(run, flag);
+    check(generate_table(&table, &run->start, NULL, &error), "%s: %s", flag, error.text);
+    check(prompts_read(&prompts, c, &table, &error), "%s", error.text);
+    if ((size_t)c->batch_size > prompts.count) c->batch_size = (int64_t)prompts.count;
     open_model(run, false);
     say_notice(run);
-    Error error = {0};
-    if (!generate(&run->model, run->start.config.generate, &error)) fail(EXIT_DIVERGED, "--generate: %s", error.text);
+    if (!table.count) warn(GENERATE_NO_TABLE);
+    const bool good = c->generate_file ? generate_lines(&run->model, &table, &prompts, &cost, &error)
+                                       : generate_text(&run->model, &table, &prompts, &error);
+    if (!good) fail(EXIT_DIVERGED, "%s: %s", flag, error.text);
+    if (c->generate_file) say_cost(&cost);
+    prompts_free(&prompts);
+    token_bytes_free(&table);
 }
 
 static void probe(Run *run) {
@@ -639,7 +670,7 @@ int main(int argc, char **argv) {
         return EXIT_DONE;
     }
     if (c->probe) probe(&run);
-    else if (c->generate) print_generated(&run);
+    else if (config_generates(c)) print_generated(&run);
     else if (c->eval_only) evaluate(&run);
     else if (c->eval) ask(&run);
     else train(&run);
@@ -647,6 +678,6 @@ int main(int argc, char **argv) {
     run.k->close();
     ranks_close();
     /* A training's results are in --out: one whose terminal was closed has done what was asked. */
-    if (c->smoke || c->eval_only || c->eval || c->generate) output_end();
+    if (c->smoke || c->eval_only || c->eval || config_generates(c)) output_end();
     return EXIT_DONE;
 }

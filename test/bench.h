@@ -10,6 +10,7 @@
 #include "../src/base/philox.h"
 #include "../src/base/threads.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static inline void bench_set(Config *config, const char *settings) {
@@ -51,6 +52,18 @@ static inline int bench_ascending(const void *a, const void *b) {
 static inline double bench_median(double *values, int count) {
     qsort(values, (size_t)count, sizeof *values, bench_ascending);
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+/* The k for which the k-th smallest and the k-th largest of n values hold the median between them with at least
+ * 95 % confidence: the largest with 2·P(Binomial(n, ½) < k) ≤ 5 %. 0: n is below 6, there is none. */
+static inline int bench_interval_rank(int n) {
+    double tail = 0, term = pow(0.5, n);
+    for (int k = 0; k < n; k++) {
+        tail += term; /* P(≤ k) */
+        if (2 * tail > 0.05) return k;
+        term *= (double)(n - k) / (k + 1);
+    }
+    return 0;
 }
 
 #endif

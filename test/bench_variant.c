@@ -14,7 +14,6 @@
 #include "../src/settings/resolve.h"
 #include "bench.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -141,18 +140,6 @@ static double seconds_of_step(Subject *subject) {
     return log_seconds() - begin;
 }
 
-/* The k for which the k-th smallest and the k-th largest of n values hold the median between them with at least
- * 95 % confidence: the largest with 2·P(Binomial(n, ½) < k) ≤ 5 %. 0: n is below 6, there is none. */
-static int interval_rank(int n) {
-    double tail = 0, term = pow(0.5, n);
-    for (int k = 0; k < n; k++) {
-        tail += term; /* P(≤ k) */
-        if (2 * tail > 0.05) return k;
-        term *= (double)(n - k) / (k + 1);
-    }
-    return 0;
-}
-
 static void measure(Subject *plain, const Variant *variant, const Config *base, int pairs) {
     static Subject subject;
     double ratios[PAIRS_MOST], plain_ms[PAIRS_MOST], ms[PAIRS_MOST];
@@ -166,7 +153,7 @@ static void measure(Subject *plain, const Variant *variant, const Config *base, 
         ratios[i] = ms[i] / plain_ms[i];
     }
     double bytes = junction_bytes(&subject), ratio = bench_median(ratios, pairs);
-    int rank = interval_rank(pairs);
+    int rank = bench_interval_rank(pairs);
     double low = ratios[rank - 1], high = ratios[pairs - rank];
     printf("{\"bench\":\"variant\",\"device\":\"cpu\",\"model\":\"%s\",\"B\":%d,\"T\":%d,\"variant\":\"%s\",", base->preset,
            subject.model.B, subject.model.T, variant->name);

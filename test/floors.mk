@@ -10,6 +10,8 @@
 QUICK :=
 # gradients are derivatives, and the usual mistakes are seen
 QUICK += "TEST_QUICK=1 $(BUILD)/test_gradients" $(BUILD)/test_gradient_faults
+# text comes out of models of any vocabulary
+QUICK += $(BUILD)/test_sampler "test/test_generate.py -k 'ids_become or broken or refused_by_line'"
 # no bit of any variant changes by recomputing or statistics
 QUICK += $(BUILD)/test_variants
 # every combination of flags trains or is refused by name

@@ -7,7 +7,7 @@ import struct
 
 import numpy
 
-TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4"}
+TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4", "U8": "|u1"}
 
 
 def read_tensors(path):
@@ -26,13 +26,13 @@ def read_tensors(path):
     return tensors
 
 
-def write_tensors(path, tensors, dtype=None):
+def write_tensors(path, tensors, dtype=None, metadata=None):
     """With `dtype` the header says so, whatever the arrays hold."""
-    header, data = {}, b""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
     for name, value in tensors.items():
         raw = numpy.ascontiguousarray(value).tobytes()
         header[name] = {
-            "dtype": dtype or {"f4": "F32", "f8": "F64"}[value.dtype.str[1:]],
+            "dtype": dtype or {kind[1:]: name for name, kind in TYPES.items()}[value.dtype.str[1:]],
             "shape": list(value.shape),
             "data_offsets": [len(data), len(data) + len(raw)],
         }
@@ -40,6 +40,15 @@ def write_tensors(path, tensors, dtype=None):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def write_token_bytes(path, tokens, end_of_document=None, strip_leading_space=False):
+    """token_bytes.safetensors of these bytes objects: src/checkpoint/token_bytes.h."""
+    offsets = numpy.cumsum([0, *map(len, tokens)], dtype="<i8")
+    metadata = {"format": "token_bytes", "strip_leading_space": str(strip_leading_space).lower()}
+    if end_of_document is not None:
+        metadata["end_of_document"] = str(end_of_document)
+    write_tensors(path, {"offsets": offsets, "bytes": numpy.frombuffer(b"".join(tokens), "u1")}, metadata=metadata)
 
 
 def read_moments(directory):

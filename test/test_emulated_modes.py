@@ -97,6 +97,11 @@ def test_every_mode_runs(name, dtype, tmp_path):
         assert text.startswith(prompt)
         if dtype == "fp32":  # greedy: the same bytes, unless two logits are alike to the last bits
             assert text == run("cpu", "fp32", *quiet, "--resume", out, "--generate", prompt)
+    many = tmp_path / "many.jsonl"
+    many.write_text('{"ids":[1,2,3]}\n{"ids":[7]}\n{"ids":[9,8,7,6,5,4,3,2,1]}\n')
+    lines = run("cuda", dtype, *quiet, "--resume", out, "--generate-file", many, "--batch-size", 2)
+    if dtype == "fp32":
+        assert lines == run("cpu", "fp32", *quiet, "--resume", out, "--generate-file", many)
 
 
 @pytest.mark.skipif(not ALL, reason="some ten seconds each")

@@ -367,7 +367,6 @@ def test_modes_that_need_weights_or_data_say_so(data, trained, tmp_path):
     refused(*SMALL, "--vocab-size", 300, "--generate", "x", "--init-from", weights, says=("--vocab-size 300", "vocab_size 256"))
     bare = shutil.copy(weights, tmp_path / "bare.safetensors")
     refused(*SMALL, "--vocab-size", 300, "--generate", "x", "--init-from", bare, says="--vocab-size 300")
-    refused("--preset", "micro", "--vocab-size", 300, *data, "--sample-every", 1, says="--vocab-size 300")
 
 
 def test_eval_only_gives_the_runs_last_validation_loss(trained):

@@ -289,12 +289,12 @@ static void generate_with_a_cache(const char *settings) {
     Fixture f;
     snprintf(one, sizeof one, "%s batch-size=1 bhyt-lambda-attn=6 bhyt-lambda-mlp=5", settings);
     setup(&f, &kernels_cpu_f64, one);
-    model_open_cache(&f.model);
+    model_open_cache(&f.model, 1);
     int T = f.model.T, V = f.model.V, fed = 0;
     double *whole = malloc((size_t)V * sizeof *whole);
     for (int count = 3; count <= T; count++) { /* a prompt of three, then what is likeliest, one by one */
         whole_prefix(&f, count, whole);
-        model_decode(&f.model, f.tokens + fed, count - fed, (uint32_t)fed);
+        model_prefill(&f.model, 0, f.tokens + fed, count - fed, (uint32_t)fed);
         const double *cached = f.model.logits;
         fed = count;
         for (int v = 0; v < V; v++)

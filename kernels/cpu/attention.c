@@ -134,7 +134,8 @@ void NAME(attend_tile)(const Head *head, int tile, void *scratch) {
 size_t NAME(attention_scratch)(const Limits *limits) {
     size_t forward = (size_t)omp_get_max_threads() * NAME(attend_tile_scratch)(limits->D);
     size_t backward = NAME(attention_backward_scratch)(limits->T, limits->D);
-    return forward > backward ? forward : backward;
+    size_t decode = NAME(attention_decode_scratch)(limits), most = forward > backward ? forward : backward;
+    return most > decode ? most : decode;
 }
 
 void NAME(attention_forward)(Queue *queue, const Attention *args) {

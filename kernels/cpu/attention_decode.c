@@ -2,15 +2,19 @@
  * attention_decode.c: how do new tokens attend over the cache of keys and values in generation?
  *
  * Many new tokens (a prompt) go through the tiles of attention.c. A few go one by one: a row of scores over
- * 64 keys at a time, bound by reading the cache once per query head.
+ * 64 keys at a time, bound by reading the cache. One token of each sequence: its cache is cut into pieces as well, so that a
+ * single sequence of few heads keeps every thread at work; what the pieces gathered is merged in their order.
  */
 #include "attention_tile.h"
 
-enum { FEW = 8 }; /* below it a tile of 64 queries costs more than the queries one by one */
+enum {
+    FEW = 8,    /* below it a tile of 64 queries costs more than the queries one by one */
+    PIECE = 256 /* keys of a piece, a multiple of TILE */
+};
 
 static void append(const AttentionDecode *args, int64_t ld, int64_t ld_cache) {
     int T = args->T, width = args->Hkv * args->D;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if ((int64_t)args->B * T * width > 16384)
     for (int64_t n = 0; n < (int64_t)args->B * T; n++) {
         int64_t b = n / T, at = b * args->capacity + args->length[b] + n % T;
         const real *k = (const real *)args->qkv + n * ld + args->H * args->D;
@@ -19,54 +23,148 @@ static void append(const AttentionDecode *args, int64_t ld, int64_t ld_cache) {
     }
 }
 
-static real dot(const real *restrict a, const real *restrict b, int n) {
-    real sum = 0;
+/* Four keys at a time: one sum alone waits for itself. */
+static void scores_of(real *restrict scores, const real *restrict q, const Head *head, int first, int count) {
+    int D = head->D, i = 0;
+    int64_t ld = head->ld_kv;
+    for (; i + 4 <= count; i += 4) {
+        const real *restrict k = head->k + (first + i) * ld;
+        real sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
+        for (int d = 0; d < D; d++) {
+            sum0 += q[d] * k[d];
+            sum1 += q[d] * k[ld + d];
+            sum2 += q[d] * k[2 * ld + d];
+            sum3 += q[d] * k[3 * ld + d];
+        }
+        scores[i] = sum0, scores[i + 1] = sum1, scores[i + 2] = sum2, scores[i + 3] = sum3;
+    }
+    for (; i < count; i++) {
+        const real *restrict k = head->k + (first + i) * ld;
+        real sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
+        for (int d = 0; d < D; d++) sum += q[d] * k[d];
+        scores[i] = sum;
+    }
 }
 
-/* One query of a head over all keys up to its time step. */
-static void attend_one(const Head *head, int query) {
-    int D = head->D, keys = head->time + query + 1;
+/* What a query has gathered over some of the keys. */
+typedef struct Gathered {
+    real max, sum;
+    real value[HEAD_MAX]; /* of D; weights are exp(score − max) */
+} Gathered;
+
+/* One query over keys first … end − 1. */
+static void gather(Gathered *g, const Head *head, int query, int first, int end) {
+    int D = head->D;
     const real *q = head->q + query * head->ld_q;
-    real gathered[HEAD_MAX] = {0}, scores[TILE], max = SCORE_HIDDEN, sum = 0;
-    real scale = score_scale(D), rest = score_scale_rest(D);
-    for (int first = 0; first < keys; first += TILE) {
-        int count = min_int(TILE, keys - first);
-        real old = max;
+    real scores[TILE], scale = score_scale(D), rest = score_scale_rest(D);
+    g->max = SCORE_HIDDEN, g->sum = 0;
+    for (int d = 0; d < D; d++) g->value[d] = 0;
+    for (; first < end; first += TILE) {
+        int count = min_int(TILE, end - first);
+        real old = g->max;
+        scores_of(scores, q, head, first, count);
         for (int i = 0; i < count; i++) {
-            real product = dot(q, head->k + (first + i) * head->ld_kv, D);
-            scores[i] = scale * product + rest * product;
-            max = scores[i] > max ? scores[i] : max;
+            scores[i] = scale * scores[i] + rest * scores[i];
+            g->max = scores[i] > g->max ? scores[i] : g->max;
         }
 #pragma omp simd
-        for (int i = 0; i < count; i++) scores[i] = exp_clamped(scores[i] - max);
-        real factor = exp_clamped(old - max);
-        sum *= factor;
-        for (int d = 0; d < D; d++) gathered[d] *= factor;
+        for (int i = 0; i < count; i++) scores[i] = exp_clamped(scores[i] - g->max);
+        real factor = exp_clamped(old - g->max);
+        g->sum *= factor;
+        for (int d = 0; d < D; d++) g->value[d] *= factor;
         for (int i = 0; i < count; i++) {
-            const real *v = head->v + (first + i) * head->ld_kv;
-            sum += scores[i];
+            const real *restrict v = head->v + (first + i) * head->ld_kv;
+            real *restrict value = g->value;
+            g->sum += scores[i];
 #pragma omp simd
-            for (int d = 0; d < D; d++) gathered[d] += scores[i] * v[d];
+            for (int d = 0; d < D; d++) value[d] += scores[i] * v[d];
         }
     }
+}
+
+static void attend_one(const Head *head, int query) {
+    Gathered g;
+    gather(&g, head, query, 0, head->time + query + 1);
     real *out = head->out + query * head->ld_out;
-    for (int d = 0; d < D; d++) out[d] = gathered[d] / sum;
+    for (int d = 0; d < head->D; d++) out[d] = g.value[d] / g.sum;
+}
+
+/* The head's query, from what was gathered over its pieces, in their order. */
+static void merge(const Head *head, const Gathered *pieces, int count) {
+    Gathered all = pieces[0];
+    for (int p = 1; p < count; p++) all.max = pieces[p].max > all.max ? pieces[p].max : all.max;
+    real factor = exp_clamped(pieces[0].max - all.max);
+    all.sum *= factor;
+    for (int d = 0; d < head->D; d++) all.value[d] *= factor;
+    for (int p = 1; p < count; p++) {
+        factor = exp_clamped(pieces[p].max - all.max);
+        all.sum += factor * pieces[p].sum;
+        for (int d = 0; d < head->D; d++) all.value[d] += factor * pieces[p].value[d];
+    }
+    for (int d = 0; d < head->D; d++) head->out[d] = all.value[d] / all.sum;
+}
+
+static Head head_of(const AttentionDecode *args, int b, int h) {
+    int T = args->T, D = args->D, hkv = h / (args->H / args->Hkv);
+    int64_t ld = padded((int64_t)(args->H + 2 * args->Hkv) * D), ld_out = padded((int64_t)args->H * D);
+    int64_t ld_cache = padded((int64_t)args->Hkv * D), cache = (int64_t)b * args->capacity * ld_cache + hkv * D;
+    return (Head){.D = D,
+                  .queries = T,
+                  .time = (int)args->length[b],
+                  .q = (const real *)args->qkv + (int64_t)b * T * ld + h * D,
+                  .ld_q = ld,
+                  .k = (const real *)args->k_cache + cache,
+                  .v = (const real *)args->v_cache + cache,
+                  .ld_kv = ld_cache,
+                  .out = (real *)args->out + (int64_t)b * T * ld_out + h * D,
+                  .ld_out = ld_out};
+}
+
+/* Pieces of a cache: by its length alone, so that threads and the other sequences change no bit. */
+static int pieces_of(int keys) { return (keys + PIECE - 1) / PIECE; }
+
+size_t NAME(attention_decode_scratch)(const Limits *limits) {
+    return (size_t)limits->B * (size_t)limits->H * (size_t)pieces_of(limits->T) * sizeof(Gathered);
+}
+
+/* One token a sequence: heads and pieces of the cache side by side, heads fastest, as they share keys and values. */
+static void decode_one(Queue *queue, const AttentionDecode *args) {
+    int B = args->B, H = args->H, most = 1;
+    for (int b = 0; b < B; b++) most = max_int(most, pieces_of((int)args->length[b] + 1));
+    Gathered *gathered =
+        NAME(cpu_scratch)(queue, (size_t)B * (size_t)H * (size_t)most * sizeof *gathered, "attention_decode");
+#pragma omp parallel if ((int64_t)B * H * most > 1)
+    {
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < (int64_t)B * most * H; task++) {
+            int b = (int)(task / H / most), piece = (int)(task / H % most), h = (int)(task % H);
+            int keys = (int)args->length[b] + 1, first = piece * PIECE;
+            Head head = head_of(args, b, h);
+            if (first >= keys) continue;
+            gather(&gathered[((int64_t)b * H + h) * most + piece], &head, 0, first, min_int(first + PIECE, keys));
+        }
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < (int64_t)B * H; row++) {
+            Head head = head_of(args, (int)(row / H), (int)(row % H));
+            merge(&head, &gathered[row * most], pieces_of(head.time + 1));
+        }
+    }
 }
 
 void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
-    int B = args->B, T = args->T, H = args->H, Hkv = args->Hkv, D = args->D;
-    attention_check("attention_decode", B, T, H, Hkv, D);
+    int B = args->B, T = args->T, H = args->H, D = args->D;
+    attention_check("attention_decode", B, T, H, args->Hkv, D);
     for (int b = 0; b < B; b++)
         check((int64_t)args->length[b] + T <= args->capacity,
               "attention_decode: sequence %d has %u time steps and %d new ones; the cache holds %d", b,
               (unsigned)args->length[b], T, args->capacity);
-    int64_t ld = padded((int64_t)(H + 2 * Hkv) * D), ld_out = padded((int64_t)H * D);
-    int64_t ld_cache = padded((int64_t)Hkv * D);
-    append(args, ld, ld_cache);
-
+    append(args, padded((int64_t)(H + 2 * args->Hkv) * D), padded((int64_t)args->Hkv * D));
+    if (T == 1) {
+        decode_one(queue, args);
+        return;
+    }
     size_t each = NAME(attend_tile_scratch)(D);
     int threads;
     char *scratch = NAME(scratch_per_thread)(queue, each, "attention_decode", &threads);
@@ -74,18 +172,7 @@ void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t task = 0; task < (int64_t)B * H * pieces; task++) {
         int piece = (int)(task / ((int64_t)B * H)), b = (int)(task / H % B), h = (int)(task % H);
-        int hkv = h / (H / Hkv);
-        int64_t cache = (int64_t)b * args->capacity * ld_cache + hkv * D;
-        Head head = {.D = D,
-                     .queries = T,
-                     .time = (int)args->length[b],
-                     .q = (const real *)args->qkv + (int64_t)b * T * ld + h * D,
-                     .ld_q = ld,
-                     .k = (const real *)args->k_cache + cache,
-                     .v = (const real *)args->v_cache + cache,
-                     .ld_kv = ld_cache,
-                     .out = (real *)args->out + (int64_t)b * T * ld_out + h * D,
-                     .ld_out = ld_out};
+        Head head = head_of(args, b, h);
         if (T < FEW)
             attend_one(&head, piece);
         else

@@ -161,6 +161,9 @@ size_t NAME(attend_tile_scratch)(int D);
 /* out and lse of queries 64·tile … of a head. */
 void NAME(attend_tile)(const Head *head, int tile, void *scratch);
 
+/* Bytes of scratch that attention_decode needs for one new token of each sequence. */
+size_t NAME(attention_decode_scratch)(const Limits *limits);
+
 /* Bytes of scratch that attention_backward needs. */
 size_t NAME(attention_backward_scratch)(int T, int D);
 

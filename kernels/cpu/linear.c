@@ -1,11 +1,11 @@
 /*
  * linear.c: how are the products of activations and weights computed on the CPU? (kernels.h: Linear)
  *
- * In float by oneDNN's dnnl_sgemm, in double by cblas_dgemm (OpenBLAS). Both see row-major matrices of the
+ * Few rows by few_rows.c; else in float by oneDNN's dnnl_sgemm, in double by cblas_dgemm (OpenBLAS). Both see row-major matrices of the
  * true shape with padded leading dimensions, so padding is neither read nor written. The same shapes and
  * number of threads give the same bits.
  */
-#include "cpu.h"
+#include "linear.h"
 #include "../../src/base/blas_room.h"
 
 #include <omp.h>
@@ -80,6 +80,10 @@ static void fill_rows(real *y, int64_t ldy, const real *bias, int64_t rows, int 
 void NAME(linear_forward)(Queue *queue, const Linear *args) {
     (void)queue;
     int64_t ldx = padded(args->in), ldy = padded(args->out);
+    if (args->N >= 1 && args->N <= FEW_ROWS) {
+        NAME(linear_few_rows)(args);
+        return;
+    }
     if (args->bias) fill_rows(args->y, ldy, args->bias, args->N, args->out);
     multiply(&(Product){.operation = "linear_forward",
                         .M = args->N,

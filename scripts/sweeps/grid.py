@@ -31,7 +31,8 @@ NOT_HERE = {
     "threads": "use the sweep's own --threads",
     "config": "a run's name could not tell what is in the file; write its lines under [flags]",
 }
-for _mode in ("dry-run", "eval-only", "eval", "eval-out", "generate", "probe", "smoke", "version", "help", "list-variants"):
+for _mode in ("dry-run", "eval-only", "eval", "eval-out", "generate", "generate-tokens", "generate-file", "probe", "smoke", "version",
+              "help", "list-variants"):
     NOT_HERE[_mode] = "a sweep trains"
 # Flags without which a run gives the same numbers: they don't change its name.
 NOT_IN_NAME = {"keep", "log-every", "save-every", "max-minutes"}

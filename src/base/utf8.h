@@ -19,6 +19,17 @@ static inline size_t utf8_length(const unsigned char *text, size_t left) {
     return length;
 }
 
+/* Of bytes that begin no sequence, how many one U+FFFD stands for: those of a sequence that was cut, else one. (So do Unicode's
+ * recommendation, Python and Rust.) */
+static inline size_t utf8_broken_length(const unsigned char *text, size_t left) {
+    for (size_t count = left < 3 ? left : 3; count > 1; count--) {
+        unsigned char whole[4] = {0x80, 0x80, 0x80, 0x80};
+        for (size_t i = 0; i < count; i++) whole[i] = text[i];
+        if (utf8_length(whole, 4) > count) return count;
+    }
+    return 1;
+}
+
 /* The code point of a sequence of this length, as utf8_length() gave it. */
 static inline unsigned utf8_code(const unsigned char *text, size_t length) {
     unsigned code = length == 1 ? text[0] : text[0] & (0x7fu >> length);

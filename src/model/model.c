@@ -10,6 +10,7 @@ typedef struct Pass {
     int B, T;
     const Buffers *buffers;
     Cache *cache;             /* generation, else NULL */
+    int place;                /* of the first sequence, in the cache */
     const uint32_t *position; /* [B·T], or NULL: the time step */
     const uint32_t *document_start; /* [B·T], or NULL: 0 */
     StageHook *hook;          /* telemetry, or NULL */
@@ -352,6 +353,12 @@ static Junction context_args(const Model *m, const Pass *pass, int l) {
                       .y = block->normed};
 }
 
+/* What the cache holds for the pass's sequences. */
+static Storage *cached(const Model *m, const Pass *pass, Storage *whole) {
+    int64_t row = padded((int64_t)m->Hkv * m->D) * (int64_t)dtype_size(m->k->storage);
+    return (char *)whole + pass->place * pass->cache->capacity * row;
+}
+
 static void attend_cached(Model *m, const Pass *pass, int l) {
     const Block *block = &pass->buffers->block[l];
     m->k->attention_decode(m->queue, &(AttentionDecode){
@@ -363,8 +370,8 @@ static void attend_cached(Model *m, const Pass *pass, int l) {
         .capacity = pass->cache->capacity,
         .length = pass->cache->length,
         .qkv = block->qkv,
-        .k_cache = pass->cache->k[l],
-        .v_cache = pass->cache->v[l],
+        .k_cache = cached(m, pass, pass->cache->k[l]),
+        .v_cache = cached(m, pass, pass->cache->v[l]),
         .out = block->context,
     });
 }
@@ -616,19 +623,31 @@ void model_backward(Model *m, LayerHook *hook, void *context) {
     if (hook) hook(context, -1);
 }
 
-void model_decode(Model *m, const uint32_t *tokens, int count, uint32_t length) {
+/* New tokens [pass.B, pass.T] at time steps length[b] … and logits of `count` of them from `first` on. The buffer of targets is
+ * free in generation: it holds the positions. */
+static void run_cached(Model *m, Pass pass, const uint32_t *tokens, const uint32_t *length, int64_t first, int64_t count) {
     const Kernels *k = m->k;
-    uint32_t *position = must_malloc((size_t)count * sizeof *position, "positions");
-    for (int i = 0; i < count; i++) position[i] = length + (uint32_t)i;
-    /* The targets' buffer is free in generation: it holds the positions. */
-    k->copy(m->queue, m->tokens, tokens, (size_t)count * sizeof *tokens, COPY_TO_DEVICE);
-    k->copy(m->queue, m->targets, position, (size_t)count * sizeof *position, COPY_TO_DEVICE);
-    k->copy(m->queue, m->cache.length, &length, sizeof length, COPY_TO_DEVICE);
-    Pass pass = {.B = 1, .T = count, .buffers = &m->passing, .cache = &m->cache, .position = m->targets};
+    const int64_t N = tokens_of(&pass);
+    uint32_t *position = must_malloc((size_t)N * sizeof *position, "positions");
+    for (int64_t n = 0; n < N; n++) position[n] = length[n / pass.T] + (uint32_t)(n % pass.T);
+    k->copy(m->queue, m->tokens, tokens, (size_t)N * sizeof *tokens, COPY_TO_DEVICE);
+    k->copy(m->queue, m->targets, position, (size_t)N * sizeof *position, COPY_TO_DEVICE);
+    k->copy(m->queue, m->cache.length, length, (size_t)pass.B * sizeof *length, COPY_TO_DEVICE);
+    pass.buffers = &m->passing;
+    pass.cache = &m->cache;
+    pass.position = m->targets;
     run_forward(m, &pass);
-    model_logits(m, count - 1, 1);
+    model_logits(m, first, count);
     k->queue_wait(m->queue);
     free(position);
+}
+
+void model_prefill(Model *m, int place, const uint32_t *tokens, int count, uint32_t length) {
+    run_cached(m, (Pass){.B = 1, .T = count, .place = place}, tokens, &length, count - 1, 1);
+}
+
+void model_decode(Model *m, int B, const uint32_t *tokens, const uint32_t *length) {
+    run_cached(m, (Pass){.B = B, .T = 1}, tokens, length, 0, B);
 }
 
 void model_feed(Model *m, const uint32_t *tokens, const uint32_t *targets) {

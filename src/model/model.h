@@ -57,11 +57,11 @@ typedef struct Buffers {
     Block *block;       /* [L] */
 } Buffers;
 
-/* Keys and values of past tokens, for generation: one sequence. */
+/* Keys and values of past tokens, for generation: some sequences, each in a place of its own. */
 typedef struct Cache {
-    int capacity;      /* time steps */
-    uint32_t *length;  /* [1] device */
-    Storage **k, **v;  /* [L] of [1, capacity, Hkv·D] */
+    int capacity;      /* time steps of each */
+    uint32_t *length;  /* [sequences] device */
+    Storage **k, **v;  /* [L] of [sequences, capacity, Hkv·D] */
 } Cache;
 
 /* Bytes of each part, for --dry-run; filled by model_plan(). */
@@ -186,11 +186,13 @@ const Residual *model_stream(const Model *model, int l, const Accum **scale);
  * count ≤ head_chunk. */
 void model_logits(Model *model, int64_t first, int64_t count);
 
-/* Generation: makes room for config->seq_len time steps. */
-void model_open_cache(Model *model);
-/* Runs `count` new tokens at time step `length` against the cache, and leaves the last one's logits in
- * model->logits [1, V]. length + count ≤ cache.capacity; count ≤ N. Waits for the queue. */
-void model_decode(Model *model, const uint32_t *tokens, int count, uint32_t length);
+/* Generation: makes room for config->seq_len time steps of so many sequences; at most the batch size, and head_chunk. */
+void model_open_cache(Model *model, int sequences);
+/* Runs `count` new tokens of the sequence at this place at time steps length … against the cache, and leaves the last one's
+ * logits in model->logits [1, V]. length + count ≤ cache.capacity. Waits for the queue. */
+void model_prefill(Model *model, int place, const uint32_t *tokens, int count, uint32_t length);
+/* The same of one new token of each of the first B sequences, sequence b's at time step length[b]: logits [B, V]. */
+void model_decode(Model *model, int B, const uint32_t *tokens, const uint32_t *length);
 
 /* Multiply-add operations × 2 of one token, forward and backward: 6 · (matrix elements that a token meets) +
  * 6·L·H·D·T (causal attention: scores and values, half of them masked). The formula that MFU is quoted with. */

@@ -301,14 +301,14 @@ void model_create(Model *m, const Config *config, const Kernels *k, bool train) 
     fill_rope(m);
 }
 
-void model_open_cache(Model *m) {
+void model_open_cache(Model *m, int sequences) {
     Cache *cache = &m->cache;
     cache->capacity = m->T;
     cache->k = must_calloc((size_t)m->L, sizeof *cache->k, "the cache");
     cache->v = must_calloc((size_t)m->L, sizeof *cache->v, "the cache");
-    size_t bytes = rows_bytes(m->T, m->Hkv * m->D, m->k->storage);
-    const char *remedy = "lower --seq-len";
-    cache->length = arena_memory(m->k, sizeof *cache->length, "the cache", remedy);
+    size_t bytes = rows_bytes((int64_t)sequences * m->T, m->Hkv * m->D, m->k->storage);
+    const char *remedy = "lower --batch-size or --seq-len";
+    cache->length = arena_memory(m->k, (size_t)sequences * sizeof *cache->length, "the cache", remedy);
     for (int l = 0; l < m->L; l++) {
         cache->k[l] = arena_memory(m->k, bytes, "the cache of keys and values", remedy);
         cache->v[l] = arena_memory(m->k, bytes, "the cache of keys and values", remedy);

@@ -108,7 +108,7 @@ void device_inherit_threads(Config *c, int argc, char **argv) {
     Config given;
     config_parse(&given, argc, argv, NULL);
     if (given.threads || !c->threads) return;
-    bool trains = !(c->eval_only || c->eval || c->generate || c->probe || c->dry_run);
+    bool trains = !(c->eval_only || c->eval || config_generates(c) || c->probe || c->dry_run);
     inherits_threads = trains && c->threads <= threads_cpus();
     if (!inherits_threads) c->threads = 0;
 }

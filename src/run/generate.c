@@ -1,73 +1,62 @@
 /* generate.c: see generate.h. */
 #include "generate.h"
 #include "../base/output.h"
-#include "../base/philox.h"
 #include "../base/printable.h"
-#include "../model/fetch.h"
+#include "../base/utf8.h"
+#include "../data/sidecar.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { BYTES = 256 };
+/* ------------------------------------------------------------------------------------------------------
+ * The table
+ * ---------------------------------------------------------------------------------------------------- */
 
-bool generate_can(const Model *model) { return model->V <= BYTES; }
-
-static int likeliest(const double *logits, int V) {
-    int best = 0;
-    for (int i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
+/* DIR/NAME.tokenizer of the set that a shard is of. */
+static bool directory_of_set(const ShardSet *train, char path[PATH_SIZE]) {
+    SetPart part;
+    return train && train->n_shards && sidecar_part(train->shards[0].path, &part) &&
+           snprintf(path, PATH_SIZE, "%s.tokenizer", part.stem) < PATH_SIZE;
 }
 
-static int descending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x < y) - (x > y);
-}
-
-/* The k-th largest logit: what is below it is not sampled. */
-static double threshold(const double *logits, int V, int64_t top_k) {
-    if (top_k <= 0 || top_k >= V) return -INFINITY;
-    double sorted[BYTES];
-    memcpy(sorted, logits, (size_t)V * sizeof *sorted);
-    qsort(sorted, (size_t)V, sizeof *sorted, descending);
-    return sorted[top_k - 1];
-}
-
-static int sample(const double *logits, int V, const Config *c, double uniform) {
-    int best = likeliest(logits, V);
-    if (c->temperature == 0) return best;
-    double weights[BYTES], total = 0, least = threshold(logits, V, c->top_k);
-    for (int i = 0; i < V; i++) {
-        weights[i] = logits[i] >= least ? exp((logits[i] - logits[best]) / c->temperature) : 0;
-        total += weights[i];
-    }
-    double left = uniform * total;
-    for (int i = 0; i < V; i++) {
-        left -= weights[i];
-        if (left < 0) return i;
-    }
-    return best;
-}
-
-/* Feeds tokens[from, count) and returns the logits after the last one; false if there is one that is not finite. */
-static bool next_logits(Model *m, const uint32_t *tokens, int from, int count, double *logits) {
-    model_decode(m, tokens + from, count - from, (uint32_t)from);
-    fetch_rows(m, m->logits, m->k->storage, 0, 1, m->V, logits);
-    for (int i = 0; i < m->V; i++)
-        if (!isfinite(logits[i])) return false;
+/* The weights' own directory, or that of a file of weights. */
+static bool directory_of_weights(const char *weights, char path[PATH_SIZE]) {
+    struct stat status;
+    if (!weights[0]) return false;
+    snprintf(path, PATH_SIZE, "%s", weights);
+    if (stat(weights, &status) == 0 && S_ISDIR(status.st_mode)) return true;
+    char *slash = strrchr(path, '/');
+    if (slash) slash[slash == path] = '\0';
+    else strcpy(path, ".");
     return true;
 }
 
-/* Where a sample goes. */
+bool generate_table(TokenBytes *table, const Start *start, const ShardSet *train, Error *error) {
+    const int64_t vocab = start->config.vocab_size;
+    char path[PATH_SIZE];
+    *table = (TokenBytes){.end_of_document = -1};
+    if (directory_of_set(train, path) && !token_bytes_find(table, path, vocab, error)) return false;
+    if (!table->count && start->resume_from[0] && !token_bytes_find(table, start->resume_from, vocab, error)) return false;
+    if (!table->count && directory_of_weights(start->init_from.weights, path) && !token_bytes_find(table, path, vocab, error))
+        return false;
+    if (!table->count && vocab <= 256) token_bytes_identity(table, vocab);
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * A text that is streamed
+ * ---------------------------------------------------------------------------------------------------- */
+
 typedef struct Page {
-    bool terminal;
+    const TokenBytes *table;
+    bool terminal, begun, numbers;
     Printable shown;
 } Page;
 
-static void put(Page *page, unsigned char byte) {
+static void put_byte(Page *page, unsigned char byte) {
     char text[PRINTABLE_SIZE];
     if (!page->terminal) {
         putchar(byte);
@@ -77,46 +66,164 @@ static void put(Page *page, unsigned char byte) {
     fputs(text, stdout);
 }
 
-static void end(Page *page) {
+static void put_token(Page *page, uint32_t token) {
+    uint64_t length;
+    if (!page->table->count) {
+        printf("%s%u", page->begun ? "," : "", (unsigned)token);
+        page->begun = true;
+        return;
+    }
+    const unsigned char *bytes = token_bytes_of(page->table, token, &length);
+    const bool strip = length && !page->begun && page->table->strip_leading_space && bytes[0] == ' ';
+    for (uint64_t i = strip; i < length; i++) put_byte(page, bytes[i]);
+    page->begun |= length > 0;
+}
+
+static void end_page(Page *page) {
     char text[PRINTABLE_SIZE];
     printable_end(&page->shown, text);
     puts(text);
 }
 
-bool generate(Model *m, const char *prompt, Error *error) {
-    const Config *c = m->config;
-    if (!m->cache.capacity) model_open_cache(m);
-    int capacity = m->cache.capacity, count = 0, fed = 0;
-    uint32_t *tokens = must_malloc((size_t)capacity * sizeof *tokens, "a sample");
-    size_t length = strlen(prompt), skip = length > (size_t)capacity ? length - (size_t)capacity : 0;
-    for (const char *at = prompt + skip; *at; at++) {
-        check((unsigned char)*at < m->V, "--generate: the prompt's byte %u is not below --vocab-size %d",
-              (unsigned)(unsigned char)*at, m->V);
-        tokens[count++] = (unsigned char)*at;
-    }
-    if (count == 0) tokens[count++] = m->V > '\n' ? '\n' : 0; /* something to start from */
-    Page page = {.terminal = isatty(STDOUT_FILENO)};
-    for (const char *at = prompt; *at; at++) put(&page, (unsigned char)*at);
-
-    double logits[BYTES];
+static bool take_token(void *context, size_t i, uint32_t token, TextEnd end) {
     Error gone;
-    bool finite = true;
-    uint64_t stream = philox_name_hash("sample");
-    for (int64_t i = 0; i < c->max_new_tokens; i++) {
-        finite = next_logits(m, tokens, fed, count, logits);
-        if (!finite) break;
-        fed = count;
-        int token = sample(logits, m->V, c, philox_uniform((uint64_t)c->seed, stream, (uint64_t)i));
-        put(&page, (unsigned char)token);
-        if (!output_flush(&gone)) break;
-        if (count == capacity) { /* the window is full: go on from its second half */
-            count = capacity / 2;
-            memmove(tokens, tokens + capacity - count, (size_t)count * sizeof *tokens);
-            fed = 0;
-        }
-        tokens[count++] = (uint32_t)token;
+    (void)i;
+    if (end != TEXT_GOES_ON) return true;
+    put_token(context, token);
+    return output_flush(&gone);
+}
+
+static Decoding decoding(Model *model, const TokenBytes *table, int batch) {
+    const Config *c = model->config;
+    return (Decoding){.model = model,
+                      .sampler = {.temperature = c->temperature, .top_p = c->top_p, .top_k = c->top_k},
+                      .batch = batch,
+                      .most = c->max_new_tokens,
+                      .end_token = c->stop_at_end ? table->end_of_document : -1};
+}
+
+bool generate_text(Model *model, const TokenBytes *table, const Prompts *prompts, Error *error) {
+    const Prompt *prompt = &prompts->list[0];
+    Page page = {.table = table, .terminal = isatty(STDOUT_FILENO)};
+    DecodeCost ignored;
+    Decoding d = decoding(model, table, 1);
+    d.take = take_token;
+    d.context = &page;
+    for (int64_t i = 0; i < prompt->count && !prompt->begins; i++) put_token(&page, prompt->tokens[i]);
+    const bool good = decode_all(&d, prompts, &ignored, error);
+    end_page(&page);
+    return good;
+}
+
+bool generate_sample(Model *model, const TokenBytes *table, Error *error) {
+    Prompts prompts;
+    prompts_empty(&prompts, model->config, table);
+    const bool good = generate_text(model, table, &prompts, error);
+    prompts_free(&prompts);
+    return good;
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * Lines of JSON
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* What has come of a prompt. */
+typedef struct Result {
+    uint32_t *tokens;
+    size_t count, room;
+    TextEnd end;
+} Result;
+
+typedef struct Lines {
+    const TokenBytes *table;
+    const Prompts *prompts;
+    Result *results; /* [prompts->count] */
+    size_t printed;
+} Lines;
+
+/* The bytes of tokens as a text of JSON. */
+static void put_text(const TokenBytes *table, const uint32_t *tokens, size_t count, bool begins) {
+    char *bytes = NULL;
+    size_t size = 0;
+    FILE *all = open_memstream(&bytes, &size);
+    require(all, "out of memory for a text");
+    for (size_t i = 0; i < count; i++) {
+        uint64_t length;
+        const unsigned char *token = token_bytes_of(table, tokens[i], &length);
+        fwrite(token, 1, length, all);
     }
-    end(&page);
-    free(tokens);
-    return finite || error_set(error, "the model's logits are not finite: these weights have diverged");
+    require(fclose(all) == 0, "out of memory for a text");
+    const unsigned char *at = (unsigned char *)bytes, *end = at + size;
+    if (begins && table->strip_leading_space && at < end && *at == ' ') at++;
+    putchar('"');
+    for (size_t length; at < end; at += length) {
+        length = utf8_length(at, (size_t)(end - at));
+        const unsigned code = length ? utf8_code(at, length) : 0xfffd;
+        if (!length) fputs("\xef\xbf\xbd", stdout), length = utf8_broken_length(at, (size_t)(end - at));
+        else if (code == '"' || code == '\\') printf("\\%c", (char)code);
+        else if (code == '\n') fputs("\\n", stdout);
+        else if (code < ' ' || (code >= 0x7f && code < 0xa0)) printf("\\u%04x", code);
+        else fwrite(at, 1, length, stdout);
+    }
+    putchar('"');
+    free(bytes);
+}
+
+static void put_ids(const uint32_t *tokens, size_t count) {
+    putchar('[');
+    for (size_t i = 0; i < count; i++) printf("%s%u", i ? "," : "", (unsigned)tokens[i]);
+    putchar(']');
+}
+
+static void put_line(const Lines *lines, size_t i) {
+    const Prompt *prompt = &lines->prompts->list[i];
+    const Result *result = &lines->results[i];
+    const size_t count = prompt->begins ? 0 : (size_t)prompt->count;
+    if (lines->table->count) {
+        printf("{\"prompt\":");
+        put_text(lines->table, prompt->tokens, count, true);
+        printf(",\"text\":");
+        put_text(lines->table, result->tokens, result->count, count == 0);
+    } else {
+        printf("{\"prompt_ids\":");
+        put_ids(prompt->tokens, count);
+    }
+    printf(",\"ids\":");
+    put_ids(result->tokens, result->count);
+    printf(",\"end\":\"%s\"}\n", result->end == TEXT_DOCUMENT ? "document" : "length");
+}
+
+/* Prints what is whole as soon as all before it is. */
+static bool take_line(void *context, size_t i, uint32_t token, TextEnd end) {
+    Lines *lines = context;
+    Result *result = &lines->results[i];
+    Error gone;
+    if (end == TEXT_GOES_ON) {
+        if (result->count == result->room) {
+            result->room = 2 * result->room + 64;
+            result->tokens = realloc(result->tokens, result->room * sizeof *result->tokens);
+            require(result->tokens, "out of memory for a text of %zu tokens", result->count);
+        }
+        result->tokens[result->count++] = token;
+        return true;
+    }
+    result->end = end;
+    for (; lines->printed < lines->prompts->count && lines->results[lines->printed].end; lines->printed++) {
+        put_line(lines, lines->printed);
+        free(lines->results[lines->printed].tokens);
+        lines->results[lines->printed].tokens = NULL;
+    }
+    return output_flush(&gone);
+}
+
+bool generate_lines(Model *model, const TokenBytes *table, const Prompts *prompts, DecodeCost *cost, Error *error) {
+    Lines lines = {.table = table, .prompts = prompts};
+    lines.results = must_calloc(prompts->count, sizeof *lines.results, "texts");
+    Decoding d = decoding(model, table, model->B);
+    d.take = take_line;
+    d.context = &lines;
+    const bool good = decode_all(&d, prompts, cost, error);
+    for (size_t i = 0; i < prompts->count; i++) free(lines.results[i].tokens);
+    free(lines.results);
+    return good;
 }

@@ -31,7 +31,7 @@ static const char SETTINGS[] = "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-si
                                "warmup-steps=2 log-every=10";
 
 void smoke_check(int argc, char **argv) {
-    static const char *const MODES[] = {"dry-run", "eval-only", "eval", "generate", "probe"}; /* two at once: resolve.h */
+    static const char *const MODES[] = {"dry-run", "eval-only", "eval", "generate", "generate-tokens", "generate-file", "probe"};
     static const char *const OTHERS[] = {"preset", "train-data", "val-data", "resume", "init-from"};
     char copy[sizeof SETTINGS], *state = NULL;
     const char *refused = NULL;

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { GENERATE_AT_ONCE = 8 }; /* texts: to the bit what each is alone (decode.h) */
+
 /* Which checkpoint --resume means; its config.ini lies under the other flags. */
 static void find_checkpoint(Start *start, int argc, char **argv) {
     const char *resume = config_peek(argc, argv, "resume"), *out = config_peek(argc, argv, "out");
@@ -70,8 +72,9 @@ void start_read(Start *start, int argc, char **argv) {
     if (start->resume_from[0] && !config_peek(argc, argv, "out")) stay_with_the_checkpoint(start);
     if (start->resume_from[0]) device_inherit_threads(c, argc, argv);
     if (c->smoke) smoke_prepare(c);
-    if (c->generate) c->batch_size = 1;
-    if (c->generate || c->eval || c->eval_only) c->total_batch_tokens = AUTO_INT;
+    if (c->generate_file && !config_asks(argc, argv, "batch-size")) c->batch_size = GENERATE_AT_ONCE;
+    else if (config_generates(c) && !c->generate_file) c->batch_size = 1;
+    if (config_generates(c) || c->eval || c->eval_only) c->total_batch_tokens = AUTO_INT;
     if (start->resume_from[0]) {
         config_read_base(&start->theirs, base);
         config_follow(c, &start->theirs);
@@ -125,7 +128,7 @@ static void compare_flags(Comparison *c) {
 /* Only training shares its work. */
 void start_join(const Start *start, const Kernels *k, const int64_t *step) {
     const Config *c = &start->config;
-    bool trains = !c->dry_run && !c->probe && !c->generate && !c->eval && !c->eval_only && !c->smoke;
+    bool trains = !c->dry_run && !c->probe && !config_generates(c) && !c->eval && !c->eval_only && !c->smoke;
     Error error = {0};
     if (start->ranks.count == 1) return;
     check(trains, "%s started %d processes: only training runs on several, every other mode as one", start->ranks.launcher->name,

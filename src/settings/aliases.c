@@ -282,8 +282,9 @@ const Alias ALIASES[] = {
     {"maxnewtoken", "max-new-tokens", NULL},
     {"numtokens", "max-new-tokens", NULL},
     {"temp", "temperature", NULL},
-    {"topp", NULL, "a sample is bounded by --top-k"},
-    {"numsamples", NULL, "one sample a call; --seed gives another"},
+    {"nucleus", "top-p", NULL},
+    {"promptfile", "generate-file", NULL},
+    {"numsamples", NULL, "one sample a prompt; --seed gives another, and so does \"seed\" in a line of --generate-file"},
     /* one dash and one letter: llm.c */
     {"-h", "help", NULL},
     {"-V", "version", NULL},

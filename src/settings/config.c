@@ -301,9 +301,11 @@ const char *config_value(const Config *config, const Flag *flag, char *text, siz
     return NULL;
 }
 
+bool config_generates(const Config *config) { return config->generate || config->generate_tokens || config->generate_file; }
+
 /* Flags that say what to do now, not what the run is, are no part of config.ini. */
 static bool is_setting(const char *name) {
-    static const char *const DEEDS[] = {"config", "resume", "generate", "probe", "preset", "ranks", "rendezvous"};
+    static const char *const DEEDS[] = {"config", "resume", "generate", "generate-tokens", "generate-file", "probe", "preset", "ranks", "rendezvous"};
     for (size_t i = 0; i < sizeof DEEDS / sizeof *DEEDS; i++)
         if (strcmp(DEEDS[i], name) == 0) return false;
     return true;

@@ -36,6 +36,9 @@ const char *config_choice(const char *flag, int64_t value);
 /* Every flag that was "auto", and has come to something since, is "auto" again. */
 void config_reopen(Config *config);
 
+/* Whether it asks for text in the place of training. */
+bool config_generates(const Config *config);
+
 /* Defaults only. */
 void config_defaults(Config *config);
 

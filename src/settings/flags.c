@@ -109,7 +109,7 @@ static const Flag RUN[] = {
     INT("keep", keep, "2", 1, 1e6, "checkpoints kept"),
     INT("val-every", val_every, "100", 0, 1e12, "validate every so many steps and at the end (0: at the end)"),
     INT("val-batches", val_batches, "auto", 1, 1e12, "batches a validation, drawn once from all of it (auto: all, at most 40)"),
-    INT("sample-every", sample_every, "0", 0, 1e12, "print a sample every so many steps (byte models)"),
+    INT("sample-every", sample_every, "0", 0, 1e12, "print a sample every so many steps"),
     INT("stats-every", stats_every, "0", 0, 1e12, "telemetry of every layer into metrics.jsonl every so many steps (0: none)"),
     INT("log-every", log_every, "1", 1, 1e12, "steps between progress lines where there is no terminal"),
     CHOICE("device", device, "auto", "auto|cpu|cuda", "auto: a GPU if this build and machine have one"),
@@ -139,9 +139,14 @@ static const Flag MODES[] = {
     TEXT("eval", eval, "ask the weights of --resume or --init-from what FILE[,FILE…] asks (multiple choice, last words; data/README.md), and stop"),
     TEXT("eval-out", eval_out, "--eval: write what each item was answered into this file, as JSON lines"),
     PROMPT("generate", generate, "continue this text with the weights of --resume or --init-from, and stop"),
+    PROMPT("generate-tokens", generate_tokens, "the same of token ids, 1,2,3, for models whose tokens are no bytes (scripts/generate.py encodes text)"),
+    TEXT("generate-file", generate_file, "continue each line of a file, --batch-size (8) at once, and print a line of JSON for each; "
+         "FILE.jsonl holds objects with \"ids\" or \"prompt\", and maybe \"seed\""),
     INT("max-new-tokens", max_new_tokens, "256", 1, 1e6, "length of a sample"),
     REAL("temperature", temperature, "0.8", 0, 100, "of sampling (0: the likeliest token always)"),
     INT("top-k", top_k, "0", 0, 1e9, "sample among the k likeliest tokens (0: all)"),
+    REAL("top-p", top_p, "1", 0, 1, "of these, among the fewest that have this share of the probability (1: all)"),
+    CHOICE("stop-at-end", stop_at_end, "on", "off|on", "a sample ends where the end of a document is drawn, if the tokenizer has one"),
     TEXT("probe", probe, "write one batch's tokens, logits, residuals and gradients as safetensors, and stop"),
     MODE("smoke", smoke,
          "train a tiny shape on built-in data for a few seconds; exit 0 if the loss falls; shape, data, batch-size, "

@@ -74,11 +74,11 @@ typedef struct Config {
     const char *rendezvous;
     double timeout;
     /* modes and what goes with them */
-    const char *generate, *probe, *config;
+    const char *generate, *generate_tokens, *generate_file, *probe, *config;
     const char *eval, *eval_out;
-    int64_t max_new_tokens, top_k;
+    int64_t max_new_tokens, top_k, stop_at_end;
     int64_t plan_ranks; /* of --dry-run; 0: as many as there are */
-    double temperature;
+    double temperature, top_p;
     int64_t dry_run, eval_only, smoke, version, help, list_variants, allow_change;
 
     /* worked out by config_resolve() */

@@ -50,10 +50,13 @@ static const Need IDLE[] = {
     {"reduce-dtype", "several-ranks"},
     {"check-sync", "several-ranks"},
     {"eval-out", "eval"},
-    {"max-new-tokens", "generate sample-every"},
-    {"temperature", "generate sample-every"},
-    {"top-k", "generate sample-every"},
+    {"max-new-tokens", "generate generate-tokens generate-file sample-every"},
+    {"temperature", "generate generate-tokens generate-file sample-every"},
+    {"top-k", "generate generate-tokens generate-file sample-every"},
+    {"top-p", "generate generate-tokens generate-file sample-every"},
+    {"stop-at-end", "generate generate-tokens generate-file sample-every"},
     {"top-k", "temperature"},
+    {"top-p", "temperature"},
 };
 
 static bool is_set(const Config *config, const Flag *flag) {
@@ -120,7 +123,7 @@ static void check_one_origin(const Config *c, int argc, char **argv) {
 void needs_check(const Config *c, int argc, char **argv) {
     char lacks[256];
     check_one_origin(c, argc, argv);
-    if (c->eval_only || c->eval || c->generate || c->probe) return; /* none of those keeps anything, or goes by steps */
+    if (c->eval_only || c->eval || config_generates(c) || c->probe) return; /* none of those keeps anything, or goes by steps */
     for (size_t i = 0; i < sizeof REFUSED / sizeof *REFUSED; i++) {
         const Need *need = &REFUSED[i];
         if (!config_asks(argc, argv, need->flag) || !is_set(c, flag_find(need->flag))) continue;

@@ -42,6 +42,8 @@ static void check_one_mode(const Config *c) {
                  {"eval-only", c->eval_only},
                  {"eval", c->eval != NULL},
                  {"generate", c->generate != NULL},
+                 {"generate-tokens", c->generate_tokens != NULL},
+                 {"generate-file", c->generate_file != NULL},
                  {"probe", c->probe != NULL}};
     const char *first = NULL;
     for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {

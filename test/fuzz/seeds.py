@@ -89,6 +89,22 @@ def moments():
     yield whole.replace(".T[0:", "[0:").encode()
 
 
+def tokens():
+    """The model's vocabulary less one, then a table of its tokens' bytes."""
+    def table(pieces, **metadata):
+        offsets = [sum(map(len, pieces[:i])) for i in range(len(pieces) + 1)]
+        size = 8 * len(offsets)
+        header = {"__metadata__": {"format": "token_bytes", **metadata}, "offsets": entry("I64", [len(offsets)], 0, size),
+                  "bytes": entry("U8", [offsets[-1]], size, size + offsets[-1])}  # fmt: skip
+        return tensors(header, struct.pack("<%dq" % len(offsets), *offsets) + b"".join(pieces))[8:]
+
+    yield bytes([3]) + table([b"", b"a", b" the", b"\xc3"], end_of_document="0", strip_leading_space="true")
+    yield bytes([9]) + table([b"x", b"", b"yz"], strip_leading_space="false")
+    yield bytes([1]) + table([b"x", b"", b"yz"])
+    yield bytes([255]) + table([bytes([i]) for i in range(256)] + [b""], end_of_document="256")
+    yield bytes([255]) + table([b""] + [bytes([i]) for i in range(1, 256)], end_of_document="0")
+
+
 def texts(run, own):
     def read(name):
         with open(os.path.join(run, name), "rb") as file:
@@ -112,6 +128,7 @@ def texts(run, own):
         "safetensors": list(safetensors([read("model.safetensors"), read("optimizer-0-of-1.safetensors")])),
         "shard": list(shards()),
         "moments": list(moments()),
+        "tokens": list(tokens()),
     }
 
 

@@ -1,0 +1,99 @@
+/*
+ * few_rows.c: how is y = x·Wᵀ + bias computed for the few rows of generation? (linear.c calls it)
+ *
+ * Such a product reads all of W to do two operations a weight and row: memory is its bound, and a library that first packs
+ * W for its tiles moves it three times. Here each row of W passes once through one thread, against all rows of x.
+ *
+ * Every element of y is summed in the same order, whatever the number of rows and threads: a text decoded alone has the bits
+ * of one decoded in a batch. Rows are read to the end of their padding, which is zero.
+ */
+#include "linear.h"
+
+#include <string.h>
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64 };
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32 };
+#else
+enum { VECTOR_BYTES = 16 };
+#endif
+enum { LANES = VECTOR_BYTES / sizeof(real), SERIAL = 1 << 15 /* weights: below it waking the threads costs more */ };
+
+typedef real Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* sum + a·b, rounded once where the processor can. Said by name: left to itself gcc fuses the two in one loop and not in
+ * another (its -mtune avoids chains of fused ones), and the bits would hang on the number of rows. */
+INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
+#if defined(__AVX512F__) && defined(CPU_F64)
+    return (Vector)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum);
+#elif defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__FMA__) && defined(CPU_F64)
+    return (Vector)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
+#elif defined(__FMA__)
+    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+/* Halves, quarters, …: pairs that lie LANES/2, LANES/4, … 1 apart. */
+INLINE real sum_of(Vector vector) {
+    real lane[LANES];
+    memcpy(lane, &vector, sizeof lane);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+/* `outs` rows of W against N rows of x; both are constants where this is inlined. */
+INLINE void block(const Linear *a, int64_t ldx, int64_t ldy, int64_t out, int outs, int N) {
+    const real *w = (const real *)a->w + out * ldx, *x = a->x, *bias = a->bias;
+    Vector sum[4][FEW_ROWS];
+    for (int o = 0; o < outs; o++)
+        for (int n = 0; n < N; n++) sum[o][n] = (Vector){0};
+    for (int64_t i = 0; i < ldx; i += LANES) {
+        Vector weight[4];
+        for (int o = 0; o < outs; o++) weight[o] = *(const Vector *)(w + o * ldx + i);
+        for (int n = 0; n < N; n++) {
+            const Vector value = *(const Vector *)(x + n * ldx + i);
+            for (int o = 0; o < outs; o++) sum[o][n] = multiply_add(weight[o], value, sum[o][n]);
+        }
+    }
+    real *y = (real *)a->y + out;
+    for (int o = 0; o < outs; o++)
+        for (int n = 0; n < N; n++) y[n * ldy + o] = sum_of(sum[o][n]) + (bias ? bias[out + o] : 0);
+}
+
+/* Rows of W from `out` to `end`, as many at a time as sums fit into registers. */
+INLINE void stretch(const Linear *a, int64_t ldx, int64_t ldy, int64_t out, int64_t end, int N) {
+    const int outs = N <= 2 ? 4 : N <= 4 ? 2 : 1;
+    for (; out + outs <= end; out += outs) block(a, ldx, ldy, out, outs, N);
+    for (; out < end; out++) block(a, ldx, ldy, out, 1, N);
+}
+
+void NAME(linear_few_rows)(const Linear *a) {
+    enum { STRETCH = 16 };
+    const int64_t ldx = padded(a->in), ldy = padded(a->out);
+    const int64_t stretches = (a->out + STRETCH - 1) / STRETCH;
+#pragma omp parallel for schedule(static) if (a->out * ldx > SERIAL)
+    for (int64_t s = 0; s < stretches; s++) {
+        const int64_t out = s * STRETCH, end = out + STRETCH < a->out ? out + STRETCH : a->out;
+        switch (a->N) {
+        case 1: stretch(a, ldx, ldy, out, end, 1); break;
+        case 2: stretch(a, ldx, ldy, out, end, 2); break;
+        case 3: stretch(a, ldx, ldy, out, end, 3); break;
+        case 4: stretch(a, ldx, ldy, out, end, 4); break;
+        case 5: stretch(a, ldx, ldy, out, end, 5); break;
+        case 6: stretch(a, ldx, ldy, out, end, 6); break;
+        case 7: stretch(a, ldx, ldy, out, end, 7); break;
+        default: stretch(a, ldx, ldy, out, end, 8); break;
+        }
+    }
+}
