@@ -32,6 +32,7 @@
 #include "src/run/stop.h"
 #include "src/run/sync.h"
 #include "src/run/telemetry.h"
+#include "src/run/tokenizer.h"
 #include "src/run/waiting.h"
 #include "src/settings/command_line.h"
 #include "src/settings/needs.h"
@@ -65,6 +66,7 @@ typedef struct Run {
     Step stepper;
     bool validates;
     Validator validator;
+    Tokenizer tokenizer;
     Telemetry *telemetry; /* NULL without --stats-every */
     Sync sync;
     TokenBytes table; /* of samples on the way */
@@ -163,6 +165,7 @@ static Progress progress(const Run *run) {
                       .epoch_windows = (int64_t)loader_windows_per_epoch(run->loader),
                       .train_data = run->train_print,
                       .val_data = run->val_print,
+                      .companions = &run->tokenizer.files,
                       .doubtful = run->skips_in_a_row > 0};
 }
 
@@ -232,6 +235,7 @@ static void log_start(Run *run, cJSON *event) {
     char text[512];
     if (run->start.init_from.weights[0]) log_print(&run->log, "weights from %s", run->start.init_from.weights);
     if (run->start.init_from.weights[0] && init_from_notice(&run->start.init_from, text, sizeof text)) log_print(&run->log, "%s", text);
+    if (run->tokenizer.notice[0]) log_print(&run->log, "%s", run->tokenizer.notice);
     needs_report(&run->start.config, run->start.argc, run->start.argv, print_line, run);
     if (run->start.config.sample_every && !run->table.count) log_print(&run->log, "--sample-every: " GENERATE_NO_TABLE);
     if (!run->start.config.out && !run->start.config.smoke) log_print(&run->log, "no --out: nothing of this run is kept");
@@ -520,6 +524,8 @@ static void train(Run *run) {
     open_table(run);
     run->validates = c->val_data != NULL;
     if (run->validates) validator_create(&run->validator, &run->model);
+    const Origin origin = {.resume_from = run->start.resume_from, .weights = run->start.init_from.weights};
+    tokenizer_open(&run->tokenizer, c, &origin, &run->train_set, run->validates ? &run->validator.set : NULL, c->out && c->rank == 0);
     run->train_print = print_of(&run->train_set, "train-data");
     if (run->validates) run->val_print = print_of(&run->validator.set, "val-data");
     cJSON *event = cJSON_CreateObject();
@@ -544,6 +550,7 @@ static void train(Run *run) {
     log_close(&run->log);
     close_training_data(run);
     if (run->validates) validator_destroy(&run->validator);
+    tokenizer_close(&run->tokenizer);
     telemetry_destroy(run->telemetry);
     sync_destroy(&run->sync);
     step_destroy(&run->stepper);
@@ -579,6 +586,7 @@ static void evaluate(Run *run) {
     check(run->start.config.val_data, "--eval-only needs --val-data");
     open_model(run, false);
     validator_create(&run->validator, &run->model);
+    tokenizer_check_validation(&run->start.config, &run->validator.set, run->resumed.train_data);
     Validation found;
     Error error = {0};
     check(validator_run(&run->validator, &found, &error), "--val-data: %s", error.text);

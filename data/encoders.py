@@ -3,6 +3,8 @@
 An encoder has name, vocab_size, eot (the id that ends a document, or None) and newline_ids() or None. Bytes have
 needs_text False and encode bytes; the others take windows of text (seams.py): encode(texts) → an Encoded for each,
 measure(text) → its length in the unit of their spans; specials: the literals of control tokens, None if none.
+To travel with the tokens (tokenizer_files.py) it has tokenizer_json(), token_table() (which may raise NoTable), end (eot's
+literal, if that is a control token) and settings (of a tokenizer_config.json).
 
 Text is text: what reads like a control token, `<|endoftext|>` or `</s>`, is encoded as any other words, unless
 control is asked for. To add an encoder: write such a class, and a case in make_encoder().
@@ -14,8 +16,11 @@ import re
 import secrets
 
 from console import Failure
+from pretrained_tokenizer import cached_gpt2, find_tokenizer, from_ranks, hub_cache
 from seams import Encoded
 from shards import pack_bytes
+from token_bytes import NoTable, token_table, verify
+from tokenizer_files import bytes_json, literal_of
 
 MAX_VOCAB_SIZE = 2147483584  # src/settings/flags.c
 
@@ -30,7 +35,7 @@ def library_errors(what):
         os.dup2(devnull.fileno(), 2)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+    except (KeyboardInterrupt, SystemExit, MemoryError, NoTable):
         raise
     except BaseException as error:
         raise Failure("%s: %s" % (what, error)) from None
@@ -44,6 +49,12 @@ class ByteEncoder:
     """Each byte is its own token. Byte 0, which text does not use, ends a document."""
 
     name, vocab_size, eot, needs_text, specials = "bytes", 256, 0, False, None
+    end, settings = "\0", {}
+    tokenizer_json = staticmethod(bytes_json)
+
+    @staticmethod
+    def token_table():
+        return [b"", *(bytes([byte]) for byte in range(1, 256))], False
 
     def encode(self, pieces):
         return [pack_bytes(piece) for piece in pieces]
@@ -74,48 +85,65 @@ class SubwordEncoder:
 class HuggingFaceEncoder(SubwordEncoder):
     ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot|>", "[SEP]")
 
-    def __init__(self, path, eot_token, control=False):
+    def __init__(self, found, eot_token, control=False):
+        """found: a Pretrained; eot_token: the literal that ends a document, or None for its own."""
         try:
             import tokenizers
         except ImportError:
-            message = "--tokenizer %s needs the Python package tokenizers (pip install tokenizers)" % path
+            message = "%s needs the Python package tokenizers (pip install tokenizers)" % found.shown
             raise Failure(message) from None
-        self._path = path
-        with library_errors("--tokenizer %s: not a tokenizer.json" % path):
-            self._tokenizer = tokenizers.Tokenizer.from_file(path)
-        self.name = os.path.basename(path)
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._shown, self._found = found.shown, found
+        self.name, self.settings = found.name, found.settings
+        with library_errors("%s: not a tokenizer.json" % found.shown):
+            self._tokenizer = self._whole = tokenizers.Tokenizer.from_str(found.data.decode("utf-8"))
+        self._vocabulary = vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         # ids need not be dense: the model's vocabulary must reach the largest
         self.vocab_size = 1 + max(vocabulary.values(), default=-1)
         if not self.vocab_size:
-            raise Failure("--tokenizer %s: its vocabulary is empty" % path)
+            raise Failure("%s: its vocabulary is empty" % found.shown)
         if self.vocab_size > MAX_VOCAB_SIZE:
-            raise Failure("--tokenizer %s: its largest id is %d; train_gpt takes ids up to %d"
-                          % (path, self.vocab_size - 1, MAX_VOCAB_SIZE - 1))  # fmt: skip
-        end = next((token for token in ([eot_token] if eot_token else self.ENDS) if token in vocabulary), None)
+            raise Failure("%s: its largest id is %d; train_gpt takes ids up to %d"
+                          % (found.shown, self.vocab_size - 1, MAX_VOCAB_SIZE - 1))  # fmt: skip
+        usual = (literal_of(found.settings.get("eos_token")), *self.ENDS)
+        end = next((token for token in ([eot_token] if eot_token else usual) if token in vocabulary), None)
         self.eot = vocabulary.get(end)
         if eot_token and self.eot is None:
-            raise Failure("--eot-token %s: %s has no such token" % (eot_token, path))
-        with library_errors("--tokenizer %s: cannot be taken apart" % path):
-            definition = json.loads(self._tokenizer.to_str())
+            raise Failure("--eot-token %s: %s has no such token" % (eot_token, found.path))
+        with library_errors("%s: cannot be taken apart" % found.shown):
+            self._definition = definition = json.loads(self._tokenizer.to_str())
         literals = special_tokens(definition, end)
+        self.end = end if end in literals else None
         self._know_specials(literals)
         ordinary = {vocabulary[token]: token for token in vocabulary.keys() - literals}
         twice = next((literal for literal in sorted(literals) if vocabulary.get(literal) in ordinary), None)
         if twice is not None:  # the library gives such ids where a vocabulary has holes
-            raise Failure("--tokenizer %s: its special token %s has the id of the token %s, %d"
-                          % (path, twice, ordinary[vocabulary[twice]], vocabulary[twice]))  # fmt: skip
+            raise Failure("%s: its special token %s has the id of the token %s, %d"
+                          % (found.shown, twice, ordinary[vocabulary[twice]], vocabulary[twice]))  # fmt: skip
         if literals and not control:
-            with library_errors("--tokenizer %s: cannot keep its special tokens out of text (--special-tokens "
-                                "control leaves them in)" % path):  # fmt: skip
-                self._tokenizer = text_only(tokenizers, definition, literals, vocabulary)
-        if getattr(self._tokenizer.model, "dropout", None):
-            self._tokenizer.model.dropout = None  # the same text gives the same tokens
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+            with library_errors("%s: cannot keep its special tokens out of text (--special-tokens "
+                                "control leaves them in)" % found.shown):  # fmt: skip
+                self._tokenizer = text_only(tokenizers, json.loads(self._whole.to_str()), literals, vocabulary)
+        for one in (self._tokenizer, self._whole):
+            if getattr(one.model, "dropout", None):
+                one.model.dropout = None  # the same text gives the same tokens
+            one.no_truncation()
+            one.no_padding()
+
+    def tokenizer_json(self):
+        return self._found.data
+
+    def token_table(self):
+        """Whatever the library calls special stands for no text, and neither does what ends a document."""
+        special = {token["content"] for token in self._definition["added_tokens"] if token["special"]}
+        control = {self._vocabulary[token] for token in special.union([self.end]) if token in self._vocabulary}
+        with library_errors("%s: cannot decode" % self._shown):
+            tokens = [self._whole.id_to_token(i) for i in range(self.vocab_size)]
+            table, strip = token_table(self._definition["decoder"], tokens, control)
+            verify(self._whole, table, strip, control)
+        return table, strip
 
     def encode(self, texts):
-        with library_errors("--tokenizer %s: cannot encode this text" % self._path):
+        with library_errors("%s: cannot encode this text" % self._shown):
             found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
             return [Encoded(one.ids, one.offsets, len(text)) for one, text in zip(found, texts)]
 
@@ -168,7 +196,7 @@ def text_only(tokenizers, definition, literals, vocabulary):
 
 
 class TiktokenEncoder(SubwordEncoder):
-    name = "gpt2"
+    name, settings = "gpt2", {}
 
     def __init__(self, encoding=None, control=False):
         if encoding is None:
@@ -184,6 +212,7 @@ class TiktokenEncoder(SubwordEncoder):
         self._encoding, self._control = encoding, control
         self.vocab_size, self.eot = encoding.n_vocab, encoding.eot_token
         self._know_specials(encoding.special_tokens_set)
+        self.end = encoding.decode([self.eot])
         self._bytes = {}  # of each token seen so far, how many
 
     def encode(self, texts):
@@ -192,6 +221,19 @@ class TiktokenEncoder(SubwordEncoder):
         else:
             found = self._encoding.encode_ordinary_batch(texts)
         return [Encoded(ids, self._spans(ids), self.measure(text)) for ids, text in zip(found, texts)]
+
+    def tokenizer_json(self):
+        special = {literal: self._encoding.encode_single_token(literal) for literal in self._encoding.special_tokens_set}
+        table, _ = self.token_table()
+        return from_ranks({token: i for i, token in enumerate(table) if token}, special)
+
+    def token_table(self):
+        special = {self._encoding.encode_single_token(literal) for literal in self._encoding.special_tokens_set}
+        ordinary = (i for i in range(self.vocab_size) if i not in special)
+        table = [b""] * self.vocab_size
+        for i in ordinary:
+            table[i] = self._encoding.decode_single_token_bytes(i)
+        return table, False
 
     def _spans(self, ids):
         for token in set(ids).difference(self._bytes):
@@ -207,76 +249,22 @@ class TiktokenEncoder(SubwordEncoder):
         return len(text.encode("utf-8"))
 
 
-NOT_A_TOKENIZER = {  # what lies beside a tokenizer.json, or came before it
-    "tokenizer.model": "is a SentencePiece model",
-    "spiece.model": "is a SentencePiece model",
-    "sentencepiece.bpe.model": "is a SentencePiece model",
-    "vocab.json": "is half of GPT-2's older form (vocab.json and merges.txt)",
-    "merges.txt": "is half of GPT-2's older form (vocab.json and merges.txt)",
-    "vocab.txt": "is the vocabulary of a WordPiece tokenizer",
-    "tokenizer_config.json": "holds a tokenizer's settings, not the tokenizer",
-    "special_tokens_map.json": "holds a tokenizer's special tokens, not the tokenizer",
-    "config.json": "describes a model, not its tokenizer",
-}
-CONVERT = ("; a tokenizer.json is needed: transformers writes one, AutoTokenizer.from_pretrained(FOLDER)"
-           ".save_pretrained(ANOTHER)")  # fmt: skip
-
-
-def explain_file(path):
-    """A Failure's words for a file that is certainly no tokenizer.json; None where it may be one."""
-    name = os.path.basename(path)
-    if name in NOT_A_TOKENIZER:
-        return NOT_A_TOKENIZER[name] + CONVERT
+def gpt2_encoder(control):
+    """By tiktoken, or by the tokenizer.json, or its older form, that Hugging Face's cache holds."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        return error.strerror
-    if name.endswith(".tiktoken"):
-        return "holds tiktoken's ranks" + CONVERT
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
-    if name.endswith((".model", ".spm", ".vocab")) or (head[:1] == b"\n" and b"\0" in head):
-        return "seems to be SentencePiece's" + CONVERT
-    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        return "is no tokenizer.json: it does not begin with {"
-    return None
-
-
-def explain_name(name):
-    """A Failure's words for a --tokenizer that is no file."""
-    if re.fullmatch(r"(openai-community/|openai/)?(distil)?gpt-?2([-_].*)?", name):
-        return "GPT-2's tokenizer is called gpt2 here, whatever the model's size"
-    if name in ("byte", "char", "ascii", "utf8", "utf-8"):
-        return "is the one called bytes meant?"
-    if re.fullmatch(r"(cl100k|o200k|p50k|r50k)_\w+", name):
-        return "of tiktoken's encodings only gpt2 is known here"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.endswith(".json"):
-        return ("no such file; if it is a model on the Hugging Face Hub, nothing is fetched here: "
-                "hf download %s tokenizer.json, and give that file" % name)  # fmt: skip
-    return "neither bytes nor gpt2, nor a tokenizer.json that is there"
-
-
-def find_tokenizer(path):
-    """The tokenizer.json that is meant by a file or folder; Failure says what it is instead."""
-    if os.path.isdir(path):
-        inside = os.path.join(path, "tokenizer.json")
-        if os.path.isfile(inside):
-            return inside
-        found = [name for name in NOT_A_TOKENIZER if os.path.exists(os.path.join(path, name))]
-        why = "; its %s %s%s" % (found[0], NOT_A_TOKENIZER[found[0]], CONVERT) if found else ""
-        raise Failure("--tokenizer %s: a folder without a tokenizer.json%s" % (path, why))
-    if not os.path.exists(path):
-        raise Failure("--tokenizer %s: %s" % (path, explain_name(path)))
-    why = explain_file(path)
-    if why:
-        raise Failure("--tokenizer %s: %s" % (path, why))
-    return path
+        return TiktokenEncoder(control=control)
+    except Failure as failure:
+        folder = cached_gpt2()
+        if folder:
+            return HuggingFaceEncoder(find_tokenizer(folder, name="gpt2"), None, control)
+        raise Failure("%s; nor is openai-community/gpt2 in Hugging Face's cache, %s: where there is a network, pip install "
+                      "tiktoken, or hf download openai-community/gpt2 tokenizer.json; or bring that file, or vocab.json and "
+                      "merges.txt, and give their folder to --tokenizer" % (failure, hub_cache())) from None  # fmt: skip
 
 
 def make_encoder(tokenizer, eot_token, control=False):
     if tokenizer == "bytes":
         return ByteEncoder()
     if tokenizer == "gpt2":
-        return TiktokenEncoder(control=control)
+        return gpt2_encoder(control)
     return HuggingFaceEncoder(find_tokenizer(tokenizer), eot_token, control)

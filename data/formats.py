@@ -29,7 +29,6 @@ UNPACK = "unpack it first"
 NOT_YET = "not read here; turn it into JSONL first"
 NO_TEXT = "it holds no plain text"
 MAGICS = (  # offset, bytes, what it is, what to do; if they are letters alone, only where a zero byte is near
-    (0, b"PAR1", "a Parquet file", NOT_YET + ": pandas.read_parquet(A).to_json(B, orient='records', lines=True)"),
     (0, b"ARROW1\0\0", "an Arrow file", NOT_YET + ": datasets.Dataset.from_file(A).to_json(B)"),
     (0, b"\xff\xff\xff\xff", "an Arrow stream", NOT_YET + ": datasets.Dataset.from_file(A).to_json(B)"),
     (0, b"Obj\x01", "an Avro file", NOT_YET),

@@ -12,8 +12,10 @@ import sys
 from collections import Counter
 
 from console import Arguments, Failure, Progress, run_tool
+from encoders import ByteEncoder
 from grammar import Grammar, Reader, check_unambiguous, line_entropy_and_length, sample_bytes
 from shards import ShardSet, check_name, pack_bytes
+from tokenizer_files import tokenizer_facts, tokenizer_files
 
 LANGUAGE = {
     "line": [
@@ -84,11 +86,12 @@ def write_language(folder, name, train_bytes, val_bytes, seed, window):
     train, val = text[:train_bytes], text[train_bytes:]
     loss, k = order2_loss(train, val)
     facts.update(order2_nats_per_token=round(loss, 9), order2_add_k=k)
-    facts.update(tokenizer="bytes", seed=seed)
+    files, _ = tokenizer_files(ByteEncoder())
+    facts.update(tokenizer_facts(ByteEncoder(), files, separated=False), seed=seed)
     with ShardSet(folder, name, vocab_size=256, shard_tokens=100_000_000) as shards:
         shards.train.write(pack_bytes(train))
         shards.val.write(pack_bytes(val))
-        shards.commit(facts)
+        shards.commit(facts, files)
     return facts, text[:400]
 
 

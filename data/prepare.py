@@ -2,8 +2,8 @@
 """Turns text files into token shards that train_gpt reads.
 
 Reads plain text (a file is a document), JSON lines and JSON lists (a record is a document, its text in --field),
-also packed by gzip, xz, bzip2 or zstd. Writes NAME_train_000000.bin, NAME_val_000000.bin, … and NAME.json, which
-says what they hold.
+also packed by gzip, xz, bzip2 or zstd, and Parquet (a row is a document). Writes NAME_train_000000.bin, NAME_val_000000.bin, …, NAME.json, which says what
+they hold, and NAME.tokenizer/, which checkpoints take along.
 """
 import argparse
 import os
@@ -17,6 +17,7 @@ from records import Skipped
 from seams import Joiner, Windows
 from shards import ShardSet, check_name, pack_ids, token_bytes_for, train_command
 from sources import Source
+from tokenizer_files import tokenizer_facts, tokenizer_files
 
 EXAMPLES = """examples:
   data/prepare.py shakespeare.txt --out out/data
@@ -26,7 +27,7 @@ EXAMPLES = """examples:
       one document a line; validates on another file
 
   data/prepare.py *.txt --name corpus --tokenizer gpt2 --out out/data
-      GPT-2's tokens, where the Python package tiktoken is installed
+      GPT-2's tokens, where tiktoken or Hugging Face's cache has them
 
   data/prepare.py web.jsonl.gz --field content --tokenizer tokenizer.json --shard-tokens 50000000
       a Hugging Face tokenizer, where the Python package tokenizers is installed
@@ -41,7 +42,7 @@ first document or after the last, so one text file becomes just its own bytes. -
 at a token, as nanoGPT does, not at a document.
 """
 
-TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".txt", ".text", ".md")
+TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet", ".txt", ".text", ".md")
 BATCH_BYTES = 1 << 20  # of text, encoded at a time: enough for tokenizers that work in parallel
 
 
@@ -62,6 +63,7 @@ class Writer:
             self.separator = bytes(pack_ids([encoder.eot], self.width))
         self.text_bytes, self.n_documents, self.finished_size = 0, 0, 0
         self.n_eot_in_text, self.literals, self.n_seams = 0, Counter(), 0
+        self.no_table = None  # why there is no table of the tokenizer's bytes
 
     def write(self, sources, stream):
         """All documents of the sources, in order, to the stream. Returns how many there were."""
@@ -136,6 +138,7 @@ class Writer:
 def prepare(chosen):
     """(shards, writer, skipped) of the set that is on disk now."""
     encoder = make_encoder(chosen.tokenizer, chosen.eot_token, chosen.special_tokens == "control")
+    files, no_table = tokenizer_files(encoder)
     skipped = Skipped()
     train, val = (
         [Source(path, chosen.format, chosen.field, chosen.skip_bad, skipped) for path in paths]
@@ -143,8 +146,10 @@ def prepare(chosen):
     )
     progress = Progress("prepare")
     writer = Writer(encoder, chosen.separator, progress, sum(source.size for source in train + val))
+    writer.no_table = no_table
     with ShardSet(chosen.out, chosen.name, encoder.vocab_size, chosen.shard_tokens) as shards:
-        facts = {"tokenizer": encoder.name, "separator": chosen.separator, "eot_token": encoder.eot}
+        facts = tokenizer_facts(encoder, files, separated=chosen.separator == "eot")
+        facts.update(separator=chosen.separator, eot_token=encoder.eot)
         try:
             facts["train_documents"] = writer.write(train, shards.train)
             if val:
@@ -158,12 +163,14 @@ def prepare(chosen):
                 raise Failure("no tokens for %s: %s" % (split, describe_emptiness(writer, chosen, skipped)))
         facts.update(text_bytes=writer.text_bytes, skipped=skipped.facts(), special_tokens=chosen.special_tokens)
         facts.update(special_tokens_in_text=dict(writer.literals), uncertain_seams=writer.n_seams)
-        shards.commit(facts)
+        shards.commit(facts, files)
     return shards, writer, skipped
 
 
 def notes(writer, chosen):
     """What somebody should know about the text, a line each."""
+    if writer.no_table:
+        yield "train_gpt will write ids in place of text, for there is no table of this tokenizer's bytes: " + writer.no_table
     literals = writer.literals.most_common()
     if literals:
         some = ", ".join("%s (%d times)" % pair for pair in literals[:5]) + (", …" if len(literals) > 5 else "")
@@ -203,19 +210,22 @@ def parse_arguments(arguments):
         "prepare.py", description=__doc__, epilog=EXAMPLES, formatter_class=layout
     )
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="text, or JSON (*.jsonl, *.ndjson, *.json); plain or packed")
+    add("files", nargs="+", metavar="FILE", help="text, or JSON (*.jsonl, *.ndjson, *.json); plain or packed; or Parquet")
     add("--out", metavar="DIR", default=".", help="folder to write into, made if missing (default: this one)")
     add("--name", help="the set's name (default: the first file's, without extensions)")
-    add("--tokenizer", default="bytes", metavar="T", help="bytes (default), gpt2, or a tokenizer.json or its folder")
-    add("--eot-token", metavar="TOKEN", help="a tokenizer.json's end-of-text token, if not one of the usual")
+    add("--tokenizer", default="bytes", metavar="T", 
+        help="bytes (default), gpt2, or a tokenizer.json or its folder, or one with vocab.json and merges.txt")  # fmt: skip
+    add("--eot-token", metavar="TOKEN", 
+        help="a tokenizer.json's end-of-text token (default: the eos_token of its tokenizer_config.json, "
+             "or one of the usual)")  # fmt: skip
     add("--separator", choices=("eot", "newline", "none"), default="eot",
         help="between documents (default eot)")  # fmt: skip
     add("--special-tokens", choices=("text", "control"), default="text",
         help="what <|endoftext|> and the like in the text become: text, as other words (default), "
              "or control tokens")  # fmt: skip
-    add("--format", choices=("auto", "text", "jsonl", "json", "binary"), default="auto",
+    add("--format", choices=("auto", "text", "jsonl", "json", "parquet", "binary"), default="auto",
         help="of the files (default: by name and content); binary: any bytes, as they are")  # fmt: skip
-    add("--field", default="text", help="the field of a JSON record that holds its text (default text)")
+    add("--field", default="text", help="the field of a JSON record, or the column, that holds the text (default text)")
     add("--skip-bad", action="store_true",
         help="leave out, and count, lines that are no JSON or no text, instead of stopping at the first")  # fmt: skip
     split = parser.add_mutually_exclusive_group()

@@ -7,10 +7,10 @@ A shard is a header of 256 little-endian int32, then the tokens, and nothing aft
     word 2   number of tokens
     the rest is zero
 
-A set called NAME is NAME_train_000000.bin, NAME_train_000001.bin …, NAME_val_000000.bin …, and NAME.json,
-which says what they hold. All is written into the folder NAME.partial first and moved out of it at the end,
-NAME.json last: an interrupted run leaves nothing, or, if it was killed outright, a NAME.partial that nobody
-reads and the next run removes.
+A set called NAME is NAME_train_000000.bin, NAME_train_000001.bin …, NAME_val_000000.bin …, the folder NAME.tokenizer
+(tokenizer_files.py), and NAME.json, which says what they hold. All is written into the folder NAME.partial first and
+moved out of it at the end, NAME.json last: an interrupted run leaves nothing, or, if it was killed outright, a
+NAME.partial that nobody reads and the next run removes.
 """
 import array
 import contextlib
@@ -183,7 +183,7 @@ class ShardSet:
         with ShardSet("out", "books", vocab_size=256, shard_tokens=100_000_000) as shards:
             shards.train.write(pack_bytes(b"..."))
             shards.split_tail(0.1)                    # or write shards.val
-            shards.commit({"tokenizer": "bytes"})     # the facts for books.json
+            shards.commit({"tokenizer": "bytes"}, {"tokenizer.json": b"{…}"})     # the facts for books.json, the tokenizer
 
     Without commit(), or on any exception, nothing stays. Failure if the disk is full or the folder cannot be
     written.
@@ -232,27 +232,35 @@ class ShardSet:
         """Makes the last tokens, a fraction of all, the validation split (nanoGPT's 90/10 for 0.1)."""
         self.train.move_tail(int(self.train.n_tokens * (1 - fraction)), self.val)
 
-    def commit(self, facts):
-        """Moves the shards to their names, in place of an earlier set of this name; writes NAME.json."""
+    def commit(self, facts, tokenizer=None):
+        """Moves the shards to their names, in place of an earlier set of this name; writes NAME.json, and the files of
+        its tokenizer, {name: bytes}."""
         self.train.close()
         self.val.close()
         shards = {"train": self._names(self.train), "val": self._names(self.val)}
         everything = dict(facts, vocab_size=self.vocab_size, train_tokens=self.train.n_tokens)
         everything.update(val_tokens=self.val.n_tokens, shards=shards)
-        sidecar = os.path.join(self.partial, self.name + ".json")
-        with open(sidecar, "w") as file:
-            json.dump(everything, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        names = shards["train"] + shards["val"] + [self.name + ".json"]
+        self._write(self.name + ".json", (json.dumps(everything, indent=2) + "\n").encode())
+        names = shards["train"] + shards["val"]
+        if tokenizer:
+            names.append(self.name + ".tokenizer")
+            os.mkdir(os.path.join(self.partial, names[-1]))
+            for file, data in tokenizer.items():
+                self._write(os.path.join(names[-1], file), data)
+        names.append(self.name + ".json")
         with uninterrupted():
             self._move(names)
+
+    def _write(self, name, data):
+        with open(os.path.join(self.partial, name), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _move(self, names):
         """Puts an earlier set of this name away and this one into its place, or, where that fails, all back."""
         moved, away = [], os.path.join(self.partial, "earlier")
-        pattern = re.compile(re.escape(self.name) + r"(_(train|val)_\d{6}\.bin|\.json)")
+        pattern = re.compile(re.escape(self.name) + r"(_(train|val)_\d{6}\.bin|\.json|\.tokenizer)")
 
         def move(source, target):
             os.rename(source, target)

@@ -1,4 +1,4 @@
-"""Which documents do these files hold? Text and JSON, plain or packed, read as a stream.
+"""Which documents do these files hold? Text and JSON, plain or packed, and Parquet, read as a stream.
 
 documents() yields (piece, starts_document): a document is one or more pieces, so that a text file of any size
 passes through in constant memory. Everything that a file can have wrong ends in a Failure that names the
@@ -11,6 +11,7 @@ import os
 import stat
 
 import formats
+import parquet
 from console import Failure
 from records import BOM, Records, Skipped
 
@@ -41,7 +42,7 @@ class Utf8:
 class Source:
     """One input file. raw_position() and size are in bytes on disk, for progress.
 
-    form: auto (by name and content), text, jsonl, json, or binary (bytes, whatever they are).
+    form: auto (by name and content), text, jsonl, json, parquet, or binary (bytes, whatever they are).
     """
 
     def __init__(self, path, form="auto", field="text", skip_bad=False, skipped=None):
@@ -65,7 +66,7 @@ class Source:
 
     def raw_position(self):
         with contextlib.suppress(OSError, ValueError):
-            if self._raw:
+            if self._raw and not self.consumed:
                 return os.lseek(self._raw.fileno(), 0, os.SEEK_CUR)
         return self.consumed
 
@@ -76,11 +77,17 @@ class Source:
             form = self._recognise(head)
             if form in ("text", "binary"):
                 yield from self._text(file, form)
+            elif form == "parquet":
+                for text in parquet.documents(self.path, self.field, self.skip_bad, self.skipped, self._moved):
+                    yield text, True
             else:
                 records = Records(self.path, self.field, self.skip_bad, self.skipped)
                 for text in records.of_lines(file) if form == "jsonl" else records.of_json(file):
                     yield text, True
         self.consumed = self.size
+
+    def _moved(self, share):
+        self.consumed = int(self.size * share)
 
     @contextlib.contextmanager
     def _opened(self):
@@ -109,6 +116,8 @@ class Source:
         """text, jsonl, json or binary; a Failure for what is none of them."""
         if self.form == "binary":
             return "binary"
+        if self.form == "parquet" or parquet.is_parquet(head):
+            return self._recognise_parquet(head)
         found = formats.foreign(head)
         if found:
             raise Failure("%s: seems to be %s: %s" % (self.path, *found))
@@ -125,6 +134,19 @@ class Source:
             raise Failure("%s: its first line is a JSON object with a field %r: --format jsonl takes its lines for "
                           "documents, --format text takes the JSON itself for text" % (self.path, self.field))  # fmt: skip
         return "text"
+
+    def _recognise_parquet(self, head):
+        """Its end says what it holds, so it is a file by itself; what can be known of it, is said at once."""
+        if self.form not in ("auto", "parquet"):
+            raise Failure("%s: a Parquet file, where --format says %s" % (self.path, self.form))
+        if not head.startswith(parquet.MAGIC):
+            raise Failure("%s: no Parquet file: it does not begin with PAR1" % self.path)
+        if formats.packing_of_name(self.path)[1] or not self._raw or not self._raw.seekable():
+            raise Failure("%s: a Parquet file inside packed data or a pipe: unpack it into a file first" % self.path)
+        pyarrow, file = parquet.open_file(self.path)
+        with file:
+            parquet.check_column(pyarrow, self.path, file.schema_arrow, self.field)
+        return "parquet"
 
     def _begins_as_json(self, head):
         """Does a file that is not called so hold JSON lines? The first may be longer than what is known of it."""

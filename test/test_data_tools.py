@@ -334,7 +334,7 @@ def test_an_earlier_set_of_the_same_name_is_replaced_whole(tmp_path):
     for shard_tokens in (10, 1000):
         assert prepare(tmp_path / "a.txt", "--out", tmp_path, "--shard-tokens", shard_tokens).returncode == 0
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"a.txt", "a_train_notes.bin", "a_train_000000.bin", "a_val_000000.bin", "a.json"}
+    assert left == {"a.txt", "a_train_notes.bin", "a_train_000000.bin", "a_val_000000.bin", "a.json", "a.tokenizer"}
 
 
 ERRORS = {
@@ -442,7 +442,7 @@ def test_an_interrupted_run_leaves_no_shard(tmp_path, kill):
     else:
         assert process.returncode == 1 and "interrupted" in stderr and left == []
     assert prepare(tmp_path / "a.txt", "--name", "p", "--out", tmp_path / "o").returncode == 0
-    assert {path.suffix for path in (tmp_path / "o").iterdir()} == {".bin", ".json"}
+    assert {path.suffix for path in (tmp_path / "o").iterdir()} == {".bin", ".json", ".tokenizer"}
 
 
 def test_memory_stays_constant_over_much_packed_text(tmp_path):

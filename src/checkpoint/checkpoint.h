@@ -9,6 +9,7 @@
  *   state.json                     step, updates, place in the data and their fingerprint, skip window, BHyT's products,
  *                                  threads, ranks, version, device, …
  *   gemm.json                      the choice of GEMM algorithms, where the device has one
+ *   tokenizer.json, …              the tokenizer's files, where the run has them: companions.h
  *   manifest.json                  sizes and checksums of all these: manifest.h
  *
  * Saving: all of it goes into OUT/.step_00000100.partial, each file fsynced, the manifest last; it is read
@@ -30,6 +31,7 @@
 
 #include "../base/directory.h"
 #include "../model/optim.h"
+#include "companions.h"
 
 enum { CHECKPOINT_PATH = PATH_SIZE };
 
@@ -46,6 +48,7 @@ typedef struct Progress {
     int64_t windows;       /* windows of the data order that they used up */
     int64_t epoch_windows; /* windows in an epoch of the training data */
     char *train_data, *val_data; /* texts that tell these data from others (src/data/fingerprint.h); NULL: none */
+    const Companions *companions; /* for saving: the tokenizer's files; NULL: none */
     bool doubtful;         /* for saving: the last step gave no finite loss, so older checkpoints all stay */
 } Progress;
 

@@ -280,7 +280,8 @@ static bool fill(Saving *s, Error *error) {
         write_json(s->partial, CHECKPOINT_SHAPE, shape_object(s->config, s->model), error) &&
         write_flags(s->partial, s->config, error) &&
         write_json(s->partial, CHECKPOINT_STATE, state_object(s->config, s->model, state, s->progress), error) &&
-        (!gemm || write_text(s->partial, CHECKPOINT_GEMM, gemm, error));
+        (!gemm || write_text(s->partial, CHECKPOINT_GEMM, gemm, error)) &&
+        (!s->progress->companions || companions_write(s->progress->companions, s->partial, error));
     free(gemm);
     return good;
 }
@@ -308,10 +309,14 @@ static bool list_files(const Saving *s, Manifest *manifest, Error *error) {
         if (!list_moments(s, r, &manifest->files[manifest->count++], error)) return false;
     for (int i = 0; i < others; i++)
         if (!manifest_measure(s->partial, OTHERS[i], &manifest->files[manifest->count++], error)) return false;
+    for (int i = 0; s->progress->companions && i < COMPANION_COUNT; i++)
+        if (s->progress->companions->files[i].bytes &&
+            !manifest_measure(s->partial, COMPANION_NAMES[i], &manifest->files[manifest->count++], error))
+            return false;
     return true;
 }
 
-enum { OTHER_FILES = 5 }; /* of those that a manifest lists, at most */
+enum { OTHER_FILES = 5 + COMPANION_COUNT }; /* of those that a manifest lists, at most */
 
 bool checkpoint_can_hold(const Optimizer *optimizer, Error *error) {
     const int files = moments_files(optimizer), most = MANIFEST_FILES_MOST - OTHER_FILES;

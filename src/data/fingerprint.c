@@ -3,15 +3,12 @@
 #include "fingerprint.h"
 #include "../base/checksum.h"
 #include "../base/file.h"
-#include "../base/json.h"
-#include "sidecar.h"
 
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { WHOLE_BYTES = 1 << 16, SAMPLES = 4, SAMPLE_BYTES = 512, SIDECAR_MOST = 1 << 20 };
+enum { WHOLE_BYTES = 1 << 16, SAMPLES = 4, SAMPLE_BYTES = 512 };
 
 /* ------------------------------------------------------------------------------------------------------
  * Taking
@@ -43,18 +40,13 @@ static bool take_shard(const Shard *shard, ShardPrint *print, Error *error) {
     return good;
 }
 
-/* One word, whatever the file says. A set without such a file is none the worse. */
-static void name_tokenizer(const ShardSet *set, char name[FINGERPRINT_TOKENIZER]) {
-    SetPart part;
-    char path[PATH_SIZE];
+/* A set without such a file, or with a wrong one, is none the worse here. */
+static void name_tokenizer(const ShardSet *set, Fingerprint *f) {
+    SetFacts facts;
     Error ignored = {0};
-    const bool has_path = set->n_shards && sidecar_part(set->shards[0].path, &part) && sidecar_path(&part, path);
-    cJSON *facts = has_path ? json_read(path, SIDECAR_MOST, &ignored) : NULL;
-    const char *tokenizer = facts ? json_text(facts, "tokenizer", &ignored) : NULL;
-    snprintf(name, FINGERPRINT_TOKENIZER, "%s", tokenizer && *tokenizer ? tokenizer : "?");
-    for (char *at = name; *at; at++)
-        if (!isalnum((unsigned char)*at) && !strchr("?._+-/:", *at)) *at = '_';
-    cJSON_Delete(facts);
+    const bool known = sidecar_facts(set, &facts, &ignored);
+    snprintf(f->tokenizer, sizeof f->tokenizer, "%s", known ? facts.tokenizer : "?");
+    if (known) memcpy(f->tokenizer_sha256, facts.tokenizer_sha256, sizeof f->tokenizer_sha256);
 }
 
 bool fingerprint_take(const ShardSet *set, Fingerprint *f, Error *error) {
@@ -67,7 +59,7 @@ bool fingerprint_take(const ShardSet *set, Fingerprint *f, Error *error) {
         }
         f->checksum = checksum(f->checksum, &prints[i], sizeof prints[i]);
     }
-    name_tokenizer(set, f->tokenizer);
+    name_tokenizer(set, f);
     f->shards = prints;
     if (set->n_shards > FINGERPRINT_LISTED) fingerprint_free(f);
     return true;
@@ -87,8 +79,8 @@ char *fingerprint_text(const Fingerprint *f) {
     size_t size;
     FILE *out = open_memstream(&text, &size);
     require(out, "out of memory for a fingerprint");
-    fprintf(out, "tokenizer=%s shards=%" PRIu64 " tokens=%" PRIu64 " crc64=%016" PRIx64, f->tokenizer, f->n_shards,
-            f->n_tokens, f->checksum);
+    fprintf(out, "tokenizer=%s%s%s shards=%" PRIu64 " tokens=%" PRIu64 " crc64=%016" PRIx64, f->tokenizer,
+            f->tokenizer_sha256[0] ? " sha256=" : "", f->tokenizer_sha256, f->n_shards, f->n_tokens, f->checksum);
     for (uint64_t i = 0; f->shards && i < f->n_shards; i++)
         fprintf(out, " %" PRIu64 "x%" PRIu64 ":%016" PRIx64, f->shards[i].n_tokens, f->shards[i].token_bytes,
                 f->shards[i].checksum);
@@ -114,12 +106,26 @@ static bool parse_shards(const char *at, Fingerprint *f) {
     return !*at && tokens == f->n_tokens && sum == f->checksum;
 }
 
+/* Moves *at behind what is there of the tokenizer. */
+static bool parse_tokenizer(const char **at, Fingerprint *f) {
+    int used = 0;
+    if (sscanf(*at, "tokenizer=%63[A-Za-z0-9?._+/:-]%n", f->tokenizer, &used) != 1 || !used) return false;
+    *at += used;
+    if (strncmp(*at, " sha256=", 8)) return true;
+    used = 0;
+    if (sscanf(*at, " sha256=%64[0-9a-f]%n", f->tokenizer_sha256, &used) != 1) return false;
+    *at += used;
+    return used && strlen(f->tokenizer_sha256) == SHA256_HEX - 1;
+}
+
 bool fingerprint_parse(const char *text, Fingerprint *f, Error *error) {
     int used = 0;
+    const char *at = text;
     *f = (Fingerprint){0};
-    bool good = sscanf(text, "tokenizer=%63[A-Za-z0-9?._+/:-] shards=%10" SCNu64 " tokens=%19" SCNu64 " crc64=%16" SCNx64 "%n",
-                       f->tokenizer, &f->n_shards, &f->n_tokens, &f->checksum, &used) == 4 &&
-                used && parse_shards(text + used, f);
+    bool good = parse_tokenizer(&at, f) &&
+                sscanf(at, " shards=%10" SCNu64 " tokens=%19" SCNu64 " crc64=%16" SCNx64 "%n", &f->n_shards, &f->n_tokens,
+                       &f->checksum, &used) == 3 &&
+                used && parse_shards(at + used, f);
     if (good) { /* scanf takes blanks, zeros and signs of many kinds: one text alone is right */
         char *again = fingerprint_text(f);
         good = strcmp(text, again) == 0;
@@ -170,9 +176,16 @@ static bool describe_lists(const Fingerprint *then, const Fingerprint *now, cons
 
 bool fingerprint_differs(const Fingerprint *then, const Fingerprint *now, const ShardSet *set, char *text, size_t size) {
     size_t used = 0;
-    if (then->n_shards == now->n_shards && then->n_tokens == now->n_tokens && then->checksum == now->checksum) return false;
-    if (strcmp(then->tokenizer, now->tokenizer))
+    const bool other = then->tokenizer_sha256[0] && now->tokenizer_sha256[0] &&
+                       strcmp(then->tokenizer_sha256, now->tokenizer_sha256);
+    const bool same = then->n_shards == now->n_shards && then->n_tokens == now->n_tokens && then->checksum == now->checksum;
+    if (same && !other) return false;
+    if (other)
+        used = (size_t)snprintf(text, size, "tokenizer %s (sha256 %.8s…) there, %s (%.8s…) here%s", then->tokenizer,
+                                then->tokenizer_sha256, now->tokenizer, now->tokenizer_sha256, same ? "" : "; ");
+    else if (strcmp(then->tokenizer, now->tokenizer))
         used = (size_t)snprintf(text, size, "tokenizer %s there, %s here; ", then->tokenizer, now->tokenizer);
+    if (same) return true;
     if (used >= size) used = size - 1;
     if (!then->shards || !now->shards || !describe_lists(then, now, set, text + used, size - used))
         snprintf(text + used, size - used, "%" PRIu64 " shards of %" PRIu64 " tokens there, %" PRIu64 " of %" PRIu64

@@ -9,24 +9,26 @@
  *
  * As text, which a checkpoint keeps (one line, and exactly one for each fingerprint):
  *
- *     tokenizer=bytes shards=2 tokens=180 crc64=0123456789abcdef 100x2:0123456789abcdef 80x2:0123456789abcdef
+ *     tokenizer=bytes sha256=01…ef shards=2 tokens=180 crc64=0123456789abcdef 100x2:0123456789abcdef 80x2:0123456789abcdef
  *
  * crc64 is that of all shards together; beyond FINGERPRINT_LISTED of them it stands alone. The tokenizer is the one that
- * the set's NAME.json names, "?" where there is none: what says why tokens differ, and is not compared by itself.
+ * the set's NAME.json names (sidecar.h), "?" where there is none: what says why tokens differ, and is not compared by
+ * itself. sha256 is that of its tokenizer.json, left out where it is not known, and compared where both have it.
  */
 #ifndef FINGERPRINT_H
 #define FINGERPRINT_H
 
 #include "shard.h"
+#include "sidecar.h"
 
-enum { FINGERPRINT_LISTED = 4096, FINGERPRINT_TOKENIZER = 64 };
+enum { FINGERPRINT_LISTED = 4096 };
 
 typedef struct ShardPrint {
     uint64_t n_tokens, token_bytes, checksum;
 } ShardPrint;
 
 typedef struct Fingerprint {
-    char tokenizer[FINGERPRINT_TOKENIZER];
+    char tokenizer[TOKENIZER_NAME], tokenizer_sha256[SHA256_HEX];
     uint64_t n_shards, n_tokens, checksum;
     ShardPrint *shards; /* n_shards of them; NULL for more than FINGERPRINT_LISTED */
 } Fingerprint;

@@ -3,7 +3,6 @@
 #include "inventory.h"
 #include "../base/checksum.h"
 #include "../base/file.h"
-#include "../base/json.h"
 #include "sidecar.h"
 
 #include <inttypes.h>
@@ -118,26 +117,6 @@ static void meet_shared(void *context, const Face *train, const Face *val) {
  * NAME.json
  * ---------------------------------------------------------------------------------------------------- */
 
-/* The list of a set, or NULL; *there tells whether there is such a file. */
-static cJSON *read_list(const char *path, bool *there, Error *error) {
-    enum { LARGEST = 1 << 24 };
-    uint64_t size;
-    cJSON *list = NULL;
-    const int fd = file_open(path, &size, error);
-    *there = fd >= 0 || errno != ENOENT;
-    if (fd < 0) return NULL;
-    if (size <= LARGEST) {
-        char *bytes = must_malloc((size_t)size + 1, "a set's list");
-        const ssize_t n = file_read(fd, bytes, (size_t)size, 0);
-        if (n == (ssize_t)size) list = json_parse(bytes, (size_t)size, error);
-        else error_set(error, "%s", n < 0 ? strerror(errno) : "it became shorter");
-        free(bytes);
-    } else
-        error_set(error, "%" PRIu64 " bytes, more than such a list has", size);
-    close(fd);
-    return list;
-}
-
 /* Whether a listed shard is where the list is. */
 static bool is_there(const SetPart *part, const char *name, char path[PATH_SIZE]) {
     const char *slash = strrchr(part->stem, '/');
@@ -152,7 +131,7 @@ static void compare_list(Inventory *inventory, const SetPart *part, size_t count
     bool there;
     Error error = {0};
     if (!sidecar_path(part, path)) return;
-    cJSON *list = read_list(path, &there, &error);
+    cJSON *list = sidecar_json(path, &there, &error);
     if (there && !list) snprintf(inventory->list_trouble, sizeof inventory->list_trouble, "cannot be read: %.150s", error.text);
     if (there) memcpy(inventory->list_path, path, sizeof path);
     const cJSON *names = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(list, "shards"), part->split);

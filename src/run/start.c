@@ -8,6 +8,7 @@
 #include "../settings/usage.h"
 #include "device.h"
 #include "smoke.h"
+#include "tokenizer.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -77,8 +78,10 @@ void start_read(Start *start, int argc, char **argv) {
     if (config_generates(c) || c->eval || c->eval_only) c->total_batch_tokens = AUTO_INT;
     if (start->resume_from[0]) {
         config_read_base(&start->theirs, base);
+        if (c->vocab_size == AUTO_INT) c->vocab_size = start->theirs.vocab_size; /* whatever the data are now */
         config_follow(c, &start->theirs);
     }
+    tokenizer_settle_vocabulary(c);
     config_resolve(c, c->plan_ranks ? (int)c->plan_ranks : start->ranks.count);
     c->rank = start->ranks.rank;
     c->local_rank = start->ranks.local_rank, c->local_ranks = start->ranks.local_count;

@@ -28,7 +28,7 @@ static const Flag MODEL[] = {
     INT("n-embd", n_embd, "768", 1, 65536, "width of the residual stream"),
     INT("n-ffn", n_ffn, "auto", 1, 262144, "width of the MLP (auto: 4·n-embd; swiglu: 8/3·n-embd, up to 64s)"),
     INT("seq-len", seq_len, "1024", 1, 1048576, "tokens in a training sequence"),
-    INT("vocab-size", vocab_size, "auto", 2, 2147483584.0, "token ids; 256 for bytes (auto: gpt2 50257, llama 32000)"),
+    INT("vocab-size", vocab_size, "auto", 2, 2147483584.0, "token ids (auto: as many as the data's tokenizer has, by their NAME.json; without one gpt2 50257, llama 32000)"),
     CHOICE("positions", positions, "auto", "auto|learned|rope", "auto: gpt2 learned, llama rope"),
     REAL("rope-base", rope_base, "10000", 1, 1e9, "base of RoPE's wavelengths"),
     CHOICE("activation", activation, "auto", "auto|gelu|swiglu", "auto: gpt2 gelu, llama swiglu"),

@@ -116,6 +116,7 @@ def texts(run, own):
     bhyt = json.loads(state)
     bhyt.update(bhyt_c=[1.5, 2e-3], window={"next": 2, "loss": [5.5, 5.25], "norm": [1, 0.5]})
     bhyt["val_data"] = "tokenizer=bytes shards=2 tokens=0 crc64=0123456789abcdef 0x2:0123456789abcdef 0x4:0123456789abcdef"
+    bhyt["train_data"] = "tokenizer=gpt2 sha256=%s shards=1 tokens=0 crc64=0123456789abcdef 0x2:0123456789abcdef" % ("09af" * 16)
     full = dict(bhyt, window={"next": 17, "loss": [0.5] * 128, "norm": [1.0] * 128})
     odd = b' {"a": [1, -0.5e+3, true, false, null, [], {}], "b\\u00e9\\ud83d\\ude00\xc3\xa9": "\\"\\\\\\/\\b\\f\\n\\r\\t", "": 1e999}\n'
     return {

@@ -1,0 +1,42 @@
+/*
+ * tokenizer.h: which tokenizer made a run's data, has the model its ids, and which of its files do checkpoints carry?
+ *
+ * What data/prepare.py wrote beside the shards says it (data/sidecar.h). Data without that are taken as they are: then only
+ * the ids themselves are checked, as they are read.
+ *
+ * The files are those of the training data; where these have none, those of the checkpoint that is gone on with or of the
+ * directory of --init-from. A checkpoint keeps its own for as long as the tokenizer is the same one.
+ */
+#ifndef TOKENIZER_H
+#define TOKENIZER_H
+
+#include "../checkpoint/companions.h"
+#include "../data/sidecar.h"
+
+typedef struct Tokenizer {
+    SetFacts train, val;
+    Companions files;
+    char notice[2 * PATH_SIZE]; /* a line that the run should say; "": nothing */
+} Tokenizer;
+
+/* Before config_resolve(): --vocab-size auto becomes what the data say, where they do. Exit 2 where they contradict
+ * themselves; what cannot be opened is left to who reads it. */
+void tokenizer_settle_vocabulary(Config *config);
+
+/* What a run begins with, and where that lies; both NULL or "" for a fresh start. */
+typedef struct Origin {
+    const char *resume_from; /* a checkpoint's directory */
+    const char *weights;     /* of --init-from: a directory or a file */
+} Origin;
+
+/* For a training; val may be NULL. Exit 2 for data whose tokenizer has more ids than the model, for a validation by another
+ * tokenizer than the training's, for files that are not what NAME.json says. Reads the files only where `keeps`. */
+void tokenizer_open(Tokenizer *tokenizer, const Config *config, const Origin *origin, const ShardSet *train, const ShardSet *val,
+                    bool keeps);
+void tokenizer_close(Tokenizer *tokenizer);
+
+/* For --eval-only: the same of the validation data alone; `trained` is the fingerprint of the data that the weights were
+ * trained on, or NULL. */
+void tokenizer_check_validation(const Config *config, const ShardSet *val, const char *trained);
+
+#endif
