@@ -31,7 +31,7 @@ static void names_of_other_programs_lead_to_ours(void **state) {
     static const char *const FOREIGN[][2] = {
         /* nanoGPT */
         {"learning_rate", "--lr"}, {"max_iters", "--steps"}, {"block_size", "--seq-len"}, {"warmup_iters", "--warmup-steps"},
-        {"lr_decay_iters", "--steps"}, {"min_lr", "--lr-final-frac"}, {"decay_lr", "--lr-schedule"},
+        {"lr_decay_iters", "--schedule-steps"}, {"min_lr", "--lr-final-frac"}, {"decay_lr", "--lr-schedule"},
         {"gradient_accumulation_steps", "--total-batch-tokens"}, {"eval_interval", "--val-every"},
         {"eval_iters", "--val-batches"}, {"log_interval", "--log-every"}, {"out_dir", "--out"}, {"dataset", "--train-data"},
         {"always_save_checkpoint", "--save-every"}, {"num_samples", "--seed"}, {"start", "--generate"},

@@ -68,6 +68,53 @@ static void wsd_decays_at_most_after_the_warmup(void **state) {
     assert_near(schedule_lr(&config, 99), 0.5);
 }
 
+static void a_decay_of_its_own_ends_a_stable_part_at_any_step(void **state) {
+    (void)state;
+    Config stable = settings(SCHEDULE_WSD, 1000, 50), cooled = stable; /* resumed at step 600, for 100 steps more */
+    cooled.steps = 700, cooled.wsd_decay_steps = 100;
+    for (int64_t step = 50; step < 600; step++) assert_true(schedule_lr(&cooled, step) == schedule_lr(&stable, step));
+    assert_true(schedule_lr(&cooled, 601) < 0.5);
+    assert_true(fabs(schedule_lr(&cooled, 699) - 0.1) < 1e-13);
+}
+
+static void a_schedule_may_end_where_the_run_does_not(void **state) {
+    (void)state;
+    for (int64_t shape = SCHEDULE_COSINE; shape <= SCHEDULE_INVERSE_SQRT; shape++) {
+        Config whole = settings(shape, 1000, 40), part = whole;
+        part.steps = 200, part.schedule_steps = 1000;
+        for (int64_t step = 0; step < 200; step++) assert_true(schedule_lr(&part, step) == schedule_lr(&whole, step));
+    }
+}
+
+static void restarts_are_cosines_in_a_row(void **state) {
+    (void)state;
+    Config config = settings(SCHEDULE_COSINE_RESTARTS, 440, 40), one = settings(SCHEDULE_COSINE, 140, 40);
+    for (int64_t step = 40; step < 440; step++)
+        assert_near(schedule_lr(&config, step), schedule_lr(&one, 40 + (step - 40) % 100));
+    config.restart_steps = 1; /* each step a peak */
+    for (int64_t step = 40; step < 440; step++) assert_near(schedule_lr(&config, step), 0.5);
+}
+
+static void inverse_sqrt_falls_to_the_final_rate_and_no_further(void **state) {
+    (void)state;
+    Config config = settings(SCHEDULE_INVERSE_SQRT, 10000, 40); /* the final rate: a fifth, at 25 · 40 steps */
+    assert_near(schedule_lr(&config, 40), 0.5);
+    assert_near(schedule_lr(&config, 160), 0.25);
+    assert_near(schedule_lr(&config, 999), 0.5 * sqrt(40.0 / 999));
+    for (int64_t step = 1000; step < 10100; step++) assert_near(schedule_lr(&config, step), 0.1);
+    config.lr_final_frac = 1;
+    assert_near(schedule_lr(&config, 500), 0.5);
+}
+
+static void a_warmup_from_zero_is_one_step_behind(void **state) {
+    (void)state;
+    Config config = settings(SCHEDULE_COSINE, 1000, 40);
+    config.warmup_from_zero = FLAG_ON;
+    assert_true(schedule_lr(&config, 0) == 0);
+    for (int64_t step = 0; step < 40; step++) assert_near(schedule_lr(&config, step), 0.5 * (double)step / 40);
+    assert_near(schedule_lr(&config, 40), 0.5);
+}
+
 static void constant_stays(void **state) {
     (void)state;
     Config config = settings(SCHEDULE_CONSTANT, 100, 10);
@@ -130,6 +177,11 @@ int main(void) {
         cmocka_unit_test(cosine_and_linear_go_from_peak_to_final_at_the_last_step),
         cmocka_unit_test(wsd_holds_and_decays_over_its_share_of_all_steps),
         cmocka_unit_test(wsd_decays_at_most_after_the_warmup),
+        cmocka_unit_test(a_decay_of_its_own_ends_a_stable_part_at_any_step),
+        cmocka_unit_test(a_schedule_may_end_where_the_run_does_not),
+        cmocka_unit_test(restarts_are_cosines_in_a_row),
+        cmocka_unit_test(inverse_sqrt_falls_to_the_final_rate_and_no_further),
+        cmocka_unit_test(a_warmup_from_zero_is_one_step_behind),
         cmocka_unit_test(constant_stays),
         cmocka_unit_test(after_warmup_it_never_rises_and_stays_between_final_and_peak),
         cmocka_unit_test(a_single_step_after_the_warmup_takes_the_peak),

@@ -39,7 +39,8 @@ static char *close_parts(Parts *parts) {
 
 /* The flags that make the learning rate of a step. */
 static bool makes_the_rate(const char *name) {
-    static const char *const NAMES[] = {"lr", "lr-schedule", "lr-final-frac", "warmup-steps", "wsd-decay-frac", "steps"};
+    static const char *const NAMES[] = {"lr", "lr-schedule", "lr-final-frac", "warmup-steps", "wsd-decay-frac", "steps",
+                                        "schedule-steps", "wsd-decay-steps", "restart-steps", "warmup-from-zero"};
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (strcmp(NAMES[i], name) == 0) return true;
     return false;
@@ -48,7 +49,8 @@ static bool makes_the_rate(const char *name) {
 static void say_flag(const Resume *r, const Change *change, FILE *out) {
     fprintf(out, "--%s %s → %s", change->flag->name, change->from, change->to);
     if (change->follows) fputs(" (auto)", out);
-    if (strcmp(change->flag->name, "steps") == 0 && r->ours->lr_schedule != SCHEDULE_CONSTANT)
+    bool ends_it = schedule_end(r->ours) == r->ours->steps && r->ours->lr_schedule != SCHEDULE_CONSTANT;
+    if (strcmp(change->flag->name, "steps") == 0 && ends_it)
         fprintf(out, " (the %s now ends there)", config_choice("lr-schedule", r->ours->lr_schedule));
 }
 

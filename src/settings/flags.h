@@ -23,7 +23,9 @@ enum { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF };
 enum { FLAG_OFF, FLAG_ON };
 enum { GPAS_OFF, GPAS_LAYER, GPAS_SUBLAYER };
 enum { SDD_OFF, SDD_PAPER, SDD_RELEASED };
-enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_WSD, SCHEDULE_CONSTANT };
+enum {
+    SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_WSD, SCHEDULE_CONSTANT, SCHEDULE_COSINE_RESTARTS, SCHEDULE_INVERSE_SQRT
+};
 enum { DECAY_ON_MATRICES, DECAY_ON_NO_EMBEDDINGS, DECAY_ON_ALL };
 enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
 enum { RESIDUAL_STORAGE, RESIDUAL_FP32 };
@@ -32,9 +34,9 @@ enum { ZERO_AUTO, ZERO_0, ZERO_1 };
 enum { REDUCE_AUTO, REDUCE_FP32, REDUCE_BF16 };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
-enum { FLAGS_MOST = 128 }; /* rows in flags.c */
+enum { FLAGS_MOST = 256 }; /* rows in flags.c */
 
-#define AUTO_INT INT64_MIN /* an integer flag left at "auto" (real flags: NaN) until config_resolve() */
+#define AUTO_INT INT64_MIN /* an integer flag left at "auto" (real flags: NaN) until config_resolve(), or for good */
 
 typedef struct Config {
     /* model */
@@ -61,7 +63,7 @@ typedef struct Config {
     /* train */
     int64_t batch_size, total_batch_tokens, steps;
     double max_minutes, lr;
-    int64_t lr_schedule, warmup_steps;
+    int64_t lr_schedule, schedule_steps, warmup_steps, warmup_from_zero, restart_steps, wsd_decay_steps;
     double lr_final_frac, wsd_decay_frac, weight_decay;
     int64_t decay_on;
     double beta1, beta2, adam_eps, grad_clip, skip_sigma, z_loss;

@@ -1,5 +1,6 @@
 /* resolve.c: see resolve.h. */
 #include "resolve.h"
+#include "schedule.h"
 #include "variant.h"
 
 #include <math.h>
@@ -53,6 +54,16 @@ static void check_one_mode(const Config *c) {
     }
 }
 
+static void resolve_schedule(Config *c) {
+    const int64_t end = schedule_end(c);
+    if (c->warmup_steps == AUTO_INT) c->warmup_steps = end / 100 < 700 ? end / 100 : 700;
+    check(c->warmup_steps <= end, "--warmup-steps %lld is more than --%s %lld", (long long)c->warmup_steps,
+          c->schedule_steps == AUTO_INT ? "steps" : "schedule-steps", (long long)end);
+    check(c->wsd_decay_steps == AUTO_INT || c->wsd_decay_steps <= end - c->warmup_steps,
+          "--wsd-decay-steps %lld is more than the %lld steps after the warmup", (long long)c->wsd_decay_steps,
+          (long long)(end - c->warmup_steps));
+}
+
 void config_resolve(Config *c, int ranks) {
     check_one_mode(c);
     check(c->dry_run || !c->plan_ranks,
@@ -70,11 +81,6 @@ void config_resolve(Config *c, int ranks) {
           (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len, ranks,
           (long long)micro);
     c->micro_steps = c->total_batch_tokens / micro;
-    if (c->warmup_steps == AUTO_INT) {
-        c->warmup_steps = c->steps / 100;
-        if (c->warmup_steps > 700) c->warmup_steps = 700;
-    }
-    check(c->warmup_steps <= c->steps, "--warmup-steps %lld is more than --steps %lld", (long long)c->warmup_steps,
-          (long long)c->steps);
+    resolve_schedule(c);
     check(!c->resume || strcmp(c->resume, "auto") || c->out, "--resume auto looks into --out, which is not given");
 }

@@ -5,37 +5,62 @@
 
 static const double PI = 3.14159265358979323846;
 
-/* Each shape: progress in [0, 1] after the warmup → factor from 1 down to 0 between peak and final. */
-static double cosine(double progress, double decay_frac) {
-    (void)decay_frac;
-    return 0.5 * (1 + cos(PI * progress));
+/* A shape: the factor between final rate (0) and peak (1), `into` steps after the warmup, of which the last is `last`. */
+typedef double Shape(const Config *c, int64_t into, int64_t last);
+
+/* One step after the warmup is its first as well as its last: the peak, as where nothing decays. */
+static double progress(int64_t into, int64_t last) {
+    if (last <= 0) return 0;
+    return into < last ? (double)into / (double)last : 1;
 }
 
-static double linear(double progress, double decay_frac) {
-    (void)decay_frac;
-    return 1 - progress;
+static double cosine(const Config *c, int64_t into, int64_t last) {
+    (void)c;
+    return 0.5 * (1 + cos(PI * progress(into, last)));
 }
 
-static double wsd(double progress, double decay_frac) {
-    double into = decay_frac > 0 ? (progress - (1 - decay_frac)) / decay_frac : 0;
-    return into <= 0 ? 1 : 1 - sqrt(into < 1 ? into : 1);
+static double cosine_restarts(const Config *c, int64_t into, int64_t last) {
+    int64_t period = c->restart_steps == AUTO_INT ? (last + 1) / 4 : c->restart_steps;
+    if (period < 1) period = 1;
+    if (into > last) into = last > 0 ? last : 0;
+    return cosine(c, into % period, period - 1);
 }
 
-static double constant(double progress, double decay_frac) {
-    (void)progress, (void)decay_frac;
+static double linear(const Config *c, int64_t into, int64_t last) {
+    (void)c;
+    return 1 - progress(into, last);
+}
+
+/* The flag's share is of the whole schedule, the shape's of what comes after the warmup. */
+static double wsd(const Config *c, int64_t into, int64_t last) {
+    if (last <= 0) return 1;
+    double decay = c->wsd_decay_steps == AUTO_INT ? c->wsd_decay_frac * (double)schedule_end(c) : (double)c->wsd_decay_steps;
+    double share = fmin(decay / (double)last, 1), done = share > 0 ? (progress(into, last) - (1 - share)) / share : 0;
+    return done <= 0 ? 1 : 1 - sqrt(fmin(done, 1));
+}
+
+static double constant(const Config *c, int64_t into, int64_t last) {
+    (void)c, (void)into, (void)last;
     return 1;
 }
 
-static double (*const SHAPES[])(double, double) = {
-    [SCHEDULE_COSINE] = cosine, [SCHEDULE_LINEAR] = linear, [SCHEDULE_WSD] = wsd, [SCHEDULE_CONSTANT] = constant};
+/* The final rate is where it ends to fall, not where it ends. */
+static double inverse_sqrt(const Config *c, int64_t into, int64_t last) {
+    if (into > last) into = last > 0 ? last : 0;
+    double warmup = c->warmup_steps > 0 ? (double)c->warmup_steps : 1, least = c->lr_final_frac;
+    double share = sqrt(warmup / (warmup + (double)into));
+    return share > least && least < 1 ? (share - least) / (1 - least) : 0;
+}
 
-double schedule_lr(const Config *config, int64_t step) {
-    if (step < config->warmup_steps) return config->lr * (double)(step + 1) / (double)config->warmup_steps;
-    int64_t after = config->steps - 1 - config->warmup_steps;
-    /* One step after the warmup is its first as well as its last: the peak, as where nothing decays. */
-    double progress = after > 0 ? (double)(step - config->warmup_steps) / (double)after : 0;
-    /* The flag's share is of all steps, the shapes' of those after the warmup. */
-    double decay_frac = after > 0 ? config->wsd_decay_frac * (double)config->steps / (double)after : 1;
-    double factor = SHAPES[config->lr_schedule](progress < 1 ? progress : 1, decay_frac < 1 ? decay_frac : 1);
-    return config->lr * (config->lr_final_frac + (1 - config->lr_final_frac) * factor);
+static Shape *const SHAPES[] = {
+    [SCHEDULE_COSINE] = cosine, [SCHEDULE_LINEAR] = linear, [SCHEDULE_WSD] = wsd, [SCHEDULE_CONSTANT] = constant,
+    [SCHEDULE_COSINE_RESTARTS] = cosine_restarts, [SCHEDULE_INVERSE_SQRT] = inverse_sqrt,
+};
+
+int64_t schedule_end(const Config *c) { return c->schedule_steps == AUTO_INT ? c->steps : c->schedule_steps; }
+
+double schedule_lr(const Config *c, int64_t step) {
+    if (step < c->warmup_steps) return c->lr * (double)(step + !c->warmup_from_zero) / (double)c->warmup_steps;
+    double factor = SHAPES[c->lr_schedule](c, step - c->warmup_steps, schedule_end(c) - 1 - c->warmup_steps);
+    return c->lr * (c->lr_final_frac + (1 - c->lr_final_frac) * factor);
 }
