@@ -319,6 +319,11 @@ static void draw(const Flag *flag) {
         for (const char *at = flag->choices; *at; at++) words += *at == '|';
         snprintf(text, sizeof text, "%s", config_choice(flag->name, (int64_t)(uniform() * words)));
         break;
+    case FLAG_SET:
+        for (const char *at = flag->choices; *at; at++) words += *at == '|';
+        snprintf(text, sizeof text, "%s", config_choice(flag->name, (int64_t)(uniform() * words)));
+        snprintf(text + strlen(text), sizeof text - strlen(text), ",%s", config_choice(flag->name, (int64_t)(uniform() * words)));
+        break;
     case FLAG_TEXT:
         if (uniform() < 0.3) return;
         random_text(text, sizeof text);

@@ -296,9 +296,9 @@ static void initial_values_depend_on_name_and_seed_alone(void **state) {
 
 static void decay_goes_where_decay_on_says(void **state) {
     (void)state;
-    static const char *const WHERE[] = {"decay-on=matrices", "decay-on=no-embeddings", "decay-on=all"};
+    static const char *const WHERE[] = {"decay-on=matrices", "decay-on=no-embeddings", "decay-on=all", "decay-on=norms,biases,alphas"};
     for (int s = 0; s < SHAPE_COUNT; s++)
-        for (int w = 0; w < 3; w++) {
+        for (int w = 0; w < 4; w++) {
             Config config;
             Params params;
             char more[64];
@@ -311,7 +311,8 @@ static void decay_goes_where_decay_on_says(void **state) {
                 bool embedding = p->id == PARAM_TOKENS || p->id == PARAM_POSITIONS || p->id == PARAM_HEAD;
                 bool matrix = p->kind == PARAM_MATRIX, free = p->kind == PARAM_FREE; /* gates, λ */
                 assert_true(!embedding || p->kind == PARAM_EMBEDDING);
-                bool want = !free && (w == 2 || matrix || (w == 0 && embedding));
+                bool inside = matrix || p->id == PARAM_HEAD; /* an untied head is a matrix */
+                bool want = !free && (w == 3 ? !matrix && !embedding : w == 2 || inside || (w == 0 && embedding));
                 assert_true(slots[i].weight_decay == (want ? 0.3 : 0));
                 assert_true(slots[i].offset == p->offset && slots[i].count == p->count);
             }
@@ -512,8 +513,9 @@ static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void
         {PARAM_SDD_Q, true, CLIP_ALL},          {PARAM_SDD_CONTEXT, true, CLIP_ALL},
         {PARAM_SDD_MLP_OUT, true, CLIP_ALL},
     };
-    static const char *const WHERE[] = {"decay-on=matrices", "decay-on=no-embeddings", "decay-on=all"};
-    for (int where = 0; where < 3; where++)
+        static const char *const WHERE[] = {"decay-on=matrices", "decay-on=no-embeddings,norms", "decay-on=all",
+                                        "decay-on=no-embeddings,alphas"};
+    for (int where = 0; where < 4; where++)
         for (int dyt = 0; dyt < 2; dyt++) {
             Config config;
             Params params;
@@ -527,7 +529,9 @@ static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void
                 for (int layer = 0; layer < 2; layer++) {
                     const Param *p = params_find(&params, WANT[w].id, layer);
                     bool scalar = WANT[w].id == PARAM_NORM1_SCALAR || WANT[w].id == PARAM_INNER1_SCALAR;
-                    bool decays = where == 2 && (WANT[w].all || (dyt && scalar)); /* DyT's α is a vector like others */
+                    bool alpha = WANT[w].id == PARAM_SDD_Q || WANT[w].id == PARAM_SDD_CONTEXT || WANT[w].id == PARAM_SDD_MLP_OUT;
+                    bool decays = (where == 2 || where == (alpha ? 3 : 1)) &&
+                                  (WANT[w].all || (dyt && scalar)); /* DyT's α is a vector like others */
                     assert_true(slots[p - params.list].weight_decay == (decays ? 0.3 : 0));
                     assert_int_equal(slots[p - params.list].clip_group, WANT[w].clip);
                 }
@@ -536,6 +540,24 @@ static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void
             free(slots);
             params_free(&params);
         }
+}
+
+/* One ε for every norm, and the embedding drawn as the matrices are (MATH.md §4); what is said overrules both. */
+static void released_sdd_sets_every_epsilon_and_the_embedding(void **state) {
+    (void)state;
+    Config config;
+    Params params;
+    configure(&config, "arch=llama n-layer=2 n-embd=64 n-head=2 vocab-size=70", "sdd=released sdd-init-scale=0.1");
+    assert_true(config.norm_eps == 1e-5 && config.sdd_eps == 1e-5);
+    params_build(&params, &config);
+    const ParamPiece *tokens = &params_find(&params, PARAM_TOKENS, -1)->piece[0];
+    assert_true(fabs(tokens->init_std - 0.1 / sqrt(2.5 * 64)) < 1e-15 && tokens->init_cut == 3);
+    params_free(&params);
+    configure(&config, "arch=llama n-layer=2 n-embd=64 n-head=2 vocab-size=70",
+              "sdd=released norm-eps=1e-6 init-std-embed=0.5");
+    assert_true(config.norm_eps == 1e-6 && config.init_std_embed == 0.5);
+    configure(&config, "arch=llama n-layer=2 n-embd=64 n-head=2 vocab-size=70", "sdd=paper");
+    assert_true(config.norm_eps == 1e-6 && config.init_std_embed == 0.02);
 }
 
 static void variants_tensors_have_documented_names(void **state) {
@@ -594,6 +616,7 @@ int main(void) {
         cmocka_unit_test(released_sdd_is_cut_at_three_sigma_and_papers_is_not),
         cmocka_unit_test(vectors_and_scalars_start_at_the_value_of_their_variant),
         cmocka_unit_test(variants_parameters_have_the_decay_and_clip_group_of_their_kind),
+        cmocka_unit_test(released_sdd_sets_every_epsilon_and_the_embedding),
         cmocka_unit_test(variants_tensors_have_documented_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -106,10 +106,10 @@ static void inverse_sqrt_falls_to_the_final_rate_and_no_further(void **state) {
     assert_near(schedule_lr(&config, 500), 0.5);
 }
 
-static void a_warmup_from_zero_is_one_step_behind(void **state) {
+static void a_lr_from_zero_is_one_step_behind(void **state) {
     (void)state;
     Config config = settings(SCHEDULE_COSINE, 1000, 40);
-    config.warmup_from_zero = FLAG_ON;
+    config.lr_from_zero = FLAG_ON;
     assert_true(schedule_lr(&config, 0) == 0);
     for (int64_t step = 0; step < 40; step++) assert_near(schedule_lr(&config, step), 0.5 * (double)step / 40);
     assert_near(schedule_lr(&config, 40), 0.5);
@@ -181,7 +181,7 @@ int main(void) {
         cmocka_unit_test(a_schedule_may_end_where_the_run_does_not),
         cmocka_unit_test(restarts_are_cosines_in_a_row),
         cmocka_unit_test(inverse_sqrt_falls_to_the_final_rate_and_no_further),
-        cmocka_unit_test(a_warmup_from_zero_is_one_step_behind),
+        cmocka_unit_test(a_lr_from_zero_is_one_step_behind),
         cmocka_unit_test(constant_stays),
         cmocka_unit_test(after_warmup_it_never_rises_and_stays_between_final_and_peak),
         cmocka_unit_test(a_single_step_after_the_warmup_takes_the_peak),

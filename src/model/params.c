@@ -190,7 +190,7 @@ static double deepnorm_std(const Config *c, Initial initial, const ParamPiece *p
 static void set_weight(const Config *c, Initial initial, ParamPiece *piece, int cols) {
     piece->init_std = c->init_std;
     if (c->sdd != SDD_OFF) {
-        piece->init_std = c->sdd_init_scale / sqrt(2.5 * (double)c->n_embd);
+        piece->init_std = variant_sdd_std(c);
         piece->init_cut = c->sdd == SDD_RELEASED ? 3 : 0;
     } else if (variant_placement(c)->deep && c->deepnorm_init) {
         piece->init_std = deepnorm_std(c, initial, piece, cols);
@@ -220,7 +220,10 @@ static void set_initial(const Config *c, Initial initial, ParamPiece *piece, int
     case INIT_VALUE:
     case INIT_RESIDUAL: set_weight(c, initial, piece, cols); break;
     case INIT_PLAIN: piece->init_std = c->init_std; break;
-    case INIT_EMBED: piece->init_std = c->init_std_embed; break;
+    case INIT_EMBED:
+        piece->init_std = c->init_std_embed;
+        piece->init_cut = c->sdd == SDD_RELEASED ? 3 : 0;
+        break;
     case INIT_SCALE: piece->init_mean = sqrt((double)c->n_embd); break;
     case INIT_ALPHA_OUT: piece->init_mean = 1 / sqrt(c->sdd == SDD_RELEASED ? 2 * L : L); break;
     case INIT_GATE: piece->init_mean = c->gpas_init; break;
@@ -231,12 +234,21 @@ static void set_initial(const Config *c, Initial initial, ParamPiece *piece, int
     }
 }
 
-static bool decays(const Config *c, ParamKind kind) {
-    switch (c->decay_on) {
-    case DECAY_ON_MATRICES: return kind == PARAM_MATRIX || kind == PARAM_EMBEDDING;
-    case DECAY_ON_NO_EMBEDDINGS: return kind == PARAM_MATRIX;
-    default: return kind != PARAM_FREE;
+/* The words of --decay-on that reach a parameter. */
+static int64_t decay_words(const Row *row) {
+    enum { MATRICES = 1 << DECAY_ON_MATRICES, INSIDE = 1 << DECAY_ON_NO_EMBEDDINGS, ALL = 1 << DECAY_ON_ALL };
+    switch (row->kind) {
+    case PARAM_MATRIX: return ALL | MATRICES | INSIDE;
+    case PARAM_EMBEDDING:
+        if (row->id == PARAM_HEAD) return ALL | MATRICES | INSIDE | 1 << DECAY_ON_HEAD;
+        return ALL | MATRICES | 1 << DECAY_ON_EMBEDDINGS;
+    case PARAM_BIAS: return ALL | 1 << DECAY_ON_BIASES;
+    case PARAM_VECTOR:
+        if (row->when == SDD || row->when == SDD_V || row->when == SDD_CONTEXT) return ALL | 1 << DECAY_ON_ALPHAS;
+        return ALL | 1 << DECAY_ON_NORMS;
+    case PARAM_FREE: break;
     }
+    return 0;
 }
 
 static void add_piece(Param *p, const Config *c, const Row *row, const PieceRow *from, int row0) {
@@ -268,7 +280,7 @@ static void add_param(Params *params, const Config *c, const Row *row, int layer
     Param *p = &params->list[params->count];
     *p = (Param){.id = row->id, .layer = layer, .kind = row->kind, .cols = dim(c, row->cols)};
     p->transposed = c->arch == ARCH_GPT2 && row->kind == PARAM_MATRIX; /* Conv1D keeps [in, out] */
-    p->decay = decays(c, row->kind);
+    p->decay = (c->decay_on & decay_words(row)) != 0;
 
     bool gated = row->id == PARAM_MLP_IN || row->id == PARAM_MLP_IN_BIAS || row->id == PARAM_SDD_MLP_IN;
     bool swiglu = c->activation == ACTIVATION_FLAG_SWIGLU;

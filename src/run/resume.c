@@ -40,7 +40,7 @@ static char *close_parts(Parts *parts) {
 /* The flags that make the learning rate of a step. */
 static bool makes_the_rate(const char *name) {
     static const char *const NAMES[] = {"lr", "lr-schedule", "lr-final-frac", "warmup-steps", "wsd-decay-frac", "steps",
-                                        "schedule-steps", "wsd-decay-steps", "restart-steps", "warmup-from-zero"};
+                                        "schedule-steps", "wsd-decay-steps", "restart-steps", "lr-from-zero"};
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (strcmp(NAMES[i], name) == 0) return true;
     return false;

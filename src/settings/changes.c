@@ -83,6 +83,7 @@ static void describe(const Config *config, const Flag *flag, char text[CHANGE_TE
         else snprintf(text, CHANGE_TEXT, "%.9g", *(const double *)field);
         return;
     case FLAG_CHOICE: snprintf(text, CHANGE_TEXT, "%s", config_choice(flag->name, *(const int64_t *)field)); return;
+    case FLAG_SET: snprintf(text, CHANGE_TEXT, "%s", config_value(config, flag, text, CHANGE_TEXT)); return;
     case FLAG_TEXT:
     case FLAG_MODE: return;
     }

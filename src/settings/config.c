@@ -23,6 +23,17 @@ static int choice_index(const char *choices, const char *word) {
     }
 }
 
+/* The words of a set, in the order of its row. */
+static const char *set_words(const Flag *flag, int64_t bits) {
+    static _Thread_local char words[256];
+    size_t length = 0;
+    for (int i = 0; bits >> i; i++)
+        if (bits >> i & 1)
+            length += (size_t)snprintf(words + length, sizeof words - length, "%s%s", length ? "," : "",
+                                       config_choice(flag->name, i));
+    return words;
+}
+
 const char *config_choice(const char *flag, int64_t value) {
     static _Thread_local char word[32];
     const char *at = flag_find(flag)->choices;
@@ -96,6 +107,28 @@ void config_forget_texts(void) {
     }
 }
 
+static bool set_choice(int64_t *field, const Flag *flag, const char *value, Error *error) {
+    int index = choice_index(flag->choices, value);
+    if (index < 0 || strchr(value, '|')) return refuse_choice(flag->name, value, flag->choices, '|', error);
+    *field = index;
+    return true;
+}
+
+static bool set_set(int64_t *field, const Flag *flag, const char *value, Error *error) {
+    int64_t bits = 0, index;
+    for (const char *at = value;; at++) {
+        char word[64];
+        size_t span = strcspn(at, ",");
+        snprintf(word, sizeof word, "%.*s", (int)span, at);
+        if (!set_choice(&index, flag, span < sizeof word ? word : value, error)) return false;
+        bits |= (int64_t)1 << index;
+        at += span;
+        if (!*at) break;
+    }
+    *field = bits;
+    return true;
+}
+
 static bool set_value(Config *config, const Flag *flag, const char *value, Error *error) {
     void *field = (char *)config + flag->offset;
     switch (flag->type) {
@@ -103,13 +136,8 @@ static bool set_value(Config *config, const Flag *flag, const char *value, Error
     case FLAG_REAL: return set_number(config, flag, value, error);
     case FLAG_TEXT: return set_text(field, flag, value, error);
     case FLAG_MODE: *(int64_t *)field = 1; return true;
-    case FLAG_CHOICE: {
-        int index = choice_index(flag->choices, value);
-        if (index < 0 || strchr(value, '|'))
-            return refuse_choice(flag->name, value, flag->choices, '|', error);
-        *(int64_t *)field = index;
-        return true;
-    }
+    case FLAG_CHOICE: return set_choice(field, flag, value, error);
+    case FLAG_SET: return set_set(field, flag, value, error);
     }
     return false;
 }
@@ -296,6 +324,7 @@ const char *config_value(const Config *config, const Flag *flag, char *text, siz
         return text;
     case FLAG_TEXT: return *(const char *const *)field;
     case FLAG_CHOICE: return config_choice(flag->name, *(const int64_t *)field);
+    case FLAG_SET: return set_words(flag, *(const int64_t *)field);
     case FLAG_MODE: return NULL;
     }
     return NULL;

@@ -14,6 +14,8 @@
     { flag, FLAG_TEXT, offsetof(Config, field), NULL, 0, 1e6, NULL, help }
 #define CHOICE(flag, field, fallback, choices, help) \
     { flag, FLAG_CHOICE, offsetof(Config, field), fallback, 0, 0, choices, help }
+#define SET(flag, field, fallback, choices, help) \
+    { flag, FLAG_SET, offsetof(Config, field), fallback, 0, 0, choices, help }
 #define MODE(flag, field, help) \
     { flag, FLAG_MODE, offsetof(Config, field), NULL, 0, 0, NULL, help }
 
@@ -36,14 +38,14 @@ static const Flag MODEL[] = {
     CHOICE("tie-embeddings", tie_embeddings, "auto", "auto|on|off",
            "the head shares the token embedding (auto: gpt2 on, llama off)"),
     REAL("init-std", init_std, "0.02", 0, 10, "standard deviation of initial weights"),
-    REAL("init-std-embed", init_std_embed, "auto", 0, 10, "the same for the token embedding (auto: init-std)"),
+    REAL("init-std-embed", init_std_embed, "auto", 0, 10, "the same for the token embedding (auto: init-std; sdd released: its matrices')"),
     TEXT("init-from", init_from, "start from these weights: a directory whose config.json says the model, a run, or a safetensors file"),
 };
 
 static const Flag VARIANT[] = {
     CHOICE("norm", norm, "auto", NORM_CHOICES, "which norm (auto: gpt2 layernorm, llama rmsnorm)"),
     CHOICE("placement", placement, "pre", PLACEMENT_CHOICES, "where it sits"),
-    REAL("norm-eps", norm_eps, "auto", 0, 1, "epsilon under the root (auto: 1e-5 layernorm, 1e-6 else)"),
+    REAL("norm-eps", norm_eps, "auto", 0, 1, "epsilon under the root (auto: 1e-5 layernorm and sdd released, 1e-6 else)"),
     CHOICE("final-norm", final_norm, "auto", "auto|on|off", "a norm before the head (auto: off for post, deepnorm)"),
     CHOICE("embed-norm", embed_norm, "off", "off|on", "norm the embedding before the first layer"),
     CHOICE("embed-scale", embed_scale, "off", "off|on", "one learned scalar, at first √n-embd, on the embedding"),
@@ -55,7 +57,7 @@ static const Flag VARIANT[] = {
     REAL("gpas-init", gpas_init, "0", -100, 100, "GPAS: the gates' initial value"),
     REAL("gpas-clip", gpas_clip, "0", 0, 1e9, "GPAS: the gates' gradient norm is clipped to this as well (0: not)"),
     CHOICE("sdd", sdd, "off", "off|paper|released", "linear layers as α ⊙ rms(Wx), at the sites of paper or code"),
-    REAL("sdd-eps", sdd_eps, "auto", 0, 1, "SDD: epsilon (auto: paper 1e-6, released 1e-5)"),
+    REAL("sdd-eps", sdd_eps, "auto", 0, 1, "SDD: epsilon (auto: paper 1e-6, released 1e-5, there of every norm)"),
     REAL("sdd-init-scale", sdd_init_scale, "1", 0, 1000, "SDD: factor on the initial 1/√(2.5·n-embd)"),
     REAL("dyt-alpha-attn", dyt_alpha_attn, "0.5", -100, 100, "dyt: initial α before attention"),
     REAL("dyt-alpha-other", dyt_alpha_other, "0.5", -100, 100, "dyt: initial α elsewhere"),
@@ -87,13 +89,14 @@ static const Flag TRAIN[] = {
            "shape after the warmup"),
     INT("schedule-steps", schedule_steps, "auto", 1, 1e12, "where the schedule ends, if not with the run (auto: steps)"),
     INT("warmup-steps", warmup_steps, "auto", 0, 1e12, "linear warmup (auto: 1 % of schedule-steps, at most 700)"),
-    CHOICE("warmup-from-zero", warmup_from_zero, "off", "off|on", "the first step's learning rate is 0, as in transformers"),
+    CHOICE("lr-from-zero", lr_from_zero, "off", "off|on", "the first step's learning rate is 0, as in transformers"),
     INT("restart-steps", restart_steps, "auto", 1, 1e12, "cosine-restarts: from one peak to the next (auto: a quarter)"),
     REAL("lr-final-frac", lr_final_frac, "0.1", 0, 1, "learning rate at the end, as a share of the peak"),
     REAL("wsd-decay-frac", wsd_decay_frac, "0.2", 0, 1, "share of schedule-steps over which wsd decays at the end"),
     INT("wsd-decay-steps", wsd_decay_steps, "auto", 0, 1e12, "the same in steps (auto: by wsd-decay-frac)"),
     REAL("weight-decay", weight_decay, "0.1", 0, 10, "decoupled weight decay"),
-    CHOICE("decay-on", decay_on, "matrices", "matrices|no-embeddings|all", "which parameters decay"),
+    SET("decay-on", decay_on, "matrices", "matrices|no-embeddings|all|embeddings|head|norms|biases|alphas",
+        "which parameters decay, as no-embeddings,norms,alphas: alphas are SDD's, an untied head is a matrix"),
     REAL("beta1", beta1, "0.9", 0, 0.999999999, "AdamW"),
     REAL("beta2", beta2, "0.95", 0, 0.999999999, "AdamW"),
     REAL("adam-eps", adam_eps, "1e-8", 0, 1, "AdamW"),
@@ -169,8 +172,8 @@ const int FLAG_GROUP_COUNT = sizeof FLAG_GROUPS / sizeof *FLAG_GROUPS;
 
 #define GPT2  "arch=gpt2 seq-len=1024 vocab-size=50257 "
 #define LLAMA "arch=llama seq-len=256 vocab-size=32000 "
-#define SDD   "arch=llama seq-len=4096 vocab-size=50304 n-embd=2048 n-ffn=8192 n-head=32 n-kv-head=8 " \
-              "tie-embeddings=on rope-base=500000 "
+#define SDD   "arch=llama seq-len=4096 vocab-size=100278 n-embd=2048 n-ffn=8192 n-head=32 n-kv-head=8 " \
+              "tie-embeddings=on rope-base=500000 lr-final-frac=0.1 decay-on=no-embeddings,norms,alphas "
 
 const Preset PRESETS[] = {
     {"micro", "n-layer=2 n-embd=64 n-head=2 seq-len=64 vocab-size=256", "0.1 M parameters: for tests"},

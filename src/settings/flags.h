@@ -26,7 +26,10 @@ enum { SDD_OFF, SDD_PAPER, SDD_RELEASED };
 enum {
     SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_WSD, SCHEDULE_CONSTANT, SCHEDULE_COSINE_RESTARTS, SCHEDULE_INVERSE_SQRT
 };
-enum { DECAY_ON_MATRICES, DECAY_ON_NO_EMBEDDINGS, DECAY_ON_ALL };
+enum {
+    DECAY_ON_MATRICES, DECAY_ON_NO_EMBEDDINGS, DECAY_ON_ALL, DECAY_ON_EMBEDDINGS, DECAY_ON_HEAD, DECAY_ON_NORMS,
+    DECAY_ON_BIASES, DECAY_ON_ALPHAS
+};
 enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
 enum { RESIDUAL_STORAGE, RESIDUAL_FP32 };
 enum { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_BLOCK };
@@ -63,7 +66,7 @@ typedef struct Config {
     /* train */
     int64_t batch_size, total_batch_tokens, steps;
     double max_minutes, lr;
-    int64_t lr_schedule, schedule_steps, warmup_steps, warmup_from_zero, restart_steps, wsd_decay_steps;
+    int64_t lr_schedule, schedule_steps, warmup_steps, lr_from_zero, restart_steps, wsd_decay_steps;
     double lr_final_frac, wsd_decay_frac, weight_decay;
     int64_t decay_on;
     double beta1, beta2, adam_eps, grad_clip, skip_sigma, z_loss;
@@ -98,6 +101,7 @@ typedef enum FlagType {
     FLAG_REAL,   /* double in [min, max]; never NaN or infinite */
     FLAG_TEXT,   /* const char *, NULL while not given */
     FLAG_CHOICE, /* int64_t: position in `choices` */
+    FLAG_SET,    /* int64_t: bit i for word i of `choices`; one or more, with commas between */
     FLAG_MODE,   /* int64_t: 1 if given; takes no value */
 } FlagType;
 
@@ -107,7 +111,7 @@ typedef struct Flag {
     size_t offset;        /* of the field in Config */
     const char *fallback; /* default as text; "auto" for a number that is worked out; NULL for no text */
     double min, max;      /* of numbers; of a text's length in bytes */
-    const char *choices;  /* words separated by '|' */
+    const char *choices;  /* words separated by '|', at most 63 in a set */
     const char *help;
 } Flag;
 

@@ -44,7 +44,7 @@ static const Need IDLE[] = {
     {"wsd-decay-frac", "lr-schedule=wsd"},
     {"wsd-decay-steps", "lr-schedule=wsd"},
     {"restart-steps", "lr-schedule=cosine-restarts"},
-    {"warmup-from-zero", "warmup-steps"},
+    {"lr-from-zero", "warmup-steps"},
     {"decay-on", "weight-decay"},
     {"residual-dtype", "dtype=bf16"},
     {"gemm-tune", "device=cuda"},

@@ -15,7 +15,6 @@ static void resolve_model(Config *c) {
     if (c->tie_embeddings == SWITCH_AUTO) c->tie_embeddings = llama ? SWITCH_OFF : SWITCH_ON;
     if (c->norm == 0) c->norm = llama ? 2 : 1; /* rows of NORMS, counted from 1 */
     variant_resolve(c);
-    if (isnan(c->init_std_embed)) c->init_std_embed = c->init_std;
     if (c->n_kv_head == AUTO_INT) c->n_kv_head = c->n_head;
     if (c->n_ffn == AUTO_INT)
         c->n_ffn = c->activation == ACTIVATION_FLAG_SWIGLU ? padded(c->n_embd * 8 / 3) : 4 * c->n_embd;

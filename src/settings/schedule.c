@@ -60,7 +60,7 @@ static Shape *const SHAPES[] = {
 int64_t schedule_end(const Config *c) { return c->schedule_steps == AUTO_INT ? c->steps : c->schedule_steps; }
 
 double schedule_lr(const Config *c, int64_t step) {
-    if (step < c->warmup_steps) return c->lr * (double)(step + !c->warmup_from_zero) / (double)c->warmup_steps;
+    if (step < c->warmup_steps) return c->lr * (double)(step + !c->lr_from_zero) / (double)c->warmup_steps;
     double factor = SHAPES[c->lr_schedule](c, step - c->warmup_steps, schedule_end(c) - 1 - c->warmup_steps);
     return c->lr * (c->lr_final_frac + (1 - c->lr_final_frac) * factor);
 }

@@ -1,7 +1,7 @@
 /*
  * schedule.h: the learning rate of each step.
  *
- * Linear warmup over warmup_steps (step 0 already moves, lr·1/warmup, unless warmup_from_zero: lr·0/warmup, which is
+ * Linear warmup over warmup_steps (step 0 already moves, lr·1/warmup, unless lr_from_zero: lr·0/warmup, which is
  * transformers'), then one of
  *   cosine           half a cosine from the peak down to final_frac · peak at the last step
  *   linear           a straight line to the same

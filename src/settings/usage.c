@@ -19,6 +19,7 @@ static void print_help(void) {
             const Flag *flag = &FLAG_GROUPS[g].flags[i];
             const char *value = flag->type == FLAG_MODE     ? ""
                                 : flag->type == FLAG_CHOICE ? flag->choices
+                                : flag->type == FLAG_SET    ? "WORD,WORD…"
                                 : flag->type == FLAG_TEXT   ? "TEXT"
                                                             : "N";
             char left[128];

@@ -45,6 +45,8 @@ NormKind variant_final_kind(const Config *config) {
     return kind == NORM_BHYT && config->bhyt_lambda_final <= 0 ? NORM_RMSNORM : kind;
 }
 
+double variant_sdd_std(const Config *config) { return config->sdd_init_scale / sqrt(2.5 * (double)config->n_embd); }
+
 int variant_gates_per_layer(const Config *config) {
     return config->gpas == GPAS_SUBLAYER ? 2 : config->gpas == GPAS_LAYER ? 1 : 0;
 }
@@ -124,11 +126,13 @@ void variant_plan(const Config *c, JunctionPlan *plans) {
 
 void variant_resolve(Config *c) {
     const PlacementRow *row = variant_placement(c);
-    if (isnan(c->norm_eps)) c->norm_eps = variant_norm(c)->eps;
+    const bool released = c->sdd == SDD_RELEASED; /* one ε everywhere, the embedding as the matrices: MATH.md §4 */
+    if (isnan(c->norm_eps)) c->norm_eps = released ? 1e-5 : variant_norm(c)->eps;
+    if (isnan(c->init_std_embed)) c->init_std_embed = released ? variant_sdd_std(c) : c->init_std;
     if (c->final_norm == SWITCH_AUTO) c->final_norm = row->final_norm ? SWITCH_ON : SWITCH_OFF;
     if (c->mix_post_layers == AUTO_INT) c->mix_post_layers = c->n_layer / 4;
-    if (isnan(c->sdd_eps)) c->sdd_eps = c->sdd == SDD_RELEASED ? 1e-5 : 1e-6;
-    if (c->sdd == SDD_RELEASED && strcmp(row->name, "post") == 0) c->embed_norm = FLAG_ON; /* MATH.md §4 */
+    if (isnan(c->sdd_eps)) c->sdd_eps = released ? 1e-5 : 1e-6;
+    if (released && strcmp(row->name, "post") == 0) c->embed_norm = FLAG_ON;
     check(row->type != PLACE_MIX || c->mix_post_layers <= c->n_layer,
           "--mix-post-layers %lld is more than --n-layer %lld: with --placement mix it is 0 to that many",
           (long long)c->mix_post_layers, (long long)c->n_layer);

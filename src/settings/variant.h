@@ -77,6 +77,9 @@ typedef struct JunctionPlan {
 void variant_plan(const Config *config, JunctionPlan *plans);
 
 /* Gates a layer, and the gate of a sublayer of a layer. */
+/* Standard deviation of SDD's initial matrices, and of the released code's embedding (MATH.md §4). */
+double variant_sdd_std(const Config *config);
+
 int variant_gates_per_layer(const Config *config);
 
 /* Refuses what MATH.md refuses (exit 2) and works out the variant's "auto" values. */

@@ -39,6 +39,10 @@ static void check_range(const Config *config, const Flag *flag, bool modes) {
         for (const char *at = flag->choices; *at; at++) choices += *at == '|';
         PROMISE(integer >= 0 && integer < choices);
         break;
+    case FLAG_SET:
+        for (const char *at = flag->choices; *at; at++) choices += *at == '|';
+        PROMISE(integer > 0 && integer >> choices == 0);
+        break;
     case FLAG_MODE: PROMISE(integer == 0 || (modes && integer == 1)); break;
     }
 }

@@ -47,7 +47,7 @@ class Settings:
     tie_embeddings: str
     n_kv_head: int = 0  # 0: as many as n_head
     rope_base: float = 10000.0
-    norm_eps: float = 0.0  # 0: 1e-5 for layernorm, 1e-6 for the others
+    norm_eps: float = 0.0  # 0: 1e-5 for layernorm and with released SDD, 1e-6 for the others
     placement: str = "pre"
     mix_post_layers: int = -1  # -1: a quarter of the layers, rounded down
     lns_init: str = "off"
@@ -74,7 +74,7 @@ class Settings:
         if not settings.n_kv_head:
             derived["n_kv_head"] = settings.n_head
         if not settings.norm_eps:
-            derived["norm_eps"] = 1e-5 if settings.norm == "layernorm" else 1e-6
+            derived["norm_eps"] = 1e-5 if settings.norm == "layernorm" or settings.sdd == "released" else 1e-6
         if settings.mix_post_layers < 0:
             derived["mix_post_layers"] = settings.n_layer // 4
         if settings.final_norm == "auto":
