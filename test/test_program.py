@@ -171,8 +171,8 @@ def test_presets_have_the_published_numbers_of_parameters():
         "llama-350m": llama(32000, 24, 1024, 16, 16, 2736),
         "llama-1b": llama(32000, 24, 2048, 32, 32, 5461),
         "llama-374m": llama(128256, 16, 1024, 16, 4, 4096, tied=True),
-        "sdd-581m": llama(50304, 8, 2048, 32, 8, 8192, tied=True),
-        "sdd-1b": llama(50304, 16, 2048, 32, 8, 8192, tied=True),
+        "sdd-581m": llama(100278, 8, 2048, 32, 8, 8192, tied=True),
+        "sdd-1b": llama(100278, 16, 2048, 32, 8, 8192, tied=True),
     }.items():
         assert parameters("--preset", preset) == count, preset
 
