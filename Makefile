@@ -104,6 +104,9 @@ $(BUILD)/src/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
+# Which holds these files.
+$(BUILD)/src/checkpoint/huggingface_code.o build/fuzz/src/checkpoint/huggingface_code.o: $(wildcard scripts/hf/*_train_gpt.py)
+
 # Another commit is another version, though no source of it has changed.
 $(BUILD)/version: TEXT = $(VERSION)
 $(BUILD)/src/settings/usage.o $(BUILD)/cuda/settings/usage.o $(BUILD)/emu/settings/usage.o: $(BUILD)/version
@@ -197,11 +200,20 @@ test-all: test-compilers
 	@$(MAKE) --no-print-directory fuzz-build
 	@TEST_ALL=1 $(FOUND) $(RUN) $(ALL_PAIRED) --alone $(ALL_ALONE)
 
+# PyTorch's own threads would be as many again.
+HF_PYTHON  ?= $(PYTHON)
+HF_MODULES := torch, transformers, pytest, numpy
+test-hf: $(PROGRAM)
+	@if $(HF_PYTHON) -c 'import $(HF_MODULES)' 2>/dev/null; then \
+	    $(FOUND) $(HF_PYTHON) test/run.py --jobs $(CORES) $(HF); \
+	else echo "test-hf is skipped: HF_PYTHON=$(HF_PYTHON) has not all of $(HF_MODULES) (PyPI has them)"; fi
+
 # A line a run: its floor, and what it is.
 floors:
 	@printf 'quick\t%s\n' $(QUICK)
 	@printf 'test\t%s\n' $(TEST)
 	@printf 'all\t%s\n' $(ALL)
+	@printf 'hf\t%s\n' $(HF)
 
 # The other compilers, as far as they are here: no warning from any.
 test-compilers: $(BUILD)/has_build $(BUILD)/has_tests
@@ -231,7 +243,7 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_load
 	@$(PYTHON) test/bench_transformers.py ./$(PROGRAM)
 
 # What has been built, as it is: nothing is compiled under sudo.
-SHARED_FILES := $(wildcard data/*.py scripts/plot.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)
+SHARED_FILES := $(wildcard data/*.py scripts/plot.py scripts/picture.py scripts/export.py scripts/hf/*.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)
 DOC_FILES    := README.md LICENSE CHANGELOG.md
 SHARE        := $(DESTDIR)$(PREFIX)/share/train_gpt
 DOC          := $(DESTDIR)$(PREFIX)/share/doc/train_gpt
@@ -254,7 +266,8 @@ version:
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "make test-all   every test in its long form, over an hour; make floors: what each of the three runs"
+	@echo "make test-all   every test in its long form, over an hour; make floors: what each floor runs"
+	@echo "make test-hf    against PyTorch and transformers, where HF_PYTHON=python3 has them"
 	@echo "make fuzz       the parsers of files under libFuzzer, FUZZ_SECONDS=30 each (test/fuzz/README.md)"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
@@ -268,7 +281,7 @@ clean:
 	rm -rf build train_gpt
 
 FORCE:
-.PHONY: FORCE all test test-quick test-all test-compilers floors demo bench install uninstall version help clean
+.PHONY: FORCE all test test-quick test-all test-hf test-compilers floors demo bench install uninstall version help clean
 .SECONDARY:
 
 # Goals that build some of the same files, each in a make of its own, take turns, also under -j.

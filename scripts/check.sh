@@ -76,4 +76,8 @@ has_modules python3 yaml || install_modules pyyaml ||
 has_modules python3 tokenizers || install_modules tokenizers ||
     echo "check.sh: no tokenizers for python3: the tests of tokenizer.json are skipped" >&2
 
+# Their own floor, where a Python has them: nothing installs them.
+if has_modules "${HF_PYTHON:-python3}" torch transformers pytest numpy; then
+    make test-hf HF_PYTHON="${HF_PYTHON:-python3}"
+fi
 exec make test

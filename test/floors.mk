@@ -69,6 +69,11 @@ TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPT
                $(filter-out $(SANITIZED_OPS),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 
+# --------------------------------------------------------------------------------------------------------------- hf
+
+# `make test-hf`: what only PyTorch and transformers can say; nothing else needs them, so they run where HF_PYTHON has them.
+HF          := $(wildcard test/hf/test_*.py)
+
 # -------------------------------------------------------------------------------------------------------------- all
 
 # `make test-all`, before a release: all of that in its long forms (TEST_ALL=1), fuzzing three times as long; and the emulated

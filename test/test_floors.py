@@ -1,4 +1,4 @@
-"""Do the three floors of the tests (test/floors.mk) hold what they say: in `make test` every test that is here, in
+"""Do the floors of the tests (test/floors.mk) hold what they say: in `make test` every test that is here, in
 `make test-quick` one of each promise of README.md, which all name tests that exist?"""
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = {"quick": "test-quick", "test": "test", "all": "test-all"}
+FLOORS = {"quick": "test-quick", "test": "test", "all": "test-all", "hf": "test-hf"}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,13 @@ def test_every_test_that_is_here_is_in_make_test(floors):
     run = set().union(*map(sources, floors["test"]))
     assert every_test() - run == set()
     assert len(every_test()) > 50
+
+
+def test_what_needs_other_packages_is_a_floor_of_its_own(floors):
+    """In none of the others, and all of it."""
+    here = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("test/hf/test_*.py")}
+    assert set(floors["hf"]) == here and len(here) >= 3
+    assert not here & set().union(*(map(sources, floors["test"] + floors["all"])), set())
 
 
 def test_a_floor_holds_what_the_one_above_it_does(floors):

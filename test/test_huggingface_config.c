@@ -1,9 +1,11 @@
 /*
  * test_huggingface_config.c: config.json names a class of transformers where that computes the model, and nowhere else.
  *
- * Whether transformers thinks the same is test_huggingface.py's.
+ * Whether transformers thinks the same is hf/test_plain.py's.
  */
+#define _GNU_SOURCE
 #include "../src/checkpoint/huggingface.h"
+#include "../src/checkpoint/huggingface_code.h"
 #include "../src/model/params.h"
 #include "../src/settings/variant.h"
 #include "settings.h"
@@ -138,6 +140,36 @@ static void check_read_back(const cJSON *written, const Config *config, const ch
     cJSON_free(text);
 }
 
+/* auto_map and the keys of initial values are there for a model of our own, and for no other. */
+static void check_own_keys(const cJSON *o, HuggingfaceClass class, const char *settings) {
+    const cJSON *map = cJSON_GetObjectItemCaseSensitive(o, "auto_map"), *item;
+    int keys = 0;
+    for (int i = 0; i < HUGGINGFACE_INITIAL_COUNT; i++) {
+        char key[64];
+        huggingface_own_key(key, HUGGINGFACE_INITIAL_FLAGS[i]);
+        keys += cJSON_HasObjectItem(o, key);
+    }
+    if (class != CLASS_OWN) {
+        if (map || keys) fail_msg("%s: a plain model with auto_map, or %d keys of ours", settings, keys);
+        return;
+    }
+    if (cJSON_GetArraySize(map) != 3 || keys != HUGGINGFACE_INITIAL_COUNT)
+        fail_msg("%s: no auto_map, or %d keys", settings, keys);
+    cJSON_ArrayForEach(item, map) { /* file.Class, of a file that the checkpoint holds, which has the class */
+        char class_line[96];
+        bool found = false;
+        const char *dot = strchr(item->valuestring, '.');
+        snprintf(class_line, sizeof class_line, "\nclass %s(", dot + 1);
+        for (int i = 0; i < HUGGINGFACE_CODE_FILES; i++) {
+            const HuggingfaceCode *code = &HUGGINGFACE_CODE[i];
+            size_t length = strlen(code->name) - strlen(".py");
+            found |= strncmp(code->name, item->valuestring, length) == 0 && length == (size_t)(dot - item->valuestring) &&
+                     memmem(code->text, (size_t)(code->end - code->text), class_line, strlen(class_line));
+        }
+        if (!found) fail_msg("%s: auto_map: %s is nowhere", settings, item->valuestring);
+    }
+}
+
 static void check_written(const Config *config, HuggingfaceClass class, const char *settings) {
     static const char *const TYPES[] = {"gpt2", "llama", "train_gpt"};
     static const char *const NAMES[] = {"GPT2LMHeadModel", "LlamaForCausalLM", "TrainGptForCausalLM"};
@@ -148,6 +180,7 @@ static void check_written(const Config *config, HuggingfaceClass class, const ch
         strcmp(name, NAMES[class]))
         fail_msg("%s: written as %s", settings, text_of(o, "model_type"));
     assert_string_equal(text_of(o, "torch_dtype"), config->dtype == DTYPE_FLAG_FP64 ? "float64" : "float32");
+    check_own_keys(o, class, settings);
     check_read_back(o, config, settings);
     cJSON_Delete(o);
 }

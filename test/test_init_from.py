@@ -1,6 +1,6 @@
 """Whose weights does --init-from take, and as which model? Whole programs over folders as others have left them.
 
-What a config.json says is test_huggingface_config.c's; whether transformers says the same, test_huggingface.py's.
+What a config.json says is test_huggingface_config.c's; whether transformers says the same, hf/test_plain.py's.
 """
 
 import json

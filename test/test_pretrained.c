@@ -1,7 +1,7 @@
 /*
  * test_pretrained.c: weights that others wrote come in whole, under any of their names, or are refused by tensor.
  *
- * Whether transformers means the same by them is test_huggingface.py's.
+ * Whether transformers means the same by them is hf/test_plain.py's.
  */
 #include "checkpoint_fixture.h"
 

@@ -10,6 +10,8 @@
  *                                  threads, ranks, version, device, …
  *   gemm.json                      the choice of GEMM algorithms, where the device has one
  *   tokenizer.json, …              the tokenizer's files, where the run has them: companions.h
+ *   configuration_train_gpt.py, modeling_train_gpt.py   the model for transformers, where it is none of its own:
+ *                                  huggingface_code.h
  *   manifest.json                  sizes and checksums of all these: manifest.h
  *
  * Saving: all of it goes into OUT/.step_00000100.partial, each file fsynced, the manifest last; it is read

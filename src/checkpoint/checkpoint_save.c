@@ -4,6 +4,7 @@
 #include "../base/json.h"
 #include "../ranks/rendezvous.h"
 #include "huggingface.h"
+#include "huggingface_code.h"
 #include "manifest.h"
 #include "moments.h"
 #include "../settings/usage.h"
@@ -97,30 +98,55 @@ static bool window_is_finite(const StepState *state, Error *error) {
  * Files, one by one
  * ---------------------------------------------------------------------------------------------------- */
 
-static bool write_text(const char *directory, const char *name, const char *text, Error *error) {
+enum { SMALL_FILES_MOST = 8 };
+
+/* What rank 0 writes beside weights and moments: where, and the names so far, in order, for the manifest. */
+typedef struct SmallFiles {
+    const char *directory;
+    const char *names[SMALL_FILES_MOST];
+    int count;
+} SmallFiles;
+
+static bool write_bytes(SmallFiles *files, const char *name, const char *bytes, size_t size, Error *error) {
     char path[CHECKPOINT_PATH];
-    return path_join(path, directory, name, error) && durable_write(path, text, strlen(text), error);
+    require(files->count < SMALL_FILES_MOST, "%s is one file more than a checkpoint has", name);
+    files->names[files->count++] = name;
+    return path_join(path, files->directory, name, error) && durable_write(path, bytes, size, error);
+}
+
+static bool write_text(SmallFiles *files, const char *name, const char *text, Error *error) {
+    return write_bytes(files, name, text, strlen(text), error);
 }
 
 /* Takes over the object. */
-static bool write_json(const char *directory, const char *name, cJSON *object, Error *error) {
+static bool write_json(SmallFiles *files, const char *name, cJSON *object, Error *error) {
     char *text = cJSON_Print(object);
     require(text, "out of memory for %s", name);
-    bool good = write_text(directory, name, text, error);
+    bool good = write_text(files, name, text, error);
     cJSON_free(text);
     cJSON_Delete(object);
     return good;
 }
 
-static bool write_flags(const char *directory, const Config *config, Error *error) {
+static bool write_flags(SmallFiles *files, const Config *config, Error *error) {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
     require(out, "out of memory for %s", CHECKPOINT_FLAGS);
     config_write(config, out);
     require(fclose(out) == 0, "out of memory for %s", CHECKPOINT_FLAGS);
-    bool good = write_text(directory, CHECKPOINT_FLAGS, text, error);
+    bool good = write_text(files, CHECKPOINT_FLAGS, text, error);
     free(text);
+    return good;
+}
+
+/* For transformers, where none of its own classes computes the model. */
+static bool write_code(SmallFiles *files, const Config *config, Error *error) {
+    bool good = true;
+    for (int i = 0; huggingface_class(config) == CLASS_OWN && i < HUGGINGFACE_CODE_FILES; i++) {
+        const HuggingfaceCode *code = &HUGGINGFACE_CODE[i];
+        good = good && write_bytes(files, code->name, code->text, (size_t)(code->end - code->text), error);
+    }
     return good;
 }
 
@@ -218,7 +244,7 @@ typedef struct Saving {
     const char *path, *name;       /* OUT/step_00000100, step_00000100 */
     char partial[CHECKPOINT_PATH]; /* OUT/.step_00000100.partial */
     bool there;                    /* rank 0: something stands at the path, and is no complete checkpoint */
-    bool gemm;                     /* rank 0: there are choices of algorithms */
+    SmallFiles small;              /* rank 0 */
     int moments;                   /* files of them */
     Report *report;                /* [ranks.count] */
 } Saving;
@@ -274,13 +300,13 @@ static bool fill(Saving *s, Error *error) {
     if (s->ranks.rank) return sees_the_directory(s, error) && save_moments(s, error);
     const StepState *state = optimizer_read(s->optimizer);
     char *gemm = gemm_choices(s->model);
-    s->gemm = gemm != NULL;
+    s->small.directory = s->partial;
     const bool good =
         window_is_finite(state, error) && save_model(s, &masters, error) && save_moments(s, error) &&
-        write_json(s->partial, CHECKPOINT_SHAPE, shape_object(s->config, s->model), error) &&
-        write_flags(s->partial, s->config, error) &&
-        write_json(s->partial, CHECKPOINT_STATE, state_object(s->config, s->model, state, s->progress), error) &&
-        (!gemm || write_text(s->partial, CHECKPOINT_GEMM, gemm, error)) &&
+        write_json(&s->small, CHECKPOINT_SHAPE, shape_object(s->config, s->model), error) &&
+        write_flags(&s->small, s->config, error) &&
+        write_json(&s->small, CHECKPOINT_STATE, state_object(s->config, s->model, state, s->progress), error) &&
+        (!gemm || write_text(&s->small, CHECKPOINT_GEMM, gemm, error)) && write_code(&s->small, s->config, error) &&
         (!s->progress->companions || companions_write(s->progress->companions, s->partial, error));
     free(gemm);
     return good;
@@ -302,13 +328,11 @@ static bool list_moments(const Saving *s, int rank, ManifestFile *file, Error *e
 
 /* In the order of the files' names in checkpoint.h. */
 static bool list_files(const Saving *s, Manifest *manifest, Error *error) {
-    static const char *const OTHERS[] = {CHECKPOINT_SHAPE, CHECKPOINT_FLAGS, CHECKPOINT_STATE, CHECKPOINT_GEMM};
-    const int others = s->gemm ? 4 : 3;
     if (!manifest_measure(s->partial, CHECKPOINT_MODEL, &manifest->files[manifest->count++], error)) return false;
     for (int r = 0; r < s->moments; r++)
         if (!list_moments(s, r, &manifest->files[manifest->count++], error)) return false;
-    for (int i = 0; i < others; i++)
-        if (!manifest_measure(s->partial, OTHERS[i], &manifest->files[manifest->count++], error)) return false;
+    for (int i = 0; i < s->small.count; i++)
+        if (!manifest_measure(s->partial, s->small.names[i], &manifest->files[manifest->count++], error)) return false;
     for (int i = 0; s->progress->companions && i < COMPANION_COUNT; i++)
         if (s->progress->companions->files[i].bytes &&
             !manifest_measure(s->partial, COMPANION_NAMES[i], &manifest->files[manifest->count++], error))
@@ -316,7 +340,7 @@ static bool list_files(const Saving *s, Manifest *manifest, Error *error) {
     return true;
 }
 
-enum { OTHER_FILES = 5 + COMPANION_COUNT }; /* of those that a manifest lists, at most */
+enum { OTHER_FILES = 1 + SMALL_FILES_MOST + COMPANION_COUNT }; /* of those that a manifest lists, at most */
 
 bool checkpoint_can_hold(const Optimizer *optimizer, Error *error) {
     const int files = moments_files(optimizer), most = MANIFEST_FILES_MOST - OTHER_FILES;

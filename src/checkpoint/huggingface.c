@@ -1,6 +1,7 @@
 /* huggingface.c: which class of transformers computes a model, and its config.json. See huggingface.h. */
 #include "huggingface.h"
 #include "../settings/variant.h"
+#include "huggingface_code.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,7 @@ const HuggingfaceRow HUGGINGFACE_ROWS[CLASS_COUNT] = {
     [CLASS_OWN] = {"train_gpt", "TrainGptForCausalLM", ""},
 };
 
-/* Not what is only an initial value or a step's business: --init-std, --gpas-init, --gpas-clip, … */
+/* Not what is a step's business: --gpas-clip, … */
 const char *const HUGGINGFACE_OWN_FLAGS[] = {
     "arch", "n-layer", "n-head", "n-kv-head", "n-embd", "n-ffn", "seq-len", "vocab-size", "positions", "rope-base",
     "activation", "bias", "tie-embeddings", "norm", "placement", "norm-eps", "final-norm", "embed-norm",
@@ -24,6 +25,12 @@ const char *const HUGGINGFACE_OWN_FLAGS[] = {
     "bhyt-gamma-var",
 };
 const int HUGGINGFACE_OWN_COUNT = sizeof HUGGINGFACE_OWN_FLAGS / sizeof *HUGGINGFACE_OWN_FLAGS;
+
+const char *const HUGGINGFACE_INITIAL_FLAGS[] = {
+    "init-std", "init-std-embed", "deepnorm-init", "gpas-init", "sdd-init-scale", "dyt-alpha-attn", "dyt-alpha-other",
+    "bhyt-lambda-attn", "bhyt-lambda-mlp",
+};
+const int HUGGINGFACE_INITIAL_COUNT = sizeof HUGGINGFACE_INITIAL_FLAGS / sizeof *HUGGINGFACE_INITIAL_FLAGS;
 
 void huggingface_own_key(char key[64], const char *flag) {
     snprintf(key, 64, "%s", flag);
@@ -100,9 +107,9 @@ static void add_llama(cJSON *o, const Config *c) {
     cJSON_AddBoolToObject(o, "mlp_bias", c->bias == SWITCH_ON);
 }
 
-static void add_own(cJSON *o, const Config *c) {
-    for (int i = 0; i < HUGGINGFACE_OWN_COUNT; i++) {
-        const Flag *flag = flag_find(HUGGINGFACE_OWN_FLAGS[i]);
+static void add_flags(cJSON *o, const Config *c, const char *const *flags, int count) {
+    for (int i = 0; i < count; i++) {
+        const Flag *flag = flag_find(flags[i]);
         char key[64], text[32];
         huggingface_own_key(key, flag->name);
         const char *value = config_value(c, flag, text, sizeof text);
@@ -123,7 +130,9 @@ cJSON *huggingface_config(const Config *c) {
     cJSON_AddStringToObject(o, "torch_dtype", c->dtype == DTYPE_FLAG_FP64 ? "float64" : "float32");
     cJSON_AddBoolToObject(o, "tie_word_embeddings", c->tie_embeddings == SWITCH_ON);
     if (class == CLASS_OWN) {
-        add_own(o, c);
+        huggingface_code_map(o);
+        add_flags(o, c, HUGGINGFACE_OWN_FLAGS, HUGGINGFACE_OWN_COUNT);
+        add_flags(o, c, HUGGINGFACE_INITIAL_FLAGS, HUGGINGFACE_INITIAL_COUNT);
         return o;
     }
     cJSON_AddNumberToObject(o, "vocab_size", (double)c->vocab_size);

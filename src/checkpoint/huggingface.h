@@ -2,15 +2,18 @@
  * huggingface.h: config.json, Hugging Face's way of saying which model a folder's weights belong to.
  *
  * Written: what transformers' GPT2LMHeadModel or LlamaForCausalLM computes, to the last term, carries their names
- * and keys. Every other model carries names of its own (model_type train_gpt, TrainGptForCausalLM), so that
- * transformers refuses it by name instead of computing another one from the same tensors; its keys are the flags
- * that make the model, with _ for -, all of them, choices as their words:
+ * and keys. Every other model carries names of its own (model_type train_gpt, TrainGptForCausalLM), whose classes
+ * auto_map finds in files beside it (huggingface_code.h), so that transformers computes it or refuses it, and never
+ * another one from the same tensors; its keys are the flags that make the model, with _ for -, all of them, choices as
+ * their words:
  *
- *     {"model_type": "train_gpt", "architectures": ["TrainGptForCausalLM"], "arch": "llama", "n_layer": 12, …
- *      "norm": "bhyt", "placement": "lns", …, "tie_embeddings": "off", "tie_word_embeddings": false, "bhyt_c": […]}
+ *     {"model_type": "train_gpt", "architectures": ["TrainGptForCausalLM"], "auto_map": {…}, "arch": "llama",
+ *      "n_layer": 12, … "norm": "bhyt", "placement": "lns", …, "tie_embeddings": "off", "tie_word_embeddings": false,
+ *      "init_std": 0.02, …, "bhyt_c": […]}
  *
  * MATH.md's constants follow from them: DeepNorm's α from n_layer, LayerNorm scaling's from the layer, BHyT's T is
- * seq_len; bhyt_c are its products ‖W_O·W_V‖² / (T·C) a layer as training last used them.
+ * seq_len; bhyt_c are its products ‖W_O·W_V‖² / (T·C) a layer as training last used them. init_std and the like are of
+ * initial values alone: with them transformers begins another training as this one began.
  *
  * Read (--init-from): all three, in the spellings of transformers 4 and 5, a key that is missing as transformers
  * has it. The shape and each constant become settings that lie under the command line; a value that this program
@@ -39,7 +42,7 @@ typedef struct HuggingfaceSetting {
     char said[112];  /* "rope_theta 10000", for messages */
 } HuggingfaceSetting;
 
-enum { HUGGINGFACE_SETTINGS_MOST = 40 };
+enum { HUGGINGFACE_SETTINGS_MOST = 64 };
 
 typedef struct HuggingfaceModel {
     HuggingfaceClass class;
@@ -71,6 +74,10 @@ extern const HuggingfaceRow HUGGINGFACE_ROWS[CLASS_COUNT];
 /* The flags that make the model: what CLASS_OWN's keys are. */
 extern const char *const HUGGINGFACE_OWN_FLAGS[];
 extern const int HUGGINGFACE_OWN_COUNT;
+
+/* Those of initial values: keys of CLASS_OWN too, written and not read. */
+extern const char *const HUGGINGFACE_INITIAL_FLAGS[];
+extern const int HUGGINGFACE_INITIAL_COUNT;
 
 #define HUGGINGFACE_OLD_VARIANT "train_gpt_variant" /* a key of builds that gave transformers' names to everything */
 

@@ -374,9 +374,14 @@ static bool read_own(const cJSON *o, HuggingfaceModel *m, Error *error) {
     const cJSON *tied = field(o, "tie_word_embeddings");
     if (tied && (!cJSON_IsBool(tied) || cJSON_IsTrue(tied) != is(m, "tie-embeddings", "on")))
         return refuse("tie_word_embeddings", tied, " contradicts tie_embeddings", error);
-    keys[HUGGINGFACE_OWN_COUNT].name = "tie_word_embeddings";
-    keys[HUGGINGFACE_OWN_COUNT + 1].name = "auto_map";
-    note_unknown(o, keys, HUGGINGFACE_OWN_COUNT + 2, m);
+    int count = HUGGINGFACE_OWN_COUNT;
+    keys[count++].name = "tie_word_embeddings";
+    keys[count++].name = "auto_map";
+    for (int i = 0; i < HUGGINGFACE_INITIAL_COUNT; i++, count++) {
+        huggingface_own_key(names[count], HUGGINGFACE_INITIAL_FLAGS[i]);
+        keys[count].name = names[count];
+    }
+    note_unknown(o, keys, count, m);
     return true;
 }
 

@@ -317,10 +317,10 @@ class Outputs(NamedTuple):
 def forward(s, weights, tokens, sg=jax.lax.stop_gradient):
     w = read_outer(s, weights)
     x = w.embedding[tokens]
-    if s.positions == "learned":
-        x = x + w.positions[: tokens.shape[1]]
     if s.embed_scale == "on":
         x = w.embed_scale * x
+    if s.positions == "learned":
+        x = x + w.positions[: tokens.shape[1]]
     if s.embed_norm == "on":
         x = NORMS[s.norm](x, w.embed_norm, s.norm_eps)
     residual = [x]
