@@ -42,6 +42,7 @@ def parse(arguments):
     parser.add_argument("run", help="a run's directory, or a checkpoint's")
     parser.add_argument("directory", help="where it goes; must not be there yet")
     parser.add_argument("--dtype", choices=sorted(weights.NAMES), help="of all weights (default: as they are)")
+    parser.add_argument("--no-curve", action="store_true", help="no loss.png, which takes matplotlib seconds")
     parser.add_argument(
         "--push", metavar="REPO", help="uploads the directory to this repository of the Hugging Face Hub"
     )
@@ -188,7 +189,7 @@ def fill(into, run, checkpoint, options):
         result=metrics.read(run),
         parameters=weights.count(os.path.join(into, "model.safetensors")),
         dtype=weights.TORCH[stored],
-        curve=draw_curve(run, into),
+        curve=not options.no_curve and draw_curve(run, into),
         tokenizer="tokenizer.json" in tokenizer,
     )
     write(os.path.join(into, "README.md"), card.text(facts))

@@ -121,7 +121,7 @@ def test_the_card_tells_of_the_run_and_nothing_of_the_machine(variant, tmp_path)
 
 
 def test_a_plain_model_s_card_wants_no_code(trained, tmp_path):
-    export(trained, tmp_path / "model")
+    export(trained, tmp_path / "model", "--no-curve")
     assert not set(CODE) & set(os.listdir(tmp_path / "model"))
     assert "trust_remote_code" not in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
@@ -138,7 +138,7 @@ def as_bf16(x):
 
 def test_a_type_is_the_nearest_number_of_it(variant, tmp_path):
     for dtype, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")):
-        export(variant, tmp_path / dtype, "--dtype", dtype)
+        export(variant, tmp_path / dtype, "--dtype", dtype, "--no-curve")
         assert json.loads(file_bytes(tmp_path / dtype, "config.json"))["torch_dtype"] == name
         entries, begin, _ = weights.read_header(tmp_path / dtype / MODEL)
         raw, exact = file_bytes(tmp_path / dtype, MODEL), read_tensors(os.path.join(step_directory(variant, 4), MODEL))
@@ -195,7 +195,7 @@ def test_what_is_no_checkpoint_is_said_in_one_line_and_leaves_nothing(variant, t
 def test_an_incomplete_newest_checkpoint_is_passed_over_and_named(variant, tmp_path):
     broken = copied(variant, tmp_path)
     os.remove(broken / "step_00000004" / "state.json")
-    done = export(broken, tmp_path / "model")
+    done = export(broken, tmp_path / "model", "--no-curve")
     assert re.search(r"passing over an incomplete checkpoint: .*state\.json", done.stderr)
     assert "| step | 2 of 4 |" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
@@ -246,14 +246,13 @@ class HfApi:
 def test_push_uploads_what_was_written_by_the_hub_s_library(variant, tmp_path):
     (tmp_path / "huggingface_hub.py").write_text(HUB)
     env = dict(os.environ, PYTHONPATH=str(tmp_path), PUSHED=str(tmp_path / "pushed"))
-    done = export(variant, tmp_path / "model", "--push", "a/model", "--private", env=env)
+    done = export(variant, tmp_path / "model", "--no-curve", "--push", "a/model", "--private", env=env)
     assert "pushed to https://hub/a/model" in done.stdout
     repo, private, files = json.loads((tmp_path / "pushed").read_text())
     assert (repo, private, files) == ("a/model", True, sorted(os.listdir(tmp_path / "model")))
     assert 'from_pretrained("a/model"' in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    export(
-        variant, tmp_path / "other", "--push", "a/broken", code=1, says="not pushed to a/broken: 401: no login", env=env
-    )
+    broken = ["--no-curve", "--push", "a/broken"]
+    export(variant, tmp_path / "other", *broken, code=1, says="not pushed to a/broken: 401: no login", env=env)
     (tmp_path / "huggingface_hub.py").write_text("raise ImportError")
     export(variant, tmp_path / "third", "--push", "a/model", code=2, says="huggingface_hub", env=env)
     assert not (tmp_path / "third").exists()
