@@ -118,9 +118,9 @@ def test_cuda_computes_what_the_cpu_does_of_the_same_documents(folder, tmp_path,
         return probed(folder, tmp_path / f"{device}-{dtype}-{mask}", EMULATED, "--device", device, "--dtype", dtype, "--doc-mask", mask, *more)
 
     truth, other = probe("cpu", "fp64"), probe("cpu", "fp64", "off")
-    rounding = distance(probe("cpu", "fp32"), truth)  # what fp32 alone does to these tensors: twice, and twice for luck
-    assert distance(probe("cuda", "fp32"), truth) < 4 * rounding < 1e-3
-    assert distance(probe("cuda", "bf16"), truth) < 0.05  # some roundings of 2^-9
+    # Some hundred roundings of 2^-24, and some of 2^-9; test_ops and test_emulated_losses hold kernels and trainings closer.
+    assert distance(probe("cuda", "fp32"), truth) < 1e-5
+    assert distance(probe("cuda", "bf16"), truth) < 0.05
     assert distance(truth, other) > 0.3  # another computation altogether
 
 
