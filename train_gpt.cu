@@ -13,6 +13,7 @@
 #include "src/data/feed.h"
 #include "src/data/fingerprint.h"
 #include "src/data/loader.h"
+#include "src/data/mixture.h"
 #include "src/model/model.h"
 #include "src/model/optim.h"
 #include "src/model/step.h"
@@ -52,6 +53,7 @@ enum { NON_FINITE_MOST = 3 }; /* in a row: the run has diverged */
 typedef struct Flight {
     bool there;
     double begun, lr;
+    int64_t targets; /* that its loss is divided by */
     int report; /* for optimizer_await() */
 } Flight;
 
@@ -135,7 +137,7 @@ static void open_training_data(Run *run) {
     Error error = {0};
     check(c->train_data, "--train-data is missing: shards to train on, as data/prepare.py writes them; "
                          "`make demo` makes some, --smoke needs none");
-    check(shard_set_open(&run->train_set, c->train_data, &error), "--train-data: %s", error.text);
+    check(mixture_open(&run->train_set, c->train_data, &error), "--train-data: %s", error.text);
     LoaderConfig config = {.set = &run->train_set,
                            .B = (size_t)model->B,
                            .T = (size_t)model->T,
@@ -145,7 +147,8 @@ static void open_training_data(Run *run) {
                            .seed = (uint64_t)c->seed,
                            .first_step = (uint64_t)run->step,
                            .vocab = (uint32_t)model->V,
-                           .shuffle = true};
+                           .shuffle = true,
+                           .tells = c->rank == 0};
     check(documents_of(&config.documents, c, &run->train_set, &error), "--train-data: %s", error.text);
     run->loader = loader_create(&config, &error);
     check(run->loader, "--train-data: %s", error.text);
@@ -227,7 +230,8 @@ static void log_start(Run *run, cJSON *event) {
     ranks_describe(&run->start.ranks, started, sizeof started);
     if (run->start.ranks.launcher) printf("%s\n", started);
     report_run(&run->start.config, &run->model);
-    cJSON *data = report_data(&run->start.config, &run->train_set, run->validates ? &run->validator : NULL, false);
+    const ReportedData all = {.train = &run->train_set, .loader = run->loader, .validator = run->validates ? &run->validator : NULL};
+    cJSON *data = report_data(&run->start.config, &all, false);
     cJSON_AddItemToObject(event, "data", data);
     log_event(&run->log, run->start.resume_from[0] ? "resume" : "start", run->step, event);
     if (run->start.resume_from[0]) log_print(&run->log, "resumed from %s", run->start.resume_from);
@@ -355,7 +359,7 @@ static const char *land(Run *run) {
     const Config *c = &run->start.config;
     const Flight flight = run->flight;
     const StepState *state = optimizer_await(&run->optimizer, flight.report);
-    double loss = state->loss_sum / (double)c->total_batch_tokens, now = log_seconds();
+    double loss = state->loss_sum / (double)flight.targets, now = log_seconds();
     /* From the end of the step before, where this one was waiting for it in the queue. */
     double ms = (now - (flight.begun > run->landed ? flight.begun : run->landed)) * 1e3;
     run->flight.there = false;
@@ -366,7 +370,7 @@ static const char *land(Run *run) {
     run->last_loss = loss;
     if (state->skip) report_skip(run, state, loss);
     log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = flight.lr, .grad_norm = state->grad_norm,
-                                        .ms = ms, .tokens = c->total_batch_tokens});
+                                        .ms = ms, .tokens = flight.targets});
     if (state->non_finite) end_without_numbers(run, state->non_finite);
     if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
     char line[320];
@@ -410,12 +414,19 @@ static void watch_update(Run *run) {
     watch_masters(run, telemetry_after);
 }
 
+/* Of all ranks and micro-steps of one update: those of padding do not count. */
+static int64_t targets_of(const Run *run, int64_t step) {
+    const Config *c = &run->start.config;
+    const int64_t rows = c->micro_steps * c->batch_size * c->ranks;
+    return (int64_t)loader_targets(run->loader, (uint64_t)(step * rows), (uint64_t)rows);
+}
+
 /* Puts one update from micro_steps batches, after `step` earlier ones, into the queue. The step in flight before it is
  * let land as late as that changes nothing: when its successor is in the queue. */
 static void launch(Run *run, int64_t step, Flight *flight) {
     const Config *c = &run->start.config;
-    *flight = (Flight){.there = true, .begun = log_seconds(), .lr = schedule_lr(c, step)};
-    StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)c->total_batch_tokens,
+    *flight = (Flight){.there = true, .begun = log_seconds(), .lr = schedule_lr(c, step), .targets = targets_of(run, step)};
+    StepInputs inputs = {.lr = flight->lr, .step = (uint64_t)step, .loss_scale = 1 / (double)flight->targets,
                          .stop = c->ranks > 1 && reason_to_stop(run) ? 1 : 0};
     if (c->bhyt_refresh > 0 && step % c->bhyt_refresh == 0) model_refresh(&run->model);
     const bool watched = due(step + 1, c->stats_every);
@@ -591,7 +602,7 @@ static void evaluate(Run *run) {
     Error error = {0};
     check(validator_run(&run->validator, &found, &error), "--val-data: %s", error.text);
     say_notice(run);
-    cJSON_Delete(report_data(&run->start.config, NULL, &run->validator, true));
+    cJSON_Delete(report_data(&run->start.config, &(ReportedData){.validator = &run->validator}, true));
     printf("val loss %.6f nats/token over %lld tokens\nperplexity %.6g", found.loss, (long long)found.tokens,
            validation_perplexity(&found));
     if (found.bytes > 0) printf(", %.6f bits/byte over %.0f bytes", validation_bits_per_byte(&found), found.bytes);

@@ -340,7 +340,7 @@ static void windows_cover_every_shard_at_stride_T_and_leftovers_are_counted(void
     WindowOrder order;
     Error error;
     standard_set(&set);
-    assert_true(order_create(&order, &set, 16, 0, false, &error));
+    assert_true(order_create(&order, &set, 16, 0, false, NULL, &error));
     /* 1000 = 62·16 + 1 + 7;  33 = 2·16 + 1;  5: none;  2001 = 125·16 + 1 */
     assert_int_equal(order.n_windows, 62 + 2 + 0 + 125);
     assert_int_equal(order.n_dropped_tokens, 7 + 0 + 5 + 0);
@@ -352,12 +352,12 @@ static void windows_cover_every_shard_at_stride_T_and_leftovers_are_counted(void
                 assert_true(place.epoch == epoch && place.shard == s && place.first_token == first);
             }
     order_destroy(&order);
-    assert_true(order_create(&order, &set, 2000, 0, true, &error));
+    assert_true(order_create(&order, &set, 2000, 0, true, NULL, &error));
     assert_int_equal(order.n_windows, 1);
     order_destroy(&order);
-    assert_false(order_create(&order, &set, 2001, 0, true, &error));
+    assert_false(order_create(&order, &set, 2001, 0, true, NULL, &error));
     assert_says(&error, "needs 2002 tokens", "std_3.bin, has 2001");
-    assert_false(order_create(&order, &set, 0, 0, true, &error));
+    assert_false(order_create(&order, &set, 0, 0, true, NULL, &error));
     shard_set_close(&set);
 }
 
@@ -397,7 +397,7 @@ static void batches_hold_the_windows_of_the_order_and_targets_are_shifted_by_one
         LoaderConfig config = standard_config(&set);
         config.shuffle = shuffle, config.depth = shuffle ? 1 : 5;
         Loader *loader = must_create(&config);
-        assert_true(order_create(&order, &set, 16, 17, shuffle, &error));
+        assert_true(order_create(&order, &set, 16, 17, shuffle, NULL, &error));
         Batch batch = {.tokens = tokens, .targets = targets};
         for (uint64_t k = 0; k < 300; k++) {
             must_next(loader, &batch);

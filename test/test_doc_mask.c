@@ -208,12 +208,17 @@ static void the_end_of_documents_is_what_the_list_or_the_flag_says(void **state)
     assert_true(found(ON "end-of-document=9", six, NULL, &d, &error) && d.has_end && d.end == 9);
     assert_true(found("doc-mask=off", NULL, NULL, &d, &error) && !d.has_end);
     static const char *const NONE[] = {NULL, "{}", "{\"end_of_document\": null, \"separator\": \"newline\", \"eot_token\": 6}",
-                                       "{\"end_of_document\": 6.5}", "{\"end_of_document\": -1}", "{\"end_of_document\": \"6\"}",
-                                       "{\"end_of_document\": 1e99}", "not JSON"};
+                                       "not JSON"};
+    static const char *const WRONG[] = {"{\"end_of_document\": 6.5}", "{\"end_of_document\": -1}", "{\"end_of_document\": \"6\"}",
+                                        "{\"end_of_document\": 1e99}"};
     for (size_t i = 0; i < sizeof NONE / sizeof *NONE; i++) {
         assert_false(found(ON, NONE[i], NULL, &d, &error));
         if (!strstr(error.text, "--doc-mask on: no NAME.json beside ") || !strstr(error.text, "--end-of-document ID"))
             fail_msg("%s: %s", NONE[i], error.text);
+    }
+    for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
+        assert_false(found(ON, WRONG[i], six, &d, &error));
+        assert_non_null(strstr(error.text, "a.json: field 'end_of_document' "));
     }
     assert_false(found(ON, six, "{\"end_of_document\": 7}", &d, &error));
     assert_non_null(strstr(error.text, "a.json ends documents with token 6, "));

@@ -5,6 +5,7 @@
 #include "../base/file.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,11 +15,11 @@ enum { WHOLE_BYTES = 1 << 16, SAMPLES = 4, SAMPLE_BYTES = 512 };
  * Taking
  * ---------------------------------------------------------------------------------------------------- */
 
-static bool add_piece(int fd, const char *path, uint64_t offset, size_t size, uint64_t *sum, Error *error) {
+static bool add_piece(int fd, const Shard *shard, uint64_t offset, size_t size, uint64_t *sum, Error *error) {
     static _Thread_local unsigned char bytes[WHOLE_BYTES];
-    const ssize_t n = file_read(fd, bytes, size, SHARD_HEADER_BYTES + offset);
+    const ssize_t n = file_read(fd, bytes, size, shard->header.first_byte + offset);
     if (n != (ssize_t)size)
-        return error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", path, SHARD_HEADER_BYTES + offset,
+        return error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", shard->path, shard->header.first_byte + offset,
                          n < 0 ? strerror(errno) : "the file ends here");
     *sum = checksum(*sum, bytes, size);
     return true;
@@ -31,10 +32,10 @@ static bool take_shard(const Shard *shard, ShardPrint *print, Error *error) {
     const int fd = file_open(shard->path, &ignored, error);
     if (fd < 0) return false;
     bool good = true;
-    if (size <= WHOLE_BYTES) good = add_piece(fd, shard->path, 0, (size_t)size, &print->checksum, error);
+    if (size <= WHOLE_BYTES) good = add_piece(fd, shard, 0, (size_t)size, &print->checksum, error);
     else
         for (uint64_t i = 0; good && i < SAMPLES; i++)
-            good = add_piece(fd, shard->path, (size - SAMPLE_BYTES) * i / (SAMPLES - 1), SAMPLE_BYTES,
+            good = add_piece(fd, shard, (size - SAMPLE_BYTES) * i / (SAMPLES - 1), SAMPLE_BYTES,
                              &print->checksum, error);
     close(fd);
     return good;
@@ -61,13 +62,19 @@ bool fingerprint_take(const ShardSet *set, Fingerprint *f, Error *error) {
     }
     name_tokenizer(set, f);
     f->shards = prints;
-    if (set->n_shards > FINGERPRINT_LISTED) fingerprint_free(f);
+    if (set->n_shards > FINGERPRINT_LISTED) free(f->shards), f->shards = NULL;
+    f->n_sources = set->n_sources;
+    if (f->n_sources) f->sources = must_calloc(f->n_sources, sizeof *f->sources, "a fingerprint");
+    for (size_t i = 0; i < f->n_sources; i++) f->sources[i] = (SourcePrint){set->sources[i].parts, set->sources[i].n_shards};
     return true;
 }
 
 void fingerprint_free(Fingerprint *f) {
     free(f->shards);
+    free(f->sources);
     f->shards = NULL;
+    f->sources = NULL;
+    f->n_sources = 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -81,11 +88,34 @@ char *fingerprint_text(const Fingerprint *f) {
     require(out, "out of memory for a fingerprint");
     fprintf(out, "tokenizer=%s%s%s shards=%" PRIu64 " tokens=%" PRIu64 " crc64=%016" PRIx64, f->tokenizer,
             f->tokenizer_sha256[0] ? " sha256=" : "", f->tokenizer_sha256, f->n_shards, f->n_tokens, f->checksum);
+    for (size_t i = 0; i < f->n_sources; i++)
+        fprintf(out, "%s%" PRIu64 "x%" PRIu64, i ? "," : " mixture=", f->sources[i].parts, f->sources[i].n_shards);
     for (uint64_t i = 0; f->shards && i < f->n_shards; i++)
         fprintf(out, " %" PRIu64 "x%" PRIu64 ":%016" PRIx64, f->shards[i].n_tokens, f->shards[i].token_bytes,
                 f->shards[i].checksum);
     require(fclose(out) == 0, "out of memory for a fingerprint");
     return text;
+}
+
+/* The sources, where there are some, up to what follows them. */
+static bool parse_sources(const char **at, Fingerprint *f) {
+    static const char NAME[] = " mixture=";
+    uint64_t shards = 0;
+    if (strncmp(*at, NAME, strlen(NAME))) return true;
+    *at += strlen(NAME);
+    f->sources = must_calloc(TURNS_SOURCES_MOST, sizeof *f->sources, "a fingerprint");
+    for (bool more = true; more; *at += more) {
+        int used = 0;
+        if (f->n_sources == TURNS_SOURCES_MOST) return false;
+        SourcePrint *source = &f->sources[f->n_sources++];
+        if (sscanf(*at, "%7" SCNu64 "x%10" SCNu64 "%n", &source->parts, &source->n_shards, &used) != 2 || !used ||
+            !source->parts || !source->n_shards)
+            return false;
+        *at += used;
+        shards += source->n_shards;
+        more = **at == ',';
+    }
+    return shards == f->n_shards;
 }
 
 static bool parse_shards(const char *at, Fingerprint *f) {
@@ -95,9 +125,9 @@ static bool parse_shards(const char *at, Fingerprint *f) {
     for (uint64_t i = 0; i < f->n_shards; i++) {
         ShardPrint *print = &f->shards[i];
         int used = 0;
-        if (sscanf(at, " %10" SCNu64 "x%1" SCNu64 ":%16" SCNx64 "%n", &print->n_tokens, &print->token_bytes,
-                   &print->checksum, &used) != 3 || !used || print->n_tokens > INT32_MAX ||
-            (print->token_bytes != 2 && print->token_bytes != 4))
+        if (sscanf(at, " %19" SCNu64 "x%1" SCNu64 ":%16" SCNx64 "%n", &print->n_tokens, &print->token_bytes,
+                   &print->checksum, &used) != 3 || !used || print->n_tokens > INT64_MAX / FINGERPRINT_LISTED ||
+            !print->token_bytes || print->token_bytes > 8 || (print->token_bytes & (print->token_bytes - 1)))
             return false;
         at += used;
         tokens += print->n_tokens;
@@ -125,7 +155,7 @@ bool fingerprint_parse(const char *text, Fingerprint *f, Error *error) {
     bool good = parse_tokenizer(&at, f) &&
                 sscanf(at, " shards=%10" SCNu64 " tokens=%19" SCNu64 " crc64=%16" SCNx64 "%n", &f->n_shards, &f->n_tokens,
                        &f->checksum, &used) == 3 &&
-                used && parse_shards(at + used, f);
+                used && (at += used, parse_sources(&at, f)) && parse_shards(at, f);
     if (good) { /* scanf takes blanks, zeros and signs of many kinds: one text alone is right */
         char *again = fingerprint_text(f);
         good = strcmp(text, again) == 0;
@@ -174,17 +204,53 @@ static bool describe_lists(const Fingerprint *then, const Fingerprint *now, cons
                     after->n_tokens, after->token_bytes, before->n_tokens, before->token_bytes) > 0;
 }
 
+static bool same_sources(const Fingerprint *a, const Fingerprint *b) {
+    return a->n_sources == b->n_sources && (!a->n_sources || memcmp(a->sources, b->sources, a->n_sources * sizeof *a->sources) == 0);
+}
+
+/* Writes behind the `used` bytes of a text, as far as there is room; returns what is used then. */
+static size_t append(char *text, size_t size, size_t used, const char *format, ...) CHECK_PRINTF(4, 5);
+
+static size_t append(char *text, size_t size, size_t used, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    used += (size_t)vsnprintf(text + used, size - used, format, args);
+    va_end(args);
+    return used < size ? used : size - 1;
+}
+
+/* "0.7 of 12 shards, 0.3 of 4 shards". */
+static size_t describe_sources(const Fingerprint *f, char *text, size_t size, size_t used) {
+    enum { LISTED = 8 };
+    double parts = 0;
+    if (!f->n_sources) return append(text, size, used, "no mixture");
+    for (size_t i = 0; i < f->n_sources; i++) parts += (double)f->sources[i].parts;
+    for (size_t i = 0; i < f->n_sources && i < LISTED; i++)
+        used = append(text, size, used, "%s%.6g of %" PRIu64 " shard%s", i ? ", " : "", (double)f->sources[i].parts / parts,
+                      f->sources[i].n_shards, f->sources[i].n_shards == 1 ? "" : "s");
+    return f->n_sources > LISTED ? append(text, size, used, ", …") : used;
+}
+
+static size_t describe_shares(const Fingerprint *then, const Fingerprint *now, char *text, size_t size) {
+    size_t used = append(text, size, 0, "the shares are ");
+    used = describe_sources(now, text, size, used);
+    return describe_sources(then, text, size, append(text, size, used, "; they were "));
+}
+
 bool fingerprint_differs(const Fingerprint *then, const Fingerprint *now, const ShardSet *set, char *text, size_t size) {
     size_t used = 0;
     const bool other = then->tokenizer_sha256[0] && now->tokenizer_sha256[0] &&
                        strcmp(then->tokenizer_sha256, now->tokenizer_sha256);
     const bool same = then->n_shards == now->n_shards && then->n_tokens == now->n_tokens && then->checksum == now->checksum;
-    if (same && !other) return false;
+    const bool shares = !same_sources(then, now);
+    if (same && !other && !shares) return false;
+    if (shares) used = describe_shares(then, now, text, size);
+    if (shares && (other || !same)) used = append(text, size, used, "; ");
     if (other)
-        used = (size_t)snprintf(text, size, "tokenizer %s (sha256 %.8s…) there, %s (%.8s…) here%s", then->tokenizer,
-                                then->tokenizer_sha256, now->tokenizer, now->tokenizer_sha256, same ? "" : "; ");
-    else if (strcmp(then->tokenizer, now->tokenizer))
-        used = (size_t)snprintf(text, size, "tokenizer %s there, %s here; ", then->tokenizer, now->tokenizer);
+        used += (size_t)snprintf(text + used, size - used, "tokenizer %s (sha256 %.8s…) there, %s (%.8s…) here%s", then->tokenizer,
+                                 then->tokenizer_sha256, now->tokenizer, now->tokenizer_sha256, same ? "" : "; ");
+    else if (strcmp(then->tokenizer, now->tokenizer) && !same)
+        used += (size_t)snprintf(text + used, size - used, "tokenizer %s there, %s here; ", then->tokenizer, now->tokenizer);
     if (same) return true;
     if (used >= size) used = size - 1;
     if (!then->shards || !now->shards || !describe_lists(then, now, set, text + used, size - used))

@@ -11,6 +11,8 @@
  *
  *     tokenizer=bytes sha256=01…ef shards=2 tokens=180 crc64=0123456789abcdef 100x2:0123456789abcdef 80x2:0123456789abcdef
  *
+ * and, of a mixture of two shards to 7 parts and one to 3 parts, `mixture=7x2,3x1` behind the crc64.
+ *
  * crc64 is that of all shards together; beyond FINGERPRINT_LISTED of them it stands alone. The tokenizer is the one that
  * the set's NAME.json names (sidecar.h), "?" where there is none: what says why tokens differ, and is not compared by
  * itself. sha256 is that of its tokenizer.json, left out where it is not known, and compared where both have it.
@@ -20,6 +22,7 @@
 
 #include "shard.h"
 #include "sidecar.h"
+#include "turns.h"
 
 enum { FINGERPRINT_LISTED = 4096 };
 
@@ -27,9 +30,16 @@ typedef struct ShardPrint {
     uint64_t n_tokens, token_bytes, checksum;
 } ShardPrint;
 
+/* One of the sources of a mixture. */
+typedef struct SourcePrint {
+    uint64_t parts, n_shards;
+} SourcePrint;
+
 typedef struct Fingerprint {
     char tokenizer[TOKENIZER_NAME], tokenizer_sha256[SHA256_HEX];
     uint64_t n_shards, n_tokens, checksum;
+    SourcePrint *sources; /* n_sources of them; 0: no mixture */
+    size_t n_sources;
     ShardPrint *shards; /* n_shards of them; NULL for more than FINGERPRINT_LISTED */
 } Fingerprint;
 

@@ -43,7 +43,7 @@ static ssize_t read_block(const Shard *shard, uint64_t sample, unsigned char blo
     const int fd = file_open(shard->path, &size, &ignored);
     if (fd < 0) return -1;
     const uint64_t bytes = content_bytes(shard), last = bytes > BLOCK ? bytes - BLOCK : 0;
-    const ssize_t n = file_read(fd, block, BLOCK, SHARD_HEADER_BYTES + last / (SAMPLES - 1) * sample);
+    const ssize_t n = file_read(fd, block, BLOCK, shard->header.first_byte + last / (SAMPLES - 1) * sample);
     close(fd);
     return n;
 }

@@ -8,17 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "order.h"
+#include "../../kernels/kernels.h"
 
 enum { DEFAULT_DEPTH = 8, MAX_AHEAD = 8 };
 
 struct Loader {
     LoaderConfig config;
+    Rows rows_of_documents; /* with documents.apart */
     WindowOrder order;
     ShardReader *reader;  /* the thread's while it runs */
     size_t ahead;         /* batches whose pages are asked for before they are read, 1 to MAX_AHEAD */
     WindowPlace *advised; /* [ahead, B]: the windows of batch k at k % ahead */
     uint32_t *rows;       /* [depth, B, T + 1]: batch k at k % depth */
+    uint32_t *counts;     /* [depth, B] tokens in each */
     uint64_t first_batch; /* batches are counted from step 0 on: step × micro_steps + micro-step */
     uint64_t tokens_served;
 
@@ -43,7 +45,7 @@ static void advise_batch(Loader *loader, uint64_t batch) {
     WindowPlace *places = loader->advised + batch % loader->ahead * B;
     for (size_t b = 0; b < B; b++) {
         places[b] = order_at(&loader->order, first + b);
-        shard_advise(loader->reader, places[b].shard, places[b].first_token, loader->config.T + 1);
+        shard_advise(loader->reader, places[b].shard, places[b].first_token, places[b].tokens);
     }
 }
 
@@ -51,10 +53,13 @@ static bool read_batch(Loader *loader, uint64_t batch, Error *error) {
     const LoaderConfig *config = &loader->config;
     const WindowPlace *places = loader->advised + batch % loader->ahead * config->B;
     uint32_t *rows = loader->rows + batch % config->depth * config->B * (config->T + 1);
-    for (size_t b = 0; b < config->B; b++)
-        if (!shard_read(loader->reader, places[b].shard, places[b].first_token, config->T + 1, config->vocab,
+    uint32_t *counts = loader->counts + batch % config->depth * config->B;
+    for (size_t b = 0; b < config->B; b++) {
+        if (!shard_read(loader->reader, places[b].shard, places[b].first_token, places[b].tokens, config->vocab,
                         rows + b * (config->T + 1), error))
             return false;
+        counts[b] = (uint32_t)places[b].tokens;
+    }
     return true;
 }
 
@@ -148,18 +153,23 @@ static size_t batches_ahead(const ShardReader *reader, const LoaderConfig *confi
 
 Loader *loader_create(const LoaderConfig *given, Error *error) {
     LoaderConfig config = *given;
-    WindowOrder order;
     if (config.depth == 0) config.depth = DEFAULT_DEPTH;
     if (!config_valid(&config, error)) return NULL;
-    if (!order_create(&order, config.set, config.T, config.seed, config.shuffle, error)) return NULL;
     Loader *loader = must_calloc(1, sizeof *loader, "the data loader");
+    const Rows *rows = config.documents.apart ? &loader->rows_of_documents : NULL;
+    if ((rows && !rows_find(&loader->rows_of_documents, config.set, config.T, &config.documents, config.vocab, config.tells, error)) ||
+        !order_create(&loader->order, config.set, config.T, config.seed, config.shuffle, rows, error)) {
+        rows_free(&loader->rows_of_documents);
+        free(loader);
+        return NULL;
+    }
     loader->config = config;
-    loader->order = order;
     loader->reader = shard_reader_create(config.set);
     loader->ahead = batches_ahead(loader->reader, &config);
     loader->advised = must_calloc(loader->ahead * config.B, sizeof loader->advised[0], "the data loader");
     loader->rows =
         must_malloc(config.depth * config.B * (config.T + 1) * sizeof loader->rows[0], "prefetched batches");
+    loader->counts = must_malloc(config.depth * config.B * sizeof loader->counts[0], "prefetched batches");
     pthread_mutex_init(&loader->mutex, NULL);
     pthread_cond_init(&loader->ready, NULL);
     pthread_cond_init(&loader->space, NULL);
@@ -181,8 +191,10 @@ void loader_destroy(Loader *loader) {
     pthread_mutex_destroy(&loader->mutex);
     shard_reader_destroy(loader->reader);
     order_destroy(&loader->order);
+    rows_free(&loader->rows_of_documents);
     free(loader->advised);
     free(loader->rows);
+    free(loader->counts);
     free(loader);
 }
 
@@ -197,6 +209,18 @@ static bool wait_for_batch(Loader *loader, Error *error) {
     return there;
 }
 
+/* Row b of a batch from the tokens of its window. Of those that are fewer than T + 1, the last has no target. */
+static void fill_row(const LoaderConfig *config, const uint32_t *row, size_t count, size_t b, Batch *batch) {
+    const size_t T = config->T, inputs = count < T ? count : T;
+    uint32_t *tokens = batch->tokens + b * T, *targets = batch->targets + b * T;
+    memcpy(tokens, row, inputs * sizeof *row);
+    memcpy(targets, row + 1, (count - 1) * sizeof *row);
+    for (size_t t = inputs; t < T; t++) tokens[t] = config->documents.end;
+    for (size_t t = count - 1; t < T; t++) targets[t] = TARGET_IGNORED;
+    if (batch->position)
+        documents_mark(tokens, T, config->documents.end, batch->document_start + b * T, batch->position + b * T);
+}
+
 bool loader_next(Loader *loader, Batch *batch, Error *error) {
     const LoaderConfig *config = &loader->config;
     const size_t B = config->B, T = config->T;
@@ -207,13 +231,8 @@ bool loader_next(Loader *loader, Batch *batch, Error *error) {
     /* Only this thread changes `consumed`, and the rows are its own until it does. */
     const uint64_t index = loader->consumed;
     const uint32_t *rows = loader->rows + index % config->depth * B * (T + 1);
-    for (size_t b = 0; b < B; b++) {
-        memcpy(batch->tokens + b * T, rows + b * (T + 1), T * sizeof *rows);
-        memcpy(batch->targets + b * T, rows + b * (T + 1) + 1, T * sizeof *rows);
-        if (batch->position)
-            documents_mark(rows + b * (T + 1), T, config->documents.end, batch->document_start + b * T,
-                           batch->position + b * T);
-    }
+    const uint32_t *counts = loader->counts + index % config->depth * B;
+    for (size_t b = 0; b < B; b++) fill_row(config, rows + b * (T + 1), counts[b], b, batch);
     batch->step = index / config->micro_steps;
     batch->micro_step = index % config->micro_steps;
     batch->first_position = position_of(config, index);
@@ -225,6 +244,18 @@ bool loader_next(Loader *loader, Batch *batch, Error *error) {
     return true;
 }
 
+uint64_t loader_targets(const Loader *loader, uint64_t first_position, uint64_t count) {
+    return order_targets(&loader->order, first_position, count);
+}
+const Rows *loader_rows(const Loader *loader) {
+    return loader->order.rows;
+}
+const Documents *loader_documents(const Loader *loader) {
+    return &loader->config.documents;
+}
+const WindowOrder *loader_order(const Loader *loader) {
+    return &loader->order;
+}
 uint64_t loader_tokens_served(const Loader *loader) {
     return loader->tokens_served;
 }

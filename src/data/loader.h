@@ -9,6 +9,9 @@
  * so ranks never share a window, and the windows of a step, and their order, depend on G and not on how
  * ranks and micro-steps share it. The step number alone says where to go on.
  *
+ * With one document a row (documents.apart; rows.h) a row that is shorter than T is filled up: with the token that ends documents
+ * (0 where none does), and TARGET_IGNORED. Then a step's targets, which its loss is divided by, are loader_targets().
+ *
  * The thread keeps `depth` batches ready and has the kernel read further ahead of that. What it delivers is a
  * function of the configuration alone. An error that it meets (a file truncated, a token ≥ vocab) waits its
  * turn: the batches before it are delivered, then loader_next returns it, every time.
@@ -22,6 +25,7 @@
 
 #include "../base/check.h"
 #include "documents.h"
+#include "order.h"
 #include "shard.h"
 
 typedef struct LoaderConfig {
@@ -32,6 +36,7 @@ typedef struct LoaderConfig {
     uint32_t vocab; /* every token must be below it */
     bool shuffle;   /* false: natural order, for validation */
     Documents documents;
+    bool tells; /* on stderr how far it is, where looking for documents takes long */
     size_t depth;   /* batches held ready; 0 for the default of 8 */
 } LoaderConfig;
 
@@ -60,6 +65,15 @@ bool loader_seek(Loader *loader, uint64_t step, Error *error);
 
 /* Stops the thread, wherever it is; waits at most for the read it is in. NULL is fine. */
 void loader_destroy(Loader *loader);
+
+/* Targets that count in `count` rows from a position of the endless sequence on, whichever ranks they are for. A pure function
+ * of the order. */
+uint64_t loader_targets(const Loader *loader, uint64_t first_position, uint64_t count);
+
+/* The rows that documents make, or NULL where they make none; and where they come. */
+const Rows *loader_rows(const Loader *loader);
+const Documents *loader_documents(const Loader *loader);
+const WindowOrder *loader_order(const Loader *loader);
 
 /* Tokens delivered by this loader since it was created, on this rank: B × T for each batch. */
 uint64_t loader_tokens_served(const Loader *loader);

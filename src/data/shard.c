@@ -55,7 +55,7 @@ bool shard_parse_header(const void *bytes, size_t size, uint64_t file_size, Shar
                          "byte 8: the header counts %" PRIu32 " tokens of %" PRIu32
                          " bytes, so the file should be %" PRIu64 " bytes long; it is %" PRIu64,
                          words[2], formats[f].token_bytes, expected, file_size);
-    *out = (ShardHeader){.token_bytes = formats[f].token_bytes, .n_tokens = words[2]};
+    *out = (ShardHeader){.token_bytes = formats[f].token_bytes, .n_tokens = words[2], .first_byte = SHARD_HEADER_BYTES};
     return true;
 }
 
@@ -66,11 +66,24 @@ static bool refuse_directory(const char *path, Error *error) {
                      slash, path, slash);
 }
 
+/* The index says it all; its tokens are not looked at. */
+static bool read_index(Shard *shard, Error *error) {
+    uint64_t file_size;
+    const int fd = file_open(shard->path, &file_size, error);
+    if (fd < 0) return false;
+    close(fd);
+    if (!megatron_open(shard->index_path, file_size, &shard->index, error)) return false;
+    shard->header = (ShardHeader){.token_bytes = shard->index.token_bytes, .n_tokens = shard->index.n_tokens,
+                                  .is_signed = shard->index.is_signed};
+    return true;
+}
+
 static bool read_shard_header(Shard *shard, Error *error) {
     unsigned char bytes[SHARD_HEADER_BYTES];
     uint64_t file_size;
     struct stat status;
     Error reason;
+    if (shard->index_path) return read_index(shard, error);
     if (stat(shard->path, &status) == 0 && S_ISDIR(status.st_mode)) return refuse_directory(shard->path, error);
     const int fd = file_open(shard->path, &file_size, error);
     if (fd < 0) return false;
@@ -119,15 +132,52 @@ static void add_path(ShardSet *set, const char *path) {
     set->shards[set->n_shards++].path = memcpy(must_malloc(bytes, "a shard's path"), path, bytes);
 }
 
+/* The path with another ending; the caller frees. */
+static char *with_ending(const char *path, size_t length, const char *ending) {
+    char *other = must_malloc(length + strlen(ending) + 1, "a shard's path");
+    memcpy(other, path, length);
+    strcpy(other + length, ending);
+    return other;
+}
+
+/* Whether the path is one of the two files of a Megatron set, or their common name; then it becomes that of the tokens. */
+static void find_index(Shard *shard) {
+    const size_t length = strlen(shard->path), stem = length > 4 ? length - 4 : length;
+    const char *ending = shard->path + stem;
+    struct stat status;
+    const bool is_part = strcmp(ending, ".bin") == 0 || strcmp(ending, ".idx") == 0;
+    if (!is_part && lstat(shard->path, &status) == 0) return;
+    char *index = with_ending(shard->path, is_part ? stem : length, ".idx");
+    if (!megatron_is_index(index)) {
+        free(index);
+        return;
+    }
+    char *tokens = with_ending(shard->path, is_part ? stem : length, ".bin");
+    free(shard->path);
+    shard->path = tokens;
+    shard->index_path = index;
+}
+
+/* A pattern may have matched both files of one. */
+static void drop_doubles(ShardSet *set) {
+    size_t kept = 0;
+    for (size_t i = 0; i < set->n_shards; i++) {
+        Shard *shard = &set->shards[i];
+        if (kept && shard->index_path && strcmp(set->shards[kept - 1].path, shard->path) == 0) free(shard->path), free(shard->index_path);
+        else set->shards[kept++] = *shard;
+    }
+    set->n_shards = kept;
+}
+
 /* Turns the pattern into set->shards, sorted, headers not read yet. What is there under this very name is that file:
  * names may hold brackets, those of directories too. */
 static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
     struct stat status;
-    if (lstat(pattern, &status) == 0) {
-        set->shards = must_calloc(1, sizeof set->shards[0], "the list of shards");
-        add_path(set, pattern);
-        return true;
-    }
+    set->shards = must_calloc(1, sizeof set->shards[0], "the list of shards");
+    add_path(set, pattern);
+    find_index(&set->shards[0]);
+    if (set->shards[0].index_path || lstat(pattern, &status) == 0) return true;
+    shard_set_close(set);
     glob_t found;
     char *plain = with_plain_directory(pattern);
     const int result = glob(plain, GLOB_ERR | GLOB_NOSORT | GLOB_TILDE, NULL, &found);
@@ -140,9 +190,13 @@ static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
         return error_set(error, "'%s': cannot read a directory: %s", pattern, strerror(reason));
     }
     set->shards = must_calloc(found.gl_pathc, sizeof set->shards[0], "the list of shards");
-    for (size_t i = 0; i < found.gl_pathc; i++) add_path(set, found.gl_pathv[i]);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        add_path(set, found.gl_pathv[i]);
+        find_index(&set->shards[i]);
+    }
     globfree(&found);
     qsort(set->shards, set->n_shards, sizeof set->shards[0], compare_paths);
+    drop_doubles(set);
     return true;
 }
 
@@ -160,8 +214,10 @@ bool shard_set_open(ShardSet *set, const char *pattern, Error *error) {
 }
 
 void shard_set_close(ShardSet *set) {
-    for (size_t i = 0; i < set->n_shards; i++) free(set->shards[i].path);
+    for (size_t i = 0; i < set->n_shards; i++) free(set->shards[i].path), free(set->shards[i].index_path);
+    for (size_t i = 0; i < set->n_sources; i++) free(set->sources[i].pattern);
     free(set->shards);
+    free(set->sources);
     *set = (ShardSet){0};
 }
 
@@ -219,7 +275,7 @@ size_t shard_reader_max_open(const ShardReader *reader) {
 
 static bool open_shard(ShardReader *reader, size_t index, Error *error) {
     const Shard *shard = &reader->set->shards[index];
-    const uint64_t expected = SHARD_HEADER_BYTES + shard->header.n_tokens * shard->header.token_bytes;
+    const uint64_t expected = shard->header.first_byte + shard->header.n_tokens * shard->header.token_bytes;
     uint64_t file_size;
     int fd;
     if (reader->fd[index] >= 0) return true;
@@ -239,11 +295,14 @@ static bool open_shard(ShardReader *reader, size_t index, Error *error) {
     return true;
 }
 
-/* Both return the largest token, so that the usual case needs no look at each. */
-static uint32_t widen16(const uint16_t *tokens, size_t count, uint32_t *out) {
+/* All return the largest token, so that the usual case needs no look at each. What no uint32 can hold becomes UINT32_MAX, which
+ * is no token of any vocabulary. */
+static uint32_t widen16(const unsigned char *bytes, size_t count, uint32_t *out) {
     uint32_t largest = 0;
     for (size_t i = 0; i < count; i++) {
-        out[i] = tokens[i];
+        uint16_t token;
+        memcpy(&token, bytes + 2 * i, sizeof token);
+        out[i] = token;
         largest = out[i] > largest ? out[i] : largest;
     }
     return largest;
@@ -255,26 +314,50 @@ static uint32_t largest32(const uint32_t *tokens, size_t count) {
     return largest;
 }
 
+/* One token as it stands there. */
+static int64_t token_at(const unsigned char *bytes, const ShardHeader *header) {
+    uint64_t value = 0;
+    memcpy(&value, bytes, header->token_bytes);
+    const int unused = 64 - 8 * (int)header->token_bytes;
+    return header->is_signed ? (int64_t)(value << unused) >> unused : (int64_t)value;
+}
+
+static uint32_t widen(const unsigned char *bytes, const ShardHeader *header, size_t count, uint32_t *out) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        const int64_t token = token_at(bytes + i * header->token_bytes, header);
+        out[i] = token < 0 || token > UINT32_MAX ? UINT32_MAX : (uint32_t)token;
+        largest = out[i] > largest ? out[i] : largest;
+    }
+    return largest;
+}
+
 enum { CHUNK_TOKENS = 8192 };
 
 /* At most CHUNK_TOKENS: through a buffer that stays in cache. */
 static bool read_chunk(int fd, const Shard *shard, uint64_t first, size_t count, uint32_t vocab,
                        uint32_t *out, Error *error) {
-    uint16_t narrow[CHUNK_TOKENS];
-    const uint32_t width = shard->header.token_bytes;
-    const uint64_t offset = SHARD_HEADER_BYTES + first * width;
-    const ssize_t n = file_read(fd, width == 2 ? (void *)narrow : (void *)out, count * width, offset);
+    unsigned char narrow[8 * CHUNK_TOKENS];
+    const ShardHeader *header = &shard->header;
+    const uint32_t width = header->token_bytes;
+    const bool as_it_is = width == 4; /* what is negative there is too large as well */
+    const uint64_t offset = header->first_byte + first * width;
+    const ssize_t n = file_read(fd, as_it_is ? (void *)out : (void *)narrow, count * width, offset);
     if (n < 0)
         return error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", shard->path, offset,
                          strerror(errno));
     if ((size_t)n != count * width)
         return error_set(error, "%s: byte %" PRIu64 ": the file ends here; it was truncated while in use",
                          shard->path, offset + (uint64_t)n);
-    if ((width == 2 ? widen16(narrow, count, out) : largest32(out, count)) < vocab) return true;
+    const uint32_t largest = as_it_is                         ? largest32(out, count)
+                             : width == 2 && !header->is_signed ? widen16(narrow, count, out)
+                                                                : widen(narrow, header, count, out);
+    if (largest < vocab) return true;
     size_t bad = 0;
     while (out[bad] < vocab) bad++;
-    return error_set(error, "%s: byte %" PRIu64 ": token %" PRIu32 ", the vocabulary has %" PRIu32,
-                     shard->path, offset + bad * width, out[bad], vocab);
+    const unsigned char *at = as_it_is ? (const unsigned char *)&out[bad] : narrow + bad * width;
+    return error_set(error, "%s: byte %" PRIu64 ": token %" PRId64 ", the vocabulary has %" PRIu32,
+                     shard->path, offset + bad * width, token_at(at, header), vocab);
 }
 
 bool shard_read(ShardReader *reader, size_t index, uint64_t first, size_t count, uint32_t vocab,
@@ -296,7 +379,7 @@ bool shard_read(ShardReader *reader, size_t index, uint64_t first, size_t count,
 void shard_advise(ShardReader *reader, size_t index, uint64_t first, size_t count) {
     Error ignored;
     if (index >= reader->set->n_shards || !open_shard(reader, index, &ignored)) return;
-    const uint64_t width = reader->set->shards[index].header.token_bytes;
-    (void)posix_fadvise(reader->fd[index], (off_t)(SHARD_HEADER_BYTES + first * width),
-                        (off_t)(count * width), POSIX_FADV_WILLNEED);
+    const ShardHeader *header = &reader->set->shards[index].header;
+    (void)posix_fadvise(reader->fd[index], (off_t)(header->first_byte + first * header->token_bytes),
+                        (off_t)(count * header->token_bytes), POSIX_FADV_WILLNEED);
 }

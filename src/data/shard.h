@@ -1,15 +1,16 @@
 /*
  * shard.h: token shards on disk: what is in a set of them, and how tokens are read from it.
  *
- * A shard is llm.c's: a header of 256 little-endian int32, then the tokens, and nothing after them.
+ * A shard is llm.c's, or Megatron's (megatron.h): NAME.bin with an index NAME.idx beside it, which is then found by the name of
+ * either or by NAME alone. llm.c's is a header of 256 little-endian int32, then the tokens, and nothing after them.
  *
  *     word 0  magic     20240520: uint16 tokens, version 1      20240801: uint32 tokens, version 7
  *     word 1  version
  *     word 2  number of tokens
  *     the other words are not looked at
  *
- * A set is one file, or every file that a glob matches, sorted by path in byte order (not by locale). Files of both widths
- * may stand in one set: a reader always delivers uint32.
+ * A set is one file, or every file that a glob matches, sorted by path in byte order (not by locale). Files of all kinds and
+ * widths may stand in one set: a reader always delivers uint32.
  *
  * Nothing here maps files into memory: a file truncated under a map is a signal, and its pages would count as
  * this process's memory. Errors come back as one line in *error that names the file and, where there is one,
@@ -23,12 +24,15 @@
 #include <stdint.h>
 
 #include "../base/check.h"
+#include "megatron.h"
 
 #define SHARD_HEADER_BYTES 1024
 
 typedef struct ShardHeader {
-    uint32_t token_bytes; /* 2 or 4 */
+    uint32_t token_bytes; /* 2 or 4; Megatron's 1 and 8 as well */
     uint64_t n_tokens;    /* may be 0 */
+    uint64_t first_byte;  /* of the file that is a token's */
+    bool is_signed;       /* a negative token is none */
 } ShardHeader;
 
 /* Reads a header from the first `size` bytes of a file of `file_size` bytes; size ≥ 1024 is enough. Pure: it
@@ -39,13 +43,25 @@ bool shard_parse_header(const void *bytes, size_t size, uint64_t file_size, Shar
 typedef struct Shard {
     char *path;
     ShardHeader header;
+    char *index_path; /* Megatron's NAME.idx, or NULL */
+    MegatronIndex index;
 } Shard;
+
+/* One of the sources of a mixture (mixture.h): which shards are its own, and how many parts of all are its share. */
+typedef struct ShardSource {
+    char *pattern;
+    size_t first_shard, n_shards;
+    uint64_t n_tokens;
+    uint32_t parts;
+} ShardSource;
 
 /* Immutable once open: any number of readers in any threads may share it. */
 typedef struct ShardSet {
     Shard *shards;
     size_t n_shards;
     uint64_t n_tokens; /* in all shards */
+    ShardSource *sources; /* n_sources of them; 0: the set is no mixture */
+    size_t n_sources;
 } ShardSet;
 
 /* Opens the file of this name or, where there is none, the files that match (glob(7), and a leading ~; no braces),

@@ -1,5 +1,6 @@
 /* eval.c: see eval.h. */
 #include "eval.h"
+#include "../data/mixture.h"
 
 #include <stdlib.h>
 
@@ -17,9 +18,11 @@ void validator_create(Validator *v, Model *model) {
     const Config *c = model->config;
     Error error = {0};
     *v = (Validator){.model = model};
+    check(!mixture_is_meant(c->val_data), "--val-data %s: weights are for --train-data; validate on one source a run", c->val_data);
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
-                           .rank = (uint64_t)c->rank, .n_ranks = (uint64_t)c->ranks, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true};
+                           .rank = (uint64_t)c->rank, .n_ranks = (uint64_t)c->ranks, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true,
+                           .tells = c->rank == 0};
     check(documents_of(&config.documents, c, &v->set, &error), "--val-data: %s", error.text);
     v->loader = loader_create(&config, &error);
     check(v->loader, "--val-data: %s", error.text);
@@ -46,7 +49,7 @@ void validator_destroy(Validator *v) {
 
 static double bytes_of(const Validator *v, const uint32_t *targets, int64_t count) {
     double bytes = 0;
-    for (int64_t i = 0; v->length && i < count; i++) bytes += v->length[targets[i]];
+    for (int64_t i = 0; v->length && i < count; i++) bytes += targets[i] == TARGET_IGNORED ? 0 : v->length[targets[i]];
     return bytes;
 }
 
@@ -78,7 +81,7 @@ bool validator_run(Validator *v, Validation *out, Error *error) {
     m->k->copy(m->queue, &seen, v->state, sizeof seen, COPY_TO_HOST);
     m->k->copy(m->queue, &out->bytes, v->bytes, sizeof out->bytes, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
-    out->tokens = v->windows * m->T;
+    out->tokens = (int64_t)loader_targets(v->loader, 0, (uint64_t)v->windows);
     out->loss = seen.loss_sum / (double)out->tokens;
     return true;
 }

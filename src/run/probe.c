@@ -103,10 +103,18 @@ static bool append_residuals(Probe *p, Error *error) {
     return good;
 }
 
+/* Those of padding do not count. */
+static int64_t count_targets(const Model *m, const struct FeedSlot *batch) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < m->N; i++) count += batch->targets[i] != TARGET_IGNORED;
+    return count;
+}
+
 static bool run(Probe *p, Optimizer *optimizer, const struct FeedSlot *batch, Error *error) {
     Model *m = p->model;
     size_t bytes = (size_t)m->N * sizeof *batch->tokens;
-    optimizer_begin(optimizer, &(StepInputs){.loss_scale = 1 / (double)m->N});
+    const double targets = (double)count_targets(m, batch);
+    optimizer_begin(optimizer, &(StepInputs){.loss_scale = 1 / targets});
     model_feed(m, batch->tokens, batch->targets);
     if (batch->document_start) model_feed_documents(m, batch->document_start, batch->position);
     model_forward(m, true);
@@ -114,7 +122,7 @@ static bool run(Probe *p, Optimizer *optimizer, const struct FeedSlot *batch, Er
     if (!append_logits(p, error) || !append_residuals(p, error)) return false;
     model_head(m, optimizer->state, true);
     model_backward(m, NULL, NULL);
-    double loss = optimizer_read(optimizer)->loss_sum / (double)m->N;
+    double loss = optimizer_read(optimizer)->loss_sum / targets;
     return safetensors_writer_append(p->writer, TOKENS, batch->tokens, bytes, error) &&
            safetensors_writer_append(p->writer, TARGETS, batch->targets, bytes, error) &&
            append(p, LOSS, &loss, 1, error) &&

@@ -3,7 +3,7 @@
  *
  * Writes a safetensors file with, in fp32 (fp64 for --dtype fp64):
  *   tokens, targets [B, T]      the first batch (uint32)
- *   loss [1]                    mean nats per token
+ *   loss [1]                    mean nats per target (an ignored one, of padding, is 4294967295)
  *   logits [B, T, V]
  *   residual.0 … residual.L     [B, T, C] the embedding's output, and the stream after each block
  *   grad.NAME                   of every parameter, in files' names and layout

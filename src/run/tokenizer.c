@@ -2,6 +2,7 @@
 #include "tokenizer.h"
 #include "../base/sha256.h"
 #include "../data/fingerprint.h"
+#include "../data/mixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ void tokenizer_settle_vocabulary(Config *c) {
     ShardSet set;
     SetFacts facts;
     Error ignored = {0};
-    if (c->vocab_size != AUTO_INT || c->smoke || !pattern || !shard_set_open(&set, pattern, &ignored)) return;
+    if (c->vocab_size != AUTO_INT || c->smoke || !pattern || !mixture_open(&set, pattern, &ignored)) return;
     read_facts(&set, flag, &facts);
     shard_set_close(&set);
     check(facts.vocab_size != 1, "--%s: %s: a vocabulary of one id is nothing to learn", flag, facts.path);

@@ -19,6 +19,8 @@ static const struct {
     ChangeClass class;
 } CLASSES[] = {
     {"seed", CONSENT}, /* in a run that has begun it changes the order of the data, in the middle of an epoch */
+    {"pack", CONSENT},
+    {"pack-long", CONSENT},
     {"device", MACHINE},
     {"dtype", MACHINE},
     {"threads", FREE}, /* checkpoint_load() says what they mean for the bits */

@@ -31,6 +31,8 @@ enum {
     DECAY_ON_BIASES, DECAY_ON_ALPHAS
 };
 enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
+enum { PACK_STREAM, PACK_DOCUMENTS };
+enum { PACK_LONG_CUT, PACK_LONG_SPLIT };
 enum { RESIDUAL_STORAGE, RESIDUAL_FP32 };
 enum { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_BLOCK };
 enum { ZERO_AUTO, ZERO_0, ZERO_1 };
@@ -62,7 +64,7 @@ typedef struct Config {
     int64_t bhyt_gamma_var, bhyt_refresh;
     /* data */
     const char *train_data, *val_data;
-    int64_t seed, doc_mask, end_of_document;
+    int64_t seed, pack, pack_long, doc_mask, end_of_document;
     /* train */
     int64_t batch_size, total_batch_tokens, steps;
     double max_minutes, lr;

@@ -25,6 +25,8 @@ static const Need IDLE[] = {
     {"rope-base", "positions=rope"},
     {"init-std", "!init-from"},
     {"init-std-embed", "!init-from"},
+    {"pack-long", "pack=documents"},
+    {"end-of-document", "doc-mask pack=documents"},
     {"mix-post-layers", "placement=mix"},
     {"lns-init", "placement=lns"},
     {"deepnorm-init", "placement=deepnorm"},
