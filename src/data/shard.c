@@ -69,8 +69,9 @@ static bool refuse_directory(const char *path, Error *error) {
 /* The index says it all; its tokens are not looked at. */
 static bool read_index(Shard *shard, Error *error) {
     uint64_t file_size;
-    const int fd = file_open(shard->path, &file_size, error);
-    if (fd < 0) return false;
+    Error reason;
+    const int fd = file_open(shard->path, &file_size, &reason);
+    if (fd < 0) return error_set(error, "%s: the index of a Megatron data set, whose tokens are beside it: %s", shard->index_path, reason.text);
     close(fd);
     if (!megatron_open(shard->index_path, file_size, &shard->index, error)) return false;
     shard->header = (ShardHeader){.token_bytes = shard->index.token_bytes, .n_tokens = shard->index.n_tokens,

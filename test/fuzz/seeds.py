@@ -36,6 +36,27 @@ def shards():
     yield struct.pack("<4I", 1, 256, 0, 0) + shard([])[:12]
 
 
+def megatron(kind, lengths, documents, width, wrong=b""):
+    starts = [width * sum(lengths[:i]) for i in range(len(lengths))]
+    index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, kind, len(lengths), len(documents))
+    index += struct.pack("<%di" % len(lengths), *lengths) + struct.pack("<%dq" % len(lengths), *starts)
+    return struct.pack("<I", width * sum(lengths)) + index + struct.pack("<%dq" % len(documents), *documents) + wrong
+
+
+def indices():
+    """The bytes of the .bin, then an index of Megatron's."""
+    for kind, width in (1, 1), (2, 1), (3, 2), (4, 4), (5, 8), (8, 2):
+        yield megatron(kind, [5, 0, 4, 3], [0, 2, 3, 4], width)
+    yield megatron(8, [], [0], 2)
+    yield megatron(8, [1], [0, 0, 1, 1], 2)
+    yield megatron(8, [2, 3], [0, 2], 2, b"\0\1")  # modes
+    yield megatron(6, [2, 3], [0, 2], 8)  # floats
+
+
+MIXTURES = ["web/*.bin:0.7,books/*.bin:0.3", "a:1", "a,b:1.5,c:x:2", "a:1,b", "a:0", "a:-1", "a:1e3", "a:1,", ":1", "a:.5,b:5.",
+            "a:123456789012345,b:0.000000001", "data/*.bin", "a:0.333333333,b:0.666666666,c:0.000000001"]  # fmt: skip
+
+
 def tensors(header, data=b"", more=0):
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     return struct.pack("<Q", more) + struct.pack("<Q", len(text)) + text + data
@@ -189,6 +210,7 @@ def main(program, directory):
         with open(os.path.join(work, "own", "step_00000003", "config.json"), "rb") as file:
             own = file.read()
         seeds = texts(os.path.join(work, "run", "step_00000003"), own)
+    seeds["megatron"], seeds["mixture"] = list(indices()), [text.encode() for text in MIXTURES]
     seeds["flags"] = list(command_lines(seeds["config"][1]))
     for target, inputs in seeds.items():
         os.makedirs(os.path.join(directory, target), exist_ok=True)
