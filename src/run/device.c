@@ -68,8 +68,14 @@ static void check_count(const Kernels *k, int ranks) {
           "--ntasks-per-node); srun --gpu-bind=none shows a task all of them", ranks, info.devices, info.devices == 1 ? "" : "s");
 }
 
+/* Whether a plan is asked for that only a GPU could carry out. */
+static bool plans_for_gpu(const Config *config) {
+    if (!config->dry_run || config->dtype == DTYPE_FLAG_FP64 || config->device == DEVICE_CPU) return false;
+    return config->device == DEVICE_CUDA || config->dtype == DTYPE_FLAG_BF16;
+}
+
 static const Kernels *open_cuda(Config *config) {
-    bool must = config->device == DEVICE_CUDA;
+    bool must = config->device == DEVICE_CUDA && !plans_for_gpu(config);
     if (!is_there("cuda")) {
         check(!must, "--device cuda: this build has no CUDA backend; --device cpu runs anywhere");
         return NULL;
@@ -92,6 +98,26 @@ static const Kernels *open_cuda(Config *config) {
     check(!must && !too_many, "--device cuda: %s", text);
     snprintf(notice, sizeof notice, "no usable GPU (%s): running on the CPU", text);
     return NULL;
+}
+
+static bool no_memory_known(int index, char *text, size_t size) { return (void)index, (void)text, (void)size, true; }
+
+static void describe_planned(DeviceInfo *info) { *info = (DeviceInfo){.name = "a GPU"}; }
+
+static void close_planned(void) {}
+
+/* --dry-run counts bytes, for which no GPU need be there. Scratch is the CUDA backend's where this build has it, else about
+ * what a CPU takes. */
+static const Kernels *plan_cuda(const Config *config) {
+    static Kernels planned;
+    const Kernels *k = find("cuda", config->dtype);
+    planned = k ? *k : kernels_cpu_f32;
+    planned.device = "cuda";
+    planned.storage = config->dtype == DTYPE_FLAG_FP32 ? DTYPE_F32 : DTYPE_BF16;
+    planned.name = planned.storage == DTYPE_F32 ? "cuda/f32" : "cuda/bf16";
+    planned.open = no_memory_known, planned.describe = describe_planned, planned.close = close_planned;
+    snprintf(notice, sizeof notice, "no usable GPU here: the plan is for one%s", k ? "" : ", its scratch as on a CPU");
+    return &planned;
 }
 
 static const Kernels *open_cpu(Config *config) {
@@ -125,6 +151,7 @@ static int settle_threads(int asked) {
 const Kernels *device_open(Config *config) {
     config->threads = settle_threads((int)config->threads);
     const Kernels *k = config->device == DEVICE_CPU ? NULL : open_cuda(config);
+    if (!k && plans_for_gpu(config)) k = plan_cuda(config);
     if (!k) k = open_cpu(config);
     config->device = strcmp(k->device, "cpu") ? DEVICE_CUDA : DEVICE_CPU;
     config->dtype = k->storage == DTYPE_BF16  ? DTYPE_FLAG_BF16
