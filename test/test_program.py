@@ -394,6 +394,19 @@ def test_a_short_validation_samples_the_whole_set(trained, tmp_path):
     assert loss("a.bin", "--seed", 5) == loss("a.bin")
 
 
+def test_a_validation_over_tokens_reads_so_many_whatever_the_batch(trained, tmp_path):
+    write_shard(tmp_path / "a.bin", [i * 7 % 251 for i in range(4000)])
+    seen = set()
+    for asked, batch, windows in ((1, 4, 1), (100, 3, 7), (100, 8, 7), (10**6, 3, 3999 // 16)):
+        text = run("--resume", trained, "--eval-only", "--val-data", tmp_path / "a.bin", "--val-tokens", asked, "--batch-size",
+                   batch).stdout
+        loss, tokens = re.match(r"val loss ([\d.]+) nats/token over (\d+) tokens\n", text).groups()
+        assert int(tokens) == 16 * windows, asked
+        seen.add((asked, round(float(loss), 4)))
+    assert len(seen) == 3  # the batch's size is none of a validation's
+    refused("--resume", trained, "--eval-only", "--val-tokens", 5, "--val-batches", 5, says="give one")
+
+
 def generated(trained, prompt, *arguments):
     done = subprocess.run(
         [PROGRAM, "--resume", trained, "--generate", prompt, *map(str, arguments)],

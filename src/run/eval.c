@@ -28,8 +28,10 @@ void validator_create(Validator *v, Model *model) {
     check(v->loader, "--val-data: %s", error.text);
 
     int64_t all = (int64_t)loader_windows_per_epoch(v->loader), batches = (all + model->B - 1) / model->B;
-    int64_t most = c->val_batches == AUTO_INT ? BATCHES_AUTO : c->val_batches;
+    int64_t asked = (c->val_tokens + model->T - 1) / model->T; /* windows */
+    int64_t most = asked ? (asked + model->B - 1) / model->B : c->val_batches == AUTO_INT ? BATCHES_AUTO : c->val_batches;
     v->batches = batches < most ? batches : most;
+    if (asked && asked < all) all = asked;
     v->all_batches = batches;
     v->windows = all < v->batches * model->B ? all : v->batches * model->B;
     v->state = arena_memory(model->k, sizeof *v->state, "validation", "free some memory");

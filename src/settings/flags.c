@@ -120,6 +120,7 @@ static const Flag RUN[] = {
     INT("keep", keep, "2", 1, 1e6, "checkpoints kept"),
     INT("val-every", val_every, "100", 0, 1e12, "validate every so many steps and at the end (0: at the end)"),
     INT("val-batches", val_batches, "auto", 1, 1e12, "batches a validation, drawn once from all of it (auto: all, at most 40)"),
+    INT("val-tokens", val_tokens, "0", 0, BIG, "tokens a validation, up to whole windows, in the place of --val-batches (0: by that)"),
     INT("sample-every", sample_every, "0", 0, 1e12, "print a sample every so many steps"),
     INT("stats-every", stats_every, "0", 0, 1e12, "telemetry of every layer into metrics.jsonl every so many steps (0: none)"),
     INT("log-every", log_every, "1", 1, 1e12, "steps between progress lines where there is no terminal"),

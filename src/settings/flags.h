@@ -75,7 +75,7 @@ typedef struct Config {
     int64_t dtype, residual_dtype, recompute;
     /* run */
     const char *out, *resume;
-    int64_t save_every, keep, val_every, val_batches, sample_every, stats_every, log_every, device, threads;
+    int64_t save_every, keep, val_every, val_batches, val_tokens, sample_every, stats_every, log_every, device, threads;
     int64_t cuda_graph, gemm_tune;
     int64_t zero, bucket_mb, reduce_dtype, check_sync;
     const char *rendezvous;

@@ -17,7 +17,7 @@ typedef struct Need {
 /* Of these something is expected that would not be there. */
 static const Need REFUSED[] = {
     {"save-every", "out"},     {"keep", "out"},           {"stats-every", "out"},
-    {"val-every", "val-data"}, {"val-batches", "val-data"},
+    {"val-every", "val-data"}, {"val-batches", "val-data"}, {"val-tokens", "val-data"},
 };
 
 /* These do nothing. */

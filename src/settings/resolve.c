@@ -68,6 +68,7 @@ void config_resolve(Config *c, int ranks) {
     check(c->dry_run || !c->plan_ranks,
           "--ranks %lld is for --dry-run: a run has as many ranks as its launcher starts, as in mpirun -n %lld ./train_gpt …",
           (long long)c->plan_ranks, (long long)c->plan_ranks);
+    check(!c->val_tokens || c->val_batches == AUTO_INT, "--val-tokens and --val-batches both say how much is validated; give one");
     resolve_model(c);
     c->ranks = ranks;
     if (c->zero == ZERO_AUTO) c->zero = ZERO_1;
