@@ -125,10 +125,12 @@ static void check_out(const Run *run) {
 }
 
 static void open_model(Run *run, bool train) {
-    capacity_check(&run->start.config, run->k, train);
+    capacity_check(&run->start.config, run->k, &run->start.ranks, train);
     model_create(&run->model, &run->start.config, run->k, train);
     if (train) optimizer_create(&run->optimizer, &run->model);
+    ranks_work_begin(&run->start.ranks, run->k, run->start.config.timeout);
     load_weights(run);
+    ranks_work_end();
 }
 
 static void open_training_data(Run *run) {
@@ -250,10 +252,8 @@ static const char *last_checkpoint(const Run *run) { return run->last_checkpoint
 /* Ends a run by what all ranks have found alike. Rank 0 has said why before any is gone, for whoever started them ends the
  * others then. */
 static CHECK_NORETURN void end_all(Run *run, int code, const char *what, const char *why) {
-    if (run->start.config.rank == 0) warn("%s: %s; last good checkpoint: %s", what, why, last_checkpoint(run));
     model_settle(&run->model);
-    ranks_tell(&run->start.ranks, run->k, 0);
-    exit(code);
+    ranks_end(&run->start.ranks, run->k, code, "%s: %s; last good checkpoint: %s", what, why, last_checkpoint(run));
 }
 
 /* The same, with an event: what was saved before is all that is good of the run. */
@@ -322,8 +322,10 @@ static void save_on_the_way(Run *run) {
 static void print_sample(Run *run) {
     Error error = {0};
     log_print(&run->log, "sample after %lld steps:", (long long)run->step);
+    ranks_work_begin(&run->start.ranks, run->k, run->start.config.timeout);
     bool good = run->start.config.rank || generate_sample(&run->model, &run->table, &error); /* rank 0's */
     model_settle(&run->model);
+    ranks_work_end();
     if (!ranks_agree(&run->start.ranks, run->k, good)) end_diverged(run, error.text);
 }
 
@@ -550,11 +552,12 @@ static void train(Run *run) {
     Error error = {0};
     check(!c->out || checkpoint_can_hold(&run->optimizer, &error), "--out %s: %s", c->out, error.text);
     check(!c->out || c->rank || checkpoint_claim(c->out, &error), "--out %s", error.text);
-    start_compare(&run->start, run->k, run->step, run->train_print, run->val_print);
+    start_compare(&run->start, run->k, run->train_print, run->val_print);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     flags_file_write(c);
     if (run->start.resume_from[0]) memcpy(run->last_checkpoint, run->start.resume_from, sizeof run->start.resume_from);
     log_start(run, event);
+    check_sync(run);
     waiting_begin(&run->waiting, c->device == DEVICE_CPU ? (int)c->threads : 0);
     stop_as_request();
     loop(run);

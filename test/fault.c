@@ -13,6 +13,7 @@
  *   FAULT_DO=kill       SIGKILL before the call
  *            stop       SIGSTOP before the call
  *            hang       the calling thread never comes back
+ *            slow:MS     MS thousandths of a second before the call
  *            fail:ERR   the call fails with errno ERR, a number
  *            short      half of the bytes go through (at least one), without an error
  *            tear       half of the bytes go through, then SIGKILL
@@ -103,6 +104,7 @@ static Deed meet(const char *call, const char *path) {
     if (strcmp(deed, "kill") == 0) raise(SIGKILL);
     if (strcmp(deed, "stop") == 0) raise(SIGSTOP);
     while (strcmp(deed, "hang") == 0) sleep(1);
+    if (strncmp(deed, "slow:", 5) == 0) usleep((useconds_t)atoi(deed + 5) * 1000);
     if (strcmp(deed, "short") == 0) return SHORT;
     if (strcmp(deed, "tear") == 0) return TEAR;
     if (strcmp(deed, "flip") == 0) return FLIP;

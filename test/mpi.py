@@ -27,6 +27,29 @@ def mpirun(count, *command, code=0, **env):
     return done
 
 
+def flags(shard, out, *more, tokens=512):
+    """Of a training that validates, whose ranks and steps are quick."""
+    return [*f"--preset micro --seq-len 16 --lr 2e-3 --warmup-steps 0 --total-batch-tokens {tokens} --bucket-mb 1 "
+            "--val-batches 3 --log-every 1000".split(), "--train-data", shard, "--val-data", shard, "--out", out, *more]
+
+
+def ranks(count, *arguments, per_rank=None, env_of=None, place_of=None, shell_of=None, program_of=None, code=0, env=None,
+          preexec_fn=None):
+    """A run on so many ranks; per_rank: arguments, env_of: variables, place_of: working directories, shell_of: a shell's words that end
+    with the program, program_of: programs, that only some have."""
+    command = [*MPIRUN, "--bind-to", "none"]
+    for rank in range(count):
+        own, variables = (per_rank or {}).get(rank, ()), (env_of or {}).get(rank, {})
+        command += [":"] * (rank > 0) + ["-n", "1"] + (["-wdir", str(place_of[rank])] if place_of else [])
+        command += [word for name, value in variables.items() for word in ("-x", f"{name}={value}")]
+        shell = ["sh", "-c", shell_of[rank]] if rank in (shell_of or {}) else []
+        command += [*shell, str((program_of or {}).get(rank, PROGRAM)), *map(str, arguments), *map(str, own)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False, text=True,
+                          stdin=subprocess.DEVNULL, env=env or environment(), preexec_fn=preexec_fn)
+    assert (done.returncode == code) or (code > 0 and done.returncode > 0), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
 def small_training(shard, out, steps, *more):
     """Flags of a training on the CPU whose ranks and steps are quick."""
     return [*"--preset micro --seq-len 16 --lr-schedule constant --device cpu".split(), "--train-data", str(shard), "--out", str(out),

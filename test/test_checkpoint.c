@@ -7,6 +7,7 @@
 
 #include "../src/checkpoint/checkpoint.h"
 #include "../src/base/checksum.h"
+#include "../src/checkpoint/shared_check.h"
 #include "../src/checkpoint/manifest.h"
 
 #define MOMENTS "optimizer-0-of-1.safetensors"
@@ -34,6 +35,38 @@ static void checksum_is_the_crc_of_xz_files(void **state) {
     for (size_t split = 0; split <= sizeof bytes; split++)
         assert_true(checksum(checksum(0, bytes, split), bytes + split, sizeof bytes - split) ==
                     bit_by_bit(bytes, sizeof bytes));
+}
+
+static void checksums_of_pieces_make_that_of_the_whole(void **state) {
+    (void)state;
+    unsigned char bytes[64];
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)(i * i + 7);
+    const uint64_t whole = checksum(0, bytes, sizeof bytes);
+    for (size_t a = 0; a <= sizeof bytes; a++)
+        for (size_t b = a; b <= sizeof bytes; b++) {
+            const uint64_t first = checksum_ahead(checksum(0, bytes, a), sizeof bytes - a);
+            const uint64_t second = checksum_ahead(checksum(0, bytes + a, b - a), sizeof bytes - b);
+            assert_true((first ^ second ^ checksum(0, bytes + b, sizeof bytes - b)) == whole);
+        }
+    /* Gigabytes behind are as so many zeros, taken away again. */
+    static unsigned char zeros[1 << 20];
+    const uint64_t of_zeros = checksum(0, zeros, sizeof zeros), piece = checksum(0, bytes, 5);
+    assert_true((checksum_ahead(piece, sizeof zeros) ^ of_zeros) == checksum(piece, zeros, sizeof zeros));
+    const uint64_t half = checksum_ahead(piece, UINT64_C(1) << 40);
+    assert_true(checksum_ahead(half, UINT64_C(1) << 40) == checksum_ahead(piece, UINT64_C(1) << 41));
+}
+
+static void a_rank_has_its_part_and_all_have_everything(void **state) {
+    (void)state;
+    static const uint64_t TOTALS[] = {0, 1, 7, 100, UINT64_C(1) << 53};
+    for (size_t i = 0; i < sizeof TOTALS / sizeof *TOTALS; i++)
+        for (int ranks = 1; ranks < 12; ranks++) {
+            assert_true(shared_part(TOTALS[i], 0, ranks) == 0 && shared_part(TOTALS[i], ranks, ranks) == TOTALS[i]);
+            for (int r = 0; r < ranks; r++) {
+                const uint64_t size = shared_part(TOTALS[i], r + 1, ranks) - shared_part(TOTALS[i], r, ranks);
+                assert_true(size <= TOTALS[i] / (uint64_t)ranks + 1);
+            }
+        }
 }
 
 /* ---------------------------------------------------------------------------------------------------- manifest */
@@ -232,7 +265,7 @@ static void the_newest_are_kept_and_leftovers_go(void **state) {
     flip_byte(in_step(49, CHECKPOINT_MODEL), 3000, 1);
     save(&f, 49);
     Error error = {0};
-    assert_true(checkpoint_is_complete(in_step(49, ""), 49, true, &error));
+    assert_true(checkpoint_is_complete(in_step(49, ""), 49, MANIFEST_CONTENTS, &error));
     teardown(&f);
 }
 
@@ -364,7 +397,8 @@ static void gemm_choices_are_kept_and_given_back(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(checksum_is_the_crc_of_xz_files),
+        cmocka_unit_test(checksum_is_the_crc_of_xz_files), cmocka_unit_test(checksums_of_pieces_make_that_of_the_whole),
+        cmocka_unit_test(a_rank_has_its_part_and_all_have_everything),
         cmocka_unit_test(a_manifest_comes_back),
         cmocka_unit_test(no_changed_byte_of_a_manifest_goes_unseen),
         cmocka_unit_test(manifests_that_make_no_sense_are_refused_by_field),

@@ -8,13 +8,17 @@ does: test/ranks/training.c, as training_emu.
 import errno
 import os
 import pathlib
+import random
 import re
 import shutil
 import subprocess
 
 import pytest
 
+from disturbing import PHASES, SAVE_EVERY, TIMEOUT_S, VAL_EVERY, outlive
+from disturbing import STEPS as DISTURBED_STEPS
 from faults import checkpoints, fault, leftovers
+from mpi import mpirun
 from program import MODEL, events, file_bytes, losses, metrics, sentences, step_directory, write_shard
 from tensors import read_moments
 
@@ -133,6 +137,20 @@ def test_a_full_disk_of_one_rank_is_every_ranks_and_costs_a_checkpoint(shard, tm
     assert checkpoints(str(tmp_path / "run")) == [STEPS] and leftovers(tmp_path / "run") == []
 
 
+# Each phase once a run, by another rank and signal each time.
+@pytest.mark.parametrize("seed", [1] + [2, 3, 4] * ALL)
+def test_a_rank_that_is_killed_or_stopped_ends_all_in_time_and_the_loop_goes_on(shard, tmp_path, seed):
+    def training(out):
+        return [*SHAPE.split(), "--stats-every", 0, "--save-every", SAVE_EVERY, "--val-every", VAL_EVERY, "--steps", DISTURBED_STEPS,
+                "--timeout", TIMEOUT_S, "--batch-size", 2, "--device", "cuda", "--dtype", "bf16", "--train-data", shard, "--val-data", shard,
+                "--out", out]
+
+    phases = list(PHASES) if ALL else ["steps", "saving"]
+    rows = outlive(2, training(tmp_path / "run"), tmp_path / "run", phases, random.Random(seed), EMULATED)
+    mpirun(2, EMULATED, *training(tmp_path / "whole"))
+    assert files(tmp_path / "run", DISTURBED_STEPS) == files(tmp_path / "whole", DISTURBED_STEPS), rows
+
+
 # Masters in shares are read whole, and taken from there.
 def test_a_run_from_given_weights_starts_alike_with_masters_in_shares(shard, tmp_path):
     train(tmp_path / "given", shard, 1, f"--device cuda --dtype bf16 {VARIANT} --keep 9")
@@ -218,6 +236,10 @@ def test_a_step_sends_what_the_types_of_gradients_and_weights_say():
 
 def test_gradients_that_travel_in_bf16_are_rounded_sums_on_every_rank():
     assert training(0, "reduce") == "24 reductions"
+
+
+def test_a_gradient_beyond_bf16s_largest_number_skips_the_step_and_is_not_cut():
+    assert training(0, "beyond") == "5 gradients"
 
 
 @pytest.mark.parametrize("dtype", ["bf16"] + ["fp32"] * ALL)

@@ -61,7 +61,7 @@ static void assert_quota(double expected) {
 
 static void assert_memory(bool hard, double free, double limit, const char *name) {
     MemoryLimit found;
-    limits_memory(root, hard, &found);
+    limits_memory(root, hard, 1, &found);
     if (found.free != free || (isfinite(free) && (found.limit != limit || !strstr(found.name, name))))
         fail_msg("%g free of %g by %s; not %g of %g by %s", found.free, found.limit, found.name, free, limit, name);
 }
@@ -194,6 +194,28 @@ static void the_machine(void **state) {
     assert_memory(false, 5000000. * 1024, 24000000. * 1024, "this machine");
 }
 
+/* A group's memory is all processes'; an ulimit is each one's. */
+static void what_several_processes_share(void **state) {
+    (void)state;
+    static const struct {
+        bool hard;
+        int processes, sharers;
+        double free;
+        const char *name;
+    } CASES[] = {{true, 1, 1, 700e6, "memory.max"}, {true, 3, 3, 700e6, "memory.max"}, {false, 2, 2, 5000000. * 1024, "this machine"}};
+    MemoryLimit found;
+    put("/proc/self/mountinfo", V2_MOUNT);
+    put("/proc/self/cgroup", "0::/a\n");
+    put("/sys/fs/cgroup/a/memory.max", "1000000000\n");
+    put("/sys/fs/cgroup/a/memory.current", "300000000\n");
+    put("/proc/meminfo", "MemTotal:       24000000 kB\nMemAvailable:    5000000 kB\n");
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        limits_memory(root, CASES[i].hard, CASES[i].processes, &found);
+        if (found.free != CASES[i].free || found.sharers != CASES[i].sharers || !strstr(found.name, CASES[i].name))
+            fail_msg("case %zu: %g free by %s for %d", i, found.free, found.name, found.sharers);
+    }
+}
+
 /* What the process has mapped already counts. (In a process of its own, as a lowered limit stays.) */
 static void ulimits(void **state) {
     (void)state;
@@ -207,10 +229,12 @@ static void ulimits(void **state) {
         MemoryLimit found;
         struct rlimit address_space = {1 << 30, RLIM_INFINITY}, data = {900 << 20, RLIM_INFINITY};
         if (setrlimit(RLIMIT_AS, &address_space)) _exit(2);
-        limits_memory(root, true, &found);
+        limits_memory(root, true, 1, &found);
         if (found.free != (1 << 30) - 100000. * 1024 || !strstr(found.name, "ulimit -v")) _exit(3);
+        limits_memory(root, true, 8, &found); /* there is nothing that they share */
+        if (found.sharers != 1 || found.free != (1 << 30) - 100000. * 1024) _exit(6);
         if (setrlimit(RLIMIT_DATA, &data)) _exit(4);
-        limits_memory(root, true, &found);
+        limits_memory(root, true, 1, &found);
         _exit(found.free != (900 << 20) - 50000. * 1024 || !strstr(found.name, "ulimit -d") ? 5 : 0);
     }
     int status;
@@ -225,7 +249,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(nothing_there_is_no_limit), CASE(v2_own_group), CASE(v2_ancestors), CASE(v2_container),
         CASE(container_without_a_namespace), CASE(v1), CASE(hybrid), CASE(a_blank_in_a_path),
-        CASE(garbage_is_no_limit), CASE(the_machine), CASE(ulimits),
+        CASE(garbage_is_no_limit), CASE(the_machine), CASE(what_several_processes_share), CASE(ulimits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

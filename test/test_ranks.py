@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from mpi import LIMIT_S, MPIRUN, has_mpi
+from mpi import LIMIT_S, MPIRUN, flags, has_mpi, ranks
 from program import MODEL, PROGRAM, checkpoints, environment, events, file_bytes, losses, metrics, refused, run
 from program import sentences, step_directory, write_shard
 from faults import fault, leftovers
@@ -23,25 +23,6 @@ from tensors import read_moments, read_tensors, write_tensors
 
 if not has_mpi():
     pytest.skip("no mpirun, or a build without MPI", allow_module_level=True)
-
-
-def flags(shard, out, *more, tokens=512):
-    return [*f"--preset micro --seq-len 16 --lr 2e-3 --warmup-steps 0 --total-batch-tokens {tokens} --bucket-mb 1 "
-            "--val-batches 3 --log-every 1000".split(), "--train-data", shard, "--val-data", shard, "--out", out, *more]
-
-
-def ranks(count, *arguments, per_rank=None, env_of=None, place_of=None, code=0):
-    """A run on so many ranks; per_rank: arguments, env_of: variables, place_of: working directories, that only some have."""
-    command = [*MPIRUN]
-    for rank in range(count):
-        own, variables = (per_rank or {}).get(rank, ()), (env_of or {}).get(rank, {})
-        command += [":"] * (rank > 0) + ["-n", "1"] + (["-wdir", str(place_of[rank])] if place_of else [])
-        command += [word for name, value in variables.items() for word in ("-x", f"{name}={value}")]
-        command += [PROGRAM, *map(str, arguments), *map(str, own)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False, text=True,
-                          stdin=subprocess.DEVNULL, env=environment())
-    assert (done.returncode == code) or (code > 0 and done.returncode > 0), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def near(a, b):
@@ -262,6 +243,10 @@ def test_a_bit_that_flips_in_any_tensor_of_any_rank_is_found_and_named(count):
 def test_gradients_that_travel_in_a_narrower_type_are_rounded_sums_on_every_rank(count):
     """To the bit, infinities and NaN too; norms' and gates' are not narrowed; the gradient's norm is that of the sums."""
     assert started_twice("reduce", count) == "24 reductions\n"
+
+
+def test_a_gradient_beyond_bf16s_largest_number_skips_the_step_and_is_not_cut():
+    assert started_twice("beyond") == "5 gradients\n"
 
 
 def test_gradients_in_bf16_train_nearly_as_in_fp32_and_sharing_changes_no_bit(shard, tmp_path):

@@ -30,12 +30,16 @@ def test_a_rank_takes_what_the_plan_of_its_run_says_while_it_saves_and_resumes_t
 
 
 @pytest.mark.skipif(not has_mpi() or not shutil.which("mpicc"), reason="no mpirun and mpicc, or a build without MPI")
-@pytest.mark.parametrize("count,zero", [(2, "0"), (2, "1"), (3, "1")])
-def test_a_step_sends_what_the_theory_says(shard, tmp_path, count, zero):
-    model = ["--preset", "tiny", "--batch-size", 1, "--seq-len", 16, "--bucket-mb", 1, "--zero", zero, "--train-data", shard]
+@pytest.mark.parametrize("count,zero,travels,share", [(2, "0", "fp32", 1), (2, "1", "fp32", 1), (3, "1", "fp32", 1),
+                                                      (2, "0", "bf16", 0.5), (2, "1", "bf16", 0.75)])
+def test_a_step_sends_what_the_theory_says(shard, tmp_path, count, zero, travels, share):
+    """A sum and a gather of every element, whoever updates it, in fp32; in bf16 a sum is half of that, and with it the gather where
+    gradients are gathered (--zero 0), not weights."""
+    model = ["--preset", "tiny", "--batch-size", 1, "--seq-len", 16, "--bucket-mb", 1, "--zero", zero, "--reduce-dtype", travels,
+             "--train-data", shard]
     few, many = (sent(tmp_path, count, *model, "--steps", steps) for steps in (1, 4))
     elements = plan(*model[:-2], "--ranks", count)["gradients"] * 1e6 / 4
-    theory = 2 * (count - 1) / count * 4 * elements  # fp32: a sum and a gather of every element, whoever updates it
+    theory = share * 2 * (count - 1) / count * 4 * elements
     for rank in range(count):
         assert (many[rank] - few[rank]) / 3 == pytest.approx(theory, rel=0.02), (few, many, theory)  # the plan has a digit
 

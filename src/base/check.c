@@ -8,8 +8,12 @@
 #include <string.h>
 
 static char name[40] = "train_gpt";
+static bool is_numbered;
 
-void check_name_rank(int rank) { snprintf(name, sizeof name, "train_gpt, rank %d", rank); }
+void check_name_rank(int rank) {
+    snprintf(name, sizeof name, "train_gpt, rank %d", rank);
+    is_numbered = true;
+}
 
 static void print_line(const char *format, va_list args) {
     char line[2048];
@@ -36,6 +40,14 @@ void fail(int exit_code, const char *format, ...) {
 }
 
 void warn(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    print_line(format, args);
+    va_end(args);
+}
+
+void warn_for_all(const char *format, ...) {
+    if (is_numbered) return;
     va_list args;
     va_start(args, format);
     print_line(format, args);

@@ -49,6 +49,9 @@ void fail(int exit_code, const char *format, ...) CHECK_PRINTF(2, 3) CHECK_NORET
 /* Prints "train_gpt: MESSAGE" to stderr and goes on. */
 void warn(const char *format, ...) CHECK_PRINTF(1, 2);
 
+/* The same of what every rank finds alike: only the one that has no number before its messages says it. */
+void warn_for_all(const char *format, ...) CHECK_PRINTF(1, 2);
+
 /* From now on messages begin with "train_gpt, rank 3: ": one of several processes that share a terminal. */
 void check_name_rank(int rank);
 

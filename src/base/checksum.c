@@ -11,13 +11,13 @@
 
 enum { SLICES = 8 };
 
+static const uint64_t POLYNOMIAL = UINT64_C(0xc96c5795d7870f42);
 static uint64_t table[SLICES][256]; /* [s][b]: what byte b does when s more bytes follow it */
 
 static void make_table(void) {
-    const uint64_t polynomial = UINT64_C(0xc96c5795d7870f42);
     for (uint64_t b = 0; b < 256; b++) {
         uint64_t crc = b;
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? polynomial : 0);
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? POLYNOMIAL : 0);
         table[0][b] = crc;
     }
     for (int s = 1; s < SLICES; s++)
@@ -38,4 +38,24 @@ uint64_t checksum(uint64_t before, const void *bytes, size_t size) {
     }
     for (; size; size--, at++) crc = crc >> 8 ^ table[0][(crc ^ *at) & 255];
     return ~crc;
+}
+
+/* Modulo the polynomial; bit 63 is the coefficient of x^0. */
+static uint64_t multiply(uint64_t a, uint64_t b) {
+    uint64_t product = 0;
+    for (; a; a <<= 1) {
+        if (a >> 63) product ^= b;
+        b = b >> 1 ^ (b & 1 ? POLYNOMIAL : 0);
+    }
+    return product;
+}
+
+/* A byte behind is a factor of x^8; what both ends of checksum() invert cancels out between the pieces. */
+uint64_t checksum_ahead(uint64_t of_piece, uint64_t bytes_behind) {
+    uint64_t power = UINT64_C(1) << 55; /* x^8, squared again and again */
+    for (; bytes_behind; bytes_behind >>= 1) {
+        if (bytes_behind & 1) of_piece = multiply(power, of_piece);
+        power = multiply(power, power);
+    }
+    return of_piece;
 }

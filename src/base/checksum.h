@@ -14,4 +14,8 @@
  * checksum(0, "123456789", 9) is 0x995dc9bbdf1939fa. Thread-safe. */
 uint64_t checksum(uint64_t before, const void *bytes, size_t size);
 
+/* What the checksum of some bytes adds, by exclusive or, to that of a file in which so many bytes follow them: the
+ * checksum of the whole is that of all its pieces put together so. */
+uint64_t checksum_ahead(uint64_t of_piece, uint64_t bytes_behind);
+
 #endif

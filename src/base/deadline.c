@@ -32,7 +32,10 @@ static void *watch(void *unused) {
     pthread_mutex_lock(&mutex);
     while (!is_lifted && status != ETIMEDOUT) status = pthread_cond_timedwait(&lifted, &mutex, &end);
     if (!is_lifted) {
-        if (line[0]) warn("%s", line);
+        if (line[0]) {
+            warn("%s", line);
+            usleep((useconds_t)(MOMENT_S * 1e6));
+        }
         fflush(NULL);
         _exit(EXIT_RANKS);
     }

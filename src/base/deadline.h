@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* For a call that cannot be asked whether it is done (MPI_Init): unless deadline_lift() comes within so many seconds, the
- * program ends with this line and EXIT_RANKS. One at a time. */
+ * program ends with this line and, a moment later, EXIT_RANKS. One at a time. */
 void deadline_set(double seconds, const char *format, ...) CHECK_PRINTF(2, 3);
 void deadline_lift(void);
 

@@ -1,6 +1,7 @@
 /* directory.c: see directory.h. */
 #define _GNU_SOURCE
 #include "directory.h"
+#include "at_work.h"
 #include "file.h"
 
 #include <dirent.h>
@@ -56,10 +57,22 @@ char *inner_file_read(const char *path, size_t most, size_t *size, Error *error)
     return bytes;
 }
 
-static bool sync_descriptor(int fd) {
+typedef struct Syncing {
+    int fd, reason; /* reason: errno, or 0 */
+} Syncing;
+
+static void sync_now(void *syncing) {
+    Syncing *s = syncing;
     int status;
-    while ((status = fsync(fd)) != 0 && errno == EINTR) continue;
-    return status == 0;
+    while ((status = fsync(s->fd)) != 0 && errno == EINTR) continue;
+    s->reason = status ? errno : 0;
+}
+
+bool descriptor_sync(int fd) {
+    Syncing s = {.fd = fd};
+    at_work_during(sync_now, &s);
+    if (s.reason) errno = s.reason;
+    return s.reason == 0;
 }
 
 bool durable_write(const char *path, const void *bytes, size_t size, Error *error) {
@@ -67,7 +80,7 @@ bool durable_write(const char *path, const void *bytes, size_t size, Error *erro
     if (fd < 0) return error_set(error, "%s: cannot create: %s", path, strerror(errno));
     bool good = file_write(fd, bytes, size, 0);
     if (!good) error_set(error, "%s: cannot write: %s", path, strerror(errno));
-    if (good && !sync_descriptor(fd)) good = error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
+    if (good && !descriptor_sync(fd)) good = error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
     if (close(fd) && good) good = error_set(error, "%s: cannot close: %s", path, strerror(errno));
     return good;
 }
@@ -107,7 +120,7 @@ bool directory_make(const char *path, Error *error) {
 bool directory_sync(const char *path, Error *error) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return error_set(error, "%s: cannot open: %s", path, strerror(errno));
-    bool good = sync_descriptor(fd) || error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
+    bool good = descriptor_sync(fd) || error_set(error, "%s: cannot fsync: %s", path, strerror(errno));
     close(fd);
     return good;
 }

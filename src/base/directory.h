@@ -33,6 +33,9 @@ char *inner_file_read(const char *path, size_t most, size_t *size, Error *error)
 /* Writes a new file, fsynced. False, and maybe a part of it there, if anything fails. */
 bool durable_write(const char *path, const void *bytes, size_t size, Error *error);
 
+/* fsync, whatever interrupts it; false with errno. It takes as long as the disk does: at_work.h. */
+bool descriptor_sync(int fd);
+
 /* Makes a directory, and those above it that are not there, with the rights that the umask leaves. One that is there is
  * good. The error names the component that could not be made or is no directory. What was made is durable. */
 bool directory_make(const char *path, Error *error);

@@ -175,14 +175,15 @@ double limits_cpu_quota(const char *root) {
 
 typedef struct Search {
     bool hard;
+    int processes;
     MemoryLimit *tightest;
 } Search;
 
-static void take_limit(const Search *search, bool hard, double limit, double used, const char *name) {
+static void take_limit(const Search *search, bool hard, int sharers, double limit, double used, const char *name) {
     MemoryLimit *t = search->tightest;
     double left = limit > used ? limit - used : 0;
-    if (hard != search->hard || !isfinite(limit) || limit < 0 || left >= t->free) return;
-    *t = (MemoryLimit){.free = left, .limit = limit, .hard = hard};
+    if (hard != search->hard || !isfinite(limit) || limit < 0 || left / sharers >= t->free / t->sharers) return;
+    *t = (MemoryLimit){.free = left, .limit = limit, .hard = hard, .sharers = sharers};
     snprintf(t->name, sizeof t->name, "%s", name);
 }
 
@@ -211,12 +212,14 @@ static double cached(const char *directory, const char *prefix) {
     return value_of(path, active, 1) + value_of(path, inactive, 1);
 }
 
+static int all_of(const Search *search) { return search->processes; }
+
 static void memory_v1(const char *directory, void *context) {
     enum { NONE_FROM_BITS = 60 }; /* "no limit" is the largest number of pages that the kernel can count */
     double limit[2], used[2] = {0};
     if (!read_numbers(directory, "memory.limit_in_bytes", limit) || !(limit[0] < ldexp(1, NONE_FROM_BITS))) return;
     read_numbers(directory, "memory.usage_in_bytes", used);
-    take_limit(context, true, limit[0], used[0] - cached(directory, "total_"),
+    take_limit(context, true, all_of(context), limit[0], used[0] - cached(directory, "total_"),
                "the control group's memory.limit_in_bytes");
 }
 
@@ -226,8 +229,8 @@ static void memory_v2(const char *directory, void *context) {
     read_numbers(directory, "memory.high", high);
     read_numbers(directory, "memory.current", used);
     double taken = used[0] - cached(directory, "");
-    take_limit(context, true, most[0], taken, "the control group's memory.max");
-    take_limit(context, false, high[0], taken, "the control group's memory.high");
+    take_limit(context, true, all_of(context), most[0], taken, "the control group's memory.max");
+    take_limit(context, false, all_of(context), high[0], taken, "the control group's memory.high");
 }
 
 /* ulimit: of this process, whatever the root; what it has mapped is counted by /proc. */
@@ -241,7 +244,7 @@ static void memory_ulimit(const char *root, const Search *search) {
     for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
         struct rlimit limit;
         if (getrlimit((__typeof__(RLIMIT_AS))ROWS[i].resource, &limit) || limit.rlim_cur == RLIM_INFINITY) continue;
-        take_limit(search, true, (double)limit.rlim_cur, value_of(path, ROWS[i].key, 1024), ROWS[i].name);
+        take_limit(search, true, 1, (double)limit.rlim_cur, value_of(path, ROWS[i].key, 1024), ROWS[i].name);
     }
 }
 
@@ -250,13 +253,13 @@ static void memory_machine(const char *root, const Search *search) {
     snprintf(path, sizeof path, "%s/proc/meminfo", root);
     double total = value_of(path, "MemTotal", 1024), available = value_of(path, "MemAvailable", 1024);
     if (total <= 0) return;
-    take_limit(search, true, total, 0, "this machine");
-    if (available > 0) take_limit(search, false, total, total - available, "this machine");
+    take_limit(search, true, search->processes, total, 0, "this machine");
+    if (available > 0) take_limit(search, false, search->processes, total, total - available, "this machine");
 }
 
-void limits_memory(const char *root, bool hard, MemoryLimit *tightest) {
-    *tightest = (MemoryLimit){.free = INFINITY, .limit = INFINITY};
-    Search search = {hard, tightest};
+void limits_memory(const char *root, bool hard, int processes, MemoryLimit *tightest) {
+    *tightest = (MemoryLimit){.free = INFINITY, .limit = INFINITY, .sharers = 1};
+    Search search = {hard, processes, tightest};
     visit_groups(root, "memory", memory_v1, &search);
     visit_groups(root, NULL, memory_v2, &search);
     memory_ulimit(root, &search);

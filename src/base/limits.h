@@ -22,11 +22,13 @@ typedef struct MemoryLimit {
     double free;    /* bytes; INFINITY where nothing limits it */
     double limit;   /* bytes, what is in use included */
     bool hard;      /* beyond it memory is refused or the process killed; else slowed down, or others suffer */
+    int sharers;    /* processes that have this together: 1, or all of them */
     char name[128]; /* "the control group's memory.max", "ulimit -v" */
 } MemoryLimit;
 
-/* The limit that leaves least, of those that are hard or of the others: control groups, ulimit -v and -d, and (soft) what
- * the machine has left. Cached files count as free, as they are dropped for whoever needs memory. */
-void limits_memory(const char *root, bool hard, MemoryLimit *tightest);
+/* The limit that leaves least to each of so many processes of this machine, this one among them, of the limits that are hard or
+ * of the others: control groups and (soft) what the machine has left, which they share; ulimit -v and -d, which each of them has.
+ * Cached files count as free, as they are dropped for whoever needs memory. */
+void limits_memory(const char *root, bool hard, int processes, MemoryLimit *tightest);
 
 #endif

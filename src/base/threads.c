@@ -61,14 +61,31 @@ int threads_cpus(void) {
 }
 
 /* OMP_NUM_THREADS may be a list, of which the first number counts here. */
-static bool environment_asks(void) {
+bool threads_environment_asks(void) {
     const char *text = getenv("OMP_NUM_THREADS");
     return text && strtol(text, NULL, 10) > 0;
 }
 
 int threads_default(void) {
     int most = omp_get_max_threads(), quota = cpus_of_quota();
-    return environment_asks() || most < quota ? most : quota;
+    return threads_environment_asks() || most < quota ? most : quota;
+}
+
+/* libgomp may have bound this thread to a place; then its own mask is not the process's. */
+void threads_mask(uint64_t *words, int count) {
+    int numbers[CPU_SETSIZE];
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    if (sched_getaffinity(0, sizeof own, &own)) CPU_ZERO(&own);
+    for (int place = 0; place < omp_get_num_places(); place++) {
+        const int size = omp_get_place_num_procs(place);
+        if (size > CPU_SETSIZE) continue;
+        omp_get_place_proc_ids(place, numbers);
+        for (int i = 0; i < size; i++)
+            if (numbers[i] >= 0 && numbers[i] < CPU_SETSIZE) CPU_SET((size_t)numbers[i], &own);
+    }
+    for (int cpu = 0; cpu < 64 * count && cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET((size_t)cpu, &own)) words[cpu / 64] |= UINT64_C(1) << cpu % 64;
 }
 
 /* The stack that libgomp will want for a thread: a number of kB, or with a unit; 0: the system's default. */
@@ -186,7 +203,7 @@ static void say(const char *who, int wanted, const Team *team, int reason) {
 int threads_settle(int asked) {
     omp_set_dynamic(0);
     if (omp_get_max_active_levels() < 1) omp_set_max_active_levels(1);
-    bool explicit = asked > 0 || environment_asks();
+    bool explicit = asked > 0 || threads_environment_asks();
     int wanted = asked > 0 ? asked : threads_default(), reason = 0;
     check(wanted <= THREADS_MOST, "OMP_NUM_THREADS is %d: %d is the most", wanted, THREADS_MOST);
     int count = wanted < omp_get_thread_limit() ? wanted : omp_get_thread_limit();

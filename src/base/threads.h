@@ -9,6 +9,9 @@
 #ifndef THREADS_H
 #define THREADS_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 /* Makes waiting brief; call it first in main(). libgomp's threads spin for milliseconds before they sleep, on a shared
  * machine in the way of those they wait for; it reads how long from the environment while it is being loaded, so the
  * program starts itself once more with GOMP_SPINCOUNT set. OMP_WAIT_POLICY or GOMP_SPINCOUNT of the user's wins: then,
@@ -17,6 +20,12 @@ void threads_wait_briefly(char **argv);
 
 /* CPUs that this process may keep busy, at least one: of its affinity mask, bounded by a quota's, rounded up. */
 int threads_cpus(void);
+
+/* Bit i % 64 of word i / 64: this process may use CPU i, for all that its mask and OMP_PLACES say. No bit: that is not known. */
+void threads_mask(uint64_t *words, int count);
+
+/* Whether OMP_NUM_THREADS says a number. */
+bool threads_environment_asks(void);
 
 /* The number that nobody's --threads changes: OMP_NUM_THREADS's, or threads_cpus(). */
 int threads_default(void);

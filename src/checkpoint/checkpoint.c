@@ -59,7 +59,7 @@ int checkpoint_list(const char *directory, int64_t **steps, Error *error) {
     return count;
 }
 
-bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error *error) {
+bool checkpoint_is_complete(const char *path, int64_t step, ManifestCheck how, Error *error) {
     static const char *const NEEDED[] = {CHECKPOINT_MODEL, CHECKPOINT_SHAPE, CHECKPOINT_FLAGS, CHECKPOINT_STATE};
     Manifest manifest;
     Error reason = {0};
@@ -75,30 +75,34 @@ bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error
             good = error_set(error, "%s/%s: does not list %s", path, MANIFEST_NAME, NEEDED[i]);
     good = good && (moments_listed(&manifest, &files, &reason) ||
                     error_set(error, "%s/%s: %s", path, MANIFEST_NAME, reason.text));
-    good = good && manifest_check(path, &manifest, contents ? MANIFEST_CONTENTS : MANIFEST_SIZES, error);
+    good = good && manifest_check(path, &manifest, how, error);
     manifest_free(&manifest);
     return good;
 }
 
-/* The newest complete one in a run's directory. false with an empty error: there is none at all, complete or
+/* The newest complete one before a step in a run's directory. false with an empty error: there is none at all, complete or
  * not. */
-static bool find_newest(const char *directory, char path[CHECKPOINT_PATH], Error *error) {
+static bool find_newest(const char *directory, int64_t before, ManifestCheck how, char path[CHECKPOINT_PATH], Error *error) {
     int64_t *steps;
     int count = checkpoint_list(directory, &steps, error), passed = 0;
     if (count < 0) {
         if (errno == ENOENT) *error = (Error){0};
         return false;
     }
+    int later = 0;
+    while (later < count && steps[later] >= before) later++;
+    count -= later;
+    memmove(steps, steps + later, (size_t)count * sizeof *steps);
     Error *reasons = must_calloc((size_t)count, sizeof *reasons, "a list of checkpoints");
     bool found = false;
     for (; !found && passed < count; passed += !found) {
         char name[64];
         checkpoint_name(name, steps[passed]);
         found = path_join(path, directory, name, &reasons[passed]) &&
-                checkpoint_is_complete(path, steps[passed], true, &reasons[passed]);
+                checkpoint_is_complete(path, steps[passed], how, &reasons[passed]);
     }
     for (int i = 0; found && i < passed; i++)
-        warn("passing over an incomplete checkpoint: %s", reasons[i].text);
+        warn_for_all("passing over an incomplete checkpoint: %s", reasons[i].text);
     *error = (Error){0};
     if (!found && count)
         error_set(
@@ -118,21 +122,36 @@ static bool holds(const char *directory, const char *name) {
 }
 
 bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_PATH], Error *error) {
+    return checkpoint_find_before(resume, out, INT64_MAX, MANIFEST_CONTENTS, path, error);
+}
+
+bool checkpoint_find_before(const char *resume, const char *out, int64_t step, ManifestCheck how, char path[CHECKPOINT_PATH],
+                            Error *error) {
     Error reason = {0};
+    const bool all = step == INT64_MAX;
     *error = (Error){0};
     if (strcmp(resume, "auto") == 0) {
-        return find_newest(out, path, &reason) ||
+        return find_newest(out, step, how, path, &reason) ||
                (reason.text[0] && error_set(error, "--resume auto: %s", reason.text));
     }
     if (holds(resume, MANIFEST_NAME) || holds(resume, CHECKPOINT_STATE) || holds(resume, CHECKPOINT_MODEL)) {
         if (snprintf(path, CHECKPOINT_PATH, "%s", resume) >= CHECKPOINT_PATH)
             return error_set(error, "--resume: the path is too long");
-        return checkpoint_is_complete(path, -1, true, &reason) ||
-               error_set(error, "--resume %s", reason.text);
+        return all && (checkpoint_is_complete(path, -1, how, &reason) || error_set(error, "--resume %s", reason.text));
     }
-    if (find_newest(resume, path, &reason)) return true;
-    return reason.text[0] ? error_set(error, "--resume %s", reason.text)
-                          : error_set(error, "--resume %s: no checkpoint there", resume);
+    if (find_newest(resume, step, how, path, &reason)) return true;
+    if (reason.text[0]) return error_set(error, "--resume %s", reason.text);
+    return all && error_set(error, "--resume %s: no checkpoint there", resume);
+}
+
+char *checkpoint_identity(const char *path, int64_t *step) {
+    Manifest manifest;
+    Error ignored;
+    if (!manifest_read(path, &manifest, &ignored)) return NULL;
+    char *text = manifest_text(&manifest);
+    *step = manifest.step;
+    manifest_free(&manifest);
+    return text;
 }
 
 bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error) {
@@ -160,7 +179,7 @@ int64_t checkpoint_newest_step(const char *out) {
     for (int i = 0; newest < 0 && i < count; i++) {
         char name[64], path[CHECKPOINT_PATH];
         checkpoint_name(name, steps[i]);
-        if (path_join(path, out, name, &ignored) && checkpoint_is_complete(path, steps[i], false, &ignored))
+        if (path_join(path, out, name, &ignored) && checkpoint_is_complete(path, steps[i], MANIFEST_SIZES, &ignored))
             newest = steps[i];
     }
     free(steps);

@@ -34,6 +34,7 @@
 #include "../base/directory.h"
 #include "../model/optim.h"
 #include "companions.h"
+#include "manifest.h"
 
 enum { CHECKPOINT_PATH = PATH_SIZE };
 
@@ -61,6 +62,14 @@ void progress_free(Progress *progress);
  * at all: false, with an empty error), a run's directory the newest complete one in it, a checkpoint's
  * directory itself, which must be complete. Says on stderr which newer ones it passed over and why. */
 bool checkpoint_find(const char *resume, const char *out, char path[CHECKPOINT_PATH], Error *error);
+
+/* The same of those before a step, of which no more than that is looked at. False with an empty error also where --resume names one
+ * that is not before it. */
+bool checkpoint_find_before(const char *resume, const char *out, int64_t step, ManifestCheck how, char path[CHECKPOINT_PATH],
+                            Error *error);
+
+/* A checkpoint's step, and a text that no other one has; NULL if its manifest cannot be read. The caller frees. */
+char *checkpoint_identity(const char *path, int64_t *step);
 
 /* The directory that a checkpoint stands in, with no link in its path. */
 bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *error);
@@ -101,9 +110,8 @@ bool checkpoint_load(const char *path, const Config *config, Model *model, Optim
  * set, and errno, if it cannot be read. */
 int checkpoint_list(const char *directory, int64_t **steps, Error *error);
 
-/* Whether a directory is a complete checkpoint: of a step and no link, if that is not −1; sizes only, or
- * contents too. */
-bool checkpoint_is_complete(const char *path, int64_t step, bool contents, Error *error);
+/* Whether a directory is a complete checkpoint: of a step and no link, if that is not −1. */
+bool checkpoint_is_complete(const char *path, int64_t step, ManifestCheck how, Error *error);
 
 /* The name of a step's directory. */
 void checkpoint_name(char name[64], int64_t step);

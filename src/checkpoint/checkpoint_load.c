@@ -152,7 +152,7 @@ static void say_who_wrote(const char *directory, const Model *model, const Writt
     bool other_version = written->version[0] && strcmp(written->version, program_version());
     bool other_device = written->device[0] && strcmp(written->device, info.name);
     if (other_version || other_device)
-        warn("%s was written by version %.60s on %.100s, this is %.60s on %.100s: the bits may differ", directory,
+        warn_for_all("%s was written by version %.60s on %.100s, this is %.60s on %.100s: the bits may differ", directory,
              written->version, written->device[0] ? written->device : "a device without a name", program_version(), info.name);
 }
 
@@ -161,7 +161,7 @@ static void say_what_differs(const char *directory, const Config *config, const 
                              const Written *written) {
     char text[512] = "";
     size_t used = 0;
-    if (written->ranks && written->ranks != config->ranks && config->rank == 0) /* who speaks for all */
+    if (written->ranks && written->ranks != config->ranks)
         used += (size_t)snprintf(text + used, sizeof text - used, "; %lld rank%s, here %lld", (long long)written->ranks,
                                  written->ranks > 1 ? "s" : "", (long long)config->ranks);
     if (written->threads != config->threads)
@@ -173,7 +173,7 @@ static void say_what_differs(const char *directory, const Config *config, const 
                              (long long)written->head_chunk, (long long)model->head_chunk);
     if (strcmp(written->kernels, model->k->name))
         snprintf(text + used, sizeof text - used, "; kernels %s, here %s", written->kernels, model->k->name);
-    if (text[0]) warn("%s was written with %s: the bits will differ", directory, text + 2);
+    if (text[0]) warn_for_all("%s was written with %s: the bits will differ", directory, text + 2);
     else say_who_wrote(directory, model, written);
 }
 
@@ -199,7 +199,7 @@ static void load_gemm_choices(const char *directory, const Model *model) {
     if (!model->k->gemm_choices_load || !path_join(path, directory, CHECKPOINT_GEMM, &none)) return;
     char *text = inner_file_read(path, SMALL_FILE_MOST, &size, &none);
     if (text && !model->k->gemm_choices_load(text, why, sizeof why))
-        warn("%s: %s: the bits will differ", path, why);
+        warn_for_all("%s: %s: the bits will differ", path, why);
     free(text);
 }
 

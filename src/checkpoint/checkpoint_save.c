@@ -1,6 +1,7 @@
 /* checkpoint_save.c: how a run's state gets onto the disk, whole or not at all. See checkpoint.h. */
 #define _GNU_SOURCE
 #include "checkpoint.h"
+#include "../base/at_work.h"
 #include "../base/json.h"
 #include "../ranks/rendezvous.h"
 #include "huggingface.h"
@@ -216,7 +217,7 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
         char name[64], path[CHECKPOINT_PATH];
         checkpoint_name(name, steps[i]);
         if (steps[i] > step || !path_join(path, out, name, &ignored) ||
-            !checkpoint_is_complete(path, steps[i], false, &ignored))
+            !checkpoint_is_complete(path, steps[i], MANIFEST_SIZES, &ignored))
             continue;
         if (kept++ >= keep) remove_checkpoint(out, steps[i]);
     }
@@ -231,7 +232,6 @@ static void drop_old(const char *out, int64_t step, int64_t keep) {
 typedef struct Report {
     uint64_t done;            /* rank 0: this step's checkpoint is there, and nothing is to do */
     uint64_t bytes, checksum; /* of its file of moments */
-    char text[sizeof(Error)]; /* what failed; empty: nothing */
 } Report;
 _Static_assert(sizeof(Report) % 8 == 0, "as ranks_gather() wants it");
 
@@ -246,6 +246,7 @@ typedef struct Saving {
     bool there;                    /* rank 0: something stands at the path, and is no complete checkpoint */
     SmallFiles small;              /* rank 0 */
     int moments;                   /* files of them */
+    DeviceArena masters;           /* all of them, while the files are written */
     Report *report;                /* [ranks.count] */
 } Saving;
 
@@ -256,17 +257,26 @@ static DeviceArena whole_masters(Optimizer *optimizer) {
     return masters;
 }
 
-/* All ranks say how they have got on, and hear it of the others. If one has failed, *error is what it says. */
-static bool all_well(Saving *s, bool well, Error *error) {
-    Report *own = &s->report[s->ranks.rank];
-    snprintf(own->text, sizeof own->text, "%s", well ? "" : error->text);
-    ranks_gather(&s->ranks, s->model->k, s->report, sizeof *s->report);
-    for (int r = 0; r < s->ranks.count; r++) {
-        const char *text = s->report[r].text;
-        if (!text[0]) continue;
-        return s->ranks.count == 1 ? error_set(error, "%s", text) : error_set(error, "rank %d: %s", r, text);
-    }
-    return true;
+/* A part of a save on this rank. */
+typedef bool Work(Saving *s, Error *error);
+
+typedef struct Errand {
+    Saving *s;
+    Work *work;
+    bool good;
+    Error *error;
+} Errand;
+
+static void run_errand(void *errand) {
+    Errand *e = errand;
+    e->good = e->work(e->s, e->error);
+}
+
+/* A part of a save that uses no device, and may hang in any call. */
+static bool beside(Saving *s, Work *work, Error *error) {
+    Errand errand = {.s = s, .work = work, .error = error};
+    at_work_during(run_errand, &errand);
+    return errand.good;
 }
 
 static bool save_model(const Saving *s, const DeviceArena *masters, Error *error) {
@@ -296,13 +306,12 @@ static bool sees_the_directory(const Saving *s, Error *error) {
 
 /* Everything but the manifest into the directory that rank 0 has made. */
 static bool fill(Saving *s, Error *error) {
-    const DeviceArena masters = whole_masters(s->optimizer);
     if (s->ranks.rank) return sees_the_directory(s, error) && save_moments(s, error);
     const StepState *state = optimizer_read(s->optimizer);
     char *gemm = gemm_choices(s->model);
     s->small.directory = s->partial;
     const bool good =
-        window_is_finite(state, error) && save_model(s, &masters, error) && save_moments(s, error) &&
+        window_is_finite(state, error) && save_model(s, &s->masters, error) && save_moments(s, error) &&
         write_json(&s->small, CHECKPOINT_SHAPE, shape_object(s->config, s->model), error) &&
         write_flags(&s->small, s->config, error) &&
         write_json(&s->small, CHECKPOINT_STATE, state_object(s->config, s->model, state, s->progress), error) &&
@@ -381,7 +390,7 @@ static bool begin(Saving *s, Error *error) {
     Error ignored;
     s->there = lstat(s->path, &status) == 0;
     remove_leftovers(out);
-    if (s->there && checkpoint_is_complete(s->path, s->progress->step, true, &ignored)) {
+    if (s->there && checkpoint_is_complete(s->path, s->progress->step, MANIFEST_CONTENTS, &ignored)) {
         point_latest(out, s->name);
         /* A save that was killed here had not come to it. */
         if (!s->progress->doubtful) drop_old(out, s->progress->step, s->config->keep);
@@ -391,7 +400,7 @@ static bool begin(Saving *s, Error *error) {
     return mkdir(s->partial, 0777) == 0 || error_set(error, "%s: cannot create: %s", s->partial, strerror(errno));
 }
 
-static bool commit(const Saving *s, Error *error) {
+static bool commit(Saving *s, Error *error) {
     const char *out = s->config->out;
     bool good = write_manifest(s, error) && check_written(s, error);
     if (good && s->there) remove_checkpoint(out, s->progress->step);
@@ -407,19 +416,26 @@ static bool commit(const Saving *s, Error *error) {
     return true;
 }
 
-/* Three times all ranks wait for each other: until there is a directory, until it is full, until it has its name. */
+/* All ranks wait for each other, however long their disks take, say how they have got on, and hear it of the others. If one has
+ * failed, *error is what it says. */
+static bool together(Saving *s, Work *work, Error *error) {
+    const bool takes_part = s->ranks.rank == 0 || work == fill;
+    ranks_work_begin(&s->ranks, s->model->k, s->config->timeout);
+    const bool well = !takes_part || (work == fill ? work(s, error) : beside(s, work, error));
+    ranks_work_end();
+    ranks_gather(&s->ranks, s->model->k, s->report, sizeof *s->report);
+    return ranks_well(&s->ranks, s->model->k, well, error);
+}
+
+/* Three times they do: until there is a directory, until it is full, until it has its name. */
 static bool save(Saving *s, Error *error) {
-    const bool first = s->ranks.rank == 0;
-    bool good = hidden_path(s->partial, s->config->out, s->name, ".partial", error) && (!first || begin(s, error));
-    if (!all_well(s, good, error)) return false;
+    if (!hidden_path(s->partial, s->config->out, s->name, ".partial", error)) return false; /* on every rank */
+    if (!together(s, begin, error)) return false;
     if (s->report[0].done) return true;
-    good = fill(s, error);
-    if (!all_well(s, good, error)) {
-        if (first) directory_remove(s->partial);
-        return false;
-    }
-    good = !first || commit(s, error);
-    return all_well(s, good, error);
+    s->masters = whole_masters(s->optimizer);
+    if (together(s, fill, error)) return together(s, commit, error);
+    if (s->ranks.rank == 0) directory_remove(s->partial);
+    return false;
 }
 
 bool checkpoint_save(const Config *config, const Model *model, Optimizer *optimizer, const Progress *progress,

@@ -1,6 +1,7 @@
 /* manifest.c: see manifest.h. */
 #define _GNU_SOURCE
 #include "manifest.h"
+#include "../base/at_work.h"
 #include "../base/checksum.h"
 #include "../base/file.h"
 #include "../base/json.h"
@@ -113,36 +114,59 @@ bool manifest_read(const char *directory, Manifest *manifest, Error *error) {
     return good;
 }
 
-/* The size of an inner file and, where asked for, the checksum of what can be read of it. */
-static bool measure(const char *directory, const char *name, ManifestCheck how, ManifestFile *file,
-                    Error *error) {
+/* What has been asked of a file. */
+typedef struct Reading {
+    const char *path;
+    int fd;
+    uint64_t begin, end, checksum;
+    bool good;
+    Error *error;
+} Reading;
+
+static void read_through(void *reading) {
     enum { PIECE = 1 << 20 };
+    Reading *r = reading;
+    char *piece = must_malloc(PIECE, "checking a file");
+    r->good = true;
+    for (uint64_t at = r->begin; r->good && at < r->end;) {
+        ssize_t n = file_read(r->fd, piece, r->end - at < PIECE ? (size_t)(r->end - at) : PIECE, at);
+        if (n <= 0)
+            r->good = error_set(r->error, "%s: byte %" PRIu64 ": cannot read: %s", r->path, at,
+                                n < 0 ? strerror(errno) : "the file ends here");
+        else
+            r->checksum = checksum(r->checksum, piece, (size_t)n), at += (uint64_t)n;
+    }
+    free(piece);
+}
+
+/* The size of an inner file and the checksum of its bytes [begin, end), as far as it has them. */
+static bool measure(const char *directory, const char *name, ManifestCheck how, uint64_t begin, uint64_t end, ManifestFile *file,
+                    Error *error) {
     char path[PATH_SIZE];
     if (!path_join(path, directory, name, error)) return false;
     int fd = inner_file_open(path, &file->bytes, error);
     if (fd < 0) return false;
     /* What fsync has written can be dropped: then the next read is one of the disk. */
     if (how == MANIFEST_MEDIUM) (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    bool good = true;
-    char *piece = must_malloc(PIECE, "checking a file");
-    file->checksum = 0;
-    for (uint64_t at = 0; how != MANIFEST_SIZES && good && at < file->bytes;) {
-        ssize_t n = file_read(fd, piece, PIECE, at);
-        if (n <= 0)
-            good = error_set(error, "%s: byte %" PRIu64 ": cannot read: %s", path, at,
-                             n < 0 ? strerror(errno) : "the file ends here");
-        else
-            file->checksum = checksum(file->checksum, piece, (size_t)n), at += (uint64_t)n;
-    }
-    free(piece);
+    if (how == MANIFEST_SIZES || (how == MANIFEST_SMALL && file->bytes > MANIFEST_LARGEST)) end = begin;
+    Reading reading = {.path = path, .fd = fd, .begin = begin, .end = end < file->bytes ? end : file->bytes, .error = error};
+    at_work_during(read_through, &reading);
     close(fd);
-    return good;
+    file->checksum = reading.checksum;
+    return reading.good;
 }
 
 bool manifest_measure(const char *directory, const char *name, ManifestFile *file, Error *error) {
     *file = (ManifestFile){0};
     snprintf(file->name, NAME_SIZE, "%s", name);
-    return measure(directory, name, MANIFEST_CONTENTS, file, error);
+    return measure(directory, name, MANIFEST_CONTENTS, 0, UINT64_MAX, file, error);
+}
+
+bool manifest_measure_part(const char *directory, const char *name, uint64_t begin, uint64_t end, uint64_t *sum, Error *error) {
+    ManifestFile file;
+    if (!measure(directory, name, MANIFEST_CONTENTS, begin, end, &file, error)) return false;
+    *sum = file.checksum;
+    return true;
 }
 
 bool manifest_write(const char *directory, const Manifest *manifest, Error *error) {
@@ -156,13 +180,18 @@ bool manifest_write(const char *directory, const Manifest *manifest, Error *erro
 
 bool manifest_check_file(const char *directory, const ManifestFile *want, ManifestCheck how, Error *error) {
     ManifestFile have;
-    if (!measure(directory, want->name, how, &have, error)) return false;
+    if (!measure(directory, want->name, how, 0, UINT64_MAX, &have, error)) return false;
     if (have.bytes != want->bytes)
         return error_set(error, "%s/%s: %" PRIu64 " bytes long; its manifest says %" PRIu64, directory, want->name, have.bytes,
                          want->bytes);
-    return how == MANIFEST_SIZES || have.checksum == want->checksum ||
+    if (how == MANIFEST_SIZES || (how == MANIFEST_SMALL && have.bytes > MANIFEST_LARGEST)) return true;
+    return manifest_has_checksum(directory, want, have.checksum, error);
+}
+
+bool manifest_has_checksum(const char *directory, const ManifestFile *want, uint64_t sum, Error *error) {
+    return sum == want->checksum ||
            error_set(error, "%s/%s: damaged: its checksum is %016" PRIx64 ", its manifest says %016" PRIx64, directory,
-                     want->name, have.checksum, want->checksum);
+                     want->name, sum, want->checksum);
 }
 
 bool manifest_check(const char *directory, const Manifest *manifest, ManifestCheck how, Error *error) {

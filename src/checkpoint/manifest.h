@@ -46,6 +46,12 @@ char *manifest_text(const Manifest *manifest);
 /* Takes size and checksum of a file in a directory, as its manifest is to say. */
 bool manifest_measure(const char *directory, const char *name, ManifestFile *file, Error *error);
 
+/* The checksum of bytes [begin, end) of a file in a directory, as far as it has them. */
+bool manifest_measure_part(const char *directory, const char *name, uint64_t begin, uint64_t end, uint64_t *sum, Error *error);
+
+/* Whether that is the checksum of a file. */
+bool manifest_has_checksum(const char *directory, const ManifestFile *want, uint64_t sum, Error *error);
+
 /* Writes a directory's manifest, of at most MANIFEST_FILES_MOST files, fsynced. */
 bool manifest_write(const char *directory, const Manifest *manifest, Error *error);
 
@@ -55,7 +61,8 @@ bool manifest_read(const char *directory, Manifest *manifest, Error *error);
 typedef enum ManifestCheck {
     MANIFEST_SIZES,    /* every file is there with its size: quick */
     MANIFEST_CONTENTS, /* and with its checksum */
-    MANIFEST_MEDIUM,   /* and that when read back from the disk, not from what the kernel still has of it */
+    MANIFEST_SMALL,    /* those of at most MANIFEST_LARGEST bytes with their checksums, the others with their sizes */
+    MANIFEST_MEDIUM,   /* all with their checksums, when read back from the disk, not from what the kernel still has of it */
 } ManifestCheck;
 
 /* Whether a file is what it was when it was measured. */

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "../base/at_work.h"
 #include "../base/file.h"
 #include "../base/json_scan.h"
 
@@ -454,6 +455,7 @@ static bool read_converted(const SafetensorsFile *file, const SafetensorsTensor 
 bool safetensors_read(const SafetensorsFile *file, const SafetensorsTensor *tensor, uint64_t first,
                       uint64_t count, SafetensorsDtype as, void *out, Error *error) {
     const size_t out_bytes = dtypes[as].bytes;
+    at_work();
     if (first > tensor->n_elements || count > tensor->n_elements - first)
         return error_set(error, "%s: tensor '%s': %" PRIu64 " elements from %" PRIu64 " on, it has %" PRIu64,
                          file->path, printable(tensor->name).text, count, first, tensor->n_elements);

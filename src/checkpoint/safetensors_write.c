@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "../base/at_work.h"
+#include "../base/directory.h"
 #include "../base/file.h"
 #include "safetensors.h"
 
@@ -172,6 +174,18 @@ static void remove_partial(SafetensorsWriter *writer) {
     unlink(writer->partial);
 }
 
+typedef struct Piece {
+    int fd, reason; /* reason: errno, or 0 */
+    const void *bytes;
+    size_t count;
+    uint64_t at;
+} Piece;
+
+static void write_piece(void *piece) {
+    Piece *p = piece;
+    p->reason = file_write(p->fd, p->bytes, p->count, p->at) ? 0 : errno;
+}
+
 static bool append(SafetensorsWriter *writer, size_t entry, const void *data, size_t bytes, Error *error) {
     if (entry >= writer->n_entries)
         return error_set(error, "%s: tensor %zu of %zu", writer->path, entry, writer->n_entries);
@@ -181,9 +195,11 @@ static bool append(SafetensorsWriter *writer, size_t entry, const void *data, si
     if (bytes > left)
         return error_set(error, "%s: tensor '%s': %zu bytes more, only %" PRIu64 " are left", writer->path,
                          tensor->name, bytes, left);
-    if (!file_write(writer->fd, data, bytes, at))
+    Piece piece = {.fd = writer->fd, .bytes = data, .count = bytes, .at = at};
+    at_work_during(write_piece, &piece);
+    if (piece.reason)
         return error_set(error, "%s: tensor '%s': byte %" PRIu64 ": cannot write: %s", writer->path,
-                         tensor->name, at, strerror(errno));
+                         tensor->name, at, strerror(piece.reason));
     writer->written[entry] += bytes;
     return true;
 }
@@ -205,11 +221,9 @@ static bool commit(SafetensorsWriter *writer, Error *error) {
             return error_set(error, "%s: tensor '%s': %" PRIu64 " of %" PRIu64 " bytes written", writer->path,
                              writer->tensor[i]->name, writer->written[i], bytes);
     }
-    int status;
-    while ((status = fsync(writer->fd)) != 0 && errno == EINTR) continue;
-    if (status != 0) return error_set(error, "%s: cannot fsync: %s", writer->partial, strerror(errno));
+    if (!descriptor_sync(writer->fd)) return error_set(error, "%s: cannot fsync: %s", writer->partial, strerror(errno));
     /* From here on remove_partial has no descriptor to go by. */
-    status = close(writer->fd);
+    int status = close(writer->fd);
     writer->fd = -1;
     if (status != 0 || rename(writer->partial, writer->path) != 0) {
         error_set(error, "%s: cannot %s: %s", writer->partial, status ? "close" : "rename", strerror(errno));

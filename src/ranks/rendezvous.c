@@ -1,9 +1,11 @@
 /* rendezvous.c: see rendezvous.h. */
 #include "rendezvous.h"
 #include "address.h"
+#include "../base/at_work.h"
 #include "../base/checksum.h"
 #include "../base/deadline.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +17,7 @@ enum { HAS_MPI = 0 };
 #endif
 
 enum { ID_MOST = 1024 };
+_Static_assert(sizeof(Error) % 8 == 0, "as ranks_gather() wants it");
 
 static bool ours_to_finalize; /* MPI */
 static double finalize_s;     /* at most */
@@ -131,4 +134,53 @@ int ranks_find_difference(const Ranks *ranks, const Kernels *k, const char *text
         if (numbers[r] != numbers[0]) other = r;
     free(numbers);
     return other;
+}
+
+/* ---- work that others wait for ---- */
+
+static struct {
+    const Ranks *ranks;
+    const Kernels *k;
+} work;
+
+/* All ranks tell each other whether they are done, those that are again at once. */
+static bool all_done(bool done) { return ranks_agree(work.ranks, work.k, done); }
+
+static void tell(void *unused) {
+    (void)unused;
+    (void)all_done(false);
+}
+
+/* So often that a piece of work between two looks at the clock may take most of the time that others wait. */
+void ranks_work_begin(const Ranks *ranks, const Kernels *k, double timeout_s) {
+    work.ranks = ranks, work.k = k;
+    if (ranks->count > 1) at_work_tell(timeout_s / 4, tell, NULL);
+}
+
+void ranks_work_end(void) {
+    at_work_tell(0, NULL, NULL);
+    while (!all_done(true)) continue;
+}
+
+bool ranks_well(const Ranks *ranks, const Kernels *k, bool well, Error *error) {
+    Error *all = must_calloc((size_t)ranks->count, sizeof *all, "what the ranks say");
+    int first = -1;
+    if (!well) all[ranks->rank] = *error;
+    ranks_gather(ranks, k, all, sizeof *all);
+    for (int r = ranks->count - 1; r >= 0; r--)
+        if (all[r].text[0]) first = r;
+    if (first >= 0 && ranks->count > 1) error_set(error, "rank %d: %s", first, all[first].text);
+    free(all);
+    return first < 0;
+}
+
+void ranks_end(const Ranks *ranks, const Kernels *k, int code, const char *format, ...) {
+    char text[sizeof(Error)];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (ranks->rank == 0) warn("%s", text);
+    ranks_tell(ranks, k, 0);
+    exit(code);
 }

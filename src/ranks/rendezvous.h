@@ -24,6 +24,19 @@ bool ranks_open(const Ranks *ranks, const Kernels *k, const Meeting *meeting, Er
 /* After the device is closed, at the end of a run that all ranks have done. */
 void ranks_close(void);
 
+/* Work of a rank may take longer than the others are ready to wait, as that of a disk: between these two calls, which all ranks
+ * make, it counts for nothing. Whoever works tells the others by at_work.h that it does, and calls none of the below. The
+ * second returns when every rank has come to it. */
+void ranks_work_begin(const Ranks *ranks, const Kernels *k, double timeout_s);
+void ranks_work_end(void);
+
+/* Whether all ranks are well. If one is not, *error is what the first such has said; of several ranks with its number. */
+bool ranks_well(const Ranks *ranks, const Kernels *k, bool well, Error *error);
+
+/* Ends all ranks by what all have found alike, with this code; rank 0 says it, before any is gone, for whoever started them
+ * ends the others then. */
+void ranks_end(const Ranks *ranks, const Kernels *k, int code, const char *format, ...) CHECK_PRINTF(4, 5) CHECK_NORETURN;
+
 /* Whether every rank says yes; all of them call it, at the same place. */
 bool ranks_agree(const Ranks *ranks, const Kernels *k, bool yes);
 

@@ -1,5 +1,6 @@
 /* decode.c: see decode.h. */
 #include "decode.h"
+#include "../base/at_work.h"
 #include "../model/fetch.h"
 #include "log.h"
 
@@ -170,7 +171,10 @@ bool decode_all(const Decoding *decoding, const Prompts *prompts, DecodeCost *co
     bool finite = true;
     *cost = (DecodeCost){0};
     open_batch(&batch);
-    while (finite && !batch.enough && !all_done(&batch)) finite = feed_prompts(&batch) && step(&batch);
+    while (finite && !batch.enough && !all_done(&batch)) {
+        at_work();
+        finite = feed_prompts(&batch) && step(&batch);
+    }
     close_batch(&batch);
     return finite || error_set(error, "the model's logits are not finite: these weights have diverged");
 }

@@ -1,8 +1,10 @@
 /* device.c: see device.h. */
 #include "device.h"
+#include "../base/limits.h"
 #include "../base/threads.h"
 #include "../settings/command_line.h"
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -139,17 +141,50 @@ void device_inherit_threads(Config *c, int argc, char **argv) {
     if (!inherits_threads) c->threads = 0;
 }
 
-static int settle_threads(int asked) {
-    int otherwise = inherits_threads ? threads_default() : asked;
-    int threads = threads_settle(asked);
-    if (inherits_threads && threads == asked && threads != otherwise)
+static int asked_threads; /* of --threads; 0: nobody's */
+
+/* What is said of threads that a checkpoint asks for. */
+static void say_inherited(int threads, int otherwise) {
+    if (inherits_threads && threads != otherwise)
         warn("%d thread%s, as the checkpoint was trained with, for the same bits; without that it would be %d: --threads says "
              "otherwise", threads, threads == 1 ? "" : "s", otherwise);
+}
+
+static int settle_threads(const Config *c) {
+    const int wanted = (int)c->threads, otherwise = inherits_threads ? threads_default() : wanted;
+    const int threads = threads_settle(wanted);
+    asked_threads = inherits_threads ? 0 : wanted;
+    if (c->ranks == 1 && threads == wanted) say_inherited(threads, otherwise); /* several: when they know of each other */
     return threads;
 }
 
+/* This rank's part of what its machine's ranks may keep busy together; 0: not known. */
+static int fair_share(const Neighbours *n) {
+    const double quota = limits_cpu_quota("") / n->count;
+    if (quota >= (n->cpus ? n->cpus : INT_MAX)) return n->cpus;
+    return quota < 1 ? 1 : (int)quota;
+}
+
+void device_share_cpus(Config *c, const Neighbours *n) {
+    const int share = fair_share(n), fallback = threads_default();
+    const bool speaks = c->rank == n->first, given = asked_threads || threads_environment_asks();
+    if (n->count == 1 || !share || c->threads <= share) {
+        if (speaks && !threads_environment_asks()) say_inherited((int)c->threads, share && share < fallback ? share : fallback);
+        return;
+    }
+    if (!given) {
+        c->threads = threads_settle(share);
+        return;
+    }
+    char who[64];
+    snprintf(who, sizeof who, asked_threads ? "--threads %lld" : "OMP_NUM_THREADS is %lld", (long long)c->threads);
+    if (speaks)
+        warn("%s: this machine's %d ranks have %d CPU%s each; threads beyond that wait for each other", who, n->count, share,
+             share == 1 ? "" : "s");
+}
+
 const Kernels *device_open(Config *config) {
-    config->threads = settle_threads((int)config->threads);
+    config->threads = settle_threads(config);
     const Kernels *k = config->device == DEVICE_CPU ? NULL : open_cuda(config);
     if (!k && plans_for_gpu(config)) k = plan_cuda(config);
     if (!k) k = open_cpu(config);

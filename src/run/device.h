@@ -5,6 +5,7 @@
 #define DEVICE_H
 
 #include "../../kernels/kernels.h"
+#include "../ranks/neighbours.h"
 #include "../settings/config.h"
 
 /* The implementation for --device and --dtype, opened; auto values in *config are replaced by what was chosen, and
@@ -18,6 +19,10 @@ const Kernels *device_open(Config *config);
  * are, in training, and if this machine has as many CPUs; device_open() then says so where the number would have been
  * another. Else it is this machine's own, unless the command line says. */
 void device_inherit_threads(Config *config, int argc, char **argv);
+
+/* When the ranks know of each other: where nobody has asked for a number of threads, a rank has no more than its share of the
+ * machine's CPUs and of a quota of its container; who has asked for more hears of it once a machine. */
+void device_share_cpus(Config *config, const Neighbours *neighbours);
 
 /* A line that says why --device auto took the CPU in a build that could use a GPU; NULL if it did not. */
 const char *device_notice(void);

@@ -81,7 +81,7 @@ void report_plan(const Config *c, const Kernels *k) {
     }
     printf("  %-12s %10.1f MB\n", "total", total * 1e-6);
     char meets[300];
-    capacity_describe(k, total, meets, sizeof meets);
+    capacity_describe(c, k, total, meets, sizeof meets);
     if (meets[0]) printf("%s\n", meets);
     params_free(&params);
 }

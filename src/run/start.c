@@ -1,6 +1,6 @@
 /* start.c: see start.h. */
 #include "start.h"
-#include "../ranks/rendezvous.h"
+#include "../checkpoint/shared_check.h"
 #include "../settings/changes.h"
 #include "../settings/command_line.h"
 #include "../settings/needs.h"
@@ -17,13 +17,15 @@
 
 enum { GENERATE_AT_ONCE = 8 }; /* texts: to the bit what each is alone (decode.h) */
 
-/* Which checkpoint --resume means; its config.ini lies under the other flags. */
-static void find_checkpoint(Start *start, int argc, char **argv) {
-    const char *resume = config_peek(argc, argv, "resume"), *out = config_peek(argc, argv, "out");
+/* Which checkpoint before this step --resume means; its config.ini lies under the other flags. Large files are read by all ranks
+ * together, when they know each other. */
+static void find_checkpoint(Start *start, int64_t before) {
+    const char *resume = config_peek(start->argc, start->argv, "resume"), *out = config_peek(start->argc, start->argv, "out");
+    const ManifestCheck how = start->ranks.count > 1 ? MANIFEST_SMALL : MANIFEST_CONTENTS;
     Error error = {0};
     if (!resume) return;
     check(out || strcmp(resume, "auto"), "--resume auto looks into --out, which is not given");
-    if (!checkpoint_find(resume, out, start->resume_from, &error)) {
+    if (!checkpoint_find_before(resume, out, before, how, start->resume_from, &error)) {
         check(!error.text[0], "%s", error.text);
         start->resume_from[0] = '\0'; /* auto, and nothing there yet: a fresh start */
     }
@@ -58,13 +60,11 @@ static void find_ranks(Start *start) {
     require(freopen("/dev/null", "w", stdout), "/dev/null: %s", strerror(errno));
 }
 
-void start_read(Start *start, int argc, char **argv) {
+/* The flags, with the checkpoint's under them. */
+static void read_flags(Start *start) {
     char base[CHECKPOINT_PATH + 16];
-    start->argc = argc, start->argv = argv;
-    usage_answer(argc, argv, ranks_print_launchers);
-    find_ranks(start);
-    smoke_check(argc, argv);
-    find_checkpoint(start, argc, argv);
+    const int argc = start->argc;
+    char **argv = start->argv;
     snprintf(base, sizeof base, "%s/config.ini", start->resume_from);
     const char *init_from = start->resume_from[0] ? NULL : config_peek(argc, argv, "init-from");
     if (init_from) read_over_model(start, init_from, argc, argv);
@@ -88,6 +88,15 @@ void start_read(Start *start, int argc, char **argv) {
     needs_check(c, argc, argv);
 }
 
+void start_read(Start *start, int argc, char **argv) {
+    start->argc = argc, start->argv = argv;
+    usage_answer(argc, argv, ranks_print_launchers);
+    find_ranks(start);
+    smoke_check(argc, argv);
+    find_checkpoint(start, INT64_MAX);
+    read_flags(start);
+}
+
 /* ------------------------------------------------------------------------------------------------------
  * Several ranks
  * ---------------------------------------------------------------------------------------------------- */
@@ -100,7 +109,7 @@ typedef struct Comparison {
 /* All ranks ask for the same, and end alike. */
 static void must_be_everywhere(const Comparison *c, const char *what, const char *text) {
     const int other = ranks_find_difference(&c->start->ranks, c->k, text);
-    check(other < 0, "rank %d has another %s than rank 0", other, what);
+    if (other >= 0) ranks_end(&c->start->ranks, c->k, EXIT_USAGE, "rank %d has another %s than rank 0", other, what);
 }
 
 static void add_flag(const char *name, const char *value, bool is_number, void *text) {
@@ -117,19 +126,54 @@ static void compare_flag(const char *name, const char *value, bool is_number, vo
 }
 
 /* All at once, for on many ranks each question takes time; one by one where that shows a difference. */
-static void compare_flags(Comparison *c) {
+static void compare_flags(const Comparison *c) {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
     require(out, "out of memory for what the ranks compare");
     config_visit(&c->start->config, add_flag, out);
     require(fclose(out) == 0, "out of memory for what the ranks compare");
-    if (ranks_find_difference(&c->start->ranks, c->k, text) >= 0) config_visit(&c->start->config, compare_flag, c);
+    Comparison again = *c;
+    if (ranks_find_difference(&c->start->ranks, c->k, text) >= 0) config_visit(&c->start->config, compare_flag, &again);
     free(text);
 }
 
+/* Returns the checkpoint's step; −1: there is none to go on from. */
+static int64_t compare_checkpoints(const Comparison *c) {
+    int64_t step = -1;
+    char *text = c->start->resume_from[0] ? checkpoint_identity(c->start->resume_from, &step) : NULL;
+    must_be_everywhere(c, "checkpoint to go on from", text ? text : "");
+    free(text);
+    return step;
+}
+
+/* To a checkpoint before the one that is damaged. It has another config.ini, but the device is open by now. */
+static void go_back(Start *start, const Kernels *k, int64_t step, const char *why) {
+    const Config old = start->config, *c = &start->config;
+    find_checkpoint(start, step);
+    if (!start->resume_from[0])
+        ranks_end(&start->ranks, k, EXIT_USAGE, "%s; there is no complete checkpoint before it to go on from", why);
+    read_flags(start);
+    if ((c->device != DEVICE_AUTO && c->device != old.device) || (c->dtype != DTYPE_FLAG_AUTO && c->dtype != old.dtype))
+        ranks_end(&start->ranks, k, EXIT_USAGE, "%s; the one before it, %s, is of another --device or --dtype: --resume it by its name",
+                  why, start->resume_from);
+    start->config.device = old.device, start->config.dtype = old.dtype, start->config.threads = old.threads;
+    warn_for_all("passing over an incomplete checkpoint: %s", why);
+}
+
+/* All ranks go on from one checkpoint, which is whole, and with the same flags. */
+static void agree(Start *start, const Comparison *comparison) {
+    for (;;) {
+        Error why = {0};
+        const int64_t step = compare_checkpoints(comparison);
+        compare_flags(comparison);
+        if (step < 0 || shared_check(start->resume_from, &start->ranks, comparison->k, start->config.timeout, &why)) return;
+        go_back(start, comparison->k, step, why.text);
+    }
+}
+
 /* Only training shares its work. */
-void start_join(const Start *start, const Kernels *k, const int64_t *step) {
+void start_join(Start *start, const Kernels *k, const int64_t *step) {
     const Config *c = &start->config;
     bool trains = !c->dry_run && !c->probe && !config_generates(c) && !c->eval && !c->eval_only && !c->smoke;
     Error error = {0};
@@ -140,15 +184,15 @@ void start_join(const Start *start, const Kernels *k, const int64_t *step) {
     check(ranks_open(&start->ranks, k, &meeting, &error), "%s", error.text);
     Comparison comparison = {start, k};
     must_be_everywhere(&comparison, "version of the program", program_version());
-    compare_flags(&comparison);
+    agree(start, &comparison);
+    start->neighbours = neighbours_find(&start->ranks, k);
+    start->config.local_ranks = start->neighbours.count;
+    device_share_cpus(&start->config, &start->neighbours);
 }
 
-void start_compare(const Start *start, const Kernels *k, int64_t step, const char *train_print, const char *val_print) {
+void start_compare(const Start *start, const Kernels *k, const char *train_print, const char *val_print) {
     if (start->ranks.count == 1) return;
     const Comparison comparison = {start, k};
-    char number[32];
-    snprintf(number, sizeof number, "%lld", (long long)step);
-    must_be_everywhere(&comparison, "checkpoint to go on from", number);
     must_be_everywhere(&comparison, "training data", train_print);
     must_be_everywhere(&comparison, "validation data", val_print ? val_print : "");
 }

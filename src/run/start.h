@@ -7,7 +7,7 @@
 #include "../../kernels/kernels.h"
 #include "../checkpoint/checkpoint.h"
 #include "../checkpoint/init_from.h"
-#include "../ranks/launcher.h"
+#include "../ranks/neighbours.h"
 #include "../settings/config.h"
 
 typedef struct Start {
@@ -15,6 +15,7 @@ typedef struct Start {
     char **argv;
     Config config;                     /* resolved */
     Ranks ranks;
+    Neighbours neighbours;             /* after start_join() */
     char resume_from[CHECKPOINT_PATH]; /* a checkpoint's directory; "" for a fresh start */
     InitFrom init_from;                /* of a fresh start with --init-from */
     Config theirs;                     /* the flags of the run that is gone on with */
@@ -24,12 +25,14 @@ typedef struct Start {
  * is gone afterwards. */
 void start_read(Start *start, int argc, char **argv);
 
-/* Opens what the ranks talk by, on the device that is open; waits for all of them. Exit 2 where they cannot, and where one has
- * another version of the program or other flags than rank 0, which are named: they would train something that nobody asked
- * for. *step is the number of finished steps, whenever a rank has to say where it waits. Nothing for one rank. */
-void start_join(const Start *start, const Kernels *k, const int64_t *step);
+/* Opens what the ranks talk by, on the device that is open; waits for all of them; shares out the machine's CPUs. Exit 2 where
+ * they cannot, and where one has another version of the program, another checkpoint or other flags than rank 0, which are named:
+ * they would train something that nobody asked for. Of a checkpoint each rank then reads a part of what start_read() has left
+ * unread; where that is damaged, all go back to the one before. *step is the number of finished steps, whenever a rank has to say
+ * where it waits. Nothing for one rank. */
+void start_join(Start *start, const Kernels *k, const int64_t *step);
 
-/* The same of the step that they go on from, and of their data (fingerprints). */
-void start_compare(const Start *start, const Kernels *k, int64_t step, const char *train_print, const char *val_print);
+/* The same of their data (fingerprints). */
+void start_compare(const Start *start, const Kernels *k, const char *train_print, const char *val_print);
 
 #endif

@@ -134,12 +134,12 @@ static const Flag RUN[] = {
     INT("bucket-mb", bucket_mb, "25", 0, 100000, "several ranks: gradients are reduced in pieces of at least so many MB; 0: a layer at a time"),
     CHOICE("reduce-dtype", reduce_dtype, "auto", "auto|fp32|bf16",
            "several ranks: bf16 sends half the bytes of the gradients that are summed, but those of norms and gates; the sums are "
-           "rounded once on a CPU, after each addition on GPUs (auto: fp32; fp64 with --dtype fp64)"),
+           "rounded once on a CPU, after each addition on GPUs; what is beyond bf16's largest number skips the step (auto: fp32; fp64 with --dtype fp64)"),
     INT("check-sync", check_sync, "1000", 0, 1e12,
-        "several ranks: compare their weights, to the bit, every so many steps and at the end (0: never)"),
+        "several ranks: compare their weights, to the bit, at the start, every so many steps and at the end (0: never)"),
     TEXT("rendezvous", rendezvous, "several ranks on GPUs without MPI: HOST:PORT where they meet, of rank 0's machine (none: MASTER_ADDR and MASTER_PORT + 1; Slurm's first host)"),
-    REAL("timeout", timeout, "1800", 1, 1e9, "several ranks: seconds that one waits for the others before all end with code 4"),
-    INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: OMP_NUM_THREADS, or the CPUs that the affinity mask and a container's quota leave)"),
+    REAL("timeout", timeout, "1800", 1, 1e9, "several ranks: seconds that one waits for the others before all end with code 4; a save may take longer"),
+    INT("threads", threads, "0", 0, 4096, "OpenMP threads (0: OMP_NUM_THREADS, or a rank's share of the CPUs that the affinity mask and a container's quota leave)"),
 };
 
 static const Flag MODES[] = {

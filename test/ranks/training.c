@@ -4,6 +4,7 @@
  *     mpirun -n 2 build/training_cpu variants       a cover by pairs of norm × placement × GPAS × SDD, in fp64
  *     mpirun -n 2 build/training_cpu sync           a bit that flips, in each tensor in turn, is found and named
  *     mpirun -n 2 build/training_cpu reduce         what --reduce-dtype leaves of gradients, to the bit; training_emu as well
+ *     mpirun -n 2 build/training_cpu beyond         gradients around the largest number of bf16; training_emu as well
  *     mpirun -n 2 build/training_emu wire           bytes that a rank sends in a step over those of a sum of all gradients in
  *                                                   fp32, with bf16's storage: --zero 0 and 1, --reduce-dtype fp32 and bf16
  *     mpirun -n 2 build/training_emu steps on       weights after three steps, as one line of hexadecimal digits (EMU_SEED);
@@ -383,6 +384,45 @@ static void reductions(const Ranks *ranks) {
     if (ranks->rank == 0) printf("%d reductions\n", count);
 }
 
+/* ---- beyond ---- */
+
+/* What fp32 has and bf16 has not is an infinity when it is rounded, as in any sum that overflows: the step is skipped by all
+ * ranks. Nothing is cut to the largest number: that would be another direction. */
+static void beyond_bf16(const Ranks *ranks) {
+    static const struct {
+        double gradient;
+        const char *travels;
+        bool skipped;
+    } CASES[] = {
+        {0x1.fep127, "bf16", false},    /* the largest of bf16 */
+        {0x1.fefffep127, "bf16", false}, /* the last number of fp32 that is nearer to it */
+        {0x1.ffp127, "bf16", true},
+        {0x1.fffffep127, "bf16", true}, /* the largest of fp32 */
+        {0x1.fffffep127, "fp32", false},
+    };
+    for (size_t i = 0; i < 2 * sizeof CASES / sizeof *CASES; i++) {
+        static Trained t;
+        char settings[128];
+        snprintf(settings, sizeof settings, "arch=llama cuda-graph=off bucket-mb=0 skip-sigma=0 reduce-dtype=%s zero=%d",
+                 CASES[i / 2].travels, (int)(i & 1));
+        start(&t, ranks, settings);
+        const Model *m = &t.model;
+        const size_t element = dtype_size(kernels.accum);
+        const float one = (float)CASES[i / 2].gradient;
+        const double wide = one;
+        optimizer_begin(&t.optimizer, &(StepInputs){.lr = LR, .loss_scale = 1});
+        if (ranks->rank == 1) kernels.copy(m->queue, m->grad, element == 8 ? (const void *)&wide : (const void *)&one, element, COPY_TO_DEVICE);
+        kernels.queue_wait(m->queue);
+        for (int layer = m->L; layer >= -1; layer--) optimizer_reduce(&t.optimizer, layer);
+        step_update(&t.step);
+        const StepState *state = optimizer_await(&t.optimizer, optimizer_report(&t.optimizer));
+        require((state->skip != SKIP_NONE) == CASES[i / 2].skipped, "%s, %a: skip is %d, the norm %g", settings, CASES[i / 2].gradient,
+                (int)state->skip, state->grad_norm);
+        end(&t);
+    }
+    if (ranks->rank == 0) printf("%d gradients\n", (int)(sizeof CASES / sizeof *CASES));
+}
+
 /* ---- wire ---- */
 
 static void print_wire(const Ranks *ranks) {
@@ -461,10 +501,11 @@ int main(int argc, char **argv) {
     if (strcmp(mode, "variants") == 0) variants(&ranks);
     else if (strcmp(mode, "sync") == 0) sync_finds_every_bit(&ranks);
     else if (strcmp(mode, "reduce") == 0) reductions(&ranks);
+    else if (strcmp(mode, "beyond") == 0) beyond_bf16(&ranks);
     else if (strcmp(mode, "wire") == 0) print_wire(&ranks);
     else if (strcmp(mode, "steps") == 0) print_steps(&ranks, graphs);
     else if (strcmp(mode, "order") == 0) print_order(&ranks, graphs);
-    else fail(EXIT_USAGE, "variants, sync, reduce, wire, steps or order");
+    else fail(EXIT_USAGE, "variants, sync, reduce, beyond, wire, steps or order");
     fflush(stdout);
     kernels.close();
     ranks_close();
