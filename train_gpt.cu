@@ -31,6 +31,7 @@
 #include "src/run/smoke.h"
 #include "src/run/start.h"
 #include "src/run/stop.h"
+#include "src/run/summary.h"
 #include "src/run/sync.h"
 #include "src/run/telemetry.h"
 #include "src/run/tokenizer.h"
@@ -73,6 +74,7 @@ typedef struct Run {
     Sync sync;
     TokenBytes table; /* of samples on the way */
     Log log;
+    Summary summary;
     Waiting waiting;
     int64_t step;       /* finished updates, whose outcome has been read */
     Flight flight;      /* the one after them */
@@ -371,8 +373,10 @@ static const char *land(Run *run) {
     if (run->step == 1) run->first_loss = loss;
     run->last_loss = loss;
     if (state->skip) report_skip(run, state, loss);
-    log_train(&run->log, &(TrainRecord){.step = run->step, .loss = loss, .lr = flight.lr, .grad_norm = state->grad_norm,
-                                        .ms = ms, .tokens = flight.targets});
+    const TrainRecord record = {.step = run->step, .loss = loss, .lr = flight.lr, .grad_norm = state->grad_norm, .ms = ms,
+                                .tokens = flight.targets};
+    log_train(&run->log, &record);
+    summary_step(&run->summary, &record, state->skip != 0);
     if (state->non_finite) end_without_numbers(run, state->non_finite);
     if (run->telemetry && due(run->step, c->stats_every)) telemetry_write(run->telemetry, &run->log, run->step);
     char line[320];
@@ -398,6 +402,7 @@ static void validate(Run *run) {
     Error error = {0};
     if (!validator_run(&run->validator, &found, &error)) end_without_data(run, "--val-data", error.text);
     log_val(&run->log, run->step, &found);
+    summary_val(&run->summary, run->step, found.loss);
     if (isfinite(found.loss)) return;
     char why[128];
     snprintf(why, sizeof why, "the validation loss after step %lld is not finite", (long long)run->step);
@@ -503,7 +508,12 @@ static void loop(Run *run) {
     cJSON *event = cJSON_CreateObject();
     cJSON_AddStringToObject(event, "reason",
                             !saved ? "the last checkpoint could not be written" : reason ? reason : "all steps done");
+    const SummaryEnd end = {.config = c, .program = run->start.argv[0], .reason = reason, .step = run->step,
+                            .checkpoint = run->last_checkpoint[0] ? run->last_checkpoint : NULL,
+                            .seconds = log_seconds() - run->started, .generates = run->model.V <= 256};
+    summary_event(&run->summary, &end, event);
     log_event(&run->log, "end", run->step, event);
+    if (saved && !c->smoke) summary_print(&run->summary, &end, &run->log);
     if (!saved) end_all(run, EXIT_RUNTIME, "the last checkpoint could not be written", error.text);
 }
 
@@ -523,6 +533,15 @@ static void open_table(Run *run) {
     Error error = {0};
     if (!run->start.config.sample_every) return;
     check(generate_table(&run->table, &run->start, &run->train_set, &error), "--sample-every: %s", error.text);
+}
+
+/* Rank 0 tells what came of the run, and so recalls what was noted of it before. */
+static void begin_summary(Run *run, bool other_val_data) {
+    const Config *c = &run->start.config;
+    char path[PATH_SIZE];
+    Error error;
+    bool recalls = run->start.resume_from[0] && c->rank == 0 && c->out && path_join(path, c->out, "metrics.jsonl", &error);
+    summary_begin(&run->summary, run->step, recalls ? path : NULL, other_val_data);
 }
 
 static void train(Run *run) {
@@ -555,6 +574,7 @@ static void train(Run *run) {
     start_compare(&run->start, run->k, run->train_print, run->val_print);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     flags_file_write(c);
+    begin_summary(run, cJSON_HasObjectItem(event, "val_data"));
     if (run->start.resume_from[0]) memcpy(run->last_checkpoint, run->start.resume_from, sizeof run->start.resume_from);
     log_start(run, event);
     check_sync(run);
@@ -562,6 +582,7 @@ static void train(Run *run) {
     stop_as_request();
     loop(run);
     log_close(&run->log);
+    summary_free(&run->summary);
     close_training_data(run);
     if (run->validates) validator_destroy(&run->validator);
     tokenizer_close(&run->tokenizer);

@@ -5,6 +5,7 @@ scale is linear or logarithmic; all panels of a picture have one y axis; what li
 named, and sets no scale.
 """
 import math
+import os
 import textwrap
 
 import matplotlib
@@ -19,6 +20,7 @@ COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 DASHES = ["-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5))]
 GRAY, DARK = "#dddddd", "#555555"
 DPI = 130
+plt.rcParams["text.parse_math"] = False  # a run may be called $x$
 LABEL_GAP = 1.08  # lines of labels, in heights of one
 
 
@@ -38,30 +40,49 @@ def new_figure(count, title, note="", share_y=True, share_x=False):
     width, height = (7.6, 4.4) if count == 1 else (5.1, 3.3)
     figure, axes = plt.subplots(lines, columns, figsize=(columns * width, lines * height + 0.5), dpi=DPI, squeeze=False,
                                 layout="constrained", sharey=share_y, sharex=share_x)  # fmt: skip
-    figure.suptitle("\n".join(textwrap.wrap(title, 30 + 50 * columns)), fontsize=12)
-    if note:
-        figure.supxlabel("\n".join(textwrap.wrap(note, 50 + 60 * columns)), fontsize=8.5, color=DARK)
     flat = list(axes.flat)
     for axis in flat[count:]:
         axis.set_axis_off()
-    for axis in flat[:count]:
+    return dress(figure, flat[:count], title, note, columns)
+
+
+def new_figure_over(below, title, note=""):
+    """A figure of one large panel, and under it `below` small ones beside each other; their axes, the large one first."""
+    if not below:
+        return new_figure(1, title, note)
+    figure = plt.figure(figsize=(9.2, 6.4), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(2, below, height_ratios=[2.3, 1])
+    axes = [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, i]) for i in range(below))]
+    return dress(figure, axes, title, note, 2)
+
+
+def dress(figure, axes, title, note, columns):
+    """Title, note, grid: what all our figures have."""
+    figure.suptitle("\n".join(textwrap.wrap(title, 30 + 50 * columns)), fontsize=12)
+    if note:
+        figure.supxlabel("\n".join(textwrap.wrap(note, 50 + 60 * columns)), fontsize=8.5, color=DARK)
+    for axis in axes:
         axis.grid(True, which="major", color=GRAY, linewidth=0.7)
         axis.set_axisbelow(True)
         axis.tick_params(labelleft=True, labelbottom=True)  # a panel that is looked at alone says its numbers
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    return figure, flat[:count]
+    return figure, axes
 
 
 def save(figure, path):
-    """Writes it. A place that cannot be written is an OSError, another kind of file than matplotlib knows a
-    ValueError."""
+    """Writes it, whole or not at all. A place that cannot be written is an OSError, another kind of file than matplotlib
+    knows a ValueError."""
     for axis in figure.axes:
         place_labels(figure, axis)
+    partial = os.path.join(os.path.dirname(path), ".%s.partial" % os.path.basename(path))
     try:
-        figure.savefig(path)
+        figure.savefig(partial, format=os.path.splitext(path)[1][1:] or "png")
+        os.replace(partial, path)
     finally:
         plt.close(figure)
+        if os.path.lexists(partial):
+            os.unlink(partial)
     return path
 
 

@@ -1,15 +1,18 @@
 """What do the pictures of plot.py and of a sweep show? Judged by the figures' data, never by their pixels: every point within
 the axes, panels alike, no name over another, what diverged at the edge and named. Skipped where matplotlib is missing."""
 import itertools
-import json
+import math
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from program import run_script
+from running import LAYERS, falling, lines_of, text_of, write
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -37,33 +40,6 @@ def figures(monkeypatch):
     monkeypatch.setattr(picture, "save", save)
     yield kept
     picture.plt.close("all")
-
-
-def lines_of(train, val=(), steps=None, diverged=None, stats=()):
-    """metrics.jsonl of a run: losses by step from 1, [(step, loss)], [(step, [layer's fields])]."""
-    steps = steps or len(train)
-    yield {"type": "event", "event": "start", "step": 0, "flags": {"steps": steps}}
-    for step, loss in enumerate(train, 1):
-        yield {"type": "train", "step": step, "loss": loss, "lr": 1e-3, "ms": 1.0, "tokens_per_s": 1.0}
-        yield from ({"type": "val", "step": at, "loss": value} for at, value in val if at == step)
-        for at, layers in stats:
-            if at == step:
-                yield {"type": "stats", "step": at, "layers": [{"layer": i, **layer} for i, layer in enumerate(layers)]}
-    if diverged:
-        yield {"type": "event", "event": "diverged", "step": diverged}
-    elif len(train) == steps:
-        yield {"type": "event", "event": "end", "step": steps, "reason": "all steps done"}
-
-
-def write(folder, *lines, tail="", **more):
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(line) + "\n" for line in lines_of(*lines, **more)) + tail
-    (folder / "metrics.jsonl").write_text(text)
-    return folder
-
-
-def falling(first, last, steps=120):
-    return [last + (first - last) * 0.95**step for step in range(steps)]
 
 
 def names(axis):
@@ -195,21 +171,18 @@ def test_names_keep_their_order_and_stay_within_the_panel():
 
 # --------------------------------------------------------------------------------------------------- plot.py's
 
-LAYERS = [{"residual_rms": 1.0 + layer, "gate": [0.1, 0.2], "lambda": [2.0], "cosine": None if layer == 2 else 0.5} for layer in range(3)]
-
-
 def draw(*arguments):
     return plot.draw(plot.parse_arguments([str(argument) for argument in arguments]))
 
 
 def test_losses_that_end_together_have_names_apart_and_a_scale_that_is_said(tmp_path, figures):
     draw(write(tmp_path / "a", falling(5.5, 2.899), [(40, 3.3), (80, 3.0), (120, 2.902)]))
-    (axis,) = panels(figures["loss.png"])
+    axis = panels(figures["loss.png"])[0]
     assert {text.get_text().split()[0] for text in names(axis)} == {"train", "validation"}
     assert axis.get_ylabel() == "loss (nats per token, linear scale)" and axis.get_xlabel() == "step"
     assert_readable(figures["loss.png"])
     draw(write(tmp_path / "b", falling(5.5, 0.5)), "--floor", 0.48)
-    (axis,) = panels(figures["loss.png"])
+    axis = panels(figures["loss.png"])[0]
     assert axis.get_ylabel() == "loss (nats per token, log scale)" and axis.get_ylim()[0] < 0.48
     assert_readable(figures["loss.png"])
 
@@ -218,7 +191,7 @@ def test_a_run_that_blows_up_beside_others_is_cut_at_the_edge(tmp_path, figures)
     calm = write(tmp_path / "calm", falling(5.5, 2.9), [(120, 2.9)])
     wild = write(tmp_path / "wild", [5.5] + [10.0**n for n in range(1, 12)], steps=120, diverged=12)
     draw(calm, wild)
-    (axis,) = panels(figures["loss.png"])
+    axis = panels(figures["loss.png"])[0]
     assert axis.get_ylim()[1] < 6 and triangles(axis)
     assert any(text.get_text() == "▲ wild train diverged at step 12" for text in names(axis))
     assert_readable(figures["loss.png"])
@@ -231,7 +204,7 @@ def test_a_file_that_is_growing_with_skips_and_numbers_that_are_none_is_drawn_as
                    tail='{"type":"event","event":"skip","step":21,"reason":"x"}\n{"type":"tra')  # fmt: skip
     draw(folder)
     figure = figures["loss.png"]
-    (axis,) = panels(figure)
+    axis = panels(figure)[0]
     assert sum(line.get_marker() == "v" for line in axis.lines) == 1
     assert "step 50 of 100" in figure._supxlabel.get_text() and capsys.readouterr().err == ""
     broken = (folder / "metrics.jsonl").read_text().replace('"type": "val"', '"type" "val"')
@@ -243,7 +216,7 @@ def test_a_file_that_is_growing_with_skips_and_numbers_that_are_none_is_drawn_as
 def test_statistics_of_a_run_are_drawn_over_the_steps_and_of_several_by_layer(tmp_path, figures):
     stats = [(10, LAYERS), (20, LAYERS)]
     first = write(tmp_path / "first", falling(5.5, 3.0, 30), stats=stats)
-    assert [os.path.basename(path) for path in draw(first)] == ["loss.png", "layers.png"]
+    assert [os.path.basename(path) for path in draw(first)] == ["loss.png", "layers.png", "heat.png"]
     found = {axis.get_title(): axis for axis in panels(figures["layers.png"])}
     assert list(found) == ["residual rms", "GPAS gate g", "BHyT λ", "cosine of the stream before and after"]
     assert [len(axis.lines) for axis in found.values()] == [3, 6, 3, 2]
@@ -259,11 +232,126 @@ def test_pictures_lie_next_to_the_run_or_where_out_says_and_that_is_said(tmp_pat
     pytest.importorskip("matplotlib")
     run = write(tmp_path / "runs/a", falling(5.5, 3.0, 30), stats=[(10, LAYERS)])
     done = run_script("scripts/plot.py", "runs/a", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "wrote runs/a/loss.png\nwrote runs/a/layers.png\n"), done.stderr
-    for name in ("loss.png", "layers.png"):
+    assert (done.returncode, done.stdout) == (0, "".join(f"wrote runs/a/{name}.png\n" for name in plot.PICTURES)), done.stderr
+    for name in ("loss.png", "layers.png", "heat.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
     done = run_script("scripts/plot.py", run / "metrics.jsonl", "--out", tmp_path / "b.svg")
-    assert done.stdout == f"wrote {tmp_path}/b.svg\nwrote {tmp_path}/b-layers.svg\n" and "<svg" in (tmp_path / "b.svg").read_text()
+    assert done.stdout == "".join(f"wrote {tmp_path}/b{name}.svg\n" for name in ("", "-layers", "-heat"))
+    assert "<svg" in (tmp_path / "b.svg").read_text()
+    assert not [path for path in [*tmp_path.iterdir(), *run.iterdir()] if path.name.startswith(".")]
+
+
+def heat_of(figure, title):
+    (axis,) = [axis for axis in panels(figure) if axis.get_title() == title]
+    (mesh,) = axis.collections
+    return axis, mesh, mesh.get_array().filled(math.nan)
+
+
+def test_the_loss_stands_over_learning_rate_gradient_norm_and_throughput(tmp_path, figures):
+    draw(write(tmp_path / "a", falling(5.5, 2.9)), write(tmp_path / "b", falling(5.5, 2.8, 60), steps=120))
+    first, *below = panels(figures["loss.png"])
+    assert first.get_ylabel().startswith("loss") and [axis.get_title() for axis in below] == ["learning rate", "gradient norm", "tokens a second"]
+    assert below[0].get_yscale() == "log" and "log scale" == below[0].get_ylabel()
+    for axis in below:
+        assert axis.get_xlim() == first.get_xlim() and len({line.get_color() for line in axis.lines}) == 2
+    assert below[2].get_ylim()[0] <= 0 and max(below[0].lines[0].get_ydata()) == 1e-3
+    assert_readable(figures["loss.png"])
+
+
+def test_a_map_has_the_layers_upward_and_the_steps_to_the_right(tmp_path, figures):
+    stats = [(step, [{"residual_rms": float(step + layer), "gate": [layer, layer + 0.5], "cosine": None if layer else 0.5}
+                     for layer in range(3)]) for step in (10, 20, 40)]  # fmt: skip
+    draw(write(tmp_path / "a", falling(5.5, 3.0, 40), stats=stats), "--only", "heat")
+    figure = figures["heat.png"]
+    axis, mesh, values = heat_of(figure, "residual rms")
+    assert values.tolist() == [[10, 20, 40], [11, 21, 41], [12, 22, 42]]
+    assert mesh.norm.vmin == 10 and mesh.norm.vmax == 42 and type(mesh.norm).__name__ == "LogNorm"
+    x = mesh.get_coordinates()[0, :, 0]
+    assert list(x) == [5, 15, 30, 50] and axis.get_xlabel() == "step" and axis.get_ylabel() == "layer"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["0", "1", "2"] and axis.get_ylim() == (0, 3)
+    assert heat_of(figure, "GPAS gate g")[2][:, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert np.isnan(heat_of(figure, "cosine of the stream before and after")[2]).sum() == 6
+    assert "Two lines a layer" in figure._supxlabel.get_text() and "Gray" in figure._supxlabel.get_text()
+
+
+def test_maps_of_several_runs_have_one_scale_which_what_blew_up_does_not_set(tmp_path, figures):
+    calm = write(tmp_path / "calm", falling(5.5, 2.9), stats=[(step, [{"residual_rms": 1.0}, {"residual_rms": 2.0}]) for step in (10, 20)])
+    wild = write(tmp_path / "wild", [5.5, 5.0, 50.0, 1e30], steps=120, diverged=4,
+                 stats=[(2, [{"residual_rms": 1.5}] * 2), (4, [{"residual_rms": 1e30}] * 2)])  # fmt: skip
+    draw(calm, wild, "--only", "heat", "--fields", "residual_rms,gate")
+    maps = [heat_of(figures["heat.png"], title)[1] for title in ("calm", "wild")]
+    assert {(one.norm.vmin, one.norm.vmax) for one in maps} == {(1.0, 2.0)}
+    (ends,) = [axis for axis in panels(figures["heat.png"]) if axis.get_title() == "at the last statistics"]
+    assert list(ends.lines[0].get_xdata()) == [1, 2] and list(ends.lines[0].get_ydata()) == [0.5, 1.5] and max(ends.get_xlim()) < 3
+
+
+def test_a_step_that_was_done_twice_counts_as_it_was_done_last(tmp_path):
+    """With the line that says so, and where that line was lost."""
+    lines = [*lines_of(falling(5.5, 3.0, 30), [(30, 9.0)], steps=40)]
+    for event in ([], [{"type": "event", "event": "resume", "step": 20, "flags": {"steps": 40}}]):
+        more = [{"type": "train", "step": step, "loss": 1.0} for step in (21, 22)]
+        (tmp_path / "metrics.jsonl").write_text(text_of([*lines, *event, *more]))
+        result = metrics.read(str(tmp_path))
+        assert sorted(result.train) == list(range(1, 23)) and result.train[21][0] == result.train[22][0] == 1.0 != result.train[20][0]
+        assert result.val == {} and result.step == 22
+
+
+def test_a_reader_takes_a_line_when_it_is_whole_and_a_file_that_is_another_anew(tmp_path):
+    path, text = tmp_path / "metrics.jsonl", text_of(lines_of(falling(5.5, 3.0, 20), steps=40))
+    reader, half = metrics.Reader(str(path)), len(text) // 2
+    path.write_text(text[:half])
+    assert reader.look() and 0 < len(reader.result.train) < 20 and not reader.look()
+    path.write_text(text)  # the same file, longer
+    assert reader.look() and len(reader.result.train) == 20 and reader.result.broken_lines == []
+    path.write_text(text_of(lines_of([7.0], steps=40)))
+    assert reader.look() and {step: record[0] for step, record in reader.result.train.items()} == {1: 7.0}
+
+
+def test_what_is_hostile_in_a_file_is_passed_over(tmp_path, capsys):
+    run = write(tmp_path / "a", falling(5.5, 3.0, 30), stats=[(10, LAYERS)])
+    bad = ['{"type":"train","step":1e400,"loss":1}', '{"type":"train","step":-3,"loss":1}', '{"type":"train","step":%s,"loss":1}' % ("9" * 400),
+           '{"type":"stats","step":20,"layers":[{"layer":0,"residual_rms":%s}]}' % ("9" * 400), "[" * 100000, "null", "\xff"]
+    (run / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes() + "".join(line + "\n" for line in bad).encode("latin-1"))
+    result = metrics.read(str(run))
+    assert len(result.broken_lines) == len(bad) - 1 and len(result.train) == 30  # the statistics are a line, with no number in it
+    assert plot.write_page(plot.parse_arguments([str(run), "--html", "--out", str(tmp_path / "x.html")]))
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_a_run_of_days_is_drawn_in_seconds(tmp_path, figures):
+    """A sixteenth of the million steps that TEST_ALL=1 has; a point then stands for many steps, with their extremes."""
+    count = 1_000_000 if os.environ.get("TEST_ALL") else 62_500
+    line = '{"type":"train","step":%d,"loss":%.4f,"lr":0.001,"grad_norm":1.0,"tokens":8192,"tokens_per_s":1e5,"ms":80.0}\n'
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        file.write(text_of([{"type": "event", "event": "start", "step": 0, "flags": {"steps": 2 * count}}]))
+        file.writelines(line % (step, 9.0 if step == count // 2 else 2 + 3 / step) for step in range(1, count + 1))
+    begun = time.process_time()
+    draw(tmp_path / "metrics.jsonl")
+    plot.write_page(plot.parse_arguments([str(tmp_path), "--html"]))
+    assert time.process_time() - begun < (90 if count == 1_000_000 else 20)
+    (band,) = panels(figures["loss.png"])[0].collections
+    assert len(panels(figures["loss.png"])[0].lines[0].get_xdata()) <= 2000
+    assert max(y for _, y in band.get_paths()[0].vertices) == 9.0, "a single step's peak is lost"
+    assert (tmp_path / "plot.html").stat().st_size < 600_000
+
+
+def test_runs_of_one_name_are_told_apart_and_names_are_text(tmp_path, figures):
+    first, second = (write(tmp_path / name, falling(5.5, 3.0, 30)) for name in ("x/run", "y/run"))
+    draw(first, second)
+    assert {text.get_text().split()[0] for text in names(panels(figures["loss.png"])[0])} == {"x/run", "y/run"}
+    draw(write(tmp_path / "$a_{$b\nc", falling(5.5, 3.0, 30)))
+    assert figures["loss.png"]._suptitle.get_text() == "Training of $a_{$b?c"
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--only", "loss,hat"], "'hat' is none of: loss, layers, heat"), (["--fields", "rms"], "'rms' is none of: residual_rms"),
+    (["--labels", "a,b"], "2 names for 1 runs"), (["--only", "heat"], "holds statistics"), (["--follow"], "goes with --html"),
+    (["--html", "--every", "5"], "with --follow"), (["--floor", "nan"], "not a finite number"), (["--html", "--only", "loss"], "has them all")])
+def test_what_cannot_be_drawn_as_asked_is_one_line(tmp_path, arguments, says):
+    pytest.importorskip("matplotlib")
+    write(tmp_path / "a", falling(5.5, 3.0, 30))
+    done = run_script("scripts/plot.py", "a", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and says in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("out, says", [("none/x.png", "No such file"), ("/dev/null/x.png", "Not a directory"), ("x.nonsense", "nonsense")])

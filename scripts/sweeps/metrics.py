@@ -6,8 +6,10 @@ from is dropped, and a fresh start drops everything before it.
 import json
 import math
 import os
+import sys
 
 ALL_DONE = "all steps done"  # the reason in the `end` event of a complete run
+TRAIN_FIELDS = ("loss", "ms", "tokens_per_s", "lr", "grad_norm")  # what Result.train holds of a step
 WARM_STEPS = 2  # not timed: first touches of memory
 
 
@@ -16,8 +18,9 @@ class Result:
 
     def __init__(self):
         self.state, self.reason, self.version, self.device = "new", "", None, None
+        self.flags, self.parameters = {}, None
         self.step, self.steps, self.skipped, self.broken_lines = 0, None, {}, []
-        self.train = {}  # step → (loss, milliseconds, tokens per second); a loss may be NaN
+        self.train = {}  # step → (loss, milliseconds, tokens per second, learning rate, gradient norm), each maybe NaN
         self.val = {}  # step → loss
         self.stats = {}  # step → list of layers' dictionaries
 
@@ -25,8 +28,12 @@ class Result:
 
     def take(self, record):
         kind, step = record["type"], int(record["step"])
+        if not 0 <= step < 2**53:
+            raise ValueError("no step")
         if kind == "train":
-            self.train[step] = (real(record["loss"]), real(record.get("ms")), real(record.get("tokens_per_s")))
+            if step <= self.step:  # the line that said that the run went back was lost
+                self.forget_after(step - 1)
+            self.train[step] = (real(record["loss"]), *(real(record.get(name)) for name in TRAIN_FIELDS[1:]))
             self.step = step
         elif kind == "val":
             self.val[step] = real(record["loss"])
@@ -40,7 +47,8 @@ class Result:
             self.forget_after(0 if event == "start" else step)
             self.state, self.reason, self.step = "cut", "", step
             self.version, self.device = record.get("version"), record.get("device")
-            self.steps = int(record["flags"]["steps"])
+            self.flags, self.steps = dict(record["flags"]), int(record["flags"]["steps"])
+            self.parameters = record["parameters"] if usable(record.get("parameters")) else None
         elif event == "skip":
             self.skipped[step] = str(record.get("reason"))
         elif event == "diverged":
@@ -60,6 +68,10 @@ class Result:
         """What the layers' statistics hold, in the order of the file."""
         found = {name: True for layers in self.stats.values() for layer in layers for name in layer}
         return [name for name in found if name != "layer" and self.layers(name)]
+
+    def layer_numbers(self):
+        found = {layer.get("layer") for layers in self.stats.values() for layer in layers}
+        return sorted(number for number in found if usable(number))
 
     def layers(self, field):
         """{(layer, i): {step: value}}; i counts the values of a layer that has several. What is not finite is not there."""
@@ -126,7 +138,7 @@ class Result:
 
 
 def usable(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def real(value):
@@ -169,15 +181,52 @@ def read(directory):
 def read_file(path):
     """The Result in a file. Lines that are none, cut off for example, are passed over; `broken_lines` has their numbers,
     but not the last line's where it has no end yet: it is being written. OSError if it cannot be read."""
-    result = Result()
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    result.take(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                result.broken_lines += [number] if line.endswith(b"\n") else []
-    return result
+    reader = Reader(path)
+    reader.look()
+    return reader.result
+
+
+class Reader:
+    """The Result in a file that may be growing; each look() reads what is new. A file that has become shorter, or is
+    another one, is read anew."""
+
+    def __init__(self, path):
+        self.path = path
+        self.begin()
+
+    def begin(self):
+        self.result, self.offset, self.lines, self.file_id = Result(), 0, 0, None
+
+    def look(self):
+        """Whether there was something new. OSError if it cannot be read."""
+        with open(self.path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size < self.offset or self.file_id not in (None, (status.st_dev, status.st_ino)):
+                self.begin()
+            self.file_id, before = (status.st_dev, status.st_ino), self.offset
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n") and not self.is_whole(line):
+                    break
+                self.lines += 1
+                self.offset += len(line)
+                self.take(line)
+        return self.offset > before
+
+    @staticmethod
+    def is_whole(line):
+        """A last line without its end may lack no more than that: a file that was edited by hand."""
+        try:
+            return isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    def take(self, line):
+        try:
+            if line.strip():
+                self.result.take(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            self.result.broken_lines.append(self.lines)
 
 
 class Tail:

@@ -9,7 +9,8 @@
  *   {"type":"eval","step":…,"file":…,"items":…,"acc":…,"acc_stderr":…, …}     eval_items.h
  *   {"type":"stats","step":…,"layers":[…]}     telemetry.h
  *   {"type":"event","event":"start|resume|skip|checkpoint|diverged|end|…","step":…, …}     start: flags, and data (report.h);
- *                                                              resume: these, and what changes (resume.h)
+ *                                                              resume: these, and what changes (resume.h);
+ *                                                              end: what came of it (summary.h)
  *
  * `step` counts finished updates; losses are nats per token; mfu is null where the device's peak is not known.
  */
