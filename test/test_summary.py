@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from mpi import has_mpi, mpirun
-from program import PROGRAM, ROOT, SMALL, checkpoints, environment, metrics, run, sentences, step_directory, write_shard
+from program import PROGRAM, ROOT, SMALL, checkpoints, environment, file_bytes, metrics, run, sentences, step_directory, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,9 @@ def command(lines, word):
 
 
 def end_event(out):
-    (event,) = [line for line in metrics(out, "event") if line["event"] == "end"][-1:]
-    return event
+    """The last one; before it stand, in one test, lines that are none."""
+    lines = [line for line in file_bytes(out, "metrics.jsonl").decode().splitlines() if '"event":"end"' in line]
+    return json.loads(lines[-1])
 
 
 def test_a_run_ends_with_what_came_of_it(shard, tmp_path):
@@ -123,7 +124,8 @@ def test_a_run_that_keeps_nothing_a_smoke_and_modes_name_nothing(shard, tmp_path
     assert "done: step" not in run("--smoke").stdout
     run(*SMALL, "--train-data", shard, "--steps", 2, "--out", tmp_path / "run")
     assert "done:" not in run("--resume", tmp_path / "run", "--eval-only", "--val-data", shard).stdout
-    assert "done:" not in run("--resume", tmp_path / "run").stdout  # at its end already
+    assert summary(run("--resume", tmp_path / "run").stdout)[1:3] == [  # at its end already
+        "  no step was left to do; no validation", f"  last checkpoint: {step_directory(tmp_path / 'run', 2)}"]
 
 
 def test_of_several_ranks_the_first_says_it_once(shard, tmp_path):

@@ -216,17 +216,19 @@ static void print_next(const SummaryEnd *end, Log *log) {
 
 void summary_print(const Summary *s, const SummaryEnd *end, Log *log) {
     const Config *c = end->config;
-    char tokens[AMOUNT_SIZE], rate[AMOUNT_SIZE], time[AMOUNT_SIZE], since[AMOUNT_SIZE] = "", skipped[AMOUNT_SIZE] = "";
+    char tokens[AMOUNT_SIZE], rate[AMOUNT_SIZE], time[AMOUNT_SIZE], last[AMOUNT_SIZE], since[AMOUNT_SIZE] = "", skipped[AMOUNT_SIZE] = "";
     double best = NAN;
     int64_t at = summary_best(s, &best), all_skips = skips(s);
     log_print(log, "%s: step %lld of %lld, %s", end->reason ? "stopped" : "done", (long long)end->step, (long long)c->steps,
               end->reason ? end->reason : "all steps done");
-    if (at >= 0) log_print(log, "  loss %.4f; best validation %.4f, at step %lld", s->last_loss, best, (long long)at);
-    else log_print(log, "  loss %.4f; no validation", s->last_loss);
+    if (s->tokens) snprintf(last, sizeof last, "loss %.4f", s->last_loss);
+    else snprintf(last, sizeof last, "no step was left to do");
+    if (at >= 0) log_print(log, "  %s; best validation %.4f, at step %lld", last, best, (long long)at);
+    else log_print(log, "  %s; no validation", last);
     if (s->first_step) snprintf(since, sizeof since, " since step %lld", (long long)s->first_step);
     if (all_skips) snprintf(skipped, sizeof skipped, "; skipped steps: %lld", (long long)all_skips);
-    log_print(log, "  %s tokens in %s%s, %s tokens/s%s", amount((double)s->tokens, tokens), duration(end->seconds, time), since,
-              isfinite(tokens_per_s(s)) ? amount(tokens_per_s(s), rate) : "?", skipped);
+    if (s->tokens) log_print(log, "  %s tokens in %s%s, %s tokens/s%s", amount((double)s->tokens, tokens), duration(end->seconds, time),
+                             since, isfinite(tokens_per_s(s)) ? amount(tokens_per_s(s), rate) : "?", skipped);
     print_where(end, at, log);
     print_next(end, log);
 }
