@@ -178,13 +178,17 @@ def test_a_page_that_reads_itself_anew_stays_where_its_reader_is(at, tmp_path):
     command = [sys.executable, os.path.join(ROOT, "scripts/plot.py"), str(folder), "--html", "--follow", "--every", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
-        at.open(folder / "plot.html", width=500, height=400)
+        at.open(folder / "plot.html", width=500, height=700)
         step = "document.querySelector('#runs tr:nth-child(2) td:nth-child(3)').innerText"
-        first = at.run(step)
+        at.wait("document.getElementById('hold') && (document.getElementById('hold').click(), true)")
+        at.wait("document.getElementById('hold').checked && document.body.dataset.ready === 'yes'")
+        first, mark = at.run(step), at.run("window.mark = 1")
         left, top, w, h = box(at, 0)
         at.drag(left + 100, left + 200, top + h / 2)
         at.run("window.scrollTo(0, 300)")
         (folder / "metrics.jsonl").write_text(text_of(lines))
         assert process.wait(timeout=20) == 0
+        assert at.run("window.mark") == mark and at.run(step) == first, "it was to hold still"
+        at.run("document.getElementById('hold').click()")
         at.wait(f"{step} !== {json.dumps(first)}")
     assert at.run(step) == "60 of 60" and at.run("window.scrollY") == 300 and not at.run("document.getElementById('all').disabled")
