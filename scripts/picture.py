@@ -73,8 +73,7 @@ def dress(figure, axes, title, note, columns):
 def save(figure, path):
     """Writes it, whole or not at all. A place that cannot be written is an OSError, another kind of file than matplotlib
     knows a ValueError."""
-    for axis in figure.axes:
-        place_labels(figure, axis)
+    place_labels(figure)
     partial = os.path.join(os.path.dirname(path), ".%s.partial" % os.path.basename(path))
     try:
         figure.savefig(partial, format=os.path.splitext(path)[1][1:] or "png")
@@ -179,13 +178,18 @@ def box_of(note, renderer=None):
     return Text.get_window_extent(note, renderer)
 
 
-def place_labels(figure, axis):
-    """Moves the names at the ends of lines apart, within the height of the panel and a little beyond."""
-    notes = [text for text in axis.texts if text.get_gid() == "end"]
-    if not notes:
-        return
-    figure.draw_without_rendering()
-    renderer, box = figure.canvas.get_renderer(), axis.get_window_extent()
+def place_labels(figure):
+    """Moves the names at the ends of lines apart, within the height of their panel and a little beyond."""
+    named = [(axis, [text for text in axis.texts if text.get_gid() == "end"]) for axis in figure.axes]
+    if any(notes for _, notes in named):
+        figure.draw_without_rendering()
+    for axis, notes in named:
+        if notes:
+            place_labels_of(axis, notes, figure.canvas.get_renderer())
+
+
+def place_labels_of(axis, notes, renderer):
+    box = axis.get_window_extent()
     notes.sort(key=lambda note: axis.transData.transform(note.xy)[1])
     heights = [box_of(note, renderer).height * LABEL_GAP for note in notes]
     wanted = [axis.transData.transform(note.xy)[1] for note in notes]

@@ -58,9 +58,10 @@ def test_the_page_is_one_file_that_holds_what_the_runs_hold(two):
     assert pre["series"]["loss"]["x"] == list(range(1, 121)) and pre["series"]["loss"]["y"][0] == 5.5
     assert pre["val"] == {"x": [40, 80, 120], "y": [3.3, 3.0, 2.902]} and pre["flags"]["lr"] == "0.001"
     assert wild["series"]["loss"]["cap"] == pytest.approx(5.775), "what blew up sets the scale"
-    rms = pre["maps"]["residual_rms"]
+    rms = pre["maps"]["residual_rms 0"]
     assert rms["x"] == list(range(10, 121, 10)) and rms["layers"] == [0, 1, 2, 3] and rms["rows"][3][0] == 4.0
-    assert pre["maps"]["gate"]["parts"] == 2 and [field["name"] for field in data["fields"]] == ["residual_rms", "gate"]
+    titles = [field["title"] for field in data["fields"]]
+    assert titles == ["residual rms", "GPAS gate g, attention", "GPAS gate g, MLP"]
 
 
 def test_a_name_is_text_whatever_it_holds(tmp_path):

@@ -31,8 +31,7 @@ def figures(monkeypatch):
     kept = {}
 
     def save(figure, path):
-        for axis in figure.axes:
-            picture.place_labels(figure, axis)
+        picture.place_labels(figure)
         figure.canvas.draw()
         kept[os.path.basename(path)] = figure
         return path
@@ -269,18 +268,21 @@ def test_a_map_has_the_layers_upward_and_the_steps_to_the_right(tmp_path, figure
     x = mesh.get_coordinates()[0, :, 0]
     assert list(x) == [5, 15, 30, 50] and axis.get_xlabel() == "step" and axis.get_ylabel() == "layer"
     assert [label.get_text() for label in axis.get_yticklabels()] == ["0", "1", "2"] and axis.get_ylim() == (0, 3)
-    assert heat_of(figure, "GPAS gate g")[2][:, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+    for title, first in (("GPAS gate g, attention", 0), ("GPAS gate g, MLP", 0.5)):
+        assert heat_of(figure, title)[2][:, 0].tolist() == [first, first + 1, first + 2]
+        assert (heat_of(figure, title)[1].norm.vmin, heat_of(figure, title)[1].norm.vmax) == (0, 2.5)  # of both
     assert np.isnan(heat_of(figure, "cosine of the stream before and after")[2]).sum() == 6
-    assert "Two lines a layer" in figure._supxlabel.get_text() and "Gray" in figure._supxlabel.get_text()
+    assert "Gray" in figure._supxlabel.get_text() and "Red" not in figure._supxlabel.get_text()
 
 
 def test_maps_of_several_runs_have_one_scale_which_what_blew_up_does_not_set(tmp_path, figures):
     calm = write(tmp_path / "calm", falling(5.5, 2.9), stats=[(step, [{"residual_rms": 1.0}, {"residual_rms": 2.0}]) for step in (10, 20)])
     wild = write(tmp_path / "wild", [5.5, 5.0, 50.0, 1e30], steps=120, diverged=4,
                  stats=[(2, [{"residual_rms": 1.5}] * 2), (4, [{"residual_rms": 1e30}] * 2)])  # fmt: skip
-    draw(calm, wild, "--only", "heat", "--fields", "residual_rms,gate")
+    draw(calm, wild, "--only", "heat", "--fields", "residual_rms,gate")  # one of them is there
     maps = [heat_of(figures["heat.png"], title)[1] for title in ("calm", "wild")]
     assert {(one.norm.vmin, one.norm.vmax) for one in maps} == {(1.0, 2.0)}
+    assert maps[1].get_array()[0][1] > maps[1].norm.vmax and "Red" in figures["heat.png"]._supxlabel.get_text()
     (ends,) = [axis for axis in panels(figures["heat.png"]) if axis.get_title() == "at the last statistics"]
     assert list(ends.lines[0].get_xdata()) == [1, 2] and list(ends.lines[0].get_ydata()) == [0.5, 1.5] and max(ends.get_xlim()) < 3
 

@@ -31,20 +31,30 @@ def held(runs, names=()):
     return [field for field in FIELDS if (not names or field.name in names) and any(run.result.layers(field.name) for run in runs)]
 
 
-class Map:
-    """A field over layers and steps. `rows[r][c]` is None where there is no number; row r is of layer layers[r // parts],
-    where there are two parts first attention's; `sound[c]`: no number of this column comes of a loss that is lost."""
+def maps_of(runs, field):
+    """[(title, [a Map or None of each run])], one for each value that a layer has of this field; and the scale of all."""
+    parts = 1 + max(i for run in runs for _, i in run.result.layers(field.name))
+    rows = []
+    for part in range(parts):
+        there = [any(i == part for _, i in run.result.layers(field.name)) for run in runs]
+        maps = [Map(run, field, part) if one else None for run, one in zip(runs, there)]
+        rows.append(("%s, %s" % (field.title, SUBLAYERS[part % 2]) if parts > 1 else field.title, maps))
+    values = [value for _, maps in rows for one in maps if one for value in one.values()]
+    return rows, scale(values, field.spreads)
 
-    def __init__(self, run, field):
+
+class Map:
+    """A field over layers and steps, of layers with two values one of these. rows[r][c], of layer layers[r] at steps[c], is None
+    where there is no number; sound[c]: no number of this column comes of a loss that is lost."""
+
+    def __init__(self, run, field, part=0):
         curves = run.result.layers(field.name)
         self.layers = run.result.layer_numbers()
-        self.parts = 1 + max((i for _, i in curves), default=0)
-        keys = [(layer, i) for layer in self.layers for i in range(self.parts)]
         steps = sorted(set().union(*curves.values()))
         size = -(-len(steps) // MOST_COLUMNS) or 1
         groups = [steps[i : i + size] for i in range(0, len(steps), size)]
         self.steps = [group[-1] for group in groups]
-        self.rows = [[average(curves.get(key, {}), group) for group in groups] for key in keys]
+        self.rows = [[average(curves.get((layer, part), {}), group) for group in groups] for layer in self.layers]
         sound = run.sound_steps()
         self.sound = [all(step in sound or step not in run.result.train for step in group) for group in groups]
 

@@ -275,16 +275,16 @@ function shareOf({low, high, log}, value) {
 
 function drawMap(panel) {
     const {pen, width, height} = canvasOf(panel.stage, 0), {map, scale} = panel, count = map.rows.length;
-    const axes = panel.axes = axesOf(width - 64, height, stepsShown(), 0, count / map.parts, false), edge = map.edges;
+    const axes = panel.axes = axesOf(width - 64, height, stepsShown(), 0, count, false), edge = map.edges;
     pen.save();
     pen.beginPath(); pen.rect(MARGIN.left, MARGIN.top, axes.w, axes.h); pen.clip();
     map.rows.forEach((row, r) => {
-        const top = axes.y((r + 1) / map.parts), bottom = axes.y(r / map.parts);
+        const top = axes.y(r + 1), bottom = axes.y(r);
         row.forEach((value, c) => {
             const left = axes.x(edge[c]), right = axes.x(edge[c + 1]);
             if (right < MARGIN.left || left > MARGIN.left + axes.w) return;
             const beyond = value !== null && value > scale.high;
-            pen.fillStyle = value === null ? "#9a9a9a" : beyond ? "#ffffff" : colorAt(shareOf(scale, value));
+            pen.fillStyle = value === null ? "#9a9a9a" : beyond ? "#d55e00" : colorAt(shareOf(scale, value));
             pen.fillRect(left, top, right - left + 0.5, bottom - top + 0.5);
         });
     });
@@ -345,9 +345,8 @@ function tipOfCurves(panel, event, step) {
 function tipOfMap(panel, event, step, y) {
     const {map, axes} = panel, r = Math.floor((MARGIN.top + axes.h - y) / axes.h * map.rows.length), c = nearest(map.x, step);
     if (r < 0 || r >= map.rows.length) return step;
-    const part = map.parts > 1 ? ", " + ["attention", "MLP"][r % map.parts] : "";
     showTip(event, panel.title + (DATA.runs.length > 1 ? ", " + panel.run.name : ""),
-            [{text: "layer " + map.layers[Math.floor(r / map.parts)] + part + ", step " + number(map.x[c])},
+            [{text: "layer " + map.layers[r] + ", step " + number(map.x[c])},
              {text: number(map.rows[r][c], 5)}]);
     return map.x[c];
 }
@@ -470,8 +469,7 @@ function fillMaps() {
         place.append(make("h2", {text: field.title + " of each layer"}), grid);
         for (const run of shown) {
             const panel = {title: field.title, run, map: run.maps[field.name], scale: field.scale};
-            const unit = (DATA.runs.length > 1 ? "  " + run.name : "") + (field.scale.log ? "  log scale" : "  linear scale") +
-                (panel.map.parts > 1 ? "; below attention, above MLP" : "");
+            const unit = (DATA.runs.length > 1 ? "  " + run.name : "") + (field.scale.log ? "  log scale" : "  linear scale");
             newPanel(grid, panel, unit);
         }
     }

@@ -8,7 +8,7 @@ import os
 import time
 
 from sweeps import metrics
-from watching.fields import Map, edges, held, scale
+from watching.fields import edges, held, maps_of
 from watching.runs import thin
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -58,10 +58,10 @@ def state_of(run):
     return "ended: %s" % result.reason if result.reason else "goes on, or was cut"
 
 
-def map_of(run, field):
-    one = Map(run, field)
-    return {"x": one.steps, "edges": list(map(rounded, edges(one.steps))), "layers": one.layers, "parts": one.parts,
-            "rows": [[rounded(value, 5) for value in row] for row in one.rows]}, one.values()  # fmt: skip
+def map_of(one):
+    """A Map as the page's script takes it."""
+    rows = [[rounded(value, 5) for value in row] for row in one.rows]
+    return {"x": one.steps, "edges": list(map(rounded, edges(one.steps))), "layers": one.layers, "rows": rows}
 
 
 def data_of_run(run):
@@ -83,13 +83,13 @@ def data_of_run(run):
 def data_of(runs, floor, fields, every):
     rows, shown = [data_of_run(run) for run in runs], []
     for field in held(runs, fields):
-        values = []
-        for run, row in zip(runs, rows):
-            if run.result.layers(field.name):
-                row["maps"][field.name], some = map_of(run, field)
-                values += some
-        low, high, log = scale(values, field.spreads)
-        shown.append({"name": field.name, "title": field.title, "scale": {"low": low, "high": high, "log": log}})
+        titles_and_maps, (low, high, log) = maps_of(runs, field)
+        for part, (title, maps) in enumerate(titles_and_maps):
+            name = "%s %d" % (field.name, part)
+            for row, one in zip(rows, maps):
+                if one:
+                    row["maps"][name] = map_of(one)
+            shown.append({"name": name, "title": title, "scale": {"low": low, "high": high, "log": log}})
     note = "As of %s. Pale: each step; line: its running mean; dashed, ○: validation." % time.strftime("%Y-%m-%d %H:%M:%S")
     skipped = sum(len(run.result.skipped) for run in runs)
     note += " ▾ skipped steps: %d." % skipped if skipped else ""
