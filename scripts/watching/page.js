@@ -77,7 +77,7 @@ function logTicks(low, high) {
         ticks = [];
         for (let d = Math.floor(Math.log10(low)); d <= Math.ceil(Math.log10(high)); d++)
             for (const s of steps) if (s * 10 ** d >= low && s * 10 ** d <= high) ticks.push(+(s * 10 ** d).toPrecision(3));
-        if (ticks.length >= 4) break;
+        if (ticks.length >= 5) break;
     }
     const every = Math.max(1, Math.floor(ticks.length / 7));
     return ticks.filter((_, i) => i % every === 0);
@@ -153,7 +153,7 @@ function drawSteps(pen, axes, grid) {
     pen.textBaseline = "top";
     pen.textAlign = "center";
     pen.fillStyle = css("--faint");
-    for (const tick of linearTicks(axes.x0, axes.x1, Math.max(2, Math.floor(axes.w / 90)))) {
+    for (const tick of linearTicks(axes.x0, axes.x1, Math.max(3, Math.floor(axes.w / 80)))) {
         if (!Number.isInteger(tick)) continue;
         const x = Math.round(axes.x(tick)) + 0.5;
         if (grid) { pen.beginPath(); pen.moveTo(x, MARGIN.top); pen.lineTo(x, MARGIN.top + axes.h); pen.stroke(); }
@@ -214,7 +214,7 @@ function drawCurves(panel) {
     panel.button.disabled = !log && low <= 0 && !panel.zero;
     drawFrame(pen, axes, log ? logTicks(low, high) : linearTicks(low, high, panel.large ? 7 : 4), short);
     pen.save();
-    pen.beginPath(); pen.rect(MARGIN.left, MARGIN.top, axes.w, axes.h); pen.clip();
+    pen.beginPath(); pen.rect(MARGIN.left - 5, MARGIN.top, axes.w + 10, axes.h); pen.clip();
     if (panel.val && DATA.floor !== null) {
         pen.setLineDash([2, 3]); pen.strokeStyle = css("--text");
         path(pen, axes, steps, [DATA.floor, DATA.floor]);
@@ -279,13 +279,13 @@ function drawMap(panel) {
     pen.save();
     pen.beginPath(); pen.rect(MARGIN.left, MARGIN.top, axes.w, axes.h); pen.clip();
     map.rows.forEach((row, r) => {
-        const top = axes.y(r + 1), bottom = axes.y(r);
+        const top = Math.round(axes.y(r + 1)), bottom = Math.round(axes.y(r));
         row.forEach((value, c) => {
-            const left = axes.x(edge[c]), right = axes.x(edge[c + 1]);
+            const left = Math.round(axes.x(edge[c])), right = Math.round(axes.x(edge[c + 1]));
             if (right < MARGIN.left || left > MARGIN.left + axes.w) return;
             const beyond = value !== null && value > scale.high;
             pen.fillStyle = value === null ? "#9a9a9a" : beyond ? "#d55e00" : colorAt(shareOf(scale, value));
-            pen.fillRect(left, top, right - left + 0.5, bottom - top + 0.5);
+            pen.fillRect(left, top, Math.max(1, right - left), bottom - top);
         });
     });
     pen.restore();

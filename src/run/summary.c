@@ -201,17 +201,25 @@ static void print_where(const SummaryEnd *end, int64_t best, Log *log) {
     else log_print(log, "  no checkpoint of step %lld is there (--save-every, --keep)", (long long)best);
 }
 
+/* Whether text can be given to the model: it takes bytes, or its checkpoint carries a tokenizer. */
+static bool takes_text(const SummaryEnd *end) {
+    char path[PATH_SIZE];
+    Error error;
+    return end->bytes || (end->checkpoint && path_join(path, end->checkpoint, "tokenizer.json", &error) && access(path, R_OK) == 0);
+}
+
 static void print_next(const SummaryEnd *end, Log *log) {
     static char out[QUOTED_SIZE], program[QUOTED_SIZE];
     const Config *c = end->config;
-    const bool over = end->step >= c->steps;
+    const bool over = end->step >= c->steps, talks = over && takes_text(end);
     if (!c->out) return;
     quoted(c->out, out);
     quoted(end->program, program);
     if (!over && c->ranks > 1) log_print(log, "  next: started as it was, with --resume auto, it goes on");
     else if (!over) log_print(log, "  next: %s --resume %s", program, out);
-    else if (end->generates) log_print(log, "  next: %s --resume %s --generate 'The '", program, out);
-    log_print(log, "  %s scripts/plot.py %s", over && !end->generates ? "next:" : "     ", out);
+    else if (talks && end->bytes) log_print(log, "  next: %s --resume %s --generate 'The '", program, out);
+    else if (talks) log_print(log, "  next: scripts/generate.py %s 'The '", out);
+    log_print(log, "  %s scripts/plot.py %s", over && !talks ? "next:" : "     ", out);
 }
 
 void summary_print(const Summary *s, const SummaryEnd *end, Log *log) {

@@ -48,7 +48,7 @@ typedef struct SummaryEnd {
     const char *checkpoint; /* the last one; NULL: none */
     int64_t step;           /* finished updates */
     double seconds;         /* since the process began */
-    bool generates;         /* --generate understands this model */
+    bool bytes;             /* it is a model of bytes, whose prompts need no tokenizer */
 } SummaryEnd;
 
 /* Fields for the `end` event. */
