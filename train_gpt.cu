@@ -622,6 +622,7 @@ static void evaluate(Run *run) {
     open_model(run, false);
     validator_create(&run->validator, &run->model);
     tokenizer_check_validation(&run->start.config, &run->validator.set, run->resumed.train_data);
+    free(print_of(&run->validator.set, "val-data")); /* are these the shards that their list tells of? */
     Validation found;
     Error error = {0};
     check(validator_run(&run->validator, &found, &error), "--val-data: %s", error.text);

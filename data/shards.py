@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,41 @@ def pack_ids(ids, token_bytes):
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tobytes()
+
+
+def crc64_table():
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xC96C5795D7870F42 if crc & 1 else 0)
+        table.append(crc)
+    return table
+
+
+CRC64 = crc64_table()
+WHOLE_BYTES, SAMPLES, SAMPLE_BYTES = 1 << 16, 4, 512  # src/data/fingerprint.c
+
+
+def shard_print(path, token_bytes):
+    """What train_gpt knows a shard again by: tokens, their width, and a CRC-64/XZ of all of it or of samples."""
+    size, crc = os.path.getsize(path) - HEADER_BYTES, 0xFFFFFFFFFFFFFFFF
+    pieces = [(0, size)]
+    if size > WHOLE_BYTES:
+        pieces = [((size - SAMPLE_BYTES) * i // (SAMPLES - 1), SAMPLE_BYTES) for i in range(SAMPLES)]
+    with open(path, "rb") as file:
+        for offset, count in pieces:
+            file.seek(HEADER_BYTES + offset)
+            for byte in file.read(count):
+                crc = crc >> 8 ^ CRC64[(crc ^ byte) & 255]
+    return "%dx%d:%016x" % (size // token_bytes, token_bytes, crc ^ 0xFFFFFFFFFFFFFFFF)
+
+
+def file_sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(COPY_BYTES), b""):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_shard(path):
@@ -240,6 +276,10 @@ class ShardSet:
         shards = {"train": self._names(self.train), "val": self._names(self.val)}
         everything = dict(facts, vocab_size=self.vocab_size, train_tokens=self.train.n_tokens)
         everything.update(val_tokens=self.val.n_tokens, shards=shards)
+        paths = {name: os.path.join(self.partial, name) for name in shards["train"] + shards["val"]}
+        width = self.train.token_bytes
+        everything["shard_prints"] = {name: shard_print(path, width) for name, path in paths.items()}
+        everything["shard_sha256"] = {name: file_sha256(path) for name, path in paths.items()}
         self._write(self.name + ".json", (json.dumps(everything, indent=2) + "\n").encode())
         names = shards["train"] + shards["val"]
         if tokenizer:

@@ -285,3 +285,52 @@ def test_a_container_is_safetensors_whatever_it_holds():
         header = json.loads(data[8 : 8 + length])
         assert length % 8 == 0 and "end_of_document" not in header["__metadata__"]
         assert len(data) == 8 + length + header["bytes"]["data_offsets"][1]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The shards themselves
+
+
+def test_a_shard_that_is_not_the_listed_one_is_refused(tmp_path):
+    data, out = make_set(tmp_path), tmp_path / "run"
+    train(*data, "--out", out)
+    path = tmp_path / "x_train_000000.bin"
+    whole = path.read_bytes()
+    for at in (1024, 1025 + 399, len(whole) - 2):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        refused(*NO_PRESET, *data, says=("--train-data: ", "x_train_000000.bin: not the shard that", "x.json lists (400x2:"))
+        assert "1 of 3 files are wrong" in run_script("data/check_set.py", tmp_path / "x.json").stderr
+    path.write_bytes(whole)
+    (tmp_path / "x_val_000000.bin").write_bytes(whole)
+    refused(*NO_PRESET, *data, says=("--val-data: ", "x_val_000000.bin: not the shard that"))
+    refused("--init-from", step_directory(out, 1), "--eval-only", *data, says=("--val-data: ", "not the shard that"))
+    change_facts(tmp_path, shard_prints={"x_train_000000.bin": 5})
+    refused(*NO_PRESET, *data, says="and there no text")
+    change_facts(tmp_path, shard_prints={"other": 5})  # no word of it
+    train(*data)
+
+
+def test_samples_of_a_large_shard_are_known_again_and_check_set_sees_every_byte(tmp_path):
+    ids = [(7 * i * i + i // 3) % 256 for i in range(50_000)]
+    with ShardSet(str(tmp_path), "big", 256, 40_000) as shards:
+        shards.train.write(pack_ids(ids, 2))
+        shards.commit({})
+    data = ["--train-data", tmp_path / "big_train_*.bin", "--vocab-size", 256]
+    train(*data)
+    path = tmp_path / "big_train_000000.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\1")
+    refused(*NO_PRESET, *data, says="big_train_000000.bin: not the shard that")
+    path.write_bytes(whole[:3000] + b"\1" + whole[3001:])  # between samples
+    train(*data)
+    done = run_script("data/check_set.py", tmp_path / "big.json")
+    assert done.returncode == 2 and "1 of 2 files are wrong: %s: sha256 " % path in done.stderr and done.stderr.count("\n") == 1
+    path.unlink()
+    assert "No such file" in run_script("data/check_set.py", tmp_path / "big.json").stderr
+    path.write_bytes(whole)
+    done = run_script("data/check_set.py", tmp_path / "big.json")
+    assert done.returncode == 0 and "all 2 files are as they were written" in done.stdout
+    for hostile in ("[]", "{", '{"shards": {"train": ["../x"], "val": []}, "shard_sha256": {}}'):
+        (tmp_path / "big.json").write_text(hostile)
+        done = run_script("data/check_set.py", tmp_path / "big.json")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -41,6 +41,39 @@ static bool take_shard(const Shard *shard, ShardPrint *print, Error *error) {
     return good;
 }
 
+/* The list of the set whose shards are being read. */
+typedef struct Listing {
+    char path[PATH_SIZE];
+    cJSON *object; /* NULL: none that can be read */
+} Listing;
+
+/* A shard as one word; the same in a fingerprint's text and in data/shards.py's NAME.json. */
+static void describe_print(const ShardPrint *print, char text[80]) {
+    snprintf(text, 80, "%" PRIu64 "x%" PRIu64 ":%016" PRIx64, print->n_tokens, print->token_bytes, print->checksum);
+}
+
+/* Whether a shard is the one that its set's list tells of, where that has such words. */
+static bool is_listed_so(const Shard *shard, const ShardPrint *print, Listing *listing, Error *error) {
+    char path[PATH_SIZE], text[80];
+    const char *slash = strrchr(shard->path, '/'), *name = slash ? slash + 1 : shard->path;
+    SetPart part;
+    bool there;
+    Error ignored = {0};
+    if (!sidecar_part(shard->path, &part) || !sidecar_path(&part, path)) return true;
+    if (strcmp(path, listing->path)) { /* sorted by path, those of one set stand together */
+        memcpy(listing->path, path, sizeof path);
+        cJSON_Delete(listing->object);
+        listing->object = sidecar_json(path, &there, &ignored);
+    }
+    const cJSON *prints = cJSON_GetObjectItemCaseSensitive(listing->object, "shard_prints");
+    const cJSON *said = cJSON_GetObjectItemCaseSensitive(prints, name);
+    if (!said) return true;
+    describe_print(print, text);
+    return (cJSON_IsString(said) && strcmp(said->valuestring, text) == 0) ||
+           error_set(error, "%s: not the shard that %s lists (%s, and there %.60s): damaged, or another of that name", shard->path,
+                     path, text, cJSON_IsString(said) ? said->valuestring : "no text");
+}
+
 /* A set without such a file, or with a wrong one, is none the worse here. */
 static void name_tokenizer(const ShardSet *set, Fingerprint *f) {
     SetFacts facts;
@@ -52,13 +85,17 @@ static void name_tokenizer(const ShardSet *set, Fingerprint *f) {
 
 bool fingerprint_take(const ShardSet *set, Fingerprint *f, Error *error) {
     ShardPrint *prints = must_calloc(set->n_shards, sizeof *prints, "a fingerprint");
+    Listing listing = {0};
+    bool good = true;
     *f = (Fingerprint){.n_shards = set->n_shards, .n_tokens = set->n_tokens};
-    for (size_t i = 0; i < set->n_shards; i++) {
-        if (!take_shard(&set->shards[i], &prints[i], error)) {
-            free(prints);
-            return false;
-        }
+    for (size_t i = 0; good && i < set->n_shards; i++) {
+        good = take_shard(&set->shards[i], &prints[i], error) && is_listed_so(&set->shards[i], &prints[i], &listing, error);
         f->checksum = checksum(f->checksum, &prints[i], sizeof prints[i]);
+    }
+    cJSON_Delete(listing.object);
+    if (!good) {
+        free(prints);
+        return false;
     }
     name_tokenizer(set, f);
     f->shards = prints;
@@ -90,9 +127,11 @@ char *fingerprint_text(const Fingerprint *f) {
             f->tokenizer_sha256[0] ? " sha256=" : "", f->tokenizer_sha256, f->n_shards, f->n_tokens, f->checksum);
     for (size_t i = 0; i < f->n_sources; i++)
         fprintf(out, "%s%" PRIu64 "x%" PRIu64, i ? "," : " mixture=", f->sources[i].parts, f->sources[i].n_shards);
-    for (uint64_t i = 0; f->shards && i < f->n_shards; i++)
-        fprintf(out, " %" PRIu64 "x%" PRIu64 ":%016" PRIx64, f->shards[i].n_tokens, f->shards[i].token_bytes,
-                f->shards[i].checksum);
+    for (uint64_t i = 0; f->shards && i < f->n_shards; i++) {
+        char word[80];
+        describe_print(&f->shards[i], word);
+        fprintf(out, " %s", word);
+    }
     require(fclose(out) == 0, "out of memory for a fingerprint");
     return text;
 }

@@ -43,7 +43,8 @@ typedef struct Fingerprint {
     ShardPrint *shards; /* n_shards of them; NULL for more than FINGERPRINT_LISTED */
 } Fingerprint;
 
-/* Reads the samples. False for a shard that cannot be read. On success fingerprint_free(). */
+/* Reads the samples. False for a shard that cannot be read, and for one that is not as its set's NAME.json lists it, under
+ * "shard_prints" by its name, as in the text: "100x2:0123456789abcdef". On success fingerprint_free(). */
 bool fingerprint_take(const ShardSet *set, Fingerprint *fingerprint, Error *error);
 void fingerprint_free(Fingerprint *fingerprint);
 
