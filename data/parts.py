@@ -1,0 +1,258 @@
+"""How do many processes turn many files into one set, so that a kill loses and doubles no document?
+
+Each input file becomes a part by itself: NAME.parts/train_00017.tokens, and train_00017.json, which comes last and says
+that the part is whole: documents, bytes, hashes. A part is made under another name and renamed when it is on the disk;
+whoever is killed leaves parts that are whole, and the next run makes the others. When all are there they are put
+together in the order of the files: the tokens, to the last, of prepare.py on the same files in that order.
+
+NAME.parts/plan.json says which files with which tokenizer; another plan under the same name is refused.
+"""
+import contextlib
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import queue
+import shutil
+import time
+from collections import Counter
+
+from console import EXIT_RUNTIME, Failure, Progress, os_failure
+from encoders import make_encoder
+from prepare import Writer
+from records import Skipped
+from shards import file_sha256
+from sources import Source
+
+COPY_BYTES = 1 << 22
+LOOK_SECONDS = 0.2  # between looks at the workers
+
+
+class PartStream:
+    """What a Writer writes into: a file, and its hash. A process whose parent is gone stops here, for the next run may
+    have begun."""
+
+    def __init__(self, path, width):
+        self.path, self.width, self.n_tokens = path, width, 0
+        self.sha256 = hashlib.sha256()
+        self._parent, self._file = os.getppid(), open(path, "xb")
+
+    def write(self, packed):
+        if os.getppid() != self._parent:
+            os.remove(self.path)
+            os._exit(EXIT_RUNTIME)
+        self._file.write(packed)
+        self.sha256.update(packed)
+        self.n_tokens += len(packed) // self.width
+
+    def close(self):
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class Quiet:
+    """In place of Progress, in a process that has no line of its own."""
+
+    def update(self, n_bytes, share_done):
+        pass
+
+
+def sync_folder(folder):
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def put(path, data):
+    """A file under its name, whole and on the disk, in a single moment."""
+    partial = "%s.partial-%d" % (path, os.getpid())
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(os.path.dirname(path) or ".")
+
+
+def make_part(folder, name, path, encoder, options):
+    """NAME.parts/name.* from one input file."""
+    skipped, tokens = Skipped(), os.path.join(folder, name + ".tokens")
+    source = Source(path, options["format"], options["field"], options["skip_bad"], skipped)
+    writer = Writer(encoder, options["separator"], Quiet(), 0)
+    stream = PartStream("%s.partial-%d" % (tokens, os.getpid()), writer.width)
+    try:
+        n_documents = writer.write([source], stream)
+        stream.close()
+        os.replace(stream.path, tokens)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(stream.path)
+        raise
+    facts = {
+        "source": {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}, "documents": n_documents,
+        "text_bytes": writer.text_bytes, "tokens": stream.n_tokens, "tokens_sha256": stream.sha256.hexdigest(),
+        "skipped": skipped.facts(), "special_tokens_in_text": dict(writer.literals), "uncertain_seams": writer.n_seams,
+    }  # fmt: skip
+    put(os.path.join(folder, name + ".json"), json.dumps(facts).encode())
+
+
+def work(folder, options, bring, tasks, results):
+    """A process: makes parts until there are no more tasks. bring(task) is a context with the path of its file."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    parent = os.getppid()
+    try:
+        encoder = make_encoder(options["tokenizer"], options["eot_token"], options["special_tokens"] == "control")
+        while os.getppid() == parent:
+            with contextlib.suppress(queue.Empty):
+                task = tasks.get(timeout=1)
+                if task is None:
+                    break
+                with bring(task) as path:
+                    make_part(folder, task["part"], path, encoder, options)
+                results.put((task["part"], None, 0))
+    except KeyboardInterrupt:
+        pass
+    except Failure as failure:
+        results.put((None, str(failure), failure.exit_code))
+    except OSError as error:
+        results.put((None, str(os_failure(error.filename or folder, error)), EXIT_RUNTIME))
+    except MemoryError:
+        results.put((None, "out of memory", EXIT_RUNTIME))
+
+
+class Parts:
+    """NAME.parts in a folder, while it is filled. Use as a context manager: it belongs to one process at a time.
+
+        with Parts("out/data/web.parts", plan) as parts:
+            parts.make(tasks, options, bring, n_workers=4)
+            facts = parts.assemble(shards, separator, tasks)
+
+    A task is {"part": "train_00017", "split": "train", "file": "en/c4-train.00017.json.gz"}.
+    """
+
+    def __init__(self, folder, plan):
+        self.folder, self.plan = folder, plan
+
+    def __enter__(self):
+        path = os.path.join(self.folder, "plan.json")
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path):
+                self._check_plan(path)
+            for name in os.listdir(self.folder):
+                if ".partial-" in name:  # of a run that was killed
+                    os.remove(os.path.join(self.folder, name))
+            put(path, json.dumps(self.plan, indent=1).encode())
+        except BlockingIOError:
+            os.close(self._lock)
+            raise Failure("%s: another run is writing it" % self.folder) from None
+        except OSError as error:
+            raise os_failure("--out: " + (error.filename or self.folder), error) from None
+        return self
+
+    def __exit__(self, kind, error, trace):
+        os.close(self._lock)
+
+    def _check_plan(self, path):
+        try:
+            with open(path, "rb") as file:
+                before = json.loads(file.read())
+        except (ValueError, RecursionError):
+            before = None
+        if before != self.plan:
+            differing = sorted(key for key in self.plan if not isinstance(before, dict) or before.get(key) != self.plan[key])
+            os.close(self._lock)
+            raise Failure("%s: it was begun with other files or flags (%s): repeat those, or remove it, or take another --name"
+                          % (self.folder, ", ".join(differing) or "more of them"))  # fmt: skip
+
+    def facts(self, task):
+        """What a part says of itself; None while it is not whole."""
+        try:
+            with open(os.path.join(self.folder, task["part"] + ".json"), "rb") as file:
+                facts = json.loads(file.read())
+            size = os.path.getsize(os.path.join(self.folder, task["part"] + ".tokens"))
+            return facts if size == facts["tokens"] * self.plan["token_bytes"] else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def make(self, tasks, options, bring, n_workers):
+        """Makes the parts that are not there; returns how many were."""
+        left = [task for task in tasks if not self.facts(task)]
+        if not left:
+            return len(tasks)
+        context = multiprocessing.get_context("spawn")  # forking a process whose library has threads is no good
+        queue_of_tasks, results = context.Queue(), context.Queue()
+        for task in [*left, *[None] * n_workers]:
+            queue_of_tasks.put(task)
+        workers = [context.Process(target=work, args=(self.folder, options, bring, queue_of_tasks, results), daemon=True)
+                   for _ in range(min(n_workers, len(left)))]  # fmt: skip
+        progress = Progress("fetch")
+        try:
+            for worker in workers:
+                worker.start()
+            self._await(workers, results, left, progress, len(tasks))
+        finally:
+            progress.clear()
+            for worker in workers:
+                if worker.pid:
+                    worker.terminate()
+                    worker.join()
+            queue_of_tasks.cancel_join_thread()
+        return len(tasks) - len(left)
+
+    def _await(self, workers, results, left, progress, n_all):
+        n_done, n_bytes = n_all - len(left), 0
+        by_name = {task["part"]: task for task in left}
+        while n_done < n_all:
+            try:
+                part, failure, code = results.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if not any(worker.is_alive() for worker in workers):
+                    time.sleep(LOOK_SECONDS)  # what the last has put may be on its way
+                    if results.empty():
+                        code = next((worker.exitcode for worker in workers if worker.exitcode), 0)
+                        raise Failure("a worker was killed (exit code %d): the same command goes on" % code, EXIT_RUNTIME) from None
+                continue
+            if failure:
+                raise Failure(failure, code)
+            n_done += 1
+            n_bytes += self.facts(by_name[part])["text_bytes"]
+            progress.update(n_bytes, n_done / n_all)
+
+    def _copy(self, task, facts, stream):
+        """A part's tokens, held to its own hash."""
+        path, digest = os.path.join(self.folder, task["part"] + ".tokens"), hashlib.sha256()
+        with open(path, "rb") as file:
+            for piece in iter(lambda: file.read(COPY_BYTES), b""):
+                digest.update(piece)
+                stream.write(piece)
+        if digest.hexdigest() != facts["tokens_sha256"]:
+            raise Failure("%s: damaged: its hash is not the one that was written; remove it to make it again" % path, EXIT_RUNTIME)
+
+    def assemble(self, shards, separator, tasks):
+        """All parts in order into a ShardSet. Returns the facts that its NAME.json gets of them."""
+        total, literals, skipped, n = Counter(), Counter(), {}, Counter()
+        for task in tasks:
+            facts, split = self.facts(task), task["split"]
+            stream = shards.train if split == "train" else shards.val
+            if n[split] and facts["documents"]:
+                stream.write(separator)
+            n[split] += facts["documents"]
+            self._copy(task, facts, stream)
+            literals.update(facts["special_tokens_in_text"])
+            total.update(text_bytes=facts["text_bytes"], uncertain_seams=facts["uncertain_seams"])
+            for kind, one in facts["skipped"].items():
+                before = skipped.get(kind, {"count": 0, "first": one["first"]})
+                skipped[kind] = {"count": before["count"] + one["count"], "first": before["first"]}
+        return {"train_documents": n["train"], "val_documents": n["val"], "text_bytes": total["text_bytes"], "skipped": skipped,
+                "special_tokens_in_text": dict(literals), "uncertain_seams": total["uncertain_seams"],
+                "sources": [dict(file=task["file"], **self.facts(task)["source"]) for task in tasks]}  # fmt: skip
+
+    def remove(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
