@@ -280,7 +280,7 @@ typedef struct LinearBackward {
 } LinearBackward;
 
 /* --------------------------------------------------------------------------------------------------------
- * Q, K and V between the product and attention: QK-norm (SDD's, MATH.md §4), then RoPE (§6).
+ * Q, K and V between the product and attention: QK-norm (SDD's, MATH.md §4, or by itself, §9), then RoPE (§6).
  * A model with neither skips the forward call; backward then still sums the bias gradient.
  * ------------------------------------------------------------------------------------------------------ */
 
@@ -343,24 +343,25 @@ typedef struct AttentionDecode {
 } AttentionDecode;
 
 /* --------------------------------------------------------------------------------------------------------
- * Activation of the MLP: GELU (tanh approximation) y = gelu(h), or SwiGLU y = silu(gate) ⊙ up (MATH.md §6);
+ * Activation of the MLP: GELU (tanh approximation) y = gelu(h), SwiGLU y = silu(gate) ⊙ up (MATH.md §6), or GELU as it
+ * is defined, y = h·Φ(h) with the normal distribution's Φ(h) = ½·erfc(−h/√2) (arXiv 1606.08415);
  * with SDD (§4) the rows are α ⊙ rms(·) first: EACH, gate and up (or h) each over its own F; JOINT, gate and
  * up as one row of 2F.
  * ------------------------------------------------------------------------------------------------------ */
 
-typedef enum ActivationKind { ACTIVATION_GELU, ACTIVATION_SWIGLU } ActivationKind;
+typedef enum ActivationKind { ACTIVATION_GELU, ACTIVATION_SWIGLU, ACTIVATION_GELU_EXACT } ActivationKind;
 typedef enum ActivationNorm { ACTIVATION_NORM_NONE, ACTIVATION_NORM_EACH, ACTIVATION_NORM_JOINT } ActivationNorm;
 
 typedef struct Activation {
     int64_t N;
     int F;
     ActivationKind kind;
-    const Storage *h;    /* GELU [N,F]; SwiGLU [N, 2·padded(F)] */
+    const Storage *h;    /* GELUs [N,F]; SwiGLU [N, 2·padded(F)] */
     Storage *y;          /* [N,F] out */
     ActivationNorm norm;
     double eps;
     const Accum *alpha;  /* laid out as a row of h, with norm */
-    Accum *rstd;         /* kept with norm: [N,1] GELU or JOINT, [N,2] SwiGLU EACH */
+    Accum *rstd;         /* kept with norm: [N,1] GELUs or JOINT, [N,2] SwiGLU EACH */
 } Activation;
 
 typedef struct ActivationBackward {

@@ -162,6 +162,10 @@ static const ActivationVariant activation_variants[] = {
     {.kind = ACTIVATION_GELU, .norm = ACTIVATION_NORM_EACH},
     {.kind = ACTIVATION_GELU, .norm = ACTIVATION_NORM_JOINT, .in_place = true},
     {.kind = ACTIVATION_GELU, .norm = ACTIVATION_NORM_EACH, .extreme = true},
+    {.kind = ACTIVATION_GELU_EXACT},
+    {.kind = ACTIVATION_GELU_EXACT, .in_place = true, .bias = true},
+    {.kind = ACTIVATION_GELU_EXACT, .extreme = true},
+    {.kind = ACTIVATION_GELU_EXACT, .norm = ACTIVATION_NORM_EACH},
     {.kind = ACTIVATION_SWIGLU},
     {.kind = ACTIVATION_SWIGLU, .bias = true},
     {.kind = ACTIVATION_SWIGLU, .in_place = true},
@@ -183,8 +187,9 @@ static Activation *activation(Case *c, const ActivationShape *s, const Activatio
     Activation *a = arguments(c, sizeof *a);
     int parts = v->kind == ACTIVATION_SWIGLU ? 2 : 1, groups = v->norm == ACTIVATION_NORM_EACH ? parts : 1;
     *a = (Activation){.N = s->N, .F = s->F, .kind = v->kind, .norm = v->norm, .eps = 1e-6};
+    static const char *const names[] = {"gelu", "swiglu", "gelu-exact"};
     c->limits = (Limits){.N = s->N, .F = parts * (int)padded(s->F)};
-    describe(c, "N=%lld F=%d %s%s%s%s%s", (long long)s->N, s->F, parts == 2 ? "swiglu" : "gelu",
+    describe(c, "N=%lld F=%d %s%s%s%s%s", (long long)s->N, s->F, names[v->kind],
              v->norm == ACTIVATION_NORM_EACH    ? " each"
              : v->norm == ACTIVATION_NORM_JOINT ? " joint"
                                                 : "",

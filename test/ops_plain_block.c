@@ -292,6 +292,14 @@ static real gelu_slope(real z) {
     return (real)0.5 * (1 + t) + (real)0.5 * z * (1 - t * t) * k * (1 + 3 * (real)0.044715L * z * z);
 }
 
+static real gelu_exact(real z) {
+    return (real)0.5 * z * (1 + erf(z * (real)0.70710678118654752440L));
+}
+static real gelu_exact_slope(real z) {
+    real density = (real)0.39894228040143267794L * exp((real)-0.5 * z * z);
+    return (real)0.5 * (1 + erf(z * (real)0.70710678118654752440L)) + z * density;
+}
+
 /* A row of h: parts of F elements at stride padded(F); after α ⊙ rms(·) packed in z, normalized in hat. */
 typedef struct ActivationRow {
     int parts, groups; /* groups: how many rms there are in a row */
@@ -327,7 +335,10 @@ void PLAIN(activation_forward)(Queue *queue, const Activation *a) {
         }
         for (int64_t i = 0; row.groups && i < width; i++) row.z[i] *= get_a(a->alpha, activation_at(a, i));
         for (int64_t i = 0; i < a->F; i++) {
-            real z = row.z[i], y = a->kind == ACTIVATION_GELU ? gelu(z) : z / (1 + exp(-z)) * row.z[a->F + i];
+            real z = row.z[i], y;
+            if (a->kind == ACTIVATION_GELU) y = gelu(z);
+            else if (a->kind == ACTIVATION_GELU_EXACT) y = gelu_exact(z);
+            else y = z / (1 + exp(-z)) * row.z[a->F + i];
             put_s(a->y, n * padded(a->F) + i, y);
         }
     }
@@ -351,6 +362,8 @@ void PLAIN(activation_backward)(Queue *queue, const ActivationBackward *b) {
             real dy = get_s(b->dy, n * padded(a->F) + i), z = row.z[i], sigmoid = 1 / (1 + exp(-z));
             if (a->kind == ACTIVATION_GELU) {
                 dz[i] = dy * gelu_slope(z);
+            } else if (a->kind == ACTIVATION_GELU_EXACT) {
+                dz[i] = dy * gelu_exact_slope(z);
             } else {
                 dz[i] = dy * row.z[a->F + i] * sigmoid * (1 + z * (1 - sigmoid));
                 dz[a->F + i] = dy * z * sigmoid;

@@ -60,6 +60,8 @@ OPTIONS = ["--norm bhyt --bhyt-refresh 3 --bhyt-gamma-var on --bhyt-lambda-attn 
            "--n-embd 48 --n-ffn 50 --vocab-size 251 --seq-len 37 --norm bhyt-exact", "--total-batch-tokens 128 --recompute act",
            "--doc-mask on --end-of-document 32 --norm bhyt --recompute block",
            "--pack documents --end-of-document 32 --norm dyt --total-batch-tokens 128",
+           "--qk-norm head --head-dim 48 --n-kv-head 1 --bias qkv --rope-scaling linear --recompute block",
+           "--qk-norm projection --placement res-post --activation gelu-exact", "--head-dim 40 --sdd released --placement res-post",
            "--z-loss 1e-3 --tie-embeddings on --decay-on all", "--init-std 0.02 --lr 1e-3 --adam-eps 1e-8"]
 
 

@@ -9,7 +9,7 @@
 
 #include <omp.h>
 
-enum { VARIANTS = (4 * 6 + 2) * 3 * 3 };
+enum { VARIANTS = (4 * 7 + 2) * 3 * 3 };
 
 #define TINY "n-embd=8 n-head=2 n-ffn=5 seq-len=6 vocab-size=13 gpas-init=0.3 "
 

@@ -48,6 +48,17 @@ static void gradients_of_swapped_parts_are_derivatives(void **state) {
                     "tie-embeddings=off vocab-size=13 recompute=act");
 }
 
+/* Qwen2's, Qwen3's and OLMo 2's parts: heads that are not C / H channels, norms of q and k, biases of q, k and v alone. */
+static void gradients_of_other_families_parts_are_derivatives(void **state) {
+    (void)state;
+    check_gradients("arch=llama n-embd=10 n-head=2 head-dim=8 n-kv-head=1 n-ffn=7 bias=qkv qk-norm=head vocab-size=13 recompute=act");
+    check_gradients("arch=llama n-embd=12 n-head=3 head-dim=6 n-ffn=7 qk-norm=projection placement=res-post vocab-size=13 "
+                    "rope-scaling=llama3 rope-original-seq-len=4 recompute=block");
+    check_gradients("arch=gpt2 n-embd=12 n-head=2 head-dim=4 n-ffn=17 activation=gelu-exact bias=qkv qk-norm=head vocab-size=13");
+    check_gradients("arch=llama n-embd=12 n-head=2 head-dim=10 n-kv-head=1 n-ffn=7 sdd=released activation=gelu-exact vocab-size=13");
+    check_gradients("arch=llama norm=bhyt n-embd=12 n-head=3 head-dim=6 n-kv-head=1 n-ffn=7 vocab-size=13");
+}
+
 /* ------------------------------------------------------------------------------------------------------
  * Every variant
  * ---------------------------------------------------------------------------------------------------- */
@@ -180,6 +191,7 @@ int main(void) {
         cmocka_unit_test(gradients_of_llama_are_derivatives),
         cmocka_unit_test(gradients_of_grouped_query_are_derivatives),
         cmocka_unit_test(gradients_of_swapped_parts_are_derivatives),
+        cmocka_unit_test(gradients_of_other_families_parts_are_derivatives),
         cmocka_unit_test(gradients_of_a_pairwise_cover_are_derivatives),
         cmocka_unit_test(gradients_of_every_combination_are_derivatives),
     };

@@ -50,7 +50,8 @@ def test_what_a_config_file_says_for_other_runs_is_not_refused(data, tmp_path):
 
 
 # A value that is not the default, where 0.25 is none.
-VALUES = {"rope-base": 500, "mix-post-layers": 1, "bhyt-refresh": 7, "max-new-tokens": 7, "top-k": 7, "lns-init": "on",
+VALUES = {"rope-base": 500, "rope-scaling": "linear", "rope-factor": 3, "rope-original-seq-len": 77,
+          "mix-post-layers": 1, "bhyt-refresh": 7, "max-new-tokens": 7, "top-k": 7, "lns-init": "on",
           "deepnorm-init": "off", "gpas-act": "relu", "bhyt-gamma-var": "on", "decay-on": "all", "residual-dtype": "fp32",
           "gemm-tune": "on", "reduce-dtype": "bf16", "zero": 0, "pack-long": "split", "end-of-document": 7, "stop-at-end": "off",
           "bucket-mb": 7, "check-sync": 7, "wsd-decay-steps": 0, "restart-steps": 7, "lr-from-zero": "on"}

@@ -25,6 +25,7 @@ static const char *const SHAPES[] = {
     "vocab-size=70",
     "arch=gpt2 norm=dyt embed-scale=on embed-norm=on placement=deepnorm n-layer=2 n-embd=64 n-head=2 "
     "vocab-size=70",
+    "arch=llama placement=res-post qk-norm=projection bias=qkv n-layer=2 n-embd=64 n-head=2 head-dim=12 n-ffn=70 vocab-size=70",
     "arch=llama norm=bhyt placement=lns bhyt-lambda-final=1 n-layer=2 n-embd=64 n-head=2 vocab-size=70",
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
@@ -461,8 +462,8 @@ static void vectors_and_scalars_start_at_the_value_of_their_variant(void **state
         {"placement=pre lns-init=on", PARAM_NORM2, 2, 1},
         {"sdd=paper", PARAM_SDD_ATTN_OUT, 0, 0.57735026918962573},
         {"sdd=paper", PARAM_SDD_MLP_OUT, 2, 0.57735026918962573},
-        {"sdd=paper", PARAM_SDD_Q, 1, 1},
-        {"sdd=paper", PARAM_SDD_K, 1, 1},
+        {"sdd=paper", PARAM_Q_ALPHA, 1, 1},
+        {"sdd=paper", PARAM_K_ALPHA, 1, 1},
         {"sdd=paper", PARAM_SDD_V, 1, 1},
         {"sdd=paper", PARAM_SDD_MLP_IN, 1, 1},
         {"sdd=released", PARAM_SDD_ATTN_OUT, 2, 0.40824829046386302},
@@ -510,7 +511,7 @@ static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void
     } WANT[] = {
         {PARAM_GATE, false, CLIP_GATES},        {PARAM_NORM1_SCALAR, false, CLIP_ALL},
         {PARAM_INNER1_SCALAR, false, CLIP_ALL}, {PARAM_NORM1, true, CLIP_ALL},
-        {PARAM_SDD_Q, true, CLIP_ALL},          {PARAM_SDD_CONTEXT, true, CLIP_ALL},
+        {PARAM_Q_ALPHA, true, CLIP_ALL},          {PARAM_SDD_CONTEXT, true, CLIP_ALL},
         {PARAM_SDD_MLP_OUT, true, CLIP_ALL},
     };
         static const char *const WHERE[] = {"decay-on=matrices", "decay-on=no-embeddings,norms", "decay-on=all",
@@ -580,6 +581,15 @@ static void variants_tensors_have_documented_names(void **state) {
         {"arch=gpt2 sdd=released", "transformer.h.1.mlp.sdd.alpha_down", 64},
         {"arch=llama placement=sandwich", "model.layers.1.self_attn.output_norm.weight", 64},
         {"arch=llama placement=sandwich", "model.layers.1.mlp.output_norm.weight", 64},
+        {"arch=llama placement=res-post", "model.layers.1.post_attention_layernorm.weight", 64},
+        {"arch=llama placement=res-post", "model.layers.1.post_feedforward_layernorm.weight", 64},
+        {"arch=gpt2 placement=res-post", "transformer.h.1.mlp.output_norm.bias", 64},
+        {"arch=llama qk-norm=head head-dim=24", "model.layers.1.self_attn.q_norm.weight", 24},
+        {"arch=llama qk-norm=head head-dim=24", "model.layers.1.self_attn.k_norm.weight", 24},
+        {"arch=llama qk-norm=projection head-dim=24 n-kv-head=1", "model.layers.1.self_attn.q_norm.weight", 48},
+        {"arch=llama qk-norm=projection head-dim=24 n-kv-head=1", "model.layers.1.self_attn.k_norm.weight", 24},
+        {"arch=llama bias=qkv head-dim=24 n-kv-head=1", "model.layers.1.self_attn.v_proj.bias", 24},
+        {"arch=gpt2 qk-norm=head", "transformer.h.1.attn.k_norm.weight", 32},
         {"arch=gpt2 embed-norm=on", "transformer.embed_norm.weight", 64},
         {"arch=llama embed-scale=on", "model.embed_scale", 1},
     };

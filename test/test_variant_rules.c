@@ -65,10 +65,18 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
         accepted += legal;
         refused += gpt2 && (!legal || relu);
     }
-    /* 4 norms with 9 placements, bhyt in two forms with 3; 11 forms of GPAS (2 with relu), 3 of SDD, 2
+    /* 4 norms with 10 placements, bhyt in two forms with 3; 11 forms of GPAS (2 with relu), 3 of SDD and 2 of QK-norm, 3
      * architectures. */
-    assert_int_equal(accepted, (4 * 9 + 2 * 3) * 11 * 3 * 2);
-    assert_int_equal(refused, 2 * 6 * 11 * 3 + (4 * 9 + 2 * 3) * 2 * 3);
+    assert_int_equal(accepted, (4 * 10 + 2 * 3) * 11 * 5 * 3);
+    assert_int_equal(refused, 2 * 7 * 11 * 5 + (4 * 10 + 2 * 3) * 2 * 5);
+}
+
+static void q_and_k_are_normed_once(void **state) {
+    (void)state;
+    static const char *const HEAD[] = {"--qk-norm head", "--sdd", NULL}, *const PROJECTION[] = {"--qk-norm projection", NULL};
+    assert_resolve_refuses("qk-norm=head sdd=paper", HEAD);
+    assert_resolve_refuses("qk-norm=projection sdd=released", PROJECTION);
+    assert_resolves("qk-norm=head sdd=off");
 }
 
 static void post_layers_are_counted_where_there_are_some(void **state) {
@@ -108,6 +116,7 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
                                         "--final-norm",
                                         "--embed-norm",
                                         "--embed-scale",
+                                        "--qk-norm",
                                         "--mix-post-layers",
                                         "--lns-init",
                                         "--deepnorm-init",
@@ -144,8 +153,9 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
         assert_true(PLACEMENTS[i].source[0] && strstr(text, PLACEMENTS[i].formula));
     const char *refused = strstr(text, "\nrefused\n");
     assert_non_null(refused);
-    assert_non_null(strstr(refused, "--norm bhyt with --placement post, sandwich, deepnorm, mix"));
+    assert_non_null(strstr(refused, "--norm bhyt with --placement post, sandwich, deepnorm, mix, res-post"));
     assert_non_null(strstr(refused, "--gpas-act relu with --gpas-init 0"));
+    assert_non_null(strstr(refused, "--qk-norm with --sdd"));
     assert_non_null(strstr(refused, "--placement mix with --mix-post-layers over --n-layer"));
 }
 
@@ -224,6 +234,8 @@ static void a_checkpoint_with_another_option_is_refused_with_the_flag(void **sta
         {"placement=lns", "lns-init", "off", "on"},   {"placement=mix", "mix-post-layers", "1", "2"},
         {"norm=bhyt", "bhyt-gamma-var", "off", "on"}, {"norm=bhyt", "bhyt-refresh", "1", "10"},
         {"norm=rmsnorm", "norm-eps", "1e-6", "1e-5"}, {"sdd=paper", "sdd-eps", "1e-6", "1e-4"},
+        {"placement=pre", "qk-norm", "head", "projection"}, {"n-head=1", "qk-norm", "head", "projection"},
+        {"positions=rope", "rope-scaling", "none", "linear"}, {"positions=rope rope-scaling=linear", "rope-factor", "8", "2"},
         {"positions=rope", "rope-base", "10000", "500"}, {"positions=rope", "n-head", "2", "4"},
     };
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
@@ -260,6 +272,7 @@ int main(void) {
     omp_set_num_threads(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_combination_takes_a_step_or_is_refused_by_name),
+        cmocka_unit_test(q_and_k_are_normed_once),
         cmocka_unit_test(post_layers_are_counted_where_there_are_some),
         cmocka_unit_test(the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused),
         cmocka_unit_test_setup_teardown(a_checkpoint_of_another_variant_is_refused_with_both_names,

@@ -56,12 +56,14 @@ typedef struct Function {
 LOOPS(exp)
 LOOPS(tanh)
 LOOPS(sigmoid)
+LOOPS(erfc)
 
 /* The sweeps end where results leave the normal numbers; what lies beyond is test_beyond_the_sweep's. */
 static const Function functions[] = {
     {"exp", exp_loop_f32, exp_loop_f64, expl, &LIBRARY_ULP, -87, 88, -708, 709},
     {"tanh", tanh_loop_f32, tanh_loop_f64, tanhl, &LIBRARY_ULP, -12, 12, -24, 24},
     {"sigmoid", sigmoid_loop_f32, sigmoid_loop_f64, sigmoid_exact, &SIGMOID_ULP, -87, 40, -708, 80},
+    {"erfc", erfc_loop_f32, erfc_loop_f64, erfcl, &LIBRARY_ULP, -6, 9, -8, 26},
 };
 enum { FUNCTION_COUNT = sizeof functions / sizeof functions[0] };
 
@@ -139,7 +141,7 @@ static void expect_everywhere(const Function *f, double x, double low, double hi
 
 static void test_special_values(void **state) {
     (void)state;
-    const Function *f_exp = &functions[0], *f_tanh = &functions[1], *f_sigmoid = &functions[2];
+    const Function *f_exp = &functions[0], *f_tanh = &functions[1], *f_sigmoid = &functions[2], *f_erfc = &functions[3];
     for (int k = 0; k < FUNCTION_COUNT; k++) expect_everywhere(&functions[k], NAN, NAN, NAN);
     expect_everywhere(f_exp, -INFINITY, 0, 0);
     expect_everywhere(f_exp, INFINITY, INFINITY, INFINITY);
@@ -150,6 +152,9 @@ static void test_special_values(void **state) {
     expect_everywhere(f_sigmoid, -INFINITY, 0, 0);
     expect_everywhere(f_sigmoid, INFINITY, 1, 1);
     expect_everywhere(f_sigmoid, 0, 0.5, 0.5);
+    expect_everywhere(f_erfc, -INFINITY, 2, 2);
+    expect_everywhere(f_erfc, INFINITY, 0, 0);
+    expect_everywhere(f_erfc, 0, 1, 1);
 }
 
 /* Large arguments overflow and underflow quietly, and no result leaves the function's range. */
@@ -163,6 +168,8 @@ static void test_beyond_the_sweep(void **state) {
         expect_everywhere(&functions[1], -large[i], -1, -1);
         expect_everywhere(&functions[2], large[i], 1, 1);
         expect_everywhere(&functions[2], -large[i], 0, 0);
+        expect_everywhere(&functions[3], large[i], 0, 0);
+        expect_everywhere(&functions[3], -large[i], 2, 2);
     }
     for (double x = -120; x < -80; x += 0.37) {
         expect_everywhere(&functions[0], x, 0, 1e-34); /* into the subnormal floats */

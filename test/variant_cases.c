@@ -20,7 +20,7 @@
 const Factor METHODS[] = {
     FACTOR("norm", NORM_WORDS),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
-           "placement=mix mix-post-layers=1", "placement=lns"),
+           "placement=mix mix-post-layers=1", "placement=lns", "placement=res-post"),
     FACTOR("gpas", "gpas=off", "gpas=layer", "gpas=sublayer"),
     FACTOR("sdd", SDD_WORDS),
 };
@@ -31,13 +31,13 @@ const Factor EVERYTHING[] = {
     FACTOR("norm", NORM_WORDS, "norm=bhyt bhyt-gamma-var=on"),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
            "placement=mix mix-post-layers=0", "placement=mix mix-post-layers=1",
-           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on"),
+           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post"),
     FACTOR("gpas", "gpas=off", "gpas=layer gpas-act=silu", "gpas=layer gpas-act=identity",
            "gpas=layer gpas-act=relu", "gpas=layer gpas-act=tanh", "gpas=layer gpas-act=leaky-relu",
            "gpas=sublayer gpas-act=silu", "gpas=sublayer gpas-act=identity", "gpas=sublayer gpas-act=relu",
            "gpas=sublayer gpas-act=tanh", "gpas=sublayer gpas-act=leaky-relu"),
-    FACTOR("sdd", SDD_WORDS),
-    FACTOR("arch", "arch=gpt2", "arch=llama n-kv-head=1"),
+    FACTOR("sdd", SDD_WORDS, "qk-norm=head", "qk-norm=projection"), /* which norms q and k, too: one or the other */
+    FACTOR("arch", "arch=gpt2", "arch=llama n-kv-head=1", "arch=llama head-dim=6 bias=qkv activation=gelu-exact"),
     FACTOR("layers", "n-layer=2", "n-layer=5"),
     FACTOR("embed-norm", "embed-norm=off", "embed-norm=on"),
     FACTOR("embed-scale", "embed-scale=off", "embed-scale=on"),

@@ -22,7 +22,7 @@ typedef struct VariantCase {
     int word[FACTORS_MOST]; /* of each factor */
 } VariantCase;
 
-/* norm × placement × gpas × sdd and what only changes one of them: 5 × 6 × 3 × 3 = 270, 234 of them legal. */
+/* norm × placement × gpas × sdd and what only changes one of them: 5 × 7 × 3 × 3 = 315, 270 of them legal. */
 extern const Factor METHODS[];
 extern const int METHOD_COUNT;
 

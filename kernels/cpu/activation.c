@@ -5,6 +5,8 @@
  * σ(2z). σ keeps its small values to full precision where 1 + tanh cancels. Forward reads h and writes y,
  * backward reads h and dy and writes dh: one exponential and one division an element, hidden behind memory.
  *
+ * The GELU of the definition is h·½·erfc(−h/√2): erfc keeps its small values where ½(1 + erf) cancels.
+ *
  * With SDD the row is normed into a buffer that stays in cache, and the plain loops work on that.
  */
 #include "norm.h"
@@ -12,6 +14,8 @@
 static const real GELU_TWICE_ROOT = (real)1.5957691216057307117597842397375; /* 2·√(2/π) */
 static const real GELU_CUBIC = (real)0.044715;
 static const real GELU_SQUARE_CAP = 10000;
+static const real ROOT_HALF = (real)0.70710678118654752440084436210485;
+static const real NORMAL_DENSITY = (real)0.39894228040143267793994605993438; /* of 0: 1/√(2π) */
 
 enum { BUFFERS = 1, COLUMNS = 2 };
 enum { D_ALPHA, D_BIAS };
@@ -77,6 +81,24 @@ static void gelu_row_backward(real *dh, const real *h, const real *dy, int F) {
     }
 }
 
+static inline real normal_share(real h) {
+    return (real)0.5 * vm_erfc(-ROOT_HALF * h);
+}
+
+static void gelu_exact_row(real *y, const real *h, int F) {
+#pragma omp simd
+    for (int f = 0; f < F; f++) y[f] = h[f] * normal_share(h[f]);
+}
+
+/* d(h·Φ(h)) = Φ(h) + h·φ(h); where h² overflows the density is 0, as it should be. */
+static void gelu_exact_row_backward(real *dh, const real *h, const real *dy, int F) {
+#pragma omp simd
+    for (int f = 0; f < F; f++) {
+        real value = h[f], density = NORMAL_DENSITY * vm_exp((real)-0.5 * value * value);
+        dh[f] = dy[f] * (normal_share(value) + value * density);
+    }
+}
+
 static void swiglu_row(real *y, const real *gate, const real *up, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
@@ -101,6 +123,8 @@ static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const 
 static void plain_row(const Activation *a, const Shape *s, real *y, const real *h) {
     if (a->kind == ACTIVATION_SWIGLU)
         swiglu_row(y, h, h + s->part, s->F);
+    else if (a->kind == ACTIVATION_GELU_EXACT)
+        gelu_exact_row(y, h, s->F);
     else
         gelu_row(y, h, s->F);
 }
@@ -108,6 +132,8 @@ static void plain_row(const Activation *a, const Shape *s, real *y, const real *
 static void plain_row_backward(const Activation *a, const Shape *s, real *dh, const real *h, const real *dy) {
     if (a->kind == ACTIVATION_SWIGLU)
         swiglu_row_backward(dh, dh + s->part, h, h + s->part, dy, s->F);
+    else if (a->kind == ACTIVATION_GELU_EXACT)
+        gelu_exact_row_backward(dh, h, dy, s->F);
     else
         gelu_row_backward(dh, h, dy, s->F);
 }

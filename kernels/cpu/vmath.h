@@ -1,11 +1,11 @@
 /*
- * vmath.h: exp, tanh and the logistic function for loops that the compiler turns into vector code.
+ * vmath.h: exp, tanh, erfc and the logistic function for loops that the compiler turns into vector code.
  *
  *     #pragma omp simd
  *     for (int c = 0; c < C; c++)
  *         y[c] = vm_tanh(x[c]);
  *
- * vm_exp, vm_tanh and vm_sigmoid take and return `real`; with _f32 or _f64 behind the name, float or double.
+ * vm_exp, vm_tanh, vm_erfc and vm_sigmoid take and return `real`; with _f32 or _f64 behind the name, float or double.
  * The library is glibc's libmvec (link -lmvec -lm): its functions are declared here under names of our own
  * with gcc's attribute simd, so that gcc calls _ZGVeN16v_expf and its like without -ffast-math, which is the
  * only way that <math.h> offers. Where there is no libmvec (clang, another processor, another C library, an
@@ -47,14 +47,18 @@
     type name(type x) __asm__(symbol) __attribute__((simd("notinbranch"), const))
 VM_DECLARE(float, vm_library_expf, "expf");
 VM_DECLARE(float, vm_library_tanhf, "tanhf");
+VM_DECLARE(float, vm_library_erfcf, "erfcf");
 VM_DECLARE(double, vm_library_exp, "exp");
 VM_DECLARE(double, vm_library_tanh, "tanh");
+VM_DECLARE(double, vm_library_erfc, "erfc");
 #undef VM_DECLARE
 #else
 #define vm_library_expf  expf
 #define vm_library_tanhf tanhf
+#define vm_library_erfcf erfcf
 #define vm_library_exp   exp
 #define vm_library_tanh  tanh
+#define vm_library_erfc  erfc
 #endif
 
 static inline float vm_exp_f32(float x) {
@@ -71,6 +75,14 @@ static inline double vm_tanh_f64(double x) {
     return vm_library_tanh(x);
 }
 
+/* 1 − erf(x), whose small values for large x are exact to the last bits. */
+static inline float vm_erfc_f32(float x) {
+    return vm_library_erfcf(x);
+}
+static inline double vm_erfc_f64(double x) {
+    return vm_library_erfc(x);
+}
+
 /* 1/(1+exp(−x)). exp(−|x|) cannot overflow, and keeps the small results of large −x to full precision. */
 static inline float vm_sigmoid_f32(float x) {
     float e = vm_exp_f32(-fabsf(x));
@@ -84,6 +96,7 @@ static inline double vm_sigmoid_f64(double x) {
 
 #define vm_exp     NAME(vm_exp)
 #define vm_tanh    NAME(vm_tanh)
+#define vm_erfc    NAME(vm_erfc)
 #define vm_sigmoid NAME(vm_sigmoid)
 
 #endif

@@ -6,7 +6,7 @@
  * gradient subtracts. The row is then read twice.
  *
  * GELU's tanh form is h·σ(2z), z = √(2/π)·(h + 0.044715·h³), the same function; σ keeps its small values to
- * full precision where 1 + tanh cancels.
+ * full precision where 1 + tanh cancels. The GELU of the definition is h·½·erfc(−h/√2), for the same reason.
  */
 #include "columns.cuh"
 #include "elementary.cuh"
@@ -39,12 +39,30 @@ template <typename S> __device__ __forceinline__ float gelu_slope(float h) {
     return gate + value * slope * (power * gate) * gate;
 }
 
-/* y in the place of a: GELU of a, or SwiGLU of the gate a and b. */
+constexpr float ROOT_HALF = 0.70710678118654752f, NORMAL_DENSITY = 0.39894228040143268f; /* the latter of 0: 1/√(2π) */
+
+/* Φ(h) of the normal distribution. */
+__device__ __forceinline__ float normal_share(float h) {
+    return 0.5f * erfcf(-ROOT_HALF * h);
+}
+
+/* d(h·Φ(h))/dh = Φ(h) + h·φ(h); where h² overflows the density is 0, as it should be. */
+template <typename S> __device__ __forceinline__ float gelu_exact_slope(float h) {
+    return normal_share(h) + h * (NORMAL_DENSITY * exponential<S>(-0.5f * h * h));
+}
+
+/* y in the place of a: a GELU of a, or SwiGLU of the gate a and b. */
 template <typename S, ActivationKind KIND>
 __device__ __forceinline__ void activate(float (&a)[PACK], const float (&b)[PACK]) {
 #pragma unroll
-    for (int j = 0; j < PACK; j++)
-        a[j] = KIND == ACTIVATION_GELU ? gelu<S>(a[j]) : a[j] * sigmoid<S>(a[j]) * b[j];
+    for (int j = 0; j < PACK; j++) {
+        if constexpr (KIND == ACTIVATION_GELU)
+            a[j] = gelu<S>(a[j]);
+        else if constexpr (KIND == ACTIVATION_GELU_EXACT)
+            a[j] = a[j] * normal_share(a[j]);
+        else
+            a[j] = a[j] * sigmoid<S>(a[j]) * b[j];
+    }
 }
 
 /* The gradients at a and b, in their places, from g at y. */
@@ -55,6 +73,8 @@ __device__ __forceinline__ void activate_backward(float (&a)[PACK], float (&b)[P
     for (int j = 0; j < PACK; j++) {
         if constexpr (KIND == ACTIVATION_GELU) {
             a[j] = g[j] * gelu_slope<S>(a[j]);
+        } else if constexpr (KIND == ACTIVATION_GELU_EXACT) {
+            a[j] = g[j] * gelu_exact_slope<S>(a[j]);
         } else {
             const float s = sigmoid<S>(a[j]), db = g[j] * (a[j] * s);
             a[j] = g[j] * b[j] * (s * (1 + a[j] * (1 - s)));
@@ -257,33 +277,41 @@ void run_backward(Queue *queue, const ActivationBackward *args) {
     add_columns(queue, args->dbias, partials.bias, (int)chunks.count, stride, stride);
 }
 
+template <typename S, ActivationKind KIND> void forward_of(Queue *queue, const Activation *args) {
+    if (args->norm != ACTIVATION_NORM_NONE)
+        run_forward<S, KIND, true>(queue, args);
+    else
+        run_forward<S, KIND, false>(queue, args);
+}
+
+template <typename S, ActivationKind KIND> void backward_of(Queue *queue, const ActivationBackward *args) {
+    if (args->forward->norm != ACTIVATION_NORM_NONE)
+        run_backward<S, KIND, true>(queue, args);
+    else
+        run_backward<S, KIND, false>(queue, args);
+}
+
 } // namespace
 
 template <typename S> void activation_forward(Queue *queue, const Activation *args) {
     if (args->N == 0) return;
-    const bool normed = args->norm != ACTIVATION_NORM_NONE;
-    if (args->kind == ACTIVATION_GELU && normed)
-        run_forward<S, ACTIVATION_GELU, true>(queue, args);
-    else if (args->kind == ACTIVATION_GELU)
-        run_forward<S, ACTIVATION_GELU, false>(queue, args);
-    else if (normed)
-        run_forward<S, ACTIVATION_SWIGLU, true>(queue, args);
+    if (args->kind == ACTIVATION_GELU)
+        forward_of<S, ACTIVATION_GELU>(queue, args);
+    else if (args->kind == ACTIVATION_GELU_EXACT)
+        forward_of<S, ACTIVATION_GELU_EXACT>(queue, args);
     else
-        run_forward<S, ACTIVATION_SWIGLU, false>(queue, args);
+        forward_of<S, ACTIVATION_SWIGLU>(queue, args);
 }
 INSTANTIATE(activation_forward, Activation);
 
 template <typename S> void activation_backward(Queue *queue, const ActivationBackward *args) {
     if (args->forward->N == 0) return;
-    const bool normed = args->forward->norm != ACTIVATION_NORM_NONE;
-    if (args->forward->kind == ACTIVATION_GELU && normed)
-        run_backward<S, ACTIVATION_GELU, true>(queue, args);
-    else if (args->forward->kind == ACTIVATION_GELU)
-        run_backward<S, ACTIVATION_GELU, false>(queue, args);
-    else if (normed)
-        run_backward<S, ACTIVATION_SWIGLU, true>(queue, args);
+    if (args->forward->kind == ACTIVATION_GELU)
+        backward_of<S, ACTIVATION_GELU>(queue, args);
+    else if (args->forward->kind == ACTIVATION_GELU_EXACT)
+        backward_of<S, ACTIVATION_GELU_EXACT>(queue, args);
     else
-        run_backward<S, ACTIVATION_SWIGLU, false>(queue, args);
+        backward_of<S, ACTIVATION_SWIGLU>(queue, args);
 }
 INSTANTIATE(activation_backward, ActivationBackward);
 

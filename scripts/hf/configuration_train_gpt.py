@@ -17,14 +17,16 @@ SWITCH = ("off", "on")
 CHOICES = {
     "arch": tuple(ARCHITECTURES),
     "positions": ("learned", "rope"),
-    "activation": ("gelu", "swiglu"),
-    "bias": SWITCH,
+    "rope_type": ("none", "linear", "llama3"),
+    "activation": ("gelu", "swiglu", "gelu-exact"),
+    "bias": (*SWITCH, "qkv"),
     "tie_embeddings": SWITCH,
     "norm": ("layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt"),
-    "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns"),
+    "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post"),
     "final_norm": SWITCH,
     "embed_norm": SWITCH,
     "embed_scale": SWITCH,
+    "qk_norm": ("off", "head", "projection"),
     "lns_init": SWITCH,
     "deepnorm_init": SWITCH,
     "gpas": ("off", "layer", "sublayer"),
@@ -55,11 +57,17 @@ class TrainGptConfig(PretrainedConfig):
         n_head=12,
         n_kv_head=None,
         n_embd=768,
+        head_dim=None,
         n_ffn=None,
         seq_len=1024,
         vocab_size=None,
         positions=None,
         rope_base=10000.0,
+        rope_type="none",
+        rope_factor=8.0,
+        rope_low_freq_factor=1.0,
+        rope_high_freq_factor=4.0,
+        rope_original_seq_len=8192,
         activation=None,
         bias=None,
         tie_embeddings=None,
@@ -70,6 +78,7 @@ class TrainGptConfig(PretrainedConfig):
         final_norm=None,
         embed_norm="off",
         embed_scale="off",
+        qk_norm="off",
         mix_post_layers=None,
         lns_init="off",
         gpas="off",
@@ -100,9 +109,12 @@ class TrainGptConfig(PretrainedConfig):
         self.n_layer, self.n_head, self.n_embd, self.seq_len = n_layer, n_head, n_embd, seq_len
         self.n_kv_head = n_head if n_kv_head is None else n_kv_head
         self.positions = positions or of_arch["positions"]
-        self.rope_base = rope_base
+        self.head_dim = n_embd // n_head if head_dim is None else head_dim
+        self.rope_base, self.rope_type, self.rope_factor = rope_base, rope_type, rope_factor
+        self.rope_low_freq_factor, self.rope_high_freq_factor = rope_low_freq_factor, rope_high_freq_factor
+        self.rope_original_seq_len = rope_original_seq_len
         self.activation = activation or of_arch["activation"]
-        self.n_ffn = n_ffn or (4 * n_embd if self.activation == "gelu" else -(-(8 * n_embd // 3) // 64) * 64)
+        self.n_ffn = n_ffn or (-(-(8 * n_embd // 3) // 64) * 64 if self.activation == "swiglu" else 4 * n_embd)
         self.vocab_size = vocab_size or {"gpt2": 50257, "llama": 32000}[arch]
         self.bias = bias or of_arch["bias"]
         self.norm = norm or of_arch["norm"]
@@ -110,7 +122,7 @@ class TrainGptConfig(PretrainedConfig):
         self.norm_eps = norm_eps if norm_eps is not None else 1e-5 if self.norm == "layernorm" else 1e-6
         self.final_norm = final_norm or ("off" if placement in ("post", "deepnorm") else "on")
         self.embed_norm = "on" if sdd == "released" and placement == "post" else embed_norm
-        self.embed_scale = embed_scale
+        self.embed_scale, self.qk_norm = embed_scale, qk_norm
         self.mix_post_layers = n_layer // 4 if mix_post_layers is None else mix_post_layers
         self.lns_init, self.deepnorm_init = lns_init, deepnorm_init
         self.gpas, self.gpas_act, self.gpas_init = gpas, gpas_act, gpas_init
@@ -135,9 +147,11 @@ class TrainGptConfig(PretrainedConfig):
                 raise NotImplementedError(
                     f"{key} {getattr(self, key)}: modeling_train_gpt.py computes {', '.join(values)}"
                 )
-        if self.n_embd % self.n_head or self.n_head % self.n_kv_head:
+        if self.head_dim < 1 or self.n_head % self.n_kv_head:
             raise ValueError(f"n_embd {self.n_embd}, n_head {self.n_head}, n_kv_head {self.n_kv_head}: no whole heads")
         if self.norm == "bhyt" and self.placement not in ("pre", "lns"):
             raise ValueError(f"norm bhyt goes with placement pre or lns, not {self.placement}; bhyt-exact with all")
+        if self.qk_norm != "off" and self.sdd != "off":
+            raise ValueError(f"qk_norm {self.qk_norm} with sdd {self.sdd}: SDD norms q and k already")
         if self.bhyt_c is not None and len(self.bhyt_c) != self.n_layer:
             raise ValueError(f"bhyt_c has {len(self.bhyt_c)} numbers for {self.n_layer} layers")

@@ -31,6 +31,7 @@ NAMES = {
         "model": "model", "tokens": "embed_tokens", "positions": "embed_positions", "layers": "layers",
         "final_norm": "norm", "norm1": "input_layernorm", "attention": "self_attn",
         "norm2": "post_attention_layernorm", "mlp": "mlp",
+        "after1": "post_attention_layernorm", "after2": "post_feedforward_layernorm",
         "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj",
         "gate": "gate_proj", "up": "up_proj", "down": "down_proj",
     },
@@ -123,9 +124,9 @@ class Conv1D(nn.Module):
         return F.linear(x, self.weight.t(), self.bias)
 
 
-def linear(config, n_in, *pieces):
-    """A linear layer of a block; pieces: (number of outputs, role)."""
-    bias = config.bias == "on" and config.sdd == "off"
+def linear(config, n_in, *pieces, qkv=False):
+    """A linear layer of a block; pieces: (number of outputs, role). qkv: it makes q, k or v."""
+    bias = config.sdd == "off" and (config.bias == "on" or (config.bias == "qkv" and qkv))
     cut = 3.0 if config.sdd == "released" else 0.0
     pieces = [(rows, weight_std(config, role, n_in, rows)) for rows, role in pieces]
     if config.arch == "gpt2":
@@ -192,6 +193,26 @@ class Norm(nn.Module):
         return (self.scale * y).to(x.dtype)
 
 
+class RmsNorm(nn.Module):
+    """γ ⊙ x/√(mean(x²)+ε) of a row of any width: --qk-norm's (arXiv 2302.05442)."""
+
+    def __init__(self, width, eps):
+        super().__init__()
+        self.eps, self.weight = eps, nn.Parameter(torch.empty(width))
+
+    def initialize(self):
+        nn.init.ones_(self.weight)
+
+    def forward(self, x):
+        z = wide(x)
+        return (wide(self.weight) * z / torch.sqrt(mean_square(z) + self.eps)).to(x.dtype)
+
+
+def has_output_norm(config):
+    """Whether a sublayer ends with a norm of its own; llama's names have res-post's beside it, in the block."""
+    return config.placement == "sandwich" or (config.placement == "res-post" and config.arch == "gpt2")
+
+
 # --------------------------------------------------------------------------------------------------------- GPAS
 
 GPAS_ACTS = {
@@ -249,12 +270,25 @@ class Sdd(nn.Module):
 # ---------------------------------------------------------------------------------------------------- attention
 
 
+def scaled(config, frequency):
+    """linear: all turn more slowly, by rope_factor (arXiv 2306.15595); llama3: those that turn less than low_freq_factor
+    times within the original length do, those that turn more than high_freq_factor times do not, and between them a
+    mixture, as LLaMA 3.1's released code has it."""
+    slow = frequency / config.rope_factor
+    if config.rope_type != "llama3":
+        return slow if config.rope_type == "linear" else frequency
+    turns = config.rope_original_seq_len * frequency / (2 * math.pi)
+    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - share) * slow + share * frequency
+
+
 def rope_table(config, positions, x):
     """cos and sin of t·base^(−2j/D) for positions t [B or 1, T], as [B or 1, 1, T, D/2]. Angles in fp64 where there is:
     in fp32 they are wrong by 0.01 at t = 100,000."""
     real = torch.float32 if x.device.type == "mps" else torch.float64
-    D = config.n_embd // config.n_head
-    frequency = config.rope_base ** (-2.0 * torch.arange(D // 2, device=x.device, dtype=real) / D)
+    D = config.head_dim
+    frequency = scaled(config, config.rope_base ** (-2.0 * torch.arange(D // 2, device=x.device, dtype=real) / D))
     angle = positions[:, None, :, None].to(real) * frequency
     return angle.cos().to(wide(x).dtype), angle.sin().to(wide(x).dtype)
 
@@ -282,13 +316,13 @@ class Attention(Named):
         super().__init__(config)
         self.config, self.index = config, index
         C, self.heads, self.kv_heads = config.n_embd, config.n_head, config.n_kv_head
-        D = self.head_size = C // self.heads
+        D = self.head_size = config.head_dim
         self.widths = [self.heads * D, self.kv_heads * D, self.kv_heads * D]
         if config.arch == "gpt2":
-            self.add("qkv", linear(config, C, *zip(self.widths, ("qk", "qk", "value"))))
+            self.add("qkv", linear(config, C, *zip(self.widths, ("qk", "qk", "value")), qkv=True))
         else:
             for role, width, kind in zip("qkv", self.widths, ("qk", "qk", "value")):
-                self.add(role, linear(config, C, (width, kind)))
+                self.add(role, linear(config, C, (width, kind), qkv=True))
         self.add("o", linear(config, self.heads * D, (C, "out")))
         sites = {
             "off": {},
@@ -296,7 +330,10 @@ class Attention(Named):
             "released": {"q": D, "k": D, "context": self.heads * D, "o": C},  # q and k: each head by itself
         }
         self.sdd = Sdd(config, sites[config.sdd])
-        if config.placement == "sandwich":
+        if config.qk_norm != "off":
+            widths = (D, D) if config.qk_norm == "head" else self.widths
+            self.q_norm, self.k_norm = (RmsNorm(width, config.norm_eps) for width in widths[:2])
+        if has_output_norm(config):
             self.output_norm = block_norm(config, 0, index)
 
     def project(self, x):
@@ -317,6 +354,10 @@ class Attention(Named):
             q, k = self.sdd("q", heads(q)), self.sdd("k", heads(k))
         else:
             q, k = heads(self.sdd("q", q)), heads(self.sdd("k", k))
+        if self.config.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        elif self.config.qk_norm == "projection":
+            q, k = heads(self.q_norm(q.flatten(2))), heads(self.k_norm(k.flatten(2)))
         v = heads(self.sdd("v", v))
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))
         if table is not None:
@@ -326,7 +367,7 @@ class Attention(Named):
         k, v = (z.repeat_interleave(self.heads // self.kv_heads, 1) for z in (k, v))
         context = self.attend(q, k, v, slots, padding).transpose(1, 2).flatten(2)
         y = self.sdd("o", self.part("o")(self.sdd("context", context)))
-        return self.output_norm(y) if self.config.placement == "sandwich" else y
+        return self.output_norm(y) if has_output_norm(self.config) else y
 
     def attend(self, q, k, v, slots, padding):
         """softmax(q·kᵀ/√D)·v over what each query sees. slots None: one sequence from its start."""
@@ -347,7 +388,7 @@ class Attention(Named):
 
 
 class Mlp(Named):
-    """W₂·gelu(W₁x), with GPT-2's tanh form of GELU; or SwiGLU, W₂(silu(W_g·x) ⊙ W_u·x)."""
+    """W₂·gelu(W₁x), with GPT-2's tanh form of GELU or GELU itself; or SwiGLU, W₂(silu(W_g·x) ⊙ W_u·x)."""
 
     def __init__(self, config, index):
         super().__init__(config)
@@ -365,19 +406,20 @@ class Mlp(Named):
         if not self.swiglu and config.sdd != "off":
             sites[config.sdd] = {"up": width, "down": C}
         self.sdd = Sdd(config, sites[config.sdd])
-        if config.placement == "sandwich":
+        if has_output_norm(config):
             self.output_norm = block_norm(config, 1, index)
 
     def forward(self, x):
         if not self.swiglu:
-            hidden = F.gelu(self.sdd("up", self.part("up")(x)), approximate="tanh")
+            form = "tanh" if self.config.activation == "gelu" else "none"
+            hidden = F.gelu(self.sdd("up", self.part("up")(x)), approximate=form)
         else:
             gate, up = self.part("gate")(x), self.part("up")(x)
             if self.config.sdd == "released":  # one row of both
                 gate, up = self.sdd("gate_up", torch.cat((gate, up), -1)).chunk(2, -1)
             hidden = F.silu(self.sdd("gate", gate)) * self.sdd("up", up)
         y = self.sdd("down", self.part("down")(hidden))
-        return self.output_norm(y) if self.config.placement == "sandwich" else y
+        return self.output_norm(y) if has_output_norm(self.config) else y
 
 
 # ---------------------------------------------------------------------------------------------------- the block
@@ -399,7 +441,8 @@ class Block(Named):
     sandwich     x ← G(x + N₂(F(N₁(x))))            N₂ is the sublayer's output_norm; arXiv 2502.02732
     post         x ← N(G(x) + F(x))
     deepnorm     x ← N(α·G(x) + F(x)), α = (2L)^¼   arXiv 2203.00555
-    mix          post in the first mix_post_layers layers, pre above: arXiv 2412.13795"""
+    mix          post in the first mix_post_layers layers, pre above: arXiv 2412.13795
+    res-post     x ← G(x + N(F(x)))                 arXiv 2111.09883"""
 
     def __init__(self, config, index):
         super().__init__(config)
@@ -408,15 +451,27 @@ class Block(Named):
             config.placement == "mix" and index < config.mix_post_layers
         )
         self.alpha = (2 * config.n_layer) ** 0.25 if config.placement == "deepnorm" else 1.0
-        self.add("norm1", block_norm(config, 0, index))
+        before = config.placement != "res-post"
+        self.after = not before and config.arch == "llama"  # its norms are here, with OLMo 2's names
+        if before:
+            self.add("norm1", block_norm(config, 0, index))
         self.add("attention", Attention(config, index))
-        self.add("norm2", block_norm(config, 1, index))
+        if before:
+            self.add("norm2", block_norm(config, 1, index))
         self.add("mlp", Mlp(config, index))
+        if self.after:
+            self.add("after1", block_norm(config, 0, index))
+            self.add("after2", block_norm(config, 1, index))
         if config.gpas != "off":
             self.gpas = Gpas(config)
 
     def forward(self, x, table, slots, padding, cache):
-        norm1, attention, norm2, mlp = map(self.part, ("norm1", "attention", "norm2", "mlp"))
+        attention, mlp = self.part("attention"), self.part("mlp")
+        if self.config.placement == "res-post":
+            after1, after2 = map(self.part, ("after1", "after2")) if self.after else (nn.Identity(), nn.Identity())
+            x = self.meet(x, 0, lambda y: after1(attention(y, table, slots, padding, cache)), lambda y: y)
+            return self.meet(x, 1, lambda y: after2(mlp(y)), lambda y: y)
+        norm1, norm2 = self.part("norm1"), self.part("norm2")
         v = self.estimate(x) if self.config.norm == "bhyt" else None
         x = self.meet(x, 0, lambda y: attention(y, table, slots, padding, cache), norm1)
         return self.meet(x, 1, mlp, lambda y: norm2(y, v))

@@ -80,7 +80,8 @@ static bool read_state(const char *directory, const Model *model, StepState *sta
 
 /* Flags that make another model of tensors of the same shapes, with those of the group "variant". */
 static bool makes_the_model(const char *name) {
-    static const char *const FLAGS[] = {"n-head", "n-kv-head", "positions", "activation", "rope-base"};
+    static const char *const FLAGS[] = {"n-head", "n-kv-head", "head-dim", "positions", "activation", "rope-base", "rope-scaling",
+                                        "rope-factor", "rope-low-freq-factor", "rope-high-freq-factor", "rope-original-seq-len"};
     for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++)
         if (strcmp(FLAGS[i], name) == 0) return true;
     for (int g = 0; g < FLAG_GROUP_COUNT; g++)

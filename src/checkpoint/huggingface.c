@@ -6,23 +6,27 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NO_VARIANT "placement=pre final-norm=on embed-norm=off embed-scale=off gpas=off sdd=off"
+#define NO_VARIANT "final-norm=on embed-norm=off embed-scale=off gpas=off sdd=off "
+#define LLAMA_LIKE "arch=llama positions=rope activation=swiglu norm=rmsnorm " NO_VARIANT
 
 /* `implied` is both the rule of who may carry the name and what a file of that name says beyond its keys. */
 const HuggingfaceRow HUGGINGFACE_ROWS[CLASS_COUNT] = {
     [CLASS_GPT2] = {"gpt2", "GPT2LMHeadModel|GPT2Model",
-                    "arch=gpt2 positions=learned activation=gelu bias=on norm=layernorm " NO_VARIANT},
-    [CLASS_LLAMA] = {"llama", "LlamaForCausalLM|LlamaModel",
-                     "arch=llama positions=rope activation=swiglu norm=rmsnorm " NO_VARIANT},
-    [CLASS_OWN] = {"train_gpt", "TrainGptForCausalLM", ""},
+                    "arch=gpt2 positions=learned bias=on norm=layernorm placement=pre qk-norm=off " NO_VARIANT, 50257},
+    [CLASS_LLAMA] = {"llama", "LlamaForCausalLM|LlamaModel", LLAMA_LIKE "placement=pre qk-norm=off", 32000},
+    [CLASS_MISTRAL] = {"mistral", "MistralForCausalLM|MistralModel", LLAMA_LIKE "placement=pre qk-norm=off bias=off", 32000},
+    [CLASS_QWEN2] = {"qwen2", "Qwen2ForCausalLM|Qwen2Model", LLAMA_LIKE "placement=pre qk-norm=off bias=qkv", 151936},
+    [CLASS_QWEN3] = {"qwen3", "Qwen3ForCausalLM|Qwen3Model", LLAMA_LIKE "placement=pre qk-norm=head bias=off", 151936},
+    [CLASS_OLMO2] = {"olmo2", "Olmo2ForCausalLM|Olmo2Model", LLAMA_LIKE "placement=res-post qk-norm=projection bias=off", 50304},
+    [CLASS_OWN] = {"train_gpt", "TrainGptForCausalLM", "", 0},
 };
 
 /* Not what is a step's business: --gpas-clip, … */
 const char *const HUGGINGFACE_OWN_FLAGS[] = {
-    "arch", "n-layer", "n-head", "n-kv-head", "n-embd", "n-ffn", "seq-len", "vocab-size", "positions", "rope-base",
-    "activation", "bias", "tie-embeddings", "norm", "placement", "norm-eps", "final-norm", "embed-norm",
-    "embed-scale", "mix-post-layers", "lns-init", "gpas", "gpas-act", "sdd", "sdd-eps", "bhyt-lambda-final",
-    "bhyt-gamma-var",
+    "arch", "n-layer", "n-head", "n-kv-head", "n-embd", "head-dim", "n-ffn", "seq-len", "vocab-size", "positions",
+    "rope-base", "rope-scaling", "rope-factor", "rope-low-freq-factor", "rope-high-freq-factor", "rope-original-seq-len",
+    "activation", "bias", "tie-embeddings", "norm", "placement", "norm-eps", "final-norm", "embed-norm", "embed-scale",
+    "qk-norm", "mix-post-layers", "lns-init", "gpas", "gpas-act", "sdd", "sdd-eps", "bhyt-lambda-final", "bhyt-gamma-var",
 };
 const int HUGGINGFACE_OWN_COUNT = sizeof HUGGINGFACE_OWN_FLAGS / sizeof *HUGGINGFACE_OWN_FLAGS;
 
@@ -32,8 +36,14 @@ const char *const HUGGINGFACE_INITIAL_FLAGS[] = {
 };
 const int HUGGINGFACE_INITIAL_COUNT = sizeof HUGGINGFACE_INITIAL_FLAGS / sizeof *HUGGINGFACE_INITIAL_FLAGS;
 
+/* What they had no flag for, they computed as its default is. */
+static const char NEWER[] =
+    "head-dim|qk-norm|rope-scaling|rope-factor|rope-low-freq-factor|rope-high-freq-factor|rope-original-seq-len";
+bool huggingface_is_newer(const char *flag) { return hf_listed(NEWER, flag); }
+
 void huggingface_own_key(char key[64], const char *flag) {
-    snprintf(key, 64, "%s", flag);
+    /* transformers takes rope_scaling for its own, with other values, in any config. */
+    snprintf(key, 64, "%s", strcmp(flag, "rope-scaling") ? flag : "rope_type");
     for (char *at = key; *at; at++)
         if (*at == '-') *at = '_';
 }
@@ -46,7 +56,7 @@ void huggingface_own_key(char key[64], const char *flag) {
 static bool is_pre(const Config *c) {
     const PlacementRow *row = variant_placement(c);
     bool pre = row->type == PLACE_PRE || (row->type == PLACE_MIX && c->mix_post_layers == 0);
-    return pre && !row->inner && (!row->by_depth || c->lns_init == FLAG_ON || c->n_layer == 1);
+    return pre && row->norms == NORM_BEFORE && (!row->by_depth || c->lns_init == FLAG_ON || c->n_layer == 1);
 }
 
 static bool has_what_is_implied(const Config *c, const char *implied) {
@@ -56,7 +66,7 @@ static bool has_what_is_implied(const Config *c, const char *implied) {
         char *value = strchr(word, '=');
         *value++ = '\0';
         const Flag *flag = flag_find(word);
-        bool same = strcmp(word, "placement") == 0
+        bool same = strcmp(word, "placement") == 0 && strcmp(value, "pre") == 0
                         ? is_pre(c)
                         : strcmp(config_choice(word, *(const int64_t *)((const char *)c + flag->offset)), value) == 0;
         if (!same) return false;
@@ -64,18 +74,28 @@ static bool has_what_is_implied(const Config *c, const char *implied) {
     return true;
 }
 
+/* What a class has of its own beside that: its shapes, and what it leaves open. */
+static bool fits(const Config *c, HuggingfaceClass class) {
+    bool gelu = c->activation == ACTIVATION_FLAG_GELU || c->activation == ACTIVATION_FLAG_GELU_EXACT;
+    switch (class) {
+    case CLASS_GPT2: return gelu && c->n_kv_head == c->n_head && c->head_size * c->n_head == c->n_embd;
+    case CLASS_LLAMA: return c->bias != BIAS_QKV && c->n_embd % c->n_head == 0; /* its config demands it, whatever head_dim is */
+    default: return true;
+    }
+}
+
+/* Without a window Mistral is LLaMA; its name is for widths that LLaMA's refuses. */
 HuggingfaceClass huggingface_class(const Config *c) {
-    if (has_what_is_implied(c, HUGGINGFACE_ROWS[CLASS_LLAMA].implied)) return CLASS_LLAMA;
-    if (has_what_is_implied(c, HUGGINGFACE_ROWS[CLASS_GPT2].implied) && c->n_kv_head == c->n_head) return CLASS_GPT2;
-    return CLASS_OWN;
+    int class = CLASS_GPT2;
+    while (class < CLASS_OWN && !(has_what_is_implied(c, HUGGINGFACE_ROWS[class].implied) && fits(c, class))) class++;
+    return (HuggingfaceClass)class;
 }
 
 /* ------------------------------------------------------------------------------------------------------
  * Writing
  * ---------------------------------------------------------------------------------------------------- */
 
-/* With a point, as transformers takes some numbers by their type. */
-static void add_real(cJSON *o, const char *key, const Config *c, const char *flag) {
+void hf_write_real(cJSON *o, const char *key, const Config *c, const char *flag) {
     char text[48];
     config_value(c, flag_find(flag), text, 32);
     if (!strpbrk(text, ".e")) strcat(text, ".0");
@@ -90,21 +110,25 @@ static void add_gpt2(cJSON *o, const Config *c) {
     static const char *const NAMES[] = {"n_layer", "n_head", "n_embd", "n_inner", "n_positions"};
     static const char *const DROPOUTS[] = {"resid_pdrop", "embd_pdrop", "attn_pdrop"}; /* there 0.1 by default */
     add_integers(o, NAMES, (int64_t[]){c->n_layer, c->n_head, c->n_embd, c->n_ffn, c->seq_len}, 5);
-    add_real(o, "layer_norm_epsilon", c, "norm-eps");
-    cJSON_AddStringToObject(o, "activation_function", "gelu_new");
+    hf_write_real(o, "layer_norm_epsilon", c, "norm-eps");
+    cJSON_AddStringToObject(o, "activation_function", c->activation == ACTIVATION_FLAG_GELU ? "gelu_new" : "gelu");
     for (size_t i = 0; i < sizeof DROPOUTS / sizeof *DROPOUTS; i++) cJSON_AddRawToObject(o, DROPOUTS[i], "0.0");
 }
 
-static void add_llama(cJSON *o, const Config *c) {
+static void add_llama(cJSON *o, const Config *c, HuggingfaceClass class) {
     static const char *const NAMES[] = {"num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size",
                                         "intermediate_size", "max_position_embeddings", "head_dim"};
     const int64_t values[] = {c->n_layer, c->n_head, c->n_kv_head, c->n_embd, c->n_ffn, c->seq_len, c->head_size};
-    add_integers(o, NAMES, values, sizeof values / sizeof *values);
-    add_real(o, "rms_norm_eps", c, "norm-eps");
-    add_real(o, "rope_theta", c, "rope-base");
+    bool as_usual = (class == CLASS_QWEN2 || class == CLASS_OLMO2) && c->head_size * c->n_head == c->n_embd; /* no key of theirs */
+    add_integers(o, NAMES, values, sizeof values / sizeof *values - as_usual);
+    hf_write_real(o, "rms_norm_eps", c, "norm-eps");
+    hf_write_rope(o, c);
     cJSON_AddStringToObject(o, "hidden_act", "silu");
-    cJSON_AddBoolToObject(o, "attention_bias", c->bias == SWITCH_ON);
-    cJSON_AddBoolToObject(o, "mlp_bias", c->bias == SWITCH_ON);
+    if (class == CLASS_MISTRAL) cJSON_AddNullToObject(o, "sliding_window"); /* there 4096 by default */
+    if (class == CLASS_QWEN2 || class == CLASS_QWEN3) cJSON_AddBoolToObject(o, "use_sliding_window", false);
+    if (class == CLASS_LLAMA || class == CLASS_QWEN3 || class == CLASS_OLMO2)
+        cJSON_AddBoolToObject(o, "attention_bias", c->bias == SWITCH_ON);
+    if (class == CLASS_LLAMA) cJSON_AddBoolToObject(o, "mlp_bias", c->bias == SWITCH_ON);
 }
 
 static void add_flags(cJSON *o, const Config *c, const char *const *flags, int count) {
@@ -114,7 +138,7 @@ static void add_flags(cJSON *o, const Config *c, const char *const *flags, int c
         huggingface_own_key(key, flag->name);
         const char *value = config_value(c, flag, text, sizeof text);
         if (flag->type == FLAG_CHOICE) cJSON_AddStringToObject(o, key, value);
-        else if (flag->type == FLAG_REAL) add_real(o, key, c, flag->name);
+        else if (flag->type == FLAG_REAL) hf_write_real(o, key, c, flag->name);
         else cJSON_AddRawToObject(o, key, value);
     }
 }
@@ -136,12 +160,13 @@ cJSON *huggingface_config(const Config *c) {
         return o;
     }
     cJSON_AddNumberToObject(o, "vocab_size", (double)c->vocab_size);
-    /* By default a text there ends with the last of GPT-2's 50,257 tokens, with the third of LLaMA's 32,000. */
-    if (c->vocab_size != (class == CLASS_GPT2 ? 50257 : 32000)) {
+    /* By default a text there ends with the last of GPT-2's 50,257 tokens, with the third of LLaMA's 32,000, and so on. */
+    if (c->vocab_size != row->vocab_size) {
         cJSON_AddNullToObject(o, "bos_token_id");
         cJSON_AddNullToObject(o, "eos_token_id");
+        if (class == CLASS_OLMO2) cJSON_AddNullToObject(o, "pad_token_id");
     }
     if (class == CLASS_GPT2) add_gpt2(o, c);
-    else add_llama(o, c);
+    else add_llama(o, c, class);
     return o;
 }

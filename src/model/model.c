@@ -314,9 +314,13 @@ static void linear_backward(Model *m, LinearIds ids, const Storage *dy, const St
  * Sublayers
  * ---------------------------------------------------------------------------------------------------- */
 
+static QkvNorm qkv_norm(const Config *c) {
+    if (c->sdd == SDD_PAPER || c->qk_norm == QK_NORM_PROJECTION) return QKV_NORM_PROJECTION;
+    return c->sdd == SDD_RELEASED || c->qk_norm == QK_NORM_HEAD ? QKV_NORM_HEAD : QKV_NORM_NONE;
+}
+
 static Qkv qkv_args(const Model *m, const Pass *pass, int l) {
     const Block *block = &pass->buffers->block[l];
-    int64_t sdd = m->config->sdd;
     return (Qkv){
         .B = pass->B,
         .T = pass->T,
@@ -325,10 +329,10 @@ static Qkv qkv_args(const Model *m, const Pass *pass, int l) {
         .D = m->D,
         .raw = block->raw,
         .qkv = block->qkv,
-        .norm = sdd == SDD_PAPER ? QKV_NORM_PROJECTION : sdd == SDD_RELEASED ? QKV_NORM_HEAD : QKV_NORM_NONE,
-        .eps = m->config->sdd_eps,
-        .alpha_q = vector(m, PARAM_SDD_Q, l),
-        .alpha_k = vector(m, PARAM_SDD_K, l),
+        .norm = qkv_norm(m->config),
+        .eps = m->config->qk_norm ? m->config->norm_eps : m->config->sdd_eps,
+        .alpha_q = vector(m, PARAM_Q_ALPHA, l),
+        .alpha_k = vector(m, PARAM_K_ALPHA, l),
         .alpha_v = vector(m, PARAM_SDD_V, l),
         .rstd = block->qkv_rstd,
         .rope = m->rope,
@@ -397,13 +401,21 @@ static void attention_forward(Model *m, const Pass *pass, int l) {
     linear(m, attn_out_ids(m, l), tokens_of(pass), block->normed, output_of(m, pass, 2 * l));
 }
 
+static ActivationKind activation_kind(const Config *c) {
+    switch (c->activation) {
+    case ACTIVATION_FLAG_SWIGLU: return ACTIVATION_SWIGLU;
+    case ACTIVATION_FLAG_GELU_EXACT: return ACTIVATION_GELU_EXACT;
+    default: return ACTIVATION_GELU;
+    }
+}
+
 static Activation activation_args(const Model *m, const Pass *pass, int l) {
     const Block *block = &pass->buffers->block[l];
     int64_t sdd = m->config->sdd;
     return (Activation){
         .N = tokens_of(pass),
         .F = m->F,
-        .kind = m->config->activation == ACTIVATION_FLAG_SWIGLU ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
+        .kind = activation_kind(m->config),
         .h = block->h,
         .y = block->act,
         .norm = sdd == SDD_PAPER      ? ACTIVATION_NORM_EACH
@@ -441,14 +453,14 @@ static void mlp_backward(Model *m, const Pass *pass, int l) {
     linear_backward(m, mlp_in_ids(m, l), block->h, input_of(m, pass, 2 * l + 1), m->narrow);
 }
 
-/* From the gradient at the output product's input (narrow) to the one at attention's context, which is returned. */
+/* From the gradient at the output product's input (dheads) to the one at attention's context, which is returned. */
 static const Storage *context_backward(Model *m, const Pass *pass, int l) {
     const Block *block = &pass->buffers->block[l];
-    if (block->normed == block->context) return m->narrow;
+    if (block->normed == block->context) return m->dheads;
     Junction forward = context_args(m, pass, l);
     m->k->junction_backward(m->queue, &(JunctionBackward){
         .forward = &forward,
-        .dy = m->narrow,
+        .dy = m->dheads,
         .dresidual_out = m->dcontext,
         .norm = {.dgamma = gradient(m, PARAM_SDD_CONTEXT, l)},
     });
@@ -457,7 +469,7 @@ static const Storage *context_backward(Model *m, const Pass *pass, int l) {
 
 static void attention_backward(Model *m, const Pass *pass, int l) {
     const Block *block = &pass->buffers->block[l];
-    linear_backward(m, attn_out_ids(m, l), output_gradient(m, 2 * l), block->normed, m->narrow);
+    linear_backward(m, attn_out_ids(m, l), output_gradient(m, 2 * l), block->normed, m->dheads);
     const Storage *dcontext = context_backward(m, pass, l);
     Attention forward = attention_args(m, pass, l);
     m->k->attention_backward(m->queue, &(AttentionBackward){.forward = &forward, .dout = dcontext, .dqkv = m->dqkv});
@@ -468,8 +480,8 @@ static void attention_backward(Model *m, const Pass *pass, int l) {
             .forward = &qkv,
             .dqkv = m->dqkv,
             .draw = m->dqkv,
-            .dalpha_q = gradient(m, PARAM_SDD_Q, l),
-            .dalpha_k = gradient(m, PARAM_SDD_K, l),
+            .dalpha_q = gradient(m, PARAM_Q_ALPHA, l),
+            .dalpha_k = gradient(m, PARAM_K_ALPHA, l),
             .dalpha_v = gradient(m, PARAM_SDD_V, l),
             .dbias = dbias,
         });
@@ -671,5 +683,5 @@ double model_flops_per_token(const Config *config, const Params *params) {
         if (p->kind != PARAM_MATRIX && !head) continue;
         for (int j = 0; j < p->pieces; j++) matrices += (double)p->piece[j].rows * p->cols;
     }
-    return 6 * matrices + 6.0 * (double)(config->n_layer * config->n_embd * config->seq_len);
+    return 6 * matrices + 6.0 * (double)(config->n_layer * config->n_head * config->head_size * config->seq_len);
 }

@@ -37,7 +37,7 @@ typedef struct Site {
 
 /* What block l keeps. */
 typedef struct Block {
-    Storage *raw;       /* [N, (H + 2·Hkv)·D] the product, where SDD norms it; else qkv itself */
+    Storage *raw;       /* [N, (H + 2·Hkv)·D] the product, where a norm follows; else qkv itself */
     Storage *qkv;       /* same shape, after norms and RoPE */
     Accum *qkv_rstd;
     Storage *context;   /* [N, H·D] attention's output */
@@ -103,7 +103,8 @@ struct Model {
     Storage *logits;  /* [head_chunk, V] */
     Accum *losses;    /* [N] */
     Storage *head_rows; /* [N, C] what the last pass left for the head */
-    Storage *narrow;  /* [N, C] a sublayer's raw output; gradients at norm outputs and contexts */
+    Storage *narrow;  /* [N, C] a sublayer's raw output; gradients at norm outputs */
+    Storage *dheads;  /* [N, H·D] gradients at what the output product reads: narrow, or one of its own where H·D is not C */
     Storage *wide;    /* [N, max(F, QKV)] gradients at activations and at QKV */
     Storage *dqkv;    /* [N, QKV]: wide, or one of its own where rows of QKV have padding, which must stay zero */
     Residual *dresidual; /* [N, C] */

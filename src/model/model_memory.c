@@ -5,6 +5,7 @@
  * once to place, over the same code.
  */
 #include "optim.h"
+#include "rope.h"
 #include "../settings/variant.h"
 
 #include <math.h>
@@ -102,14 +103,15 @@ static void lay_out_block(Model *m, Arena *arena, int l, Shared *shared) {
     size_t column = (size_t)m->N * dtype_size(m->k->accum), qkv = rows_bytes(m->N, m->QKV, storage);
     size_t context = rows_bytes(m->N, m->H * m->D, storage);
     block->qkv = own_or_shared(arena, keep.inner, &shared[0], qkv);
-    block->raw = c->sdd == SDD_OFF ? block->qkv : own_or_shared(arena, keep.inner, &shared[1], qkv);
+    bool qk_norm = c->sdd != SDD_OFF || c->qk_norm != QK_NORM_OFF;
+    block->raw = qk_norm ? own_or_shared(arena, keep.inner, &shared[1], qkv) : block->qkv;
     block->context = own_or_shared(arena, keep.inner, &shared[2], context);
     block->normed = c->sdd == SDD_RELEASED ? own_or_shared(arena, keep.inner, &shared[3], context) : block->context;
     block->lse = own_or_shared(arena, keep.inner, &shared[4], column * (size_t)m->H);
     block->h = own_or_shared(arena, keep.inner, &shared[5], rows_bytes(m->N, m->F_in, storage));
     block->act = own_or_shared(arena, keep.outputs, &shared[6], rows_bytes(m->N, m->F, storage));
+    if (qk_norm) block->qkv_rstd = own_or_shared(arena, keep.inner, &shared[7], column * (size_t)(m->H + 2 * m->Hkv + 1));
     if (c->sdd == SDD_OFF) return;
-    block->qkv_rstd = own_or_shared(arena, keep.inner, &shared[7], column * (size_t)(m->H + 2 * m->Hkv + 1));
     block->context_rstd = own_or_shared(arena, keep.inner, &shared[8], column);
     block->h_rstd = own_or_shared(arena, keep.inner, &shared[9], 2 * column);
 }
@@ -149,6 +151,7 @@ static void lay_out_workspace(Model *m, Arena *arena) {
     m->vhat = arena_take(arena, 2 * scalars);
     if (!m->train) return;
     m->dmean_square = arena_take(arena, (size_t)m->N * dtype_size(m->k->accum));
+    m->dheads = m->H * m->D == m->C ? m->narrow : arena_take(arena, rows_bytes(m->N, m->H * m->D, storage));
     if (m->config->sdd == SDD_RELEASED) m->dcontext = arena_take(arena, rows_bytes(m->N, m->H * m->D, storage));
     m->wide = arena_take(arena, rows_bytes(m->N, m->F > m->QKV ? m->F : m->QKV, storage));
     m->dqkv = padded(m->QKV) == m->QKV ? m->wide : arena_take(arena, rows_bytes(m->N, m->QKV, storage));
@@ -167,7 +170,7 @@ static size_t model_scratch(const Model *m) {
         .N = m->N,
         .B = m->B,
         .T = m->T,
-        .C = m->C,
+        .C = m->C > m->H * m->D ? m->C : m->H * m->D, /* SDD norms the context, too */
         .H = m->H,
         .Hkv = m->Hkv,
         .D = m->D,
@@ -243,7 +246,7 @@ static void fill_rope(Model *m) {
     void *table = must_malloc(bytes, "RoPE's table");
     for (int t = 0; t < m->T; t++)
         for (int i = 0; i < half; i++) {
-            double angle = t * pow(m->config->rope_base, -2.0 * i / m->D);
+            double angle = t * rope_rate(m->config, i);
             size_t at = ((size_t)t * (size_t)half + (size_t)i) * 2;
             for (int part = 0; part < 2; part++) {
                 double value = part ? sin(angle) : cos(angle);

@@ -26,8 +26,8 @@ typedef enum Initial {
 } Initial;
 
 typedef enum When {
-    ALWAYS, LEARNED_POSITIONS, BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, INNER, FINAL, GATES,
-    SDD, SDD_V, SDD_CONTEXT,
+    ALWAYS, LEARNED_POSITIONS, BIASES, QKV_BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, BEFORE, INNER, AFTER, FINAL, GATES,
+    SDD, SDD_V, SDD_CONTEXT, QK_NORM,
 } When;
 
 /* A piece of a row that is there only for SwiGLU (gate) starts at row 0, the next one at a padded row. */
@@ -76,19 +76,23 @@ static const Row ROWS[] = {
         {"embed.scale", DIM_ONE, "transformer.embed_scale", "model.embed_scale"}),
     NORM_ROWS(PARAM_EMBED_NORM, false, EMBED_NORM, INIT_OTHER, "embed.norm", "transformer.embed_norm", "model.embed_norm"),
 
-    NORM_ROWS(PARAM_NORM1, true, ALWAYS, INIT_ATTN, "norm1", "ln_1", "input_layernorm"),
+    NORM_ROWS(PARAM_NORM1, true, BEFORE, INIT_ATTN, "norm1", "ln_1", "input_layernorm"),
     MATRIX_ROW(PARAM_QKV, true, PARAM_MATRIX, DIM_C, INIT_WEIGHT, ALWAYS,
         {"q", DIM_HD, "attn.c_attn.weight", "self_attn.q_proj.weight"},
         {"k", DIM_KD, "", "self_attn.k_proj.weight"},
         {"v", DIM_KD, "", "self_attn.v_proj.weight"}),
-    VECTOR_ROW(PARAM_QKV_BIAS, true, PARAM_BIAS, INIT_ZERO, BIASES, NO_NORM,
+    VECTOR_ROW(PARAM_QKV_BIAS, true, PARAM_BIAS, INIT_ZERO, QKV_BIASES, NO_NORM,
         {"q.bias", DIM_HD, "attn.c_attn.bias", "self_attn.q_proj.bias"},
         {"k.bias", DIM_KD, "", "self_attn.k_proj.bias"},
         {"v.bias", DIM_KD, "", "self_attn.v_proj.bias"}),
-    VECTOR_ROW(PARAM_SDD_Q, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
+    VECTOR_ROW(PARAM_Q_ALPHA, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
         {"q.alpha", DIM_Q_ALPHA, "attn.sdd.alpha_q", "self_attn.sdd.alpha_q"}),
-    VECTOR_ROW(PARAM_SDD_K, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
+    VECTOR_ROW(PARAM_K_ALPHA, true, PARAM_VECTOR, INIT_ONE, SDD, NO_NORM,
         {"k.alpha", DIM_K_ALPHA, "attn.sdd.alpha_k", "self_attn.sdd.alpha_k"}),
+    VECTOR_ROW(PARAM_Q_ALPHA, true, PARAM_VECTOR, INIT_ONE, QK_NORM, NO_NORM,
+        {"q.alpha", DIM_Q_ALPHA, "attn.q_norm.weight", "self_attn.q_norm.weight"}),
+    VECTOR_ROW(PARAM_K_ALPHA, true, PARAM_VECTOR, INIT_ONE, QK_NORM, NO_NORM,
+        {"k.alpha", DIM_K_ALPHA, "attn.k_norm.weight", "self_attn.k_norm.weight"}),
     VECTOR_ROW(PARAM_SDD_V, true, PARAM_VECTOR, INIT_ONE, SDD_V, NO_NORM,
         {"v.alpha", DIM_KD, "attn.sdd.alpha_v", "self_attn.sdd.alpha_v"}),
     VECTOR_ROW(PARAM_SDD_CONTEXT, true, PARAM_VECTOR, INIT_ONE, SDD_CONTEXT, NO_NORM,
@@ -100,7 +104,8 @@ static const Row ROWS[] = {
     VECTOR_ROW(PARAM_SDD_ATTN_OUT, true, PARAM_VECTOR, INIT_ALPHA_OUT, SDD, NO_NORM,
         {"o.alpha", DIM_C, "attn.sdd.alpha_o", "self_attn.sdd.alpha_o"}),
     NORM_ROWS(PARAM_INNER1, true, INNER, INIT_ATTN, "inner1", "attn.output_norm", "self_attn.output_norm"),
-    NORM_ROWS(PARAM_NORM2, true, ALWAYS, INIT_MLP, "norm2", "ln_2", "post_attention_layernorm"),
+    NORM_ROWS(PARAM_INNER1, true, AFTER, INIT_ATTN, "inner1", "attn.output_norm", "post_attention_layernorm"),
+    NORM_ROWS(PARAM_NORM2, true, BEFORE, INIT_MLP, "norm2", "ln_2", "post_attention_layernorm"),
     /* Without SwiGLU the gate is left out and "up" is the MLP's one input matrix. */
     MATRIX_ROW(PARAM_MLP_IN, true, PARAM_MATRIX, DIM_C, INIT_VALUE, ALWAYS,
         {"gate", DIM_F, "mlp.c_gate.weight", "mlp.gate_proj.weight"},
@@ -118,6 +123,7 @@ static const Row ROWS[] = {
     VECTOR_ROW(PARAM_SDD_MLP_OUT, true, PARAM_VECTOR, INIT_ALPHA_OUT, SDD, NO_NORM,
         {"down.alpha", DIM_C, "mlp.sdd.alpha_down", "mlp.sdd.alpha_down"}),
     NORM_ROWS(PARAM_INNER2, true, INNER, INIT_MLP, "inner2", "mlp.output_norm", "mlp.output_norm"),
+    NORM_ROWS(PARAM_INNER2, true, AFTER, INIT_MLP, "inner2", "mlp.output_norm", "post_feedforward_layernorm"),
     VECTOR_ROW(PARAM_GATE, true, PARAM_FREE, INIT_GATE, GATES, NO_NORM,
         {"gpas.gate", DIM_GATES, "gpas.gate", "gpas.gate"}),
 
@@ -128,6 +134,9 @@ static const Row ROWS[] = {
 /* clang-format on */
 enum { ROW_COUNT = sizeof ROWS / sizeof *ROWS };
 
+/* Whether q and k are normed head by head, where they are at all. */
+static bool norms_heads(const Config *c) { return c->sdd == SDD_RELEASED || c->qk_norm == QK_NORM_HEAD; }
+
 static int dim(const Config *c, Dim which) {
     switch (which) {
     case DIM_ONE: return 1;
@@ -137,8 +146,8 @@ static int dim(const Config *c, Dim which) {
     case DIM_HD: return (int)(c->n_head * c->head_size);
     case DIM_KD: return (int)(c->n_kv_head * c->head_size);
     case DIM_F: return (int)c->n_ffn;
-    case DIM_Q_ALPHA: return (int)(c->sdd == SDD_RELEASED ? c->head_size : c->n_head * c->head_size);
-    case DIM_K_ALPHA: return (int)(c->sdd == SDD_RELEASED ? c->head_size : c->n_kv_head * c->head_size);
+    case DIM_Q_ALPHA: return (int)(norms_heads(c) ? c->head_size : c->n_head * c->head_size);
+    case DIM_K_ALPHA: return (int)(norms_heads(c) ? c->head_size : c->n_kv_head * c->head_size);
     case DIM_GATES: return variant_gates_per_layer(c);
     }
     return 0;
@@ -163,15 +172,19 @@ static bool is_there(const Config *c, const Row *row) {
     case ALWAYS: return true;
     case LEARNED_POSITIONS: return c->positions == POSITIONS_LEARNED;
     case BIASES: return c->bias == SWITCH_ON && c->sdd == SDD_OFF;
+    case QKV_BIASES: return (c->bias == SWITCH_ON || c->bias == BIAS_QKV) && c->sdd == SDD_OFF;
     case UNTIED: return c->tie_embeddings == SWITCH_OFF;
     case EMBED_SCALE: return c->embed_scale == FLAG_ON;
     case EMBED_NORM: return c->embed_norm == FLAG_ON;
-    case INNER: return variant_placement(c)->inner;
+    case BEFORE: return variant_placement(c)->norms != NORM_AFTER;
+    case INNER: return variant_placement(c)->norms == NORM_BOTH;
+    case AFTER: return variant_placement(c)->norms == NORM_AFTER;
     case FINAL: return kind != NORM_NONE;
     case GATES: return c->gpas != GPAS_OFF;
     case SDD: return c->sdd != SDD_OFF;
     case SDD_V: return c->sdd == SDD_PAPER;
     case SDD_CONTEXT: return c->sdd == SDD_RELEASED;
+    case QK_NORM: return c->qk_norm != QK_NORM_OFF;
     }
     return false;
 }

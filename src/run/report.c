@@ -37,7 +37,7 @@ void report_run(const Config *c, const Model *model) {
     describe_fallback();
     describe_model(c, &model->params);
     describe_batch(c);
-    printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·C·T for causal attention)\n",
+    printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·H·D·T for causal attention)\n",
            model->k->name, info.name, info.units, strcmp(model->k->device, "cpu") ? "multiprocessors" : "threads",
            model_flops_per_token(c, &model->params) * 1e-9);
 }

@@ -202,12 +202,14 @@ static void add_tanh(const Telemetry *t, cJSON *o, int layer) {
     NormKind kind = variant_norm(m->config)->kind;
     if (kind != NORM_DYT && kind != NORM_BHYT) return;
     cJSON *scalars = cJSON_AddArrayToObject(o, kind == NORM_DYT ? "alpha" : "lambda");
-    cJSON *saturated = cJSON_AddArrayToObject(o, "saturated");
+    bool watched = variant_placement(m->config)->norms != NORM_AFTER; /* norms of the stream are, those of outputs are not */
+    cJSON *saturated = watched ? cJSON_AddArrayToObject(o, "saturated") : NULL;
     for (int i = 0; i < 2; i++) {
         const Param *p = params_find(&m->params, i ? PARAM_NORM2_SCALAR : PARAM_NORM1_SCALAR, layer);
+        if (!p) p = params_find(&m->params, i ? PARAM_INNER2_SCALAR : PARAM_INNER1_SCALAR, layer);
         double share = seen(t, layer, i ? NORM2 : NORM1, STAT_SATURATED) / ((double)m->N * m->C);
         cJSON_AddItemToArray(scalars, cJSON_CreateNumber(scalar(m, model_master(m, p->offset), 0)));
-        cJSON_AddItemToArray(saturated, cJSON_CreateNumber(share));
+        if (saturated) cJSON_AddItemToArray(saturated, cJSON_CreateNumber(share));
     }
     if (variant_norm(m->config)->approximates) cJSON_AddNumberToObject(o, "vhat_ratio", t->vhat_ratio[layer]);
 }

@@ -13,13 +13,16 @@
 
 /* The words of --norm and --placement; norms after "auto" and placements are the rows of variant.c's tables in order. */
 #define NORM_CHOICES      "auto|layernorm|rmsnorm|dyt|bhyt-exact|bhyt"
-#define PLACEMENT_CHOICES "pre|post|sandwich|deepnorm|mix|lns"
+#define PLACEMENT_CHOICES "pre|post|sandwich|deepnorm|mix|lns|res-post"
 
 /* Choices: the values are the positions in the row's list of names. */
 enum { ARCH_GPT2, ARCH_LLAMA };
 enum { POSITIONS_AUTO, POSITIONS_LEARNED, POSITIONS_ROPE };
-enum { ACTIVATION_FLAG_AUTO, ACTIVATION_FLAG_GELU, ACTIVATION_FLAG_SWIGLU };
+enum { ROPE_UNSCALED, ROPE_LINEAR, ROPE_LLAMA3 };
+enum { ACTIVATION_FLAG_AUTO, ACTIVATION_FLAG_GELU, ACTIVATION_FLAG_SWIGLU, ACTIVATION_FLAG_GELU_EXACT };
 enum { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF };
+enum { BIAS_QKV = SWITCH_OFF + 1 }; /* --bias alone */
+enum { QK_NORM_OFF, QK_NORM_HEAD, QK_NORM_PROJECTION };
 enum { FLAG_OFF, FLAG_ON };
 enum { GPAS_OFF, GPAS_LAYER, GPAS_SUBLAYER };
 enum { SDD_OFF, SDD_PAPER, SDD_RELEASED };
@@ -46,14 +49,17 @@ enum { FLAGS_MOST = 256 }; /* rows in flags.c */
 typedef struct Config {
     /* model */
     const char *preset;
-    int64_t arch, n_layer, n_head, n_kv_head, n_embd, n_ffn, seq_len, vocab_size;
+    int64_t arch, n_layer, n_head, n_kv_head, head_size, n_embd, n_ffn, seq_len, vocab_size;
     int64_t positions, activation, bias, tie_embeddings;
-    double rope_base, init_std, init_std_embed;
+    double rope_base;
+    int64_t rope_scaling, rope_original_seq_len;
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    double init_std, init_std_embed;
     const char *init_from;
     /* variant */
     int64_t norm, placement; /* rows of the tables in src/settings/variant.c */
     double norm_eps;
-    int64_t final_norm, embed_norm, embed_scale;
+    int64_t final_norm, embed_norm, embed_scale, qk_norm;
     int64_t mix_post_layers, lns_init, deepnorm_init;
     int64_t gpas, gpas_act;
     double gpas_init, gpas_clip;
@@ -90,7 +96,6 @@ typedef struct Config {
 
     /* worked out by config_resolve() */
     int64_t micro_steps; /* gradient accumulation: total_batch_tokens / (batch_size · seq_len · ranks) */
-    int64_t head_size;   /* n_embd / n_head */
     int64_t rank, ranks; /* which of how many processes of the run this is; rank is set by who starts it */
     int64_t local_rank, local_ranks; /* which of how many on its machine, set likewise; local_ranks is 0 where nobody tells */
 

@@ -23,6 +23,11 @@ static const Need REFUSED[] = {
 /* These do nothing. */
 static const Need IDLE[] = {
     {"rope-base", "positions=rope"},
+    {"rope-scaling", "positions=rope"},
+    {"rope-factor", "rope-scaling=linear|llama3"},
+    {"rope-low-freq-factor", "rope-scaling=llama3"},
+    {"rope-high-freq-factor", "rope-scaling=llama3"},
+    {"rope-original-seq-len", "rope-scaling=llama3"},
     {"init-std", "!init-from"},
     {"init-std-embed", "!init-from"},
     {"pack-long", "pack=documents"},

@@ -6,6 +6,20 @@
 #include <math.h>
 #include <string.h>
 
+static void resolve_head_size(Config *c) {
+    bool derived = c->head_size == AUTO_INT;
+    check(!derived || c->n_embd % c->n_head == 0,
+          "--n-embd %lld is not a multiple of --n-head %lld, and no --head-dim says how large a head is", (long long)c->n_embd,
+          (long long)c->n_head);
+    if (derived) c->head_size = c->n_embd / c->n_head;
+    check(c->head_size <= 256, "--n-embd %lld / --n-head %lld makes heads of %lld; 256 is the largest",
+          (long long)c->n_embd, (long long)c->n_head, (long long)c->head_size);
+    if (c->positions != POSITIONS_ROPE || c->head_size % 2 == 0) return;
+    check(!derived, "--positions rope needs an even head size; --n-embd %lld / --n-head %lld is %lld", (long long)c->n_embd,
+          (long long)c->n_head, (long long)c->head_size);
+    check(false, "--positions rope needs an even head size; --head-dim is %lld", (long long)c->head_size);
+}
+
 static void resolve_model(Config *c) {
     bool llama = c->arch == ARCH_LLAMA;
     if (c->positions == POSITIONS_AUTO) c->positions = llama ? POSITIONS_ROPE : POSITIONS_LEARNED;
@@ -20,16 +34,12 @@ static void resolve_model(Config *c) {
         c->n_ffn = c->activation == ACTIVATION_FLAG_SWIGLU ? padded(c->n_embd * 8 / 3) : 4 * c->n_embd;
     if (c->vocab_size == AUTO_INT) c->vocab_size = llama ? 32000 : 50257;
 
-    check(c->n_embd % c->n_head == 0, "--n-embd %lld is not a multiple of --n-head %lld", (long long)c->n_embd,
-          (long long)c->n_head);
     check(c->n_head % c->n_kv_head == 0, "--n-head %lld is not a multiple of --n-kv-head %lld",
           (long long)c->n_head, (long long)c->n_kv_head);
-    c->head_size = c->n_embd / c->n_head;
-    check(c->head_size <= 256, "--n-embd %lld / --n-head %lld makes heads of %lld; 256 is the largest",
-          (long long)c->n_embd, (long long)c->n_head, (long long)c->head_size);
-    check(c->positions != POSITIONS_ROPE || c->head_size % 2 == 0,
-          "--positions rope needs an even head size; --n-embd %lld / --n-head %lld is %lld", (long long)c->n_embd,
-          (long long)c->n_head, (long long)c->head_size);
+    resolve_head_size(c);
+    check(c->rope_scaling != ROPE_LLAMA3 || c->rope_low_freq_factor < c->rope_high_freq_factor,
+          "--rope-low-freq-factor %.9g is not below --rope-high-freq-factor %.9g", c->rope_low_freq_factor,
+          c->rope_high_freq_factor);
 }
 
 /* Each says what to do and then stops: two of them would leave one undone, unsaid. */

@@ -15,12 +15,13 @@ const NormRow NORMS[] = {
 const int NORM_COUNT = sizeof NORMS / sizeof *NORMS;
 
 const PlacementRow PLACEMENTS[] = {
-    {"pre", PLACE_PRE, false, false, false, true, "x ← x + F(N(x))", "arXiv 2002.04745"},
-    {"post", PLACE_POST, false, false, false, false, "x ← N(x + F(x))", "arXiv 1706.03762"},
-    {"sandwich", PLACE_PRE, true, false, false, true, "x ← x + N₂(F(N₁(x)))", "arXiv 2502.02732"},
-    {"deepnorm", PLACE_POST, false, true, false, false, "x ← N(α·x + F(x)), α = (2L)^¼", "arXiv 2203.00555"},
-    {"mix", PLACE_MIX, false, false, false, true, "post in the first layers, pre above", "arXiv 2412.13795"},
-    {"lns", PLACE_PRE, false, false, true, true, "pre, norm outputs times 1/√layer", "arXiv 2502.05795"},
+    {"pre", PLACE_PRE, NORM_BEFORE, false, false, true, "x ← x + F(N(x))", "arXiv 2002.04745"},
+    {"post", PLACE_POST, NORM_BEFORE, false, false, false, "x ← N(x + F(x))", "arXiv 1706.03762"},
+    {"sandwich", PLACE_PRE, NORM_BOTH, false, false, true, "x ← x + N₂(F(N₁(x)))", "arXiv 2502.02732"},
+    {"deepnorm", PLACE_POST, NORM_BEFORE, true, false, false, "x ← N(α·x + F(x)), α = (2L)^¼", "arXiv 2203.00555"},
+    {"mix", PLACE_MIX, NORM_BEFORE, false, false, true, "post in the first layers, pre above", "arXiv 2412.13795"},
+    {"lns", PLACE_PRE, NORM_BEFORE, false, true, true, "pre, norm outputs times 1/√layer", "arXiv 2502.05795"},
+    {"res-post", PLACE_PRE, NORM_AFTER, false, false, true, "x ← x + N(F(x)), no norm before F", "arXiv 2111.09883"},
 };
 const int PLACEMENT_COUNT = sizeof PLACEMENTS / sizeof *PLACEMENTS;
 
@@ -64,10 +65,12 @@ static NormPlan sublayer_norm(const Config *c, int i) {
     return norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_NORM2 : PARAM_NORM1, i / 2);
 }
 
-/* The norm that feeds sublayer i from a stream that no norm of its own has passed; NONE before a post block. */
+/* The norm that feeds sublayer i from a stream that no norm of its own has passed; NONE before a post block, and where the
+ * only norm is on the sublayer's output. */
 static NormPlan feeding_norm(const Config *c, int i) {
     if (i == 2 * c->n_layer) return norm_plan(c, variant_final_kind(c), PARAM_FINAL, -1);
-    return variant_is_post(c, i / 2) ? (NormPlan){0} : sublayer_norm(c, i);
+    bool raw = variant_is_post(c, i / 2) || variant_placement(c)->norms == NORM_AFTER;
+    return raw ? (NormPlan){0} : sublayer_norm(c, i);
 }
 
 static int gate_of(const Config *c, int sublayer) {
@@ -89,7 +92,7 @@ static JunctionPlan after_sublayer(const Config *c, int i) {
         .gate = gate_of(c, i),
         .gate_in = post || first_pre ? -1 : gate_of(c, i - 1),
     };
-    if (row->inner)
+    if (row->norms != NORM_BEFORE)
         plan.inner = norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_INNER2 : PARAM_INNER1, i / 2);
     return plan;
 }
@@ -136,9 +139,11 @@ void variant_resolve(Config *c) {
     check(row->type != PLACE_MIX || c->mix_post_layers <= c->n_layer,
           "--mix-post-layers %lld is more than --n-layer %lld: with --placement mix it is 0 to that many",
           (long long)c->mix_post_layers, (long long)c->n_layer);
-    check(!variant_norm(c)->approximates || (row->type == PLACE_PRE && !row->inner),
+    check(!variant_norm(c)->approximates || (row->type == PLACE_PRE && row->norms == NORM_BEFORE),
           "--norm bhyt approximates within a pre-norm block: --placement must be pre or lns, not %s "
           "(--norm bhyt-exact goes with all)", row->name);
+    check(!c->qk_norm || !c->sdd, "--qk-norm %s with --sdd: SDD norms q and k already; one of the two must be off",
+          config_choice("qk-norm", c->qk_norm));
     bool starts_here = !c->init_from && !c->resume;
     check(!c->gpas || !starts_here || strcmp(config_choice("gpas-act", c->gpas_act), "relu") || c->gpas_init != 0,
           "--gpas-act relu has derivative 0 at --gpas-init 0, so such gates never move: give --gpas-init another value, "
@@ -152,6 +157,7 @@ void variant_describe(const Config *c, char *text, size_t size) {
         if ((size_t)n < size) n += snprintf(text + n, size - (size_t)n, "-%s", config_choice("gpas-act", c->gpas_act));
     }
     if (c->sdd && (size_t)n < size) snprintf(text + n, size - (size_t)n, " sdd-%s", config_choice("sdd", c->sdd));
+    if (c->qk_norm && (size_t)n < size) snprintf(text + n, size - (size_t)n, " qk-norm-%s", config_choice("qk-norm", c->qk_norm));
 }
 
 /* The words of the other switches: what each means, and where it is from. */
@@ -179,6 +185,7 @@ static const Word OPTION_WORDS[] = {
     {"--final-norm", "a norm before the head; auto: not for post, deepnorm", ""},
     {"--embed-norm", "norm the embedding; on by itself for sdd released + post", "arXiv 2502.15499"},
     {"--embed-scale", "one learned scalar on the embedding, at first √C", "arXiv 2503.10622"},
+    {"--qk-norm", "rms of q and k before RoPE: by head, or projection", "arXiv 2302.05442"},
     {"--mix-post-layers", "mix: how many layers are post", "arXiv 2412.13795"},
     {"--lns-init", "lns: γ starts at 1/√layer and is learned on", "arXiv 2506.22049"},
     {"--deepnorm-init", "deepnorm: Xavier gains (8L)^−¼; off: plain init", "arXiv 2203.00555"},
@@ -211,9 +218,10 @@ void variant_print_table(void) {
     PRINT_WORDS("--sdd (off, or)", SDD_WORDS);
     PRINT_WORDS("options", OPTION_WORDS);
     printf("refused\n"
-           "  --norm bhyt with --placement post, sandwich, deepnorm, mix: it estimates a pre-norm block's statistic; "
+           "  --norm bhyt with --placement post, sandwich, deepnorm, mix, res-post: it estimates a pre-norm block's statistic; "
            "--norm bhyt-exact goes there\n"
            "  --gpas-act relu with --gpas-init 0: its derivative there is 0, the gates would never move\n"
            "  --placement mix with --mix-post-layers over --n-layer\n"
+           "  --qk-norm with --sdd, which norms q and k already\n"
            "Everything else goes with everything else.\n");
 }

@@ -22,10 +22,13 @@ typedef struct NormRow {
 
 typedef enum PlacementType { PLACE_PRE, PLACE_POST, PLACE_MIX } PlacementType;
 
+/* Where a sublayer's own norms are: before it, or after the addition in post-type; on its output; both. */
+typedef enum PlacedNorms { NORM_BEFORE, NORM_AFTER, NORM_BOTH } PlacedNorms;
+
 typedef struct PlacementRow {
     const char *name;
     PlacementType type;
-    bool inner;      /* a second norm on the sublayer's output */
+    PlacedNorms norms;
     bool deep;       /* DeepNorm's α on the shortcut, and its initial values */
     bool by_depth;   /* norm outputs times 1/√layer */
     bool final_norm; /* --final-norm auto */

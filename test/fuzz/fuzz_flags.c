@@ -20,7 +20,7 @@ static void resolve(void *config) {
 }
 
 static void check_resolved(const Config *c) {
-    PROMISE(c->head_size >= 1 && c->head_size <= 256 && c->head_size * c->n_head == c->n_embd);
+    PROMISE(c->head_size >= 1 && c->head_size <= 256 && !(c->qk_norm && c->sdd));
     PROMISE(c->n_kv_head >= 1 && c->n_head % c->n_kv_head == 0 && c->n_ffn >= 1 && c->vocab_size >= 2);
     PROMISE(c->micro_steps >= 1 && c->micro_steps <= c->total_batch_tokens);
     PROMISE(c->micro_steps * c->batch_size * c->seq_len * 3 == c->total_batch_tokens);

@@ -21,6 +21,8 @@ CASES = {"gpt2": ["--arch", "gpt2"], "gpt2 untied": ["--tie-embeddings", "off", 
          "llama grouped": ["--arch", "llama", "--n-kv-head", 2, "--n-ffn", 40, "--rope-base", 500],
          "llama tied": ["--arch", "llama", "--tie-embeddings", "on"],
          "llama biases": ["--arch", "llama", "--bias", "on"],
+         "llama linear RoPE": ["--arch", "llama", "--rope-scaling", "linear", "--rope-factor", 3],
+         "llama llama3 RoPE": ["--arch", "llama", "--rope-scaling", "llama3", "--rope-original-seq-len", 8],
          "llama eps": ["--arch", "llama", "--norm-eps", "1e-3", "--placement", "mix", "--mix-post-layers", 0],
          "llama learned scaling": ["--arch", "llama", "--placement", "lns", "--lns-init", "on"],
          "gpt2 eps": ["--norm-eps", "1e-3", "--placement", "lns", "--n-layer", 1]}
@@ -118,19 +120,20 @@ def foreign(torch, case):
 CONSTANTS = [
     ("gpt2", {"layer_norm_epsilon": 0.1}, None), ("gpt2", {"n_inner": 40}, None), ("gpt2", {"tie_word_embeddings": False}, None),
     ("gpt2", {"activation_function": "gelu_pytorch_tanh"}, None), ("gpt2", {"activation_function": "relu"}, "activation_function relu"),
-    ("gpt2", {"activation_function": "gelu"}, "activation_function gelu"), ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights false"),
+    ("gpt2", {"activation_function": "gelu"}, None), ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights false"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx true"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention true"),
     ("llama", {"rms_norm_eps": 0.1}, None), ("llama", {"rope_theta": 100.0}, None), ("llama", {"num_key_value_heads": None}, None),
     ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}, None), ("llama", {"foo": 3}, None),
     ("llama", {"attention_bias": True, "mlp_bias": True}, None), ("llama", {"head_dim": 8, "hidden_act": "swish"}, None),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters linear"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, None),
     ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                                "original_max_position_embeddings": 8}}, "rope_parameters llama3"),
+                                "original_max_position_embeddings": 8}}, None),
+    ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}}, "rope_parameters dynamic"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"), ("llama", {"hidden_act": "relu"}, "hidden_act relu"),
-    ("llama", {"attention_bias": True}, "mlp_bias false with attention_bias true"), ("llama", {"head_dim": 16}, "head_dim 16"),
+    ("llama", {"attention_bias": True}, "mlp_bias false with attention_bias true"), ("llama", {"head_dim": 16}, None),
     ("llama", {"sliding_window": 4}, "sliding_window 4"), ("llama", {"is_causal": False}, "is_causal false"),
-    ("gemma", {}, "model_type gemma"), ("mistral", {}, "model_type mistral"), ("qwen2", {}, "model_type qwen2"),
+    ("gemma", {}, "model_type gemma"), ("phi3", {}, "model_type phi3"), # of other families: hf/test_families.py
 ]  # fmt: skip
 
 

@@ -26,13 +26,16 @@ SHAPE = {
 PARTS = {
     "arch": ["llama", "gpt2"],
     "norm": ["rmsnorm", "layernorm", "dyt", "bhyt-exact", "bhyt"],
-    "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns"],
+    "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post"],
     "gpas": ["off", "layer", "sublayer"],
     "sdd": ["off", "paper", "released"],
     "gpas-act": ["silu", "identity", "relu", "tanh", "leaky-relu"],
     "positions": ["rope", "learned"],
-    "activation": ["swiglu", "gelu"],
-    "bias": ["off", "on"],
+    "rope-scaling": ["none", "linear", "llama3"],
+    "activation": ["swiglu", "gelu", "gelu-exact"],
+    "bias": ["off", "on", "qkv"],
+    "qk-norm": ["off", "head", "projection"],
+    "head-dim": ["8", "6"],
     "tie-embeddings": ["off", "on"],
     "n-kv-head": ["4", "2", "1"],
     "final-norm": ["auto", "on", "off"],
@@ -46,6 +49,8 @@ MAIN = ["norm", "placement", "gpas", "sdd", "arch"]
 
 
 def is_refused(variant):
+    if variant.get("qk-norm", "off") != "off" and variant.get("sdd", "off") != "off":
+        return True
     return variant.get("norm") == "bhyt" and variant.get("placement", "pre") not in ("pre", "lns")
 
 

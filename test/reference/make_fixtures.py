@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the fixtures that test_reference.py compares train_gpt with, from model.py.  Needs JAX.
 
-    make_fixtures.py            writes fixtures/ and fixtures_variants/ anew
+    make_fixtures.py            writes fixtures/, fixtures_families/ and fixtures_variants/ anew; NAME …: those folders alone
     make_fixtures.py --check    writes nothing: the committed files must be what model.py gives, and
                                 model.py's gradients must agree with differences of its forward
 """
@@ -51,6 +51,22 @@ FOLDERS = {
         "llama-learned-gelu": {
             **LLAMA, **ONE_LAYER, "positions": "learned", "activation": "gelu", "batch-size": 3,
         },
+    }),
+    # The parts of other families (Qwen2, Qwen3, OLMo 2, LLaMA 3.1, …), and each with what it meets elsewhere.
+    "fixtures_families": ({**TINY, **ONE_LAYER}, {
+        "qwen2": {**LLAMA, "bias": "qkv", "rope-base": 1000},
+        "qwen3": {**LLAMA, "qk-norm": "head", "head-dim": 12, "tie-embeddings": "on"},
+        "olmo2": {**LLAMA, "n-kv-head": 2, "qk-norm": "projection", "placement": "res-post", "norm-eps": 0.01, "n-layer": 2},
+        "llama-rope-llama3": {
+            **LLAMA, "head-dim": 16, "seq-len": 33, "rope-scaling": "llama3", "rope-factor": 4, "rope-original-seq-len": 24,
+        },
+        "llama-rope-linear": {**LLAMA, "seq-len": 21, "rope-scaling": "linear", "rope-factor": 2.5},
+        "gpt2-gelu-exact": {**GPT2, "activation": "gelu-exact"},
+        "gpt2-qk-norm-heads-biases": {**GPT2, "qk-norm": "head", "head-dim": 10, "bias": "qkv"},
+        "res-post-gpas-embed-norm": {**GPT2, "placement": "res-post", "gpas": "sublayer", "embed-norm": "on", "n-layer": 2},
+        "res-post-dyt-sdd": {**LLAMA, "placement": "res-post", "norm": "dyt", "sdd": "paper", "head-dim": 6},
+        "sdd-released-heads": {**LLAMA, "sdd": "released", "head-dim": 12},
+        "bhyt-heads": {**LLAMA, "norm": "bhyt", "head-dim": 6, "qk-norm": "projection"},
     }),
     # Every norm, placement, GPAS and SDD form, and the pairs that MATH.md treats apart.
     "fixtures_variants": (TINY, {
@@ -229,8 +245,11 @@ def describe(expected, remark):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    for folder, (base, fixtures) in FOLDERS.items():
+    parser.add_argument("folders", nargs="*", metavar="NAME", help="of fixtures (default: all)")
+    arguments = parser.parse_args()
+    check = arguments.check
+    for folder in arguments.folders or FOLDERS:
+        base, fixtures = FOLDERS[folder]
         if not check:
             shutil.rmtree(HERE / folder, ignore_errors=True)
         for name, own in fixtures.items():

@@ -46,7 +46,13 @@ class Settings:
     bias: str
     tie_embeddings: str
     n_kv_head: int = 0  # 0: as many as n_head
+    head_dim: int = 0  # 0: n_embd / n_head
     rope_base: float = 10000.0
+    rope_scaling: str = "none"
+    rope_factor: float = 8.0
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 4.0
+    rope_original_seq_len: int = 8192
     norm_eps: float = 0.0  # 0: 1e-5 for layernorm and with released SDD, 1e-6 for the others
     placement: str = "pre"
     mix_post_layers: int = -1  # -1: a quarter of the layers, rounded down
@@ -54,6 +60,7 @@ class Settings:
     final_norm: str = "auto"
     embed_norm: str = "off"
     embed_scale: str = "off"
+    qk_norm: str = "off"
     bhyt_lambda_final: float = 0.0
     bhyt_gamma_var: str = "off"
     gpas: str = "off"
@@ -87,7 +94,11 @@ class Settings:
 
     @property
     def head_size(self):
-        return self.n_embd // self.n_head
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def q_width(self):
+        return self.n_head * self.head_size
 
     @property
     def kv_width(self):
@@ -172,6 +183,7 @@ PLACEMENTS = {
     "post": lambda x, F, N, N2, G, alpha: N(G(x) + F(x)),
     "sandwich": lambda x, F, N, N2, G, alpha: G(x + N2(F(N(x)))),
     "deepnorm": lambda x, F, N, N2, G, alpha: N(alpha * G(x) + F(x)),
+    "res-post": lambda x, F, N, N2, G, alpha: G(x + N2(F(x))),
 }
 
 
@@ -221,10 +233,10 @@ def sdd_sites(s):
     if s.sdd == "off":
         return {}
     if s.sdd == "paper":
-        attention = {"q": C, "k": s.kv_width, "v": s.kv_width, "o": C}
+        attention = {"q": s.q_width, "k": s.kv_width, "v": s.kv_width, "o": C}
         mlp_in = {"gate": F, "up": F} if s.activation == "swiglu" else {"up": F}
     else:
-        attention = {"q": D, "k": D, "context": C, "o": C}
+        attention = {"q": D, "k": D, "context": s.q_width, "o": C}
         mlp_in = {"gate_up": 2 * F} if s.activation == "swiglu" else {"up": F}
     return {**attention, **mlp_in, "down": C}
 
@@ -238,19 +250,47 @@ def gelu(x):
     return 0.5 * x * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def gelu_exact(x):
+    """x·Φ(x), as it is defined."""
+    return 0.5 * x * jax.scipy.special.erfc(-x / math.sqrt(2.0))
+
+
 def linear(x, matrix):
     y = x @ matrix.weight.T
     return y if matrix.bias is None else y + matrix.bias
 
 
-def rope(x, base):
-    """x: (B, T, heads, D).  Half-split: channel j pairs with j + D/2, both turned by t·base^(−2j/D)."""
+def rope_frequency(s, D):
+    """base^(−2j/D); --rope-scaling divides all of it (linear), or what turns slowly (LLaMA 3.1's)."""
+    frequency = s.rope_base ** (-2.0 * jnp.arange(D // 2) / D)
+    if s.rope_scaling == "none":
+        return frequency
+    if s.rope_scaling == "linear":
+        return frequency / s.rope_factor
+    wavelength = 2 * math.pi / frequency
+    longest, shortest = s.rope_original_seq_len / s.rope_low_freq_factor, s.rope_original_seq_len / s.rope_high_freq_factor
+    smooth = (s.rope_original_seq_len / wavelength - s.rope_low_freq_factor) / (s.rope_high_freq_factor - s.rope_low_freq_factor)
+    between = (1 - smooth) * frequency / s.rope_factor + smooth * frequency
+    slowed = jnp.where(wavelength > longest, frequency / s.rope_factor, between)
+    return jnp.where(wavelength < shortest, frequency, slowed)
+
+
+def rope(s, x):
+    """x: (B, T, heads, D).  Half-split: channel j pairs with j + D/2, both turned by t·frequency(j)."""
     T, D = x.shape[1], x.shape[3]
-    frequency = base ** (-2.0 * jnp.arange(D // 2) / D)
+    frequency = rope_frequency(s, D)
     angle = jnp.arange(T)[:, None, None] * frequency
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     low, high = x[..., : D // 2], x[..., D // 2 :]
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def qk_norm(s, x, gamma):
+    """MATH.md 9: x, (B, T, heads, D), normed head by head, or over all heads as one row."""
+    if s.qk_norm == "off":
+        return x
+    rows = x if s.qk_norm == "head" else x.reshape(*x.shape[:2], -1)
+    return rmsnorm(rows, {"gamma": gamma}, s.norm_eps).reshape(x.shape)
 
 
 def attention(s, w, x):
@@ -264,8 +304,9 @@ def attention(s, w, x):
     q = sdd_rms(s, q, w.alpha.get("q")).reshape(B, T, H, D)
     k = sdd_rms(s, k, w.alpha.get("k")).reshape(B, T, Hkv, D)
     v = v.reshape(B, T, Hkv, D)
+    q, k = qk_norm(s, q, w.q_norm), qk_norm(s, k, w.k_norm)
     if s.positions == "rope":
-        q, k = rope(q, s.rope_base), rope(k, s.rope_base)
+        q, k = rope(s, q), rope(s, k)
     k, v = jnp.repeat(k, H // Hkv, axis=2), jnp.repeat(v, H // Hkv, axis=2)
     scores = jnp.einsum("bthd,bshd->bhts", q, k) / math.sqrt(D)
     scores = jnp.where(jnp.tril(jnp.ones((T, T), bool)), scores, -jnp.inf)
@@ -275,8 +316,9 @@ def attention(s, w, x):
 
 
 def mlp(s, w, x):
-    if s.activation == "gelu":
-        hidden = gelu(sdd_rms(s, linear(x, w.up), w.alpha.get("up")))
+    if s.activation != "swiglu":
+        function = gelu if s.activation == "gelu" else gelu_exact
+        hidden = function(sdd_rms(s, linear(x, w.up), w.alpha.get("up")))
     else:
         gate, up = linear(x, w.gate), linear(x, w.up)
         if s.sdd == "released":
@@ -358,6 +400,8 @@ class Layout(NamedTuple):
     layer: str
     norm_attn: str
     norm_mlp: str
+    after_attn: str  # res-post's norms
+    after_mlp: str
     attn: str  # the two sublayers' prefixes
     mlp: str
     matrix: dict  # site → name, in the layer
@@ -373,6 +417,8 @@ LAYOUTS = {
         layer="transformer.h.{}.",
         norm_attn="ln_1",
         norm_mlp="ln_2",
+        after_attn="attn.output_norm",
+        after_mlp="mlp.output_norm",
         attn="attn.",
         mlp="mlp.",
         matrix=dict(qkv="attn.c_attn", o="attn.c_proj", gate="mlp.c_gate", up="mlp.c_fc", down="mlp.c_proj"),
@@ -386,6 +432,8 @@ LAYOUTS = {
         layer="model.layers.{}.",
         norm_attn="input_layernorm",
         norm_mlp="post_attention_layernorm",
+        after_attn="post_attention_layernorm",  # OLMo 2's names
+        after_mlp="post_feedforward_layernorm",
         attn="self_attn.",
         mlp="mlp.",
         matrix=dict(
@@ -401,6 +449,8 @@ NORM_SUFFIX = {"gamma": ".weight", "beta": ".bias", "alpha": ".alpha", "lambda":
 
 def layer_norm_sites(s, layout):
     """Attribute of LayerWeights → name of the norm in the layer."""
+    if s.placement == "res-post":
+        return {"inner_attn": layout.after_attn, "inner_mlp": layout.after_mlp}
     sites = {"norm_attn": layout.norm_attn, "norm_mlp": layout.norm_mlp}
     if s.placement == "sandwich":
         sites["inner_attn"] = layout.attn + "output_norm"
@@ -414,17 +464,17 @@ def alpha_name(layout, site):
 
 def matrix_shapes(s):
     """Site → (out, in)."""
-    C, F = s.n_embd, s.n_ffn
-    attention = {"q": (C, C), "k": (s.kv_width, C), "v": (s.kv_width, C), "o": (C, C)}
+    C, F, Q = s.n_embd, s.n_ffn, s.q_width
+    attention = {"q": (Q, C), "k": (s.kv_width, C), "v": (s.kv_width, C), "o": (C, Q)}
     if LAYOUTS[s.arch].conv1d:
-        attention = {"qkv": (C + 2 * s.kv_width, C), "o": (C, C)}
+        attention = {"qkv": (Q + 2 * s.kv_width, C), "o": (C, Q)}
     mlp_in = {"gate": (F, C), "up": (F, C)} if s.activation == "swiglu" else {"up": (F, C)}
     return {**attention, **mlp_in, "down": (C, F)}
 
 
-def has_bias(s):
+def has_bias(s, site):
     """MATH.md 4: no bias in an SDD layer (and released's V, which is none, goes with its neighbours)."""
-    return s.bias == "on" and s.sdd == "off"
+    return s.sdd == "off" and (s.bias == "on" or (s.bias == "qkv" and site in ("q", "k", "v", "qkv")))
 
 
 def shapes(s):
@@ -450,8 +500,12 @@ def shapes(s):
         for site, (n_out, n_in) in matrix_shapes(s).items():
             shape = (n_in, n_out) if layout.conv1d else (n_out, n_in)
             table[prefix + layout.matrix[site] + ".weight"] = (shape, "matrix")
-            if has_bias(s):
+            if has_bias(s, site):
                 table[prefix + layout.matrix[site] + ".bias"] = ((n_out,), "bias")
+        if s.qk_norm != "off":
+            for site, width in (("q", s.q_width), ("k", s.kv_width)):
+                width = s.head_size if s.qk_norm == "head" else width
+                table[prefix + layout.attn + site + "_norm.weight"] = ((width,), "gamma")
         for site, width in sdd_sites(s).items():
             table[prefix + alpha_name(layout, site)] = ((width,), "gamma")
         if s.gpas != "off":
@@ -503,9 +557,11 @@ class LayerWeights(NamedTuple):
     up: Matrix
     down: Matrix
     alpha: dict  # SDD's
-    norm_attn: dict
-    norm_mlp: dict
-    inner_attn: Optional[dict]  # sandwich's
+    q_norm: Optional[jax.Array]  # --qk-norm's
+    k_norm: Optional[jax.Array]
+    norm_attn: Optional[dict]
+    norm_mlp: Optional[dict]
+    inner_attn: Optional[dict]  # sandwich's, res-post's
     inner_mlp: Optional[dict]
     gate_attn: Optional[jax.Array]  # GPAS's
     gate_mlp: Optional[jax.Array]
@@ -521,7 +577,7 @@ def read_layer(s, weights, layer_index):
         matrices[site] = Matrix(weight.T if layout.conv1d else weight, bias)
     if layout.conv1d:  # the rows of the fused matrix are q, then k, then v
         fused = matrices.pop("qkv")
-        borders = [s.n_embd, s.n_embd + s.kv_width]
+        borders = [s.q_width, s.q_width + s.kv_width]
         rows = jnp.split(fused.weight, borders)
         biases = [None] * 3 if fused.bias is None else jnp.split(fused.bias, borders)
         matrices.update({site: Matrix(*pair) for site, pair in zip("qkv", zip(rows, biases))})
@@ -530,8 +586,10 @@ def read_layer(s, weights, layer_index):
     return LayerWeights(
         **matrices,
         alpha={site: weights[prefix + alpha_name(layout, site)] for site in sdd_sites(s)},
-        norm_attn=norms["norm_attn"],
-        norm_mlp=norms["norm_mlp"],
+        q_norm=weights.get(prefix + layout.attn + "q_norm.weight"),
+        k_norm=weights.get(prefix + layout.attn + "k_norm.weight"),
+        norm_attn=norms.get("norm_attn"),
+        norm_mlp=norms.get("norm_mlp"),
         inner_attn=norms.get("inner_attn"),
         inner_mlp=norms.get("inner_mlp"),
         gate_attn=None if gates is None else gates[0],
