@@ -61,7 +61,8 @@ def arc(record):
         found = field(question, "choices", list)
         if not all(isinstance(one, dict) for one in found):
             raise BadRow("'choices' must be a list of objects")
-        question, texts, labels = field(question, "stem"), [one.get("text") for one in found], [one.get("label") for one in found]
+        texts, labels = ([one.get(name) for one in found] for name in ("text", "label"))
+        question = field(question, "stem")
     else:
         question, found = field(record, "question"), field(record, "choices", dict)
         texts, labels = field(found, "text", list), field(found, "label", list)
@@ -84,7 +85,7 @@ def lambada(record):
 
 def plain(record):
     """The text form that train_gpt reads itself (README.md)."""
-    known = {"context", "choices", "answer", "delimiter", "id"} if "choices" in record else {"context", "target", "delimiter", "id"}
+    known = {"context", "delimiter", "id"} | ({"choices", "answer"} if "choices" in record else {"target"})
     if set(record) - known:
         raise BadRow("field %.100r has no meaning here" % sorted(set(record) - known)[0])
     if "choices" in record:

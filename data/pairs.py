@@ -1,8 +1,8 @@
-"""Which tokens are a context's, and which are those of what follows? As lm_eval's models of Hugging Face have it (0.4.13).
+"""Which tokens are a context's, and which are those of what follows? As lm_eval 0.4.13 has it for transformers' models.
 
-Context and continuation are encoded together, and what is longer than the context alone is the continuation; blanks at the
-context's end belong to what follows; in place of an empty context stands the token that begins or ends texts. Unlike in
-training's data, literals of control tokens are control tokens, and what tokenizer.json adds to a text (<s>) is added.
+Context and continuation are encoded together, and what is longer than the context alone is the continuation; blanks at
+the context's end belong to what follows; in place of an empty context stands the token that begins or ends texts. Unlike
+in training's data, literals of control tokens are control tokens, and what tokenizer.json adds to a text (<s>) is added.
 """
 import json
 import os
@@ -83,7 +83,7 @@ def pair(tokenizer, context, continuation):
     """(ids of the context, ids of the continuation)."""
     if not context:
         if tokenizer.prefix is None:
-            raise ValueError("an empty context, and tokenizer_config.json names no bos_token or eos_token to stand in its place")
+            raise ValueError("an empty context, and tokenizer_config.json names no bos_token or eos_token in its place")
         ids = getattr(tokenizer, "encode_alone", tokenizer.encode)(continuation)
         return ([tokenizer.prefix], ids) if ids[:1] != [tokenizer.prefix] else (ids[:1], ids[1:])
     kept = context.rstrip()

@@ -21,8 +21,9 @@ EXAMPLES = """examples:
 then:
   ./train_gpt --resume out/run --eval hellaswag.jsonl,arc_easy.jsonl
 
-Nothing is fetched: the files are the benchmarks' own (HellaSwag's and PIQA's .jsonl, ARC's .jsonl of AI2 or of the Hub,
-LAMBADA's .jsonl or plain text), or `jsonl`: {"context", "choices", "answer"} or {"context", "target"} a line, of your own.
+Nothing is fetched: the files are the benchmarks' own (HellaSwag's and PIQA's .jsonl, ARC's .jsonl of AI2 or of the
+Hub, LAMBADA's .jsonl or plain text), or, as `jsonl`, your own: {"context", "choices", "answer"} or {"context", "target"}
+a line.
 """
 
 

@@ -3,11 +3,11 @@
 #
 #   scripts/lm_eval.sh RUN TASKS [ARGUMENTS OF lm_eval …]
 #   scripts/lm_eval.sh out/run hellaswag,arc_easy --batch_size 8
-#   scripts/lm_eval.sh out/run my_task --include_path my_tasks        a task of one's own, no network
+#   scripts/lm_eval.sh out/run my_task --include_path my_tasks    a task of one's own, no network
 #
-# RUN is a run, a checkpoint, or another directory with config.json, model.safetensors and tokenizer files; a run whose data were
-# made without a tokenizer takes one from TOKENIZER=DIR. LM_EVAL says which lm_eval (pip install "lm_eval[hf]"). The same
-# questions without Python: data/prepare_eval.py, then train_gpt --eval.
+# RUN is a run, a checkpoint, or another directory with config.json, model.safetensors and tokenizer files; a run whose
+# data were made without a tokenizer takes one from TOKENIZER=DIR. LM_EVAL says which lm_eval (pip install "lm_eval[hf]").
+# The same questions without it: data/prepare_eval.py, then train_gpt --eval.
 set -euo pipefail
 
 fail() {

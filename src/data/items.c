@@ -38,7 +38,8 @@ static bool whole(const cJSON *number, double least, double most) {
 }
 
 /* Appends an array of ids; says how many there were. */
-static bool take_ids(const cJSON *array, const char *what, const ItemRules *rules, uint32_t **end, int *count, Error *error) {
+static bool take_ids(const cJSON *array, const char *what, const ItemRules *rules, uint32_t **end, int *count,
+                     Error *error) {
     const cJSON *each;
     *count = 0;
     if (!cJSON_IsArray(array)) return error_set(error, "%s must be a list of token ids", what);
@@ -53,7 +54,8 @@ static bool take_ids(const cJSON *array, const char *what, const ItemRules *rule
 }
 
 static bool fits(const char *what, int length, const ItemRules *rules, Error *error) {
-    return length <= rules->longest || error_set(error, "%s has %d tokens; --seq-len %d is the most", what, length, rules->longest);
+    return length <= rules->longest ||
+           error_set(error, "%s has %d tokens; --seq-len %d is the most", what, length, rules->longest);
 }
 
 /* The lengths of the choices' texts, where they are given. */
@@ -74,7 +76,8 @@ static bool take_lengths(const cJSON *row, const char *name, int choices, int **
 static size_t size_of(const cJSON *array) { return cJSON_IsArray(array) ? (size_t)cJSON_GetArraySize(array) : 0; }
 
 static bool ids_item(const cJSON *row, const ItemRules *rules, Item *item, Error *error) {
-    static const char *const CHOICES[] = {"context_ids", "choice_ids", "answer", "choice_chars", "choice_bytes", "id", NULL};
+    static const char *const CHOICES[] = {"context_ids",  "choice_ids",   "answer",
+                                          "choice_chars", "choice_bytes", "id", NULL};
     static const char *const LAST[] = {"context_ids", "target_ids", "id", NULL};
     const cJSON *context = field(row, "context_ids"), *choices = field(row, "choice_ids"), *each;
     if (!fields_are_known(row, item->last_word ? LAST : CHOICES, error)) return false;
@@ -89,7 +92,8 @@ static bool ids_item(const cJSON *row, const ItemRules *rules, Item *item, Error
         char what[40];
         if (item->last_word) snprintf(what, sizeof what, "'target_ids'");
         else snprintf(what, sizeof what, "choice %d of 'choice_ids'", i);
-        if (!take_ids(next, what, rules, &end, &item->length[i], error) || !fits(what, item->length[i], rules, error)) return false;
+        if (!take_ids(next, what, rules, &end, &item->length[i], error) || !fits(what, item->length[i], rules, error))
+            return false;
     }
     return take_lengths(row, "choice_chars", item->choices, &item->chars, error) &&
            take_lengths(row, "choice_bytes", item->choices, &item->bytes, error);
@@ -101,9 +105,9 @@ static bool ids_item(const cJSON *row, const ItemRules *rules, Item *item, Error
 
 /* What Python's str.rstrip() takes away. */
 static bool is_blank(unsigned code) {
-    return (code >= 0x09 && code <= 0x0d) || (code >= 0x1c && code <= 0x20) || code == 0x85 || code == 0xa0 || code == 0x1680 ||
-           (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f ||
-           code == 0x3000;
+    return (code >= 0x09 && code <= 0x0d) || (code >= 0x1c && code <= 0x20) || code == 0x85 || code == 0xa0 ||
+           code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 || code == 0x202f ||
+           code == 0x205f || code == 0x3000;
 }
 
 /* The length of a text without the blanks at its end. */
@@ -123,10 +127,12 @@ static int characters(const char *text) {
     return count;
 }
 
-static bool take_bytes(const char *what, const char *text, size_t size, const ItemRules *rules, uint32_t **end, Error *error) {
+static bool take_bytes(const char *what, const char *text, size_t size, const ItemRules *rules, uint32_t **end,
+                       Error *error) {
     for (size_t i = 0; i < size; i++) {
         const uint32_t byte = (unsigned char)text[i];
-        if (byte >= rules->vocab) return error_set(error, "%s holds byte %u; --vocab-size is %u", what, byte, rules->vocab);
+        if (byte >= rules->vocab)
+            return error_set(error, "%s holds byte %u; --vocab-size is %u", what, byte, rules->vocab);
         *(*end)++ = byte;
     }
     return true;
@@ -199,7 +205,8 @@ static bool text_item(const cJSON *row, const ItemRules *rules, Item *item, Erro
     if (item->last_word && !target) return false;
     texts.choice = must_calloc((size_t)item->choices, sizeof *texts.choice, "an item");
     texts.choice[0] = target;
-    bool good = item->last_word ? take_texts(&texts, rules, item, error) : choose_texts(row, &texts, rules, item, error);
+    bool good = item->last_word ? take_texts(&texts, rules, item, error)
+                                : choose_texts(row, &texts, rules, item, error);
     free(texts.choice);
     return good;
 }
@@ -212,7 +219,8 @@ static bool text_item(const cJSON *row, const ItemRules *rules, Item *item, Erro
 static bool take_answer(const cJSON *row, const char *name, Item *item, Error *error) {
     const cJSON *choices = field(row, name);
     int64_t answer = 0;
-    if (!cJSON_IsArray(choices) || !choices->child) return error_set(error, "'%s' must be a list of choices; there are none", name);
+    if (!cJSON_IsArray(choices) || !choices->child)
+        return error_set(error, "'%s' must be a list of choices; there are none", name);
     const int count = cJSON_GetArraySize(choices);
     if (count > ITEM_CHOICES_MOST) return error_set(error, "%d choices; %d are the most", count, ITEM_CHOICES_MOST);
     if (!field(row, "answer")) return error_set(error, "no 'answer', the number of the right choice, from 0");
@@ -225,7 +233,8 @@ static bool read_row(const cJSON *row, const ItemRules *rules, Item *item, Error
     static const struct {
         const char *name;
         bool ids, last_word;
-    } FORMS[] = {{"choice_ids", true, false}, {"choices", false, false}, {"target_ids", true, true}, {"target", false, true}};
+    } FORMS[] = {
+        {"choice_ids", true, false}, {"choices", false, false}, {"target_ids", true, true}, {"target", false, true}};
     for (size_t i = 0; i < sizeof FORMS / sizeof *FORMS; i++) {
         if (!field(row, FORMS[i].name)) continue;
         item->last_word = FORMS[i].last_word;

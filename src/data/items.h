@@ -8,10 +8,10 @@
  *     last word   {"context_ids": […], "target_ids": […]}
  *                 {"context": "…", "target": " …"}
  *
- * and any of them may have an "id", a text that nobody reads. Text is for models of bytes, and becomes tokens as lm_eval makes
- * them: blanks at the context's end belong to what follows; in place of an empty context stands byte 0, which ends documents.
- * answer counts from 0. choice_chars and choice_bytes are the lengths of the choices' texts, by which likelihoods are
- * divided.
+ * and any of them may have an "id", a text that nobody reads. Text is for models of bytes, and becomes tokens as lm_eval
+ * makes them: blanks at the context's end belong to what follows; in place of an empty context stands byte 0, which ends
+ * documents. answer counts from 0. choice_chars and choice_bytes are the lengths of the choices' texts, by which
+ * likelihoods are divided.
  */
 #ifndef ITEMS_H
 #define ITEMS_H
@@ -47,12 +47,15 @@ void item_free(Item *item);
 /* A file's rows, one after the other, in little memory; rows of blanks are passed over. */
 typedef struct ItemReader ItemReader;
 
-/* NULL with *error set where this is no regular file, or cannot be read. The path and the rules must outlive the reader. */
+/* NULL with *error set where this is no regular file, or cannot be read. Path and rules must outlive the reader. */
 ItemReader *item_reader_open(const char *path, const ItemRules *rules, Error *error);
 void item_reader_close(ItemReader *reader);
 
-/* The next item, which the caller frees, and the number of its row, from 1. False at the end of the file, and, with *error
- * set, which names file and row, where there is something else: no item, or one of another kind than the first. */
+/* How much of the file has been read, from 0 to 1. */
+double item_reader_share(const ItemReader *reader);
+
+/* The next item, which the caller frees, and the number of its row, from 1. False at the end of the file, and, with
+ * *error set, which names file and row, where there is something else: no item, or one of another kind than the first. */
 bool item_next(ItemReader *reader, Item *item, int64_t *row, Error *error);
 
 #endif

@@ -12,7 +12,7 @@ struct ItemReader {
     const char *path;
     const ItemRules *rules;
     int file;
-    uint64_t offset;    /* of the next read */
+    uint64_t size, offset; /* of the file; of the next read */
     char *text;         /* what was read and not used yet: [begin, end) */
     size_t begin, end, room;
     int64_t row;        /* of the row that comes */
@@ -25,7 +25,7 @@ ItemReader *item_reader_open(const char *path, const ItemRules *rules, Error *er
     int file = file_open(path, &size, error);
     if (file < 0) return NULL;
     ItemReader *reader = must_calloc(1, sizeof *reader, "a file of items");
-    *reader = (ItemReader){.path = path, .rules = rules, .file = file, .row = 1, .kind = -1};
+    *reader = (ItemReader){.path = path, .rules = rules, .file = file, .size = size, .row = 1, .kind = -1};
     return reader;
 }
 
@@ -34,6 +34,10 @@ void item_reader_close(ItemReader *reader) {
     close(reader->file);
     free(reader->text);
     free(reader);
+}
+
+double item_reader_share(const ItemReader *reader) {
+    return reader->offset < reader->size ? (double)reader->offset / (double)reader->size : 1;
 }
 
 /* More of the file behind what is there; false with *error set where it cannot be read. */
@@ -55,11 +59,13 @@ static bool read_more(ItemReader *r, Error *error) {
 /* The next line, without its end; false at the end of the file. */
 static bool next_line(ItemReader *r, const char **line, size_t *size, Error *error) {
     for (size_t seen = 0;;) {
-        const char *from = r->text + r->begin, *newline = r->text ? memchr(from + seen, '\n', r->end - r->begin - seen) : NULL;
+        const char *from = r->text + r->begin;
+        const char *newline = r->text ? memchr(from + seen, '\n', r->end - r->begin - seen) : NULL;
         const bool whole = newline || (r->at_end && r->end > r->begin);
         seen = newline ? (size_t)(newline - from) : r->end - r->begin;
         if (seen > ITEM_ROW_MOST)
-            return error_set(error, "%s, row %lld: longer than %d MiB", r->path, (long long)r->row, ITEM_ROW_MOST >> 20);
+            return error_set(error, "%s, row %lld: longer than %d MiB", r->path, (long long)r->row,
+                             ITEM_ROW_MOST >> 20);
         if (whole) {
             *line = from, *size = seen;
             r->begin += seen + (newline ? 1 : 0);
@@ -79,7 +85,8 @@ static bool is_empty(const char *line, size_t size) {
 static bool refuse(const ItemReader *r, const Error *why, Error *error) {
     FileKind kind = r->kind < 0 ? file_kind_at(r->path) : (FileKind){0};
     if (kind.name && kind.holds != FILE_HOLDS_TEXT)
-        return error_set(error, "%s, row %lld: %s; the file seems to be %s", r->path, (long long)r->row, why->text, kind.name);
+        return error_set(error, "%s, row %lld: %s; the file seems to be %s", r->path, (long long)r->row, why->text,
+                         kind.name);
     return error_set(error, "%s, row %lld: %s", r->path, (long long)r->row, why->text);
 }
 
@@ -92,7 +99,8 @@ bool item_next(ItemReader *r, Item *item, int64_t *row, Error *error) {
         if (!item_parse(line, size, r->rules, item, &why)) return refuse(r, &why, error);
         if (r->kind >= 0 && r->kind != item->last_word) {
             item_free(item);
-            error_set(&why, "%s in a file of %s", r->kind ? "choices" : "a last word", r->kind ? "last words" : "choices");
+            error_set(&why, "%s in a file of %s", r->kind ? "choices" : "a last word",
+                      r->kind ? "last words" : "choices");
             return refuse(r, &why, error);
         }
         r->kind = item->last_word;

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-/* The head's input of the rows that are asked goes to the front of `narrow`, which nobody reads after the last block. */
+/* The head's input of the rows that are asked goes to the front of `narrow`, which nobody reads after the blocks. */
 static int64_t gather(Model *m, const Losses *args) {
     const size_t row = (size_t)padded(m->C) * dtype_size(m->k->storage);
     int64_t rows = 0;
@@ -39,13 +39,15 @@ static void read_losses(Model *m, double *losses, int64_t rows) {
     void *raw = must_malloc(bytes + 1, "losses");
     m->k->copy(m->queue, raw, m->losses, bytes, COPY_TO_HOST);
     m->k->queue_wait(m->queue);
-    for (int64_t i = 0; i < rows; i++) losses[i] = m->k->accum == DTYPE_F64 ? ((double *)raw)[i] : (double)((float *)raw)[i];
+    for (int64_t i = 0; i < rows; i++)
+        losses[i] = m->k->accum == DTYPE_F64 ? ((double *)raw)[i] : (double)((float *)raw)[i];
     free(raw);
 }
 
 void model_losses(Model *m, const Losses *args) {
     const size_t accum = dtype_size(m->k->accum);
-    m->k->copy(m->queue, m->tokens, args->tokens, (size_t)args->B * (size_t)args->T * sizeof *args->tokens, COPY_TO_DEVICE);
+    m->k->copy(m->queue, m->tokens, args->tokens, (size_t)args->B * (size_t)args->T * sizeof *args->tokens,
+               COPY_TO_DEVICE);
     model_forward_rows(m, args->B, args->T);
     const int64_t rows = gather(m, args);
     m->k->copy(m->queue, m->targets, args->targets, (size_t)rows * sizeof *args->targets, COPY_TO_DEVICE);

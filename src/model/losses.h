@@ -1,6 +1,6 @@
 /*
- * losses.h: what is the loss of some tokens of some texts? For evaluation: other shapes than training's, and a product with
- * the head for those tokens alone.
+ * losses.h: what is the loss of some tokens of some texts? For evaluation: other shapes than training's, and a product
+ * with the head for those tokens alone.
  */
 #ifndef LOSSES_H
 #define LOSSES_H
@@ -20,7 +20,8 @@ typedef struct Losses {
     const Span *span;        /* whose losses are asked: rows of [B·T], in order, not overlapping; R of them together */
     const uint32_t *targets; /* [R] < V: what stands behind each */
     double *losses;          /* [R] out: nats */
-    bool *likeliest;         /* [R] out: whether the target is the first of the likeliest tokens; or NULL (it fetches all logits) */
+    bool *likeliest;         /* [R] out: whether the target is the first of the likeliest tokens, by the logits that it
+                                fetches for that; or NULL */
 } Losses;
 
 /* All pointers are the host's. Waits for the queue. */

@@ -16,6 +16,7 @@ static const char *const WAY_NAMES[WAYS] = {"acc", "acc_norm", "acc_bytes"};
 
 /* Answers that are sorted and asked together. */
 enum { POOL_ITEMS = 8192, POOL_TOKENS = 1 << 22 };
+enum { SURVEY_ROWS = 256 }; /* between two looks at the clock */
 
 typedef struct Tally {
     const char *path;
@@ -33,34 +34,76 @@ struct Evaluation {
     int files;
     Tally *tally;
     EvalOut *out;
-    /* How far it is. */
-    const Tally *now;
-    int64_t read;
+    const Tally *now; /* what it is at */
+    int64_t read;     /* tokens of it */
     double begun, told;
     bool terminal;
 };
 
 /* ------------------------------------------------------------------------------------------------------
+ * How far it is
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void clear_line(Evaluation *e) {
+    if (e->terminal && e->told > 0) fputs("\r\033[K", stderr);
+    e->told = 0;
+}
+
+/* Says of a file what share of it is done, if it takes long. */
+static void tell_how_far(Evaluation *e, double done, const char *of_what) {
+    enum { SILENT = 3 };
+    const double now = log_seconds(), every = e->terminal ? 0.2 : 30;
+    if (now - e->begun < SILENT || now - e->told < every || done >= 1 || done <= 0) return;
+    const long left = lround((now - e->begun) * (1 - done) / done);
+    Error line; /* without what a path may hold */
+    error_set(&line, "%.300s: %.0f %% %s, %ld:%02ld left", e->now->path, 100 * done, of_what, left / 60, left % 60);
+    fprintf(stderr, e->terminal ? "\r%s\033[K" : "%s\n", line.text);
+    fflush(stderr);
+    e->told = now;
+}
+
+/* After a pass; whether to go on. */
+static bool go_on(void *evaluation, int64_t read) {
+    Evaluation *e = evaluation;
+    char of_what[48];
+    snprintf(of_what, sizeof of_what, "of %lld items", (long long)e->now->items);
+    e->read += read;
+    if (stop_requested()) return false;
+    tell_how_far(e, (double)e->read / (double)e->now->tokens, of_what);
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------
  * Before anything is asked
  * ---------------------------------------------------------------------------------------------------- */
+
+static void check_lengths(Evaluation *e, const Tally *tally, const bool known[WAYS], int64_t row) {
+    for (int way = 0; way < WAYS; way++) {
+        if (known[way] == tally->known[way]) continue;
+        clear_line(e);
+        fail(EXIT_USAGE, "--eval: %s, row %lld: '%s' must be given in all rows or in none", tally->path, (long long)row,
+             way == BY_CHARACTER ? "choice_chars" : "choice_bytes");
+    }
+}
 
 static void survey(Evaluation *e, Tally *tally) {
     Error error = {0};
     Item item;
     int64_t row;
+    e->now = tally, e->begun = log_seconds();
     ItemReader *reader = item_reader_open(tally->path, &e->rules, &error);
     check(reader, "--eval: %s", error.text);
     for (; item_next(reader, &item, &row, &error); tally->items++) {
         const bool known[WAYS] = {true, item.chars != NULL, item.bytes != NULL};
         if (!tally->items) memcpy(tally->known, known, sizeof known);
-        for (int way = 0; way < WAYS; way++)
-            check(known[way] == tally->known[way], "--eval: %s, row %lld: '%s' must be given in all rows or in none", tally->path,
-                  (long long)row, way == BY_CHARACTER ? "choice_chars" : "choice_bytes");
+        check_lengths(e, tally, known, row);
         tally->last_words = item.last_word;
         tally->tokens += likelihood_tokens(&item, (int)e->config->seq_len);
         item_free(&item);
+        if (tally->items % SURVEY_ROWS == 0) tell_how_far(e, item_reader_share(reader), "of the file checked");
     }
     item_reader_close(reader);
+    clear_line(e);
     check(!error.text[0], "--eval: %s", error.text);
     check(tally->items, "--eval: %s holds no items", tally->path);
 }
@@ -68,6 +111,7 @@ static void survey(Evaluation *e, Tally *tally) {
 Evaluation *evaluation_open(const Config *config) {
     Evaluation *e = must_calloc(1, sizeof *e, "an evaluation");
     e->config = config;
+    e->terminal = isatty(STDERR_FILENO);
     e->rules = (ItemRules){.vocab = (uint32_t)config->vocab_size, .bytes = config->vocab_size <= 256,
                            .longest = (int)config->seq_len};
     const size_t size = strlen(config->eval) + 1;
@@ -89,35 +133,6 @@ Evaluation *evaluation_open(const Config *config) {
 static void close_evaluation(Evaluation *e) {
     free(e->paths), free(e->tally);
     free(e);
-}
-
-/* ------------------------------------------------------------------------------------------------------
- * How far it is
- * ---------------------------------------------------------------------------------------------------- */
-
-static void clear_line(const Evaluation *e) {
-    if (e->terminal && e->told > 0) fputs("\r\033[K", stderr);
-}
-
-/* After a pass; whether to go on. */
-static bool go_on(void *evaluation, int64_t read) {
-    enum { SILENT = 3 };
-    Evaluation *e = evaluation;
-    const double now = log_seconds(), every = e->terminal ? 0.2 : 30;
-    e->read += read;
-    if (stop_requested()) return false;
-    const double done = (double)e->read / (double)e->now->tokens;
-    if (now - e->begun < SILENT || now - e->told < every || done >= 1) return true;
-    const long left = lround((now - e->begun) * (1 - done) / done);
-    char line[256];
-    snprintf(line, sizeof line, "%.150s: %.0f %% of %lld items, %ld:%02ld left", e->now->path, 100 * done, (long long)e->now->items,
-             left / 60, left % 60);
-    Error clean; /* of what a path may hold */
-    error_set(&clean, "%s", line);
-    fprintf(stderr, e->terminal ? "\r%s\033[K" : "%s\n", clean.text);
-    fflush(stderr);
-    e->told = now;
-    return true;
 }
 
 static CHECK_NORETURN void end_early(Evaluation *e, int64_t done) {
@@ -228,7 +243,8 @@ static cJSON *result_of(const Tally *tally, int64_t step, FILE *line) {
     cJSON_AddStringToObject(result, "file", clean.text);
     cJSON_AddStringToObject(result, "kind", tally->last_words ? "last word" : "choices");
     cJSON_AddNumberToObject(result, "items", n);
-    fprintf(line, "%s: %lld %s:", clean.text, (long long)tally->items, tally->last_words ? "last words" : "items");
+    fprintf(line, "%s: %lld %s%s:", clean.text, (long long)tally->items, tally->last_words ? "last word" : "item",
+            tally->items == 1 ? "" : "s");
     for (int way = 0; way < (tally->last_words ? 1 : WAYS); way++) {
         const double share = (double)tally->right[way] / n;
         if (tally->known[way]) say(line, result, WAY_NAMES[way], 4, share, share_error(share, tally->items));
@@ -266,7 +282,6 @@ static void tell(Evaluation *e, const Tally *tally, Log *log, int64_t step) {
 void evaluation_run(Evaluation *e, Model *model, Log *log, int64_t step) {
     Likelihood *likelihood = likelihood_create(model);
     Answer *pool = must_calloc(POOL_ITEMS, sizeof *pool, "answers");
-    e->terminal = isatty(STDERR_FILENO);
     stop_as_request();
     for (int i = 0; i < e->files; i++) {
         ask(e, &e->tally[i], likelihood, pool);
