@@ -19,10 +19,12 @@ fail() {
 run=$1 tasks=$2
 shift 2
 lm_eval=${LM_EVAL:-lm_eval}
-command -v "$lm_eval" > /dev/null || fail "'$lm_eval' is not there: pip install \"lm_eval[hf]\", or say LM_EVAL=…/bin/lm_eval"
+command -v "$lm_eval" > /dev/null ||
+    fail "'$lm_eval' is not there: pip install \"lm_eval[hf]\", or say LM_EVAL=…/bin/lm_eval"
 folder=$run
 [ -e "$folder/config.json" ] || folder=$run/latest
-[ -e "$folder/config.json" ] || fail "$run holds no config.json, and neither does $run/latest: is it a run with a checkpoint?"
+[ -e "$folder/config.json" ] ||
+    fail "$run holds no config.json, and neither does $run/latest: is it a run with a checkpoint?"
 case $folder in *[,=]*) fail "$folder: lm_eval cannot be given a name with a comma or '='" ;; esac
 arguments=pretrained=$folder,trust_remote_code=True
 if [ -n "${TOKENIZER:-}" ]; then

@@ -4,6 +4,7 @@ Runs `train_gpt_emu` (TRAIN_GPT_EMU), whose device refuses a misaligned access a
 aligned than was promised. A row of 64 bf16 numbers is 128 bytes: every other row of a tensor of such rows is aligned to 128
 only, and so it is with 192 and 320. TEST_ALL=1: more shapes, all prompt lengths, orders of blocks.
 """
+import json
 import os
 import pathlib
 import random
@@ -69,6 +70,16 @@ def val_loss(text):
     return float(re.search(r"^val loss ([0-9.]+) ", text, re.MULTILINE).group(1))
 
 
+def likelihoods(folder, *arguments):
+    """Of questions with contexts and choices of all lengths, some too long for the model."""
+    rows = [{"context_ids": [1, 2, 3, 4, 5, 6][:n], "choice_ids": [[7], [8, 9], [10, 11, 12, 13][: 1 + n % 4]], "answer": 0}
+            for n in (1, 2, 4, 5, 6)]
+    (folder / "items.jsonl").write_text("".join(map("{}\n".format, map(json.dumps, rows))))
+    run(*arguments, "--eval", folder / "items.jsonl", "--eval-out", folder / "answers.jsonl")
+    answers = map(json.loads, (folder / "answers.jsonl").read_text().splitlines()[:-1])
+    return [likelihood for answer in answers for likelihood in answer["loglikelihoods"]]
+
+
 # fp32: sums of some hundred terms in another order. bf16: numbers of 8 bits, a few dozen roundings deep in one layer, of
 # which a loss is the mean over 20 tokens.
 CLOSE = {"fp32": 1e-5, "bf16": 0.02}
@@ -89,6 +100,8 @@ def test_every_mode_runs(name, dtype, tmp_path):
 
     losses = [val_loss(run(*kind, *files, "--resume", out, "--eval-only")) for kind in (("cuda", dtype), ("cpu", "fp32"))]
     assert losses[0] == pytest.approx(losses[1], rel=CLOSE[dtype])
+    cuda, cpu = (likelihoods(tmp_path, *kind, "--resume", out) for kind in (("cuda", dtype), ("cpu", "fp32")))
+    assert len(cuda) == 15 and cuda == pytest.approx(cpu, rel=5 * CLOSE[dtype])  # sums of one to four losses, no means
     probe = tmp_path / "probe.safetensors"
     run("cuda", dtype, *files, "--resume", out, "--probe", probe)
     assert "logits" in read_tensors(probe)

@@ -8,10 +8,10 @@
  *     last word   {"context_ids": […], "target_ids": […]}
  *                 {"context": "…", "target": " …"}
  *
- * and any of them may have an "id", a text that nobody reads. Text is for models of bytes, and becomes tokens as lm_eval
- * makes them: blanks at the context's end belong to what follows; in place of an empty context stands byte 0, which ends
- * documents. answer counts from 0. choice_chars and choice_bytes are the lengths of the choices' texts, by which
- * likelihoods are divided.
+ * and any of them may have an "id", a text that nobody reads. Text is for models of bytes, and becomes tokens as
+ * lm_eval makes them: blanks at the context's end belong to what follows; in place of an empty context stands byte 0,
+ * which ends documents. answer counts from 0. choice_chars and choice_bytes are the lengths of the choices' texts, by
+ * which likelihoods are divided.
  */
 #ifndef ITEMS_H
 #define ITEMS_H
@@ -55,7 +55,8 @@ void item_reader_close(ItemReader *reader);
 double item_reader_share(const ItemReader *reader);
 
 /* The next item, which the caller frees, and the number of its row, from 1. False at the end of the file, and, with
- * *error set, which names file and row, where there is something else: no item, or one of another kind than the first. */
+ * *error set, which names file and row, where there is something else: no item, or one of another kind than the first.
+ * */
 bool item_next(ItemReader *reader, Item *item, int64_t *row, Error *error);
 
 #endif

@@ -6,8 +6,8 @@
  *     acc_bytes  the likeliest a byte
  *     perplexity of last words: exp(−mean log-likelihood)
  *
- * Standard errors are lm_eval's: sample deviation / √n; of perplexity to first order, where lm_eval draws samples. Of choices
- * alike the first counts.
+ * Standard errors are lm_eval's: sample deviation / √n; of perplexity to first order, where lm_eval draws samples. Of
+ * choices alike the first counts.
  */
 #ifndef EVAL_ITEMS_H
 #define EVAL_ITEMS_H

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LENGTHS = 16 }; /* rows of a pass are as long as a multiple of it: fewer shapes, for whoever chooses kernels by them */
+enum { LENGTHS = 16 }; /* rows of a pass are as long as a multiple of it: fewer shapes to choose kernels for */
 
 /* One row: a continuation after what is left of its context. */
 typedef struct Unit {
