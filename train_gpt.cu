@@ -409,6 +409,16 @@ static void validate(Run *run) {
     end_diverged(run, why);
 }
 
+/* The bytes of tokens as their set, or else the weights', have them. */
+static void open_validation(Run *run) {
+    TokenBytes table;
+    Error error = {0};
+    validator_create(&run->validator, &run->model);
+    check(generate_table(&table, &run->start, &run->validator.set, &error), "--val-data: %s", error.text);
+    validator_know_bytes(&run->validator, &table);
+    token_bytes_free(&table);
+}
+
 /* All ranks gather them, rank 0 looks at them. */
 static void watch_masters(Run *run, void (*look)(Telemetry *, const Accum *)) {
     const Accum *masters = optimizer_masters(&run->optimizer);
@@ -555,7 +565,7 @@ static void train(Run *run) {
     open_training_data(run);
     open_table(run);
     run->validates = c->val_data != NULL;
-    if (run->validates) validator_create(&run->validator, &run->model);
+    if (run->validates) open_validation(run);
     const Origin origin = {.resume_from = run->start.resume_from, .weights = run->start.init_from.weights};
     tokenizer_open(&run->tokenizer, c, &origin, &run->train_set, run->validates ? &run->validator.set : NULL, c->out && c->rank == 0);
     run->train_print = print_of(&run->train_set, "train-data");
@@ -620,7 +630,7 @@ static void evaluate(Run *run) {
     need_weights(run, "--eval-only");
     check(run->start.config.val_data, "--eval-only needs --val-data");
     open_model(run, false);
-    validator_create(&run->validator, &run->model);
+    open_validation(run);
     tokenizer_check_validation(&run->start.config, &run->validator.set, run->resumed.train_data);
     free(print_of(&run->validator.set, "val-data")); /* are these the shards that their list tells of? */
     Validation found;
@@ -640,13 +650,17 @@ static void evaluate(Run *run) {
 static void ask(Run *run) {
     const Start *start = &run->start;
     need_weights(run, "--eval");
-    Evaluation *evaluation = evaluation_open(&start->config);
+    TokenBytes table;
+    Error error = {0};
+    check(generate_table(&table, start, NULL, &error), "--eval: %s", error.text);
+    Evaluation *evaluation = evaluation_open(&start->config, &table);
     bool logs = config_peek(start->argc, start->argv, "out") != NULL;
     open_model(run, false);
     say_notice(run);
     if (logs) log_open(&run->log, &start->config, 0, 0);
     evaluation_run(evaluation, &run->model, logs ? &run->log : NULL, run->step);
     if (logs) log_close(&run->log);
+    token_bytes_free(&table);
 }
 
 /* What a batch took, on stderr: stdout holds the texts. */

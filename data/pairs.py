@@ -4,17 +4,16 @@ Context and continuation are encoded together, and what is longer than the conte
 the context's end belong to what follows; in place of an empty context stands the token that begins or ends texts. Unlike
 in training's data, literals of control tokens are control tokens, and what tokenizer.json adds to a text (<s>) is added.
 """
-import json
 import os
 
 from console import Failure
-from encoders import find_tokenizer
+from pretrained_tokenizer import find_tokenizer
 
 
 class Bytes:
     """Every byte is a token; byte 0 ends documents."""
 
-    name, prefix = "bytes", 0
+    prefix = 0
 
     @staticmethod
     def encode(text):
@@ -24,31 +23,19 @@ class Bytes:
 class HuggingFace:
     """A tokenizer.json, with what the tokenizer_config.json beside it says of the beginning of texts."""
 
-    def __init__(self, path):
+    def __init__(self, found):
         try:
             import tokenizers
         except ImportError:
-            raise Failure("--tokenizer %s needs the Python package tokenizers (pip install it)" % path) from None
-        self.name = path
+            raise Failure("%s needs the Python package tokenizers (pip install it)" % found.shown) from None
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(path)
+            self._tokenizer = tokenizers.Tokenizer.from_str(found.data.decode("utf-8"))
         except Exception as error:  # it raises plain Exceptions
-            raise Failure("--tokenizer %s: %s" % (path, str(error).splitlines()[0])) from None
-        settings = self._settings(os.path.join(os.path.dirname(path), "tokenizer_config.json"))
+            raise Failure("%s: %s" % (found.shown, str(error).splitlines()[0])) from None
+        settings = found.settings
         bos, eos = self._literal(settings, "bos_token"), self._literal(settings, "eos_token")
         self._bos, self._adds_bos = self._id(bos), settings.get("add_bos_token")
         self._prefix_text, self.prefix = (eos, self._id(eos)) if self._bos is None else (bos, self._bos)
-
-    @staticmethod
-    def _settings(path):
-        try:
-            with open(path, encoding="utf-8") as file:
-                settings = json.load(file)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise Failure("%s: %s" % (path, error)) from None
-        return settings if isinstance(settings, dict) else {}
 
     @staticmethod
     def _literal(settings, name):

@@ -296,7 +296,61 @@ def test_how_far_it_is_is_said_and_an_interrupt_leaves_nothing(trained, tmp_path
 # ---------------------------------------------------------------------------------------------------------
 # Validation
 
-def test_a_validation_tells_perplexity_and_bits_per_byte(trained):
+def bits(line):
+    return line["loss"] * line["tokens"] / line["bytes"] / math.log(2)
+
+
+def test_a_validation_tells_perplexity_and_bits_per_byte(trained, data):
     for line in metrics(trained, "val"):
         assert line["perplexity"] == pytest.approx(math.exp(line["loss"]))
-        assert line["bytes"] == line["tokens"] and line["bits_per_byte"] == pytest.approx(line["loss"] / math.log(2))
+        assert line["bytes"] == line["tokens"] and line["bits_per_byte"] == pytest.approx(bits(line))
+    said = run("--resume", trained, "--eval-only", *data[2:]).stdout.splitlines()[1]
+    last = metrics(trained, "val")[-1]
+    assert said == f"perplexity {last['perplexity']:.6g}, {last['bits_per_byte']:.6f} bits/byte over {last['bytes']} bytes"
+
+
+def write_table(folder, lengths, end=None):
+    folder.mkdir()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("i8")
+    header = {"__metadata__": {"format": "token_bytes", **({"end_of_document": str(end)} if end is not None else {})},
+              "offsets": {"dtype": "I64", "shape": [len(offsets)], "data_offsets": [0, offsets.nbytes]},
+              "bytes": {"dtype": "U8", "shape": [int(offsets[-1])],
+                        "data_offsets": [offsets.nbytes, offsets.nbytes + int(offsets[-1])]}}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "token_bytes.safetensors").write_bytes(
+        len(text).to_bytes(8, "little") + text + offsets.tobytes() + b"x" * int(offsets[-1]))
+
+
+def test_bytes_are_those_of_the_very_tokens_that_were_validated(tmp_path):
+    draw, T = random.Random(3), 16
+    tokens = [draw.randrange(300) for _ in range(10 * T + 1)]  # ten windows, each validated once
+    lengths = [draw.randrange(6) for _ in range(299)] + [0]
+    write_shard(tmp_path / "set_train_000000.bin", tokens)
+    write_shard(tmp_path / "set_val_000000.bin", tokens)
+    files = ["--train-data", tmp_path / "set_train_*.bin", "--val-data", tmp_path / "set_val_*.bin"]
+    short = [*SMALL, "--vocab-size", 300, *files, "--steps", 1]
+    run(*short, "--out", tmp_path / "unknown")
+    (line,) = metrics(tmp_path / "unknown", "val")
+    assert line["bytes"] == 0 and line["bits_per_byte"] is None
+    write_table(tmp_path / "set.tokenizer", lengths, end=299)
+    run(*short, "--out", tmp_path / "known")
+    (line,) = metrics(tmp_path / "known", "val")
+    assert line["bytes"] == sum(lengths[token] for token in tokens[1:]) and line["tokens"] == 10 * T
+    assert line["bits_per_byte"] == pytest.approx(bits(line))
+
+
+def test_a_model_of_bytes_with_ids_of_its_own_is_asked_text(tmp_path):
+    """Where the table says that tokens are bytes, in whatever order, with one more for the end of documents."""
+    write_shard(tmp_path / "set_train_000000.bin", [draw % 257 for draw in range(400)])
+    write_table(tmp_path / "set.tokenizer", [1] * 256 + [0], end=256)
+    path = tmp_path / "set.tokenizer" / "token_bytes.safetensors"
+    order = bytes((5 * byte + 3) % 256 for byte in range(256))  # of each id, its byte
+    path.write_bytes(path.read_bytes()[:-256] + order)
+    run(*SMALL, "--vocab-size", 257, "--train-data", tmp_path / "set_train_*.bin", "--steps", 1, "--out", tmp_path / "run")
+    (tmp_path / "run" / "latest" / "token_bytes.safetensors").write_bytes(path.read_bytes())
+    ids = [{"context_ids": [order.index(byte) for byte in context] if context != [0] else [256],
+            "target_ids": [order.index(byte) for byte in target]}
+           for context, target in (as_bytes(one["context"], one["target"]) for one in WORDS)]
+    answers = [ask(["--resume", tmp_path / "run"], write_rows(tmp_path / "items.jsonl", rows), tmp_path)[1] for rows in (WORDS, ids)]
+    assert answers[0] == answers[1]

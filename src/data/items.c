@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PREFIX_BYTE = 0 }; /* ends a document, where tokens are bytes */
-
 void item_free(Item *item) {
     free(item->length), free(item->tokens), free(item->chars), free(item->bytes);
     *item = (Item){0};
@@ -130,10 +128,11 @@ static int characters(const char *text) {
 static bool take_bytes(const char *what, const char *text, size_t size, const ItemRules *rules, uint32_t **end,
                        Error *error) {
     for (size_t i = 0; i < size; i++) {
-        const uint32_t byte = (unsigned char)text[i];
-        if (byte >= rules->vocab)
-            return error_set(error, "%s holds byte %u; --vocab-size is %u", what, byte, rules->vocab);
-        *(*end)++ = byte;
+        const uint32_t id = rules->id_of_byte[(unsigned char)text[i]];
+        if (id >= rules->vocab)
+            return error_set(error, "%s holds byte %u, which is no token of the model (--vocab-size %u)", what,
+                             (unsigned)(unsigned char)text[i], rules->vocab);
+        *(*end)++ = id;
     }
     return true;
 }
@@ -160,7 +159,7 @@ static bool take_texts(const Texts *texts, const ItemRules *rules, Item *item, E
     item->tokens = must_malloc(count * sizeof *item->tokens, "an item");
     uint32_t *end = item->tokens;
     if (!take_bytes("'context'", texts->context, context, rules, &end, error)) return false;
-    if (context == 0) *end++ = PREFIX_BYTE;
+    if (context == 0) *end++ = rules->prefix;
     item->context = (int)(end - item->tokens);
     for (int i = 0; i < item->choices; i++) {
         char what[32];
@@ -195,7 +194,7 @@ static bool text_item(const cJSON *row, const ItemRules *rules, Item *item, Erro
     static const char *const CHOICES[] = {"context", "choices", "answer", "delimiter", "id", NULL};
     static const char *const LAST[] = {"context", "target", "delimiter", "id", NULL};
     if (!fields_are_known(row, item->last_word ? LAST : CHOICES, error)) return false;
-    if (!rules->bytes)
+    if (!rules->id_of_byte)
         return error_set(error, "text is for models of bytes; data/prepare_eval.py makes token ids of it");
     const bool between = field(row, "delimiter");
     Texts texts = {.context = text_of(row, "context", error), .delimiter = item->last_word ? "" : " "};

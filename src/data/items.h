@@ -9,9 +9,9 @@
  *                 {"context": "…", "target": " …"}
  *
  * and any of them may have an "id", a text that nobody reads. Text is for models of bytes, and becomes tokens as
- * lm_eval makes them: blanks at the context's end belong to what follows; in place of an empty context stands byte 0,
- * which ends documents. answer counts from 0. choice_chars and choice_bytes are the lengths of the choices' texts, by
- * which likelihoods are divided.
+ * lm_eval makes them: blanks at the context's end belong to what follows; in place of an empty context stands the token
+ * that ends documents, or else byte 0. answer counts from 0. choice_chars and choice_bytes are the lengths of the
+ * choices' texts, by which likelihoods are divided.
  */
 #ifndef ITEMS_H
 #define ITEMS_H
@@ -27,8 +27,10 @@ enum { ITEM_CHOICES_MOST = 4096, ITEM_ROW_MOST = 16 << 20 /* bytes of a line */ 
 /* What a model can be asked. */
 typedef struct ItemRules {
     uint32_t vocab; /* every id is below it */
-    bool bytes;     /* its tokens are bytes: text can be asked */
     int longest;    /* tokens of one continuation, at most */
+    const uint32_t *id_of_byte; /* [256] where its tokens are bytes, so that text can be asked: one beyond vocab where a
+                                   byte has none; or NULL */
+    uint32_t prefix; /* stands in the place of an empty context, of text */
 } ItemRules;
 
 typedef struct Item {

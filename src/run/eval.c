@@ -4,13 +4,15 @@
 
 #include <stdlib.h>
 
-/* Where tokens are bytes each of them is one. */
-static void find_lengths(Validator *v) {
-    enum { BYTES = 256 };
+void validator_know_bytes(Validator *v, const TokenBytes *table) {
     const int V = v->model->V;
-    if (V > BYTES) return;
+    if (!table->count) return;
     v->length = must_malloc((size_t)V * sizeof *v->length, "the tokens' lengths");
-    for (int i = 0; i < V; i++) v->length[i] = 1;
+    for (int i = 0; i < V; i++) {
+        uint64_t length;
+        token_bytes_of(table, (uint32_t)i, &length);
+        v->length[i] = i < table->count ? (double)length : (double)NAN;
+    }
 }
 
 void validator_create(Validator *v, Model *model) {
@@ -37,7 +39,6 @@ void validator_create(Validator *v, Model *model) {
     v->state = arena_memory(model->k, sizeof *v->state, "validation", "free some memory");
     v->bytes = arena_memory(model->k, sizeof *v->bytes, "validation", "free some memory");
     feed_create(&v->feed, model);
-    find_lengths(v);
 }
 
 void validator_destroy(Validator *v) {

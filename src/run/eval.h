@@ -8,6 +8,7 @@
 #ifndef EVAL_H
 #define EVAL_H
 
+#include "../checkpoint/token_bytes.h"
 #include "../data/feed.h"
 #include "../data/loader.h"
 #include "../model/model.h"
@@ -22,19 +23,21 @@ typedef struct Validator {
     int64_t batches, all_batches; /* of one validation; of the whole set */
     StepState *state; /* device: sums this validation's losses */
     double *bytes;    /* device: and the bytes that the targets stand for */
-    uint32_t *length; /* [V] bytes of each token; NULL: not known */
+    double *length;   /* [V] bytes of each token, NaN where the table does not know it; NULL: there is no table */
     Feed feed;
 } Validator;
 
 /* Opens the shards of config->val_data. Exit 2 if they cannot serve. */
 void validator_create(Validator *validator, Model *model);
+/* From now on validations tell what they cost a byte. Nothing for an empty table. */
+void validator_know_bytes(Validator *validator, const TokenBytes *table);
 void validator_destroy(Validator *validator);
 
 /* What came of one. */
 typedef struct Validation {
     double loss;    /* mean, nats per token */
     int64_t tokens; /* over so many */
-    double bytes;   /* of text that they stand for; 0: not known */
+    double bytes;   /* of text that they stand for; 0 or NaN: not known */
 } Validation;
 
 /* False with *error set if a shard cannot be read any more. */

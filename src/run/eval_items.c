@@ -108,12 +108,13 @@ static void survey(Evaluation *e, Tally *tally) {
     check(tally->items, "--eval: %s holds no items", tally->path);
 }
 
-Evaluation *evaluation_open(const Config *config) {
+Evaluation *evaluation_open(const Config *config, const TokenBytes *table) {
     Evaluation *e = must_calloc(1, sizeof *e, "an evaluation");
     e->config = config;
     e->terminal = isatty(STDERR_FILENO);
-    e->rules = (ItemRules){.vocab = (uint32_t)config->vocab_size, .bytes = config->vocab_size <= 256,
-                           .longest = (int)config->seq_len};
+    e->rules = (ItemRules){.vocab = (uint32_t)config->vocab_size, .longest = (int)config->seq_len,
+                           .id_of_byte = table->count && table->is_bytes ? table->id_of : NULL,
+                           .prefix = table->end_of_document >= 0 ? (uint32_t)table->end_of_document : 0};
     const size_t size = strlen(config->eval) + 1;
     e->paths = must_malloc(size, "an evaluation");
     memcpy(e->paths, config->eval, size);

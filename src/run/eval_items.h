@@ -13,13 +13,15 @@
 #define EVAL_ITEMS_H
 
 #include "log.h"
+#include "../checkpoint/token_bytes.h"
 #include "../model/model.h"
 
 typedef struct Evaluation Evaluation;
 
 /* Reads all rows of config->eval's files, and finds a place for config->eval_out. Exit 2 for the first row that cannot be asked,
- * with file and row: before any weights are loaded. The config must outlive it. */
-Evaluation *evaluation_open(const Config *config);
+ * with file and row: before any weights are loaded. Text can be asked where the table says that tokens are bytes. Config and
+ * table must outlive it. */
+Evaluation *evaluation_open(const Config *config, const TokenBytes *table);
 
 /* Asks the model, says on stderr how far it is where that takes seconds, prints a line for each file, and puts it into the
  * log. Exit 1 where a signal asks for the end, 3 where a likelihood is no finite number. Closes the evaluation. */
