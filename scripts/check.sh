@@ -43,6 +43,7 @@ like cmd:ip iproute2 "the test of ranks on two machines"
 # Its package starts services where something starts services: not on people's machines.
 if [ "${CI-}" = true ]; then
     like cmd:srun slurm-wlm "the tests under a Slurm of their own"
+    like cmd:chromium chromium "the tests of plot.py's page in a browser"
 fi
 like cmd:torchrun python3-torch "torchrun: the tests of ranks that it starts (130 MB)"
 install_missing "$yes"
@@ -75,6 +76,10 @@ has_modules python3 yaml || install_modules pyyaml ||
 # Debian has no package of it.
 has_modules python3 tokenizers || install_modules tokenizers ||
     echo "check.sh: no tokenizers for python3: the tests of tokenizer.json are skipped" >&2
+if [ "${CI-}" = true ]; then
+    has_modules python3 tensorboard wandb || install_modules tensorboard wandb ||
+        echo "check.sh: no tensorboard and wandb for python3: the tests of what is passed on to them are skipped" >&2
+fi
 
 # Their own floor, where a Python has them: nothing installs them.
 if has_modules "${HF_PYTHON:-python3}" torch transformers pytest numpy; then

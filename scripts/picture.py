@@ -9,6 +9,7 @@ import os
 import textwrap
 
 import matplotlib
+import matplotlib.backend_bases
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -70,11 +71,26 @@ def dress(figure, axes, title, note, columns):
     return figure, axes
 
 
+def partial_of(path):
+    return os.path.join(os.path.dirname(path), ".%s.partial" % os.path.basename(path))
+
+
+def check_place(path):
+    """Whether save() could write there, before seconds of drawing: an OSError, or a ValueError for a kind of file that matplotlib
+    does not know."""
+    kind, known = os.path.splitext(path)[1][1:].lower() or "png", matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise ValueError("no kind of picture: .%s (there are %s)" % (kind, ", ".join(sorted(known))))
+    with open(partial_of(path), "wb"):
+        pass
+    os.unlink(partial_of(path))
+
+
 def save(figure, path):
     """Writes it, whole or not at all. A place that cannot be written is an OSError, another kind of file than matplotlib
     knows a ValueError."""
     place_labels(figure)
-    partial = os.path.join(os.path.dirname(path), ".%s.partial" % os.path.basename(path))
+    partial = partial_of(path)
     try:
         figure.savefig(partial, format=os.path.splitext(path)[1][1:] or "png")
         os.replace(partial, path)
@@ -183,6 +199,7 @@ def place_labels(figure):
     named = [(axis, [text for text in axis.texts if text.get_gid() == "end"]) for axis in figure.axes]
     if any(notes for _, notes in named):
         figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # found: finding it again takes as long
     for axis, notes in named:
         if notes:
             place_labels_of(axis, notes, figure.canvas.get_renderer())

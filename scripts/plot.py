@@ -75,9 +75,10 @@ def load_picture():
         import matplotlib  # noqa: F401
     except ImportError:
         raise Failure("matplotlib is missing: apt install python3-matplotlib, or pip install matplotlib; --html needs none") from None
+    import picture
     from watching import curves, heat, layers
 
-    return curves, layers, heat
+    return picture, curves, layers, heat
 
 
 # ------------------------------------------------------------------------------------------------------- where to
@@ -132,7 +133,7 @@ class Job:
 def draw(chosen):
     """The paths of the pictures that it wrote."""
     job = Job(chosen)
-    curves, layers, heat = load_picture()
+    picture, curves, layers, heat = load_picture()
     watched = [run for run in job.runs if fields.held([run], job.fields)]
     wanted = {name: path for name, path in outputs(job.runs, job.out, job.only).items() if watched or name == "loss"}
     if not wanted:
@@ -140,10 +141,11 @@ def draw(chosen):
                       % (" of these names" if chosen.fields else ""))  # fmt: skip
     for name, path in wanted.items():
         try:
+            picture.check_place(path)
             if name == "loss":
                 curves.draw(job.runs, job.floor, job.title, path)
             else:
-                (layers if name == "layers" else heat).draw(watched, job.fields, "%s: layers" % job.title, path)
+                (layers if name == "layers" else heat).draw(watched, job.fields, job.title if chosen.title else "%s: layers" % job.title, path)
         except (OSError, ValueError) as error:
             raise job.failure(path, error) from None
     return list(wanted.values())

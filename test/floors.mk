@@ -39,6 +39,8 @@ QUICK += $(BUILD)/test_changes $(BUILD)/test_fingerprint
 # a run survives
 QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resume.py -k 'fp64 or interrupt_ends'" \
          "test/test_bad_checkpoints.py -k truncated"
+# what a run did is told, and passed on, as it was
+QUICK += "test/test_summary.py -k 'what_came or best_before'" "test/test_exporters.py -k 'records or lines or grouped'"
 # config.json says which model it is, both ways
 QUICK += $(BUILD)/test_huggingface_config
 # several ranks train as one, and one that dies ends all

@@ -215,13 +215,13 @@ def test_a_file_that_is_growing_with_skips_and_numbers_that_are_none_is_drawn_as
 def test_statistics_of_a_run_are_drawn_over_the_steps_and_of_several_by_layer(tmp_path, figures):
     stats = [(10, LAYERS), (20, LAYERS)]
     first = write(tmp_path / "first", falling(5.5, 3.0, 30), stats=stats)
-    assert [os.path.basename(path) for path in draw(first)] == ["loss.png", "layers.png", "heat.png"]
+    assert [os.path.basename(path) for path in draw(first, "--only", "layers")] == ["layers.png"]
     found = {axis.get_title(): axis for axis in panels(figures["layers.png"])}
     assert list(found) == ["residual rms", "GPAS gate g", "BHyT λ", "cosine of the stream before and after"]
     assert [len(axis.lines) for axis in found.values()] == [3, 6, 3, 2]
     assert all(axis.get_xlabel() == "step" and axis.get_ylabel() in ("log scale", "linear scale") for axis in found.values())
     second = write(tmp_path / "second", falling(5.5, 3.0, 30), stats=[(10, LAYERS)])
-    draw(first, second)
+    draw(first, second, "--only", "layers")
     residual = panels(figures["layers.png"])[0]
     assert [list(line.get_xdata()) for line in residual.lines] == [[0, 1, 2]] * 2 and residual.get_xlabel() == "layer"
     assert_readable(figures["layers.png"])
@@ -234,8 +234,8 @@ def test_pictures_lie_next_to_the_run_or_where_out_says_and_that_is_said(tmp_pat
     assert (done.returncode, done.stdout) == (0, "".join(f"wrote runs/a/{name}.png\n" for name in plot.PICTURES)), done.stderr
     for name in ("loss.png", "layers.png", "heat.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
-    done = run_script("scripts/plot.py", run / "metrics.jsonl", "--out", tmp_path / "b.svg")
-    assert done.stdout == "".join(f"wrote {tmp_path}/b{name}.svg\n" for name in ("", "-layers", "-heat"))
+    done = run_script("scripts/plot.py", run / "metrics.jsonl", "--out", tmp_path / "b.svg", "--only", "loss,heat", "--fields", "gate")
+    assert done.stdout == "".join(f"wrote {tmp_path}/b{name}.svg\n" for name in ("", "-heat"))
     assert "<svg" in (tmp_path / "b.svg").read_text()
     assert not [path for path in [*tmp_path.iterdir(), *run.iterdir()] if path.name.startswith(".")]
 
@@ -339,7 +339,7 @@ def test_a_run_of_days_is_drawn_in_seconds(tmp_path, figures):
 
 def test_runs_of_one_name_are_told_apart_and_names_are_text(tmp_path, figures):
     first, second = (write(tmp_path / name, falling(5.5, 3.0, 30)) for name in ("x/run", "y/run"))
-    draw(first, second)
+    draw(first, second, "--only", "loss")
     assert {text.get_text().split()[0] for text in names(panels(figures["loss.png"])[0])} == {"x/run", "y/run"}
     draw(write(tmp_path / "$a_{$b\nc", falling(5.5, 3.0, 30)))
     assert figures["loss.png"]._suptitle.get_text() == "Training of $a_{$b?c"
