@@ -3,6 +3,7 @@
  * (src/data/fingerprint.h)
  */
 #include "../src/data/fingerprint.h"
+#include "../src/data/mixture.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -161,6 +162,53 @@ static void as_text_it_comes_back_and_any_other_text_is_refused(void **state) {
     fingerprint_free(&print);
 }
 
+static Fingerprint print_of_mixture(const char *weights) {
+    char text[512];
+    uint32_t a, b;
+    ShardSet set;
+    Fingerprint print;
+    Error error = {0};
+    assert_int_equal(sscanf(weights, "%u %u", &a, &b), 2);
+    snprintf(text, sizeof text, "%s/x*.bin:%u,%s/y0.bin:%u", folder, a, folder, b);
+    if (!mixture_open(&set, text, &error) || !fingerprint_take(&set, &print, &error)) fail_msg("%s", error.text);
+    shard_set_close(&set);
+    return print;
+}
+
+static void the_shares_of_a_mixture_are_part_of_it(void **state) {
+    (void)state;
+    static const char *const WRONG[] = {"7x2,3x2",  "7x2",     "7x2,3x1,", "07x2,3x1", "0x2,3x1", "7x0,3x3", "7x2,,3x1",
+                                        "7x2 ,3x1", "7x2,3x1,1x1", "-7x2,3x1", "7X2,3x1", "", "7x2;3x1", "99999999x2,3x1"};
+    write_shard("x0.bin", 90, 0, 1, false), write_shard("x1.bin", 80, 1, 1, false), write_shard("y0.bin", 70, 2, 1, false);
+    Fingerprint print = print_of_mixture("70 30"), same = print_of_mixture("7 3"), other = print_of_mixture("1 1"), again;
+    ShardSet set;
+    Error error = {0};
+    char *text = fingerprint_text(&print), wrong[512], said[256];
+    char *at = strstr(text, " mixture=7x2,3x1 90x2:");
+    assert_non_null(at);
+    if (!fingerprint_parse(text, &again, &error)) fail_msg("%s", error.text);
+    assert_true(again.n_sources == 2 && again.sources[0].parts == 7 && again.sources[1].n_shards == 1);
+    fingerprint_free(&again);
+    for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {
+        snprintf(wrong, sizeof wrong, "%.*s mixture=%s%s", (int)(at - text), text, WRONG[i], strstr(text, " 90x2:"));
+        if (fingerprint_parse(wrong, &again, &error)) fail_msg("taken: %s", wrong);
+    }
+    open_set(&set, "[xy]*.bin");
+    assert_false(fingerprint_differs(&print, &same, &set, said, sizeof said));
+    assert_true(fingerprint_differs(&print, &other, &set, said, sizeof said));
+    assert_string_equal(said, "the shares are 0.5 of 2 shards, 0.5 of 1 shard; they were 0.7 of 2 shards, 0.3 of 1 shard");
+    for (size_t size = 1; size < 120; size++) { /* never more than there is room for */
+        memset(said, '#', sizeof said);
+        assert_true(fingerprint_differs(&print, &other, &set, said, size) && strlen(said) < size && said[size] == '#');
+    }
+    Fingerprint plain = print_of("[xy]*.bin");
+    assert_true(fingerprint_differs(&print, &plain, &set, said, sizeof said));
+    assert_non_null(strstr(said, "the shares are no mixture; they were 0.7"));
+    shard_set_close(&set);
+    free(text);
+    fingerprint_free(&print), fingerprint_free(&same), fingerprint_free(&other), fingerprint_free(&plain);
+}
+
 /* What a set is of stands beside it, and says why its tokens are others. */
 static void the_tokenizer_is_the_one_of_the_sets_json(void **state) {
     (void)state;
@@ -226,6 +274,7 @@ int main(void) {
         cmocka_unit_test(what_differs_is_named),
         cmocka_unit_test(one_token_of_a_small_shard_is_seen_and_of_a_large_one_those_at_its_samples),
         cmocka_unit_test(as_text_it_comes_back_and_any_other_text_is_refused),
+        cmocka_unit_test(the_shares_of_a_mixture_are_part_of_it),
         cmocka_unit_test(the_tokenizer_is_the_one_of_the_sets_json),
         cmocka_unit_test(beyond_its_list_it_tells_as_much_by_one_checksum),
         cmocka_unit_test(a_shard_that_cannot_be_read_is_named),
