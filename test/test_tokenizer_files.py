@@ -223,6 +223,40 @@ def test_what_lay_beside_the_tokenizer_is_carried_and_names_its_end(tmp_path):
         assert done.returncode == 2 and "tokenizer_config.json: not" in done.stderr and done.stderr.count("\n") == 1
 
 
+def wrong_tokenizer(path, case):
+    """Makes a tokenizer.json wrong."""
+    data = path.read_bytes()
+    if case == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif case == "huge":
+        os.truncate(path, (1 << 28) + 1)
+    elif case == "no UTF-8":
+        path.write_bytes(data.replace(b"two words", b"two\xffword"))
+    elif case == "unknown":
+        path.write_text(json.dumps(dict(json.loads(data), model={"type": "Morphemes", "vocab": {}})))
+    elif case == "empty":
+        path.write_text(json.dumps(dict(json.loads(data), added_tokens=[], model={"type": "BPE", "vocab": {}, "merges": []})))
+    elif case == "far":
+        path.write_text(json.dumps(dict(json.loads(data), model={"type": "BPE", "vocab": {"a": 4_000_000_000}, "merges": []})))
+    elif case == "nested":
+        path.write_text('{"a": ' + "[" * 100_000)
+
+
+@pytest.mark.parametrize("case, says", [
+    ("cut", "not a tokenizer.json"), ("huge", "268435457 bytes; the most is"), ("no UTF-8", "not a tokenizer.json"),
+    ("unknown", "not a tokenizer.json"), ("empty", "its vocabulary is empty"), ("far", "its largest id is 4000000000"),
+    ("nested", "not a tokenizer.json"),
+])  # fmt: skip
+def test_a_tokenizer_json_that_is_wrong_is_one_line_and_leaves_nothing(case, says, tmp_path):
+    folder = folder_of(made("gpt2"), tmp_path / "t")
+    wrong_tokenizer(folder / "tokenizer.json", case)
+    (tmp_path / "a.txt").write_text("text " * 50)
+    for script in (["data/prepare.py", tmp_path / "a.txt", "--tokenizer", folder, "--out", tmp_path / "o"], ["data/token_bytes.py", folder]):
+        done = run_script(*script)
+        assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "o").exists() and os.listdir(folder) == ["tokenizer.json"]
+
+
 # ---------------------------------------------------------------------------------------------------------
 # GPT-2 by its older form
 
@@ -300,6 +334,22 @@ def test_a_bpe_by_ranks_becomes_a_tokenizer_json_with_the_same_tokens():
     assert json.loads(again.to_str())["model"]["merges"] == definition["model"]["merges"]
     for sample in [*SAMPLES, text(4)]:
         assert again.encode(sample).ids == tokenizer.encode(sample, add_special_tokens=False).ids
+
+
+def test_tiktokens_gpt2_travels_too():
+    tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
+    tokenizers = pytest.importorskip("tokenizers")
+    ranks = {bytes([i]): i for i in range(256)}
+    ranks.update({b"th": 256, b"the": 257, b" the": 258, "é".encode(): 259})
+    split = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    encoding = tiktoken.Encoding("toy", pat_str=split, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 260})
+    files, no_table = tokenizer_files.tokenizer_files(encoders.TiktokenEncoder(encoding))
+    again = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    for sample in [*SAMPLES, "the other thé they'll  the\n\n the", text(2)]:
+        assert again.encode(sample).ids == encoding.encode_ordinary(sample)
+    assert no_table is None and again.token_to_id("<|endoftext|>") == 260
+    assert json.loads(files["tokenizer_config.json"])["eos_token"] == "<|endoftext|>"
+    assert b'"end_of_document":"260"' in files["token_bytes.safetensors"]
 
 
 # ---------------------------------------------------------------------------------------------------------

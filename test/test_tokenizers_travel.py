@@ -144,12 +144,13 @@ def test_data_without_facts_are_taken_as_they_are(tmp_path):
 
 def test_checkpoints_carry_the_files_for_as_long_as_the_tokenizer_is_the_same(tmp_path):
     data, out, away = make_set(tmp_path / "data"), tmp_path / "run", tmp_path / "away"
-    train(*data, "--out", out, "--temperature", 0.5, "--top-k", 7)
+    train(*data, "--out", out, "--temperature", 0.5, "--top-k", 7, "--top-p", 0.9)
     first = companions(out)
     assert set(first) == set(NAMES)
     for name in set(NAMES) - {"generation_config.json"}:
         assert first[name] == file_bytes(tmp_path / "data" / "x.tokenizer", name)
-    assert json.loads(first["generation_config.json"]) == {"eos_token_id": 299, "do_sample": True, "top_k": 7, "temperature": 0.5}
+    assert json.loads(first["generation_config.json"]) == {
+        "eos_token_id": 299, "do_sample": True, "top_k": 7, "top_p": 0.9, "temperature": 0.5}  # fmt: skip
     away.mkdir()  # the shards alone, elsewhere: the checkpoint's own are kept
     for name in os.listdir(tmp_path / "data"):
         if name.endswith(".bin"):
@@ -160,7 +161,7 @@ def test_checkpoints_carry_the_files_for_as_long_as_the_tokenizer_is_the_same(tm
     second = companions(out, 2)
     assert {name: second[name] for name in set(NAMES) - {"generation_config.json"}} == {
         name: first[name] for name in set(NAMES) - {"generation_config.json"}}  # fmt: skip
-    assert json.loads(second["generation_config.json"]) == {"eos_token_id": 299, "do_sample": False, "top_k": 7}
+    assert json.loads(second["generation_config.json"]) == {"eos_token_id": 299, "do_sample": False}
     shutil.rmtree(away)  # and go on into a run that begins with these weights
     write_shard(tmp_path / "t.bin", [i % 300 for i in range(200)])
     train("--init-from", step_directory(out, 2), "--train-data", tmp_path / "t.bin", "--out", tmp_path / "tuned")

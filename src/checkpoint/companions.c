@@ -54,7 +54,8 @@ static void drop(cJSON *o, const char *key) {
 }
 
 bool companions_set_generation(Companions *companions, const Config *config, int64_t end_of_document, Error *error) {
-    static const char *const ANEW[] = {"do_sample", "top_k", "temperature", "_from_model_config"};
+    static const char *const ANEW[] = {"do_sample", "top_k", "top_p", "temperature", "_from_model_config"};
+    const bool samples = config->temperature > 0; /* where not, transformers warns of how */
     Companion *file = &companions->files[COMPANION_GENERATION];
     Error reason = {0};
     if (!companions->files[COMPANION_TOKENIZER].bytes) return true;
@@ -66,9 +67,10 @@ bool companions_set_generation(Companions *companions, const Config *config, int
         cJSON_AddNumberToObject(o, "eos_token_id", (double)end_of_document);
     }
     for (size_t i = 0; i < sizeof ANEW / sizeof *ANEW; i++) drop(o, ANEW[i]);
-    cJSON_AddBoolToObject(o, "do_sample", config->temperature > 0);
-    cJSON_AddNumberToObject(o, "top_k", (double)config->top_k); /* 0: all, there as here; without the key 50 */
-    if (config->temperature > 0) cJSON_AddNumberToObject(o, "temperature", config->temperature);
+    cJSON_AddBoolToObject(o, "do_sample", samples);
+    if (samples) cJSON_AddNumberToObject(o, "temperature", config->temperature);
+    if (samples) cJSON_AddNumberToObject(o, "top_k", (double)config->top_k); /* 0: all, there as here; without the key 50 */
+    if (samples && config->top_p < 1) cJSON_AddNumberToObject(o, "top_p", config->top_p);
     free(file->bytes);
     file->bytes = cJSON_Print(o);
     require(file->bytes, "out of memory for %s", COMPANION_NAMES[COMPANION_GENERATION]);
