@@ -132,6 +132,7 @@ def from_halves(folder, names, flag):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
             raise Failure("%s%s: %.60r is no merge of two tokens of %s" % (flag, paths[1], " ".join(pair), names[0]))
     made = {"".join(pair) for pair in merges}
+    vocabulary = dict(sorted(vocabulary.items(), key=lambda item: item[1]))  # the same hash, in whatever order the file is
     special = [token for token in vocabulary if re.fullmatch(r"<.+>", token) and token not in made]
     return as_json(gpt2_definition(vocabulary, merges, special))
 
