@@ -223,7 +223,10 @@ static const DecodeVariant decode_variants[] = {{.prompt = true, .before = 0, .s
                                                 {.prompt = true, .before = 9, .spare = 3},
                                                 {.prompt = false, .before = 0, .spare = 1},
                                                 {.prompt = false, .before = 100, .spare = 0},
-                                                {.prompt = false, .before = 65, .spare = 64}};
+                                                {.prompt = false, .before = 65, .spare = 64},
+                                                /* caches that are cut into pieces, which are merged */
+                                                {.prompt = false, .before = 300, .spare = 0},
+                                                {.prompt = false, .before = 523, .spare = 77}};
 static const HeadShape decode_measured_shapes[] = {{8, 1, 12, 12, 64}};
 static const DecodeVariant decode_measured[] = {{.before = 1023, .spare = 0}};
 

@@ -249,7 +249,7 @@ unsigned blocks_for(int64_t rows) {
 template <typename S> void attention_forward(Queue *queue, const Attention *args) {
     check_attention(args);
     if (args->B == 0 || args->T == 0) return;
-    if (sizeof(S) == sizeof(bf16) && attention_forward_mma(queue, args)) return;
+    if (sizeof(S) == sizeof(bf16) && attention_forward_mma(queue, args, NULL)) return;
     const int64_t rows = (int64_t)args->B * args->T * args->H;
     LAUNCH((attention_forward_kernel<S>), blocks_for(rows), THREADS, 0, queue->stream,
            static_cast<const S *>(args->qkv), static_cast<S *>(args->out), static_cast<float *>(args->lse),
@@ -281,5 +281,6 @@ INSTANTIATE(attention_backward, AttentionBackward);
 
 size_t attention_scratch(const Limits *limits) {
     const size_t delta = (size_t)limits->N * limits->H * sizeof(float), terms = attention_mma_scratch(limits);
-    return delta > terms ? delta : terms;
+    const size_t pieces = attention_decode_scratch(limits), most = delta > terms ? delta : terms;
+    return most > pieces ? most : pieces;
 }

@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     SHARED_MEMORY(bf16, shared);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
     const QueryBlock block = query_block<C::ROWS>(shape);
+    if (shape.only_new && shape.only_new[block.b]) return;
     const int T = shape.T, row0 = first_row<TILES>(), query0 = block.q0 + row0; /* of this warp */
     const uint32_t *doc_start = shape.doc_start ? shape.doc_start + block.token : NULL;
     const KeyWalk<D, TILES> walk(qkv, shape, block, doc_start, range_buffer);
@@ -156,11 +157,13 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
 struct RunForward {
     Queue *queue;
     const Attention *args;
+    const uint32_t *only_new;
 
     template <int D, int TILES> void operator()() {
         typedef AttentionConfig<D, TILES> C;
         ALLOW_SHARED_MEMORY((attention_forward_mma_kernel<D, TILES>), C::STAGES_BYTES);
-        const AttentionShape shape = attention_shape(args, C::ROWS);
+        AttentionShape shape = attention_shape(args, C::ROWS);
+        shape.only_new = only_new;
         LAUNCH((attention_forward_mma_kernel<D, TILES>), (unsigned)shape.blocks * args->H * args->B,
                ATTENTION_THREADS, C::STAGES_BYTES, queue->stream, static_cast<const bf16 *>(args->qkv),
                static_cast<bf16 *>(args->out), static_cast<float *>(args->lse), shape);
@@ -169,6 +172,6 @@ struct RunForward {
 
 } // namespace
 
-bool attention_forward_mma(Queue *queue, const Attention *args) {
-    return dispatch_head_size(args->D, RunForward{queue, args});
+bool attention_forward_mma(Queue *queue, const Attention *args, const uint32_t *only_new) {
+    return dispatch_head_size(args->D, RunForward{queue, args, only_new});
 }

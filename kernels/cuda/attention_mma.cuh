@@ -53,6 +53,7 @@ struct AttentionShape {
     float scale;               /* 1/√D */
     int blocks;                /* of rows in a sequence */
     const uint32_t *doc_start; /* [B,T] or NULL */
+    const uint32_t *only_new;  /* [B] or NULL: sequences of which this is not 0 are another kernel's (attention_decode.cu) */
 };
 
 static inline AttentionShape attention_shape(const Attention *args, int rows) {
@@ -64,6 +65,7 @@ static inline AttentionShape attention_shape(const Attention *args, int rows) {
     shape.scale = (float)(1.0 / sqrt((double)args->D));
     shape.blocks = (int)ceil_div(args->T, rows);
     shape.doc_start = args->doc_start;
+    shape.only_new = NULL;
     return shape;
 }
 

@@ -194,10 +194,12 @@ void hash(Queue *, const Hash *);
     template void operation<bf16>(Queue *, const Arguments *)
 
 /* Attention on tensor cores, in bf16 (FlashAttention-2, Dao 2023), after attention.cu has checked the shape: false, and
- * nothing queued, where there is no kernel for the head size. The scratch in bytes. */
-bool attention_forward_mma(Queue *queue, const Attention *args);
+ * nothing queued, where there is no kernel for the head size. With only_new [B] (device), forward leaves the sequences alone
+ * of which that is not 0. The scratch in bytes. */
+bool attention_forward_mma(Queue *queue, const Attention *args, const uint32_t *only_new);
 bool attention_backward_mma(Queue *queue, const AttentionBackward *args);
 size_t attention_mma_scratch(const Limits *limits);
+size_t attention_decode_scratch(const Limits *limits);
 
 size_t embedding_scratch(const Limits *limits);
 size_t linear_scratch(const Limits *limits);
