@@ -152,7 +152,7 @@ def main():
     arguments = parser.parse_args()
     out = arguments.out or os.path.basename(arguments.name.rstrip("/"))
     try:
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", arguments.name) or out in ("", ".", ".."):
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", arguments.name) or out in ("", ".", ".."):
             raise Failure("'%s' is no name of a model: OWNER/MODEL" % arguments.name)
         commit, files = fetch(arguments.name, out, arguments.revision)
     except Failure as failure:

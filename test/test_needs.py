@@ -58,7 +58,8 @@ VALUES = {"rope-base": 500, "rope-scaling": "linear", "rope-factor": 3, "rope-or
 
 
 def test_each_flag_without_effect_is_named(data):
-    idle = [(name, terms) for name, terms in rows("IDLE") if not terms.startswith("!") and terms != "temperature"]
+    idle = [(name, terms) for name, terms in rows("IDLE") if not terms.startswith("!") and terms != "temperature"
+            and not terms.startswith("rope-scaling")]  # which is given here
     assert len(idle) > 20
     flags = ["--lr-schedule", "constant", "--weight-decay", 0]
     for name, _ in idle:
@@ -77,9 +78,12 @@ def lacks(terms):
 def test_flags_with_effect_and_default_values_are_not_named(data, tmp_path):
     for flags in (["--gpas", "layer", "--gpas-init", 1], ["--placement", "mix", "--mix-post-layers", 1],
                   ["--norm", "bhyt", "--bhyt-refresh", 2, "--bhyt-lambda-attn", 1], ["--norm", "bhyt-exact", "--bhyt-lambda-mlp", 3],
-                  ["--arch", "llama", "--rope-base", 500], ["--lr-schedule", "wsd", "--wsd-decay-frac", 0.5],
+                  ["--arch", "llama", "--rope-base", 500], ["--arch", "llama", "--rope-scaling", "linear", "--rope-factor", 3], ["--lr-schedule", "wsd", "--wsd-decay-frac", 0.5],
                   ["--sample-every", 1, "--temperature", 0.5, "--max-new-tokens", 3], ["--gpas-init", 0, "--top-k", 0]):
         assert "no effect" not in run(*SMALL, *data, *flags).stdout, flags
+    for flag, words in (("factor", "linear|llama3"), ("original-seq-len", "llama3"), ("high-freq-factor", "llama3")):
+        told = run(*SMALL, *data, "--arch", "llama", f"--rope-{flag}", 7).stdout
+        assert f"--rope-{flag} has no effect without --rope-scaling {words}" in told
     run(*SMALL, *data, "--out", tmp_path / "run")
     weights = tmp_path / "run" / "latest" / "model.safetensors"
     done = run(*SMALL, *data, "--init-from", weights, "--init-std", 0.5)

@@ -16,8 +16,18 @@
     "n-embd=16 n-head=2 n-ffn=13 seq-len=9 vocab-size=31 batch-size=2 lr=0.01 warmup-steps=1 steps=4 "       \
     "gpas-init=0.3 "
 
+/* The parts of other families: heads that are not C / H wide, norms of q and k, some biases, other angles, another GELU. */
+static const char *const FAMILIES[] = {
+    TINY "arch=llama norm=rmsnorm placement=pre gpas=off sdd=off qk-norm=head head-dim=6 n-kv-head=1 bias=qkv",
+    TINY "arch=llama norm=rmsnorm placement=res-post gpas=off sdd=off qk-norm=projection rope-scaling=llama3 "
+         "rope-original-seq-len=5",
+    TINY "arch=gpt2 norm=layernorm placement=pre gpas=layer sdd=off qk-norm=projection head-dim=2 activation=gelu-exact",
+    TINY "arch=llama norm=rmsnorm placement=lns gpas=off sdd=released head-dim=10 rope-scaling=linear",
+};
+
 static void for_every_variant(void (*test)(const char *settings)) {
-    assert_int_equal(variant_for_each(TINY, test), (4 * 6 + 2) * 3 * 3);
+    assert_int_equal(variant_for_each(TINY, test), (4 * 7 + 2) * 3 * 3);
+    for (size_t i = 0; i < sizeof FAMILIES / sizeof *FAMILIES; i++) test(FAMILIES[i]);
 }
 
 /* ------------------------------------------------------------------------------------------------------
