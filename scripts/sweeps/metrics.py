@@ -31,9 +31,11 @@ class Result:
         if not 0 <= step < 2**53:
             raise ValueError("no step")
         if kind == "train":
+            if "loss" not in record:
+                raise ValueError("no loss")
             if step <= self.step:  # the line that said that the run went back was lost
                 self.forget_after(step - 1)
-            self.train[step] = (real(record["loss"]), *(real(record.get(name)) for name in TRAIN_FIELDS[1:]))
+            self.train[step] = tuple(map(real, map(record.get, TRAIN_FIELDS)))
             self.step = step
         elif kind == "val":
             self.val[step] = real(record["loss"])
@@ -143,6 +145,8 @@ def usable(value):
 
 def real(value):
     """A JSON number; null is how a loss that is not finite is written."""
+    if type(value) is float:  # nearly always, and there may be millions
+        return value
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -224,7 +228,7 @@ class Reader:
     def take(self, line):
         try:
             if line.strip():
-                self.result.take(json.loads(line))
+                self.result.take(json.loads(line.decode()))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             self.result.broken_lines.append(self.lines)
 

@@ -24,7 +24,7 @@ class Run:
         self.path = os.path.join(path, "metrics.jsonl") if os.path.isdir(path) or patient and not path.endswith(".jsonl") else path
         self.folder = os.path.dirname(os.path.abspath(self.path))
         self.label, self.patient = label, patient
-        self.reader, self.program, self.told = metrics.Reader(self.path), program, 0
+        self.reader, self.program, self.told, self.known = metrics.Reader(self.path), program, 0, {}
         self.look()
         if patient:
             return
@@ -47,6 +47,7 @@ class Run:
             raise Failure("%s: No such file or directory" % self.path) from None
         except OSError as error:
             raise Failure("%s: %s" % (self.path, error.strerror or error)) from None
+        self.known = {} if news else self.known
         broken = self.result.broken_lines
         if len(broken) > self.told and len(broken) < self.reader.lines:
             print("%s: %s: passed over %d of its lines, which are none of metrics (the first is line %d)"
@@ -55,9 +56,11 @@ class Run:
         return news
 
     def series(self, name):
-        """{step: value} of one of metrics.TRAIN_FIELDS."""
-        which = SERIES[name]
-        return {step: record[which] for step, record in self.result.train.items()}
+        """{step: value} of one of metrics.TRAIN_FIELDS; not to be changed."""
+        if name not in self.known:
+            which = SERIES[name]
+            self.known[name] = {step: record[which] for step, record in self.result.train.items()}
+        return self.known[name]
 
     def state(self):
         """What is to be said of it beside its name."""
@@ -78,10 +81,10 @@ class Run:
 
     def sound_steps(self):
         """The steps whose loss is a number and no higher than that; all of them where there are none."""
-        top = self.highest()
-        losses = self.series("loss")
-        sound = {step for step, loss in losses.items() if loss <= top}
-        return sound or set(losses)
+        if "sound" not in self.known:
+            top, losses = self.highest(), self.series("loss")
+            self.known["sound"] = {step for step, loss in losses.items() if loss <= top} or set(losses)
+        return self.known["sound"]
 
 
 class Curve:
