@@ -1,9 +1,10 @@
 /*
  * fuzz_json.c: is what the reader of JSON accepts JSON, one object of unique fields, and read as what it says?
- * (src/base/json.h)
+ * (src/base/json.h) And as the NAME.json of a set, facts of a tokenizer that there can be? (src/data/sidecar.h)
  */
 #include "fuzz.h"
 #include "../../src/base/json.h"
+#include "../../src/data/sidecar.h"
 
 #include <float.h>
 #include <math.h>
@@ -67,6 +68,19 @@ static void check_printed(const cJSON *object) {
     cJSON_free(text);
 }
 
+static void check_facts(const cJSON *object) {
+    SetFacts *facts = calloc(1, sizeof *facts);
+    Error error = {0};
+    if (sidecar_parse(object, facts, &error)) {
+        const int64_t most = INT64_C(2147483584), V = facts->vocab_size;
+        PROMISE(V >= 0 && V <= most && facts->end_of_document >= -1 && facts->end_of_document < (V ? V : most));
+        PROMISE(facts->tokenizer[0] && memchr(facts->tokenizer, 0, TOKENIZER_NAME) && !strpbrk(facts->tokenizer, " \n\x1b"));
+        PROMISE(!facts->tokenizer_sha256[0] || strspn(facts->tokenizer_sha256, "0123456789abcdef") == SHA256_HEX - 1);
+    } else
+        fuzz_check_error(&error);
+    free(facts);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Error error = {0};
     cJSON *object = json_parse(fuzz_edge(data, size), size, &error);
@@ -77,6 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     PROMISE(fuzz_is_json(data, size, NULL) && cJSON_IsObject(object));
     check_fields(object);
     check_printed(object);
+    check_facts(object);
     cJSON_Delete(object);
     return 0;
 }

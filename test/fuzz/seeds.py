@@ -140,8 +140,11 @@ def texts(run, own):
     bhyt["train_data"] = "tokenizer=gpt2 sha256=%s shards=1 tokens=0 crc64=0123456789abcdef 0x2:0123456789abcdef" % ("09af" * 16)
     full = dict(bhyt, window={"next": 17, "loss": [0.5] * 128, "norm": [1.0] * 128})
     odd = b' {"a": [1, -0.5e+3, true, false, null, [], {}], "b\\u00e9\\ud83d\\ude00\xc3\xa9": "\\"\\\\\\/\\b\\f\\n\\r\\t", "": 1e999}\n'
+    listed = {"tokenizer": "gpt2", "tokenizer_sha256": "09af" * 16, "vocab_size": 50257, "end_of_document": 50256, "separator": "eot",
+              "shards": {"train": ["x_train_000000.bin"], "val": []}, "shard_prints": {"x_train_000000.bin": "9x2:0123456789abcdef"}}
+    older = {"vocab_size": 256, "tokenizer": "bytes", "eot_token": 0, "separator": "eot", "end_of_doc": None}
     return {
-        "json": [read("config.json"), state, read("manifest.json"), json.dumps(index).encode(), odd],
+        "json": [json.dumps(listed).encode(), json.dumps(older).encode(), read("config.json"), state, read("manifest.json"), json.dumps(index).encode(), odd],
         "huggingface": [read("config.json"), own] + [json.dumps(shape).encode() for shape in SHAPES],
         "state": [state] + [json.dumps(value).encode() for value in (bhyt, full)],
         "manifest": [read("manifest.json"), read("manifest.json").replace(b"model", b"m")],
