@@ -207,7 +207,7 @@ class TiktokenEncoder(SubwordEncoder):
             try:
                 encoding = tiktoken.get_encoding("gpt2")
             except Exception as error:  # it fetches its tables the first time: whatever the network raises
-                first_line = (str(error).splitlines() or [""])[0]
+                first_line = (str(error).splitlines() or [""])[0][:120]
                 raise Failure("--tokenizer gpt2: tiktoken cannot get its tables: %s" % first_line) from None
         self._encoding, self._control = encoding, control
         self.vocab_size, self.eot = encoding.n_vocab, encoding.eot_token

@@ -157,6 +157,9 @@ class Parts:
         return self
 
     def __exit__(self, kind, error, trace):
+        """What holds no part yet is of no use to a run that goes on."""
+        if error and os.path.isdir(self.folder) and not any(name.endswith(".tokens") for name in os.listdir(self.folder)):
+            self.remove()
         os.close(self._lock)
 
     def _check_plan(self, path):

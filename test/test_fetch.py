@@ -231,6 +231,9 @@ def test_the_hub_is_asked_for_its_files_which_stay_no_longer_than_they_are_read(
     done = fetched(*arguments, env=environment)
     assert done.returncode == 1 and "allenai/c4: the Hub does not give it: no route to host; --from DIR" in done.stderr
     assert done.stderr.count("\n") == 1 and not out.exists()
+    module.write_text(HUB.format(here=str(c4), broken=FILES[0]))
+    done = fetched(*arguments[:-1], 1, env=environment)
+    assert done.returncode == 1 and "connection reset" in done.stderr and not list(out.iterdir())
     module.write_text(HUB.format(here=str(c4), broken=FILES[7]))
     done = fetched(*arguments, env=environment)
     assert done.returncode == 1 and "connection reset" in done.stderr and done.stderr.count("\n") == 1
