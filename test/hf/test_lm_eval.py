@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from program import ROOT, run, run_script, write_shard  # noqa: E402
+from program import ROOT, run, run_script  # noqa: E402
 
 for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "DISABLE_MULTIPROC"):
     os.environ.setdefault(name, "1")
@@ -56,27 +56,34 @@ def records():
 
 
 RECORDS = records()
-MODELS = {"gpt2": [], "llama": ["--arch", "llama"]}
+# A model, and its tokens.
+MODELS = {"gpt2": ["--seq-len", 20, "--steps", 60], "llama": ["--arch", "llama", "--seq-len", 96, "--steps", 300]}
+
+
+def make_tokenizer(folder, text):
+    """Byte-level BPE as GPT-2's: merges over the borders of words, a token that ends documents."""
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.train_from_iterator([text], trainers.BpeTrainer(
+        vocab_size=384, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request, tmp_path_factory):
-    """A run of a small model over a tokenizer with merges; its contexts are longer than some questions."""
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    """A run whose checkpoint has its tokenizer from its data: gpt2 of subwords, llama of bytes."""
     folder = tmp_path_factory.mktemp(request.param)
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     text = " ".join(phrase() + "." for _ in range(3000))
-    made.train_from_iterator([text], trainers.BpeTrainer(
-        vocab_size=384, special_tokens=["<|endoftext|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    write_shard(folder / "a.bin", made.encode(text).ids)
-    run("--preset", "micro", *MODELS[request.param], "--vocab-size", 384, "--seq-len", 20, "--train-data", folder / "a.bin",
-        "--steps", 60, "--lr", "3e-3", "--out", folder / "run")
-    checkpoint = folder / "run" / "latest"
-    made.save(str(checkpoint / "tokenizer.json"))
-    (checkpoint / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}))
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    tokenizer = make_tokenizer(folder / "bpe", text) if request.param == "gpt2" else "bytes"
+    made = run_script("data/prepare.py", folder / "text.txt", "--tokenizer", tokenizer, "--out", folder, "--name", "set")
+    assert made.returncode == 0, made.stderr
+    run("--preset", "micro", "--vocab-size", 384 if request.param == "gpt2" else 256, *MODELS[request.param],
+        "--train-data", folder / "set_train_*.bin", "--lr", "3e-3", "--out", folder / "run")
     return folder / "run"
 
 
