@@ -653,7 +653,9 @@ static void ask(Run *run) {
     TokenBytes table;
     Error error = {0};
     check(generate_table(&table, start, NULL, &error), "--eval: %s", error.text);
-    Evaluation *evaluation = evaluation_open(&start->config, &table);
+    char tokenizer[SHA256_HEX];
+    tokenizer_of_weights(&(Origin){.resume_from = start->resume_from, .weights = start->init_from.weights}, tokenizer);
+    Evaluation *evaluation = evaluation_open(&start->config, &table, tokenizer);
     bool logs = config_peek(start->argc, start->argv, "out") != NULL;
     open_model(run, false);
     say_notice(run);

@@ -4,16 +4,18 @@ Context and continuation are encoded together, and what is longer than the conte
 the context's end belong to what follows; in place of an empty context stands the token that begins or ends texts. Unlike
 in training's data, literals of control tokens are control tokens, and what tokenizer.json adds to a text (<s>) is added.
 """
+import hashlib
 import os
 
 from console import Failure
 from pretrained_tokenizer import find_tokenizer
+from tokenizer_files import bytes_json
 
 
 class Bytes:
     """Every byte is a token; byte 0 ends documents."""
 
-    prefix = 0
+    prefix, sha256 = 0, hashlib.sha256(bytes_json()).hexdigest()
 
     @staticmethod
     def encode(text):
@@ -32,7 +34,7 @@ class HuggingFace:
             self._tokenizer = tokenizers.Tokenizer.from_str(found.data.decode("utf-8"))
         except Exception as error:  # it raises plain Exceptions
             raise Failure("%s: %s" % (found.shown, str(error).splitlines()[0])) from None
-        settings = found.settings
+        settings, self.sha256 = found.settings, hashlib.sha256(found.data).hexdigest()
         bos, eos = self._literal(settings, "bos_token"), self._literal(settings, "eos_token")
         self._bos, self._adds_bos = self._id(bos), settings.get("add_bos_token")
         self._prefix_text, self.prefix = (eos, self._id(eos)) if self._bos is None else (bos, self._bos)

@@ -49,6 +49,8 @@ def parse_arguments(arguments):
 def write_items(chosen, tokenizer, file):
     """(items, tokens that a model will read)."""
     count, tokens = 0, 0
+    json.dump({"tokenizer_sha256": tokenizer.sha256}, file)
+    file.write("\n")
     for row, item in items(chosen.kind, chosen.file, chosen.labels):
         try:
             ids = pairs.ids_of(tokenizer, item)

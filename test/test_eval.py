@@ -4,6 +4,7 @@ The numbers come from the logits that an independent model (reference/, JAX, fp6
 beginning of a fixture's row, a choice what follows there, or that with another last token. test/hf/test_lm_eval.py asks
 lm_eval itself where it is installed.
 """
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from program import PROGRAM, ROOT, SMALL, environment, metrics, refused, run, run_script, write_shard
+from program import PROGRAM, ROOT, SMALL, environment, file_bytes, metrics, refused, run, run_script, write_shard
 from tensors import read_tensors, write_tensors
 
 REFERENCE = os.path.join(ROOT, "test", "reference")
@@ -27,8 +28,8 @@ TOLERANCE = 1e-9  # fp64, as in test_reference.py
 class Fixture:
     def __init__(self, name):
         folder = os.path.join(REFERENCE, name)
-        self.arguments = ["--config", os.path.join(folder, "flags.txt"), "--init-from", os.path.join(folder, "weights.safetensors"),
-                          "--device", "cpu", "--dtype", "fp64"]
+        self.arguments = ["--config", os.path.join(folder, "flags.txt"), "--device", "cpu", "--dtype", "fp64",
+                          "--init-from", os.path.join(folder, "weights.safetensors")]
         expected = read_tensors(os.path.join(folder, "expected.safetensors"))
         self.rows = np.concatenate([expected["tokens"], expected["targets"][:, -1:]], 1)
         logits = expected["logits"].astype("f8")
@@ -162,7 +163,8 @@ QUESTIONS = [
     {"context": "", "choices": ["the", "cat"], "answer": 1, "delimiter": ""},
     {"context": "a:", "choices": ["dog", "dog ran"], "answer": 0, "delimiter": " -> "},
 ]
-WORDS = [{"context": "the cat sat on a", "target": " mat."}, {"context": "the dog ", "target": "ran"}, {"context": "", "target": "the"}]
+WORDS = [{"context": "the cat sat on a", "target": " mat."}, {"context": "the dog ", "target": "ran"},
+         {"context": "", "target": "the"}]
 
 
 def as_bytes(context, continuation):
@@ -188,13 +190,14 @@ def test_text_is_the_bytes_that_lm_eval_makes_of_it(trained, kind, tmp_path):
     of_text = ask(model, texts, tmp_path)[1]
     made = run_script("data/prepare_eval.py", "jsonl", texts, "--tokenizer", "bytes", "--out", tmp_path / "made.jsonl")
     assert made.returncode == 0 and made.stdout.startswith(f"{tmp_path}/made.jsonl: {len(ids)} items, "), made.stderr
-    assert list(map(json.loads, (tmp_path / "made.jsonl").read_text().splitlines())) == ids
+    assert list(map(json.loads, (tmp_path / "made.jsonl").read_text().splitlines()))[1:] == ids
     of_ids = ask(model, tmp_path / "made.jsonl", tmp_path)[1]
-    assert [dict(one, file=0) for one in of_text] == [dict(one, file=0) for one in of_ids]
+    assert [dict(one, file=0, row=one["row"] + 1) for one in of_text] == [dict(one, file=0) for one in of_ids]
 
 
 def test_several_files_are_asked_one_after_the_other_and_kept_where_out_is_named(trained, tmp_path):
-    first, second = write_rows(tmp_path / "a.jsonl", QUESTIONS), write_rows(tmp_path / "b.jsonl", ["", *map(json.dumps, WORDS), " "])
+    first = write_rows(tmp_path / "a.jsonl", QUESTIONS)
+    second = write_rows(tmp_path / "b.jsonl", ["", *map(json.dumps, WORDS), " "])
     text = run("--resume", trained, "--eval", f"{first},{second}").stdout
     assert [line.split(":")[0] for line in text.splitlines()] == [str(first), str(second)] and metrics(trained, "eval") == []
     run("--resume", trained, "--eval", second, "--out", trained)
@@ -244,6 +247,23 @@ def test_a_row_that_cannot_be_asked_is_refused_by_file_and_row(trained, what, tm
     assert os.listdir(tmp_path) == ["items.jsonl"]
 
 
+def test_ids_of_another_tokenizer_are_refused(trained, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(file_bytes(trained, "latest", name))
+    mine = hashlib.sha256(b"{}").hexdigest()
+    rows = [{"tokenizer_sha256": mine}, GOOD, GOOD]
+    path, model = write_rows(tmp_path / "items.jsonl", rows), ["--init-from", tmp_path, "--batch-size", 4]
+    assert "2 items" in run(*model, "--eval", path).stdout  # nothing says that it is another
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert "2 items" in run(*model, "--eval", path).stdout
+    (tmp_path / "tokenizer.json").write_text("{ }")
+    refused(*model, "--eval", path, says=("ids of another tokenizer", mine[:8], "--allow-change"))
+    assert "2 items" in run(*model, "--eval", path, "--allow-change").stdout
+    for wrong in ({"tokenizer_sha256": "x"}, {"tokenizer_sha256": 1}, dict(GOOD, tokenizer_sha256=mine)):
+        refused(*model, "--eval", write_rows(path, [wrong, GOOD]), says=("row 1", "'tokenizer_sha256'"))
+    refused(*model, "--eval", write_rows(path, [GOOD, rows[0]]), says="row 2")
+
+
 def test_files_that_hold_no_items_are_refused(trained, tmp_path):
     empty, model = write_rows(tmp_path / "empty.jsonl", []), ["--resume", trained]
     refused(*model, "--eval", empty, says=(str(empty), "no items"))
@@ -271,19 +291,23 @@ def test_text_is_refused_by_models_of_other_tokens(tmp_path):
 
 
 def test_weights_that_are_no_numbers_end_with_3_and_name_the_row(trained, tmp_path):
-    tensors = {name: value.copy() for name, value in read_tensors(os.path.join(trained, "latest", "model.safetensors")).items()}
+    weights = read_tensors(os.path.join(trained, "latest", "model.safetensors"))
+    tensors = {name: value.copy() for name, value in weights.items()}
     next(value for name, value in tensors.items() if name.endswith("ln_f.bias"))[0] = math.nan
     write_tensors(tmp_path / "bad.safetensors", tensors)
     path = write_rows(tmp_path / "a.jsonl", QUESTIONS)
     said = run(*SMALL, "--init-from", tmp_path / "bad.safetensors", "--eval", path, "--eval-out", tmp_path / "out", code=3,
                before=r"(?:train_gpt: [^\n]*\n)*").stderr
-    assert f"{path}, row 1: the likelihood is not finite" in said and sorted(os.listdir(tmp_path)) == ["a.jsonl", "bad.safetensors"]
+    assert f"{path}, row 1: the likelihood is not finite" in said
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "bad.safetensors"]
 
 
 def test_how_far_it_is_is_said_and_an_interrupt_leaves_nothing(trained, tmp_path):
     path = write_rows(tmp_path / "a.jsonl", QUESTIONS * 20000)
-    command = [PROGRAM, "--resume", trained, "--eval", path, "--eval-out", tmp_path / "out", "--batch-size", "1", "--device", "cpu"]
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True) as process:
+    command = [PROGRAM, "--resume", trained, "--eval", path, "--eval-out", tmp_path / "out", "--batch-size", 1,
+               "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(),
+                          text=True) as process:
         first = process.stderr.readline()  # after three seconds
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=60)
@@ -352,5 +376,6 @@ def test_a_model_of_bytes_with_ids_of_its_own_is_asked_text(tmp_path):
     ids = [{"context_ids": [order.index(byte) for byte in context] if context != [0] else [256],
             "target_ids": [order.index(byte) for byte in target]}
            for context, target in (as_bytes(one["context"], one["target"]) for one in WORDS)]
-    answers = [ask(["--resume", tmp_path / "run"], write_rows(tmp_path / "items.jsonl", rows), tmp_path)[1] for rows in (WORDS, ids)]
+    answers = [ask(["--resume", tmp_path / "run"], write_rows(tmp_path / "items.jsonl", rows), tmp_path)[1]
+               for rows in (WORDS, ids)]
     assert answers[0] == answers[1]

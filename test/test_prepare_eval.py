@@ -5,6 +5,7 @@ The records are made up, in the forms of the published files; what is expected o
 """
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -46,7 +47,11 @@ def prepare(tmp_path, kind, lines, *more, tokenizer="bytes", code=0):
     done = run_script("data/prepare_eval.py", kind, tmp_path / "f", "--tokenizer", tokenizer, "--out", tmp_path / "out", *more)
     assert done.returncode == code, done.stderr
     assert not (tmp_path / "out.partial").exists() and (code == 0) == (tmp_path / "out").exists()
-    return [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()] if code == 0 else done.stderr
+    if code:
+        return done.stderr
+    first, *rows = map(json.loads, (tmp_path / "out").read_text().splitlines())
+    assert re.fullmatch("[0-9a-f]{64}", first.pop("tokenizer_sha256")) and not first
+    return rows
 
 
 def test_labels_may_be_in_a_file_of_their_own_and_words_in_plain_text(tmp_path):

@@ -53,6 +53,10 @@ typedef struct ItemReader ItemReader;
 ItemReader *item_reader_open(const char *path, const ItemRules *rules, Error *error);
 void item_reader_close(ItemReader *reader);
 
+/* After the first item: the sha256 of the tokenizer.json that made the ids, as the file's first row says it,
+ * {"tokenizer_sha256": "…"}; "" where it does not. */
+const char *item_reader_tokenizer(const ItemReader *reader);
+
 /* How much of the file has been read, from 0 to 1. */
 double item_reader_share(const ItemReader *reader);
 

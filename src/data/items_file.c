@@ -3,6 +3,7 @@
 #include "items.h"
 #include "../base/file.h"
 #include "../base/file_kind.h"
+#include "../base/json.h"
 
 #include <stdlib.h>
 
@@ -18,6 +19,7 @@ struct ItemReader {
     int64_t row;        /* of the row that comes */
     int kind;           /* of the first item; −1 before it */
     bool at_end;
+    char tokenizer[65];
 };
 
 ItemReader *item_reader_open(const char *path, const ItemRules *rules, Error *error) {
@@ -35,6 +37,8 @@ void item_reader_close(ItemReader *reader) {
     free(reader->text);
     free(reader);
 }
+
+const char *item_reader_tokenizer(const ItemReader *reader) { return reader->tokenizer; }
 
 double item_reader_share(const ItemReader *reader) {
     return reader->offset < reader->size ? (double)reader->offset / (double)reader->size : 1;
@@ -90,12 +94,33 @@ static bool refuse(const ItemReader *r, const Error *why, Error *error) {
     return error_set(error, "%s, row %lld: %s", r->path, (long long)r->row, why->text);
 }
 
+/* A first row that is no item. */
+static bool is_header(const ItemReader *r, const char *line, size_t size) {
+    static const char NAME[] = "\"tokenizer_sha256\"";
+    return r->kind < 0 && !r->tokenizer[0] && memmem(line, size, NAME, sizeof NAME - 1);
+}
+
+static bool read_header(ItemReader *r, const char *line, size_t size, Error *why) {
+    cJSON *row = json_parse(line, size, why);
+    const char *hash = row ? json_text(row, "tokenizer_sha256", why) : NULL;
+    bool good = hash && cJSON_GetArraySize(row) == 1 && strlen(hash) == sizeof r->tokenizer - 1 &&
+                strspn(hash, "0123456789abcdef") == sizeof r->tokenizer - 1;
+    if (good) memcpy(r->tokenizer, hash, sizeof r->tokenizer);
+    else if (hash) error_set(why, "'tokenizer_sha256' stands alone in its row, and is 64 hexadecimal digits");
+    cJSON_Delete(row);
+    return good;
+}
+
 bool item_next(ItemReader *r, Item *item, int64_t *row, Error *error) {
     const char *line = NULL;
     size_t size = 0;
     Error why = {0};
     for (; next_line(r, &line, &size, error); r->row++) {
         if (is_empty(line, size)) continue;
+        if (is_header(r, line, size)) {
+            if (!read_header(r, line, size, &why)) return refuse(r, &why, error);
+            continue;
+        }
         if (!item_parse(line, size, r->rules, item, &why)) return refuse(r, &why, error);
         if (r->kind >= 0 && r->kind != item->last_word) {
             item_free(item);

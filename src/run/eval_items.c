@@ -29,6 +29,7 @@ typedef struct Tally {
 
 struct Evaluation {
     const Config *config;
+    const char *tokenizer; /* sha256 of the model's; "": not known */
     ItemRules rules;
     char *paths;
     int files;
@@ -86,6 +87,13 @@ static void check_lengths(Evaluation *e, const Tally *tally, const bool known[WA
     }
 }
 
+/* Ids of another tokenizer are other words. */
+static void check_tokenizer(const Evaluation *e, const Tally *tally, const char *theirs) {
+    check(!theirs[0] || !e->tokenizer[0] || strcmp(theirs, e->tokenizer) == 0 || e->config->allow_change,
+          "--eval: %s holds ids of another tokenizer (sha256 %.8s…) than the weights' (%.8s…); --allow-change says that this "
+          "is meant", tally->path, theirs, e->tokenizer);
+}
+
 static void survey(Evaluation *e, Tally *tally) {
     Error error = {0};
     Item item;
@@ -95,7 +103,10 @@ static void survey(Evaluation *e, Tally *tally) {
     check(reader, "--eval: %s", error.text);
     for (; item_next(reader, &item, &row, &error); tally->items++) {
         const bool known[WAYS] = {true, item.chars != NULL, item.bytes != NULL};
-        if (!tally->items) memcpy(tally->known, known, sizeof known);
+        if (!tally->items) {
+            memcpy(tally->known, known, sizeof known);
+            check_tokenizer(e, tally, item_reader_tokenizer(reader));
+        }
         check_lengths(e, tally, known, row);
         tally->last_words = item.last_word;
         tally->tokens += likelihood_tokens(&item, (int)e->config->seq_len);
@@ -108,9 +119,9 @@ static void survey(Evaluation *e, Tally *tally) {
     check(tally->items, "--eval: %s holds no items", tally->path);
 }
 
-Evaluation *evaluation_open(const Config *config, const TokenBytes *table) {
+Evaluation *evaluation_open(const Config *config, const TokenBytes *table, const char *tokenizer) {
     Evaluation *e = must_calloc(1, sizeof *e, "an evaluation");
-    e->config = config;
+    e->config = config, e->tokenizer = tokenizer;
     e->terminal = isatty(STDERR_FILENO);
     e->rules = (ItemRules){.vocab = (uint32_t)config->vocab_size, .longest = (int)config->seq_len,
                            .id_of_byte = table->count && table->is_bytes ? table->id_of : NULL,
@@ -139,8 +150,8 @@ static void close_evaluation(Evaluation *e) {
 static CHECK_NORETURN void end_early(Evaluation *e, int64_t done) {
     clear_line(e);
     eval_out_drop(e->out);
-    fail(EXIT_RUNTIME, "--eval: %s after %lld of %lld items of %s", stop_requested(), (long long)done, (long long)e->now->items,
-         e->now->path);
+    fail(EXIT_RUNTIME, "--eval: %s after %lld of %lld items of %s", stop_requested(), (long long)done,
+         (long long)e->now->items, e->now->path);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -165,8 +176,8 @@ static void count_answer(Evaluation *e, Tally *tally, const Answer *answer, int6
         if (isfinite(answer->likelihood[i])) continue;
         clear_line(e);
         eval_out_drop(e->out);
-        fail(EXIT_DIVERGED, "--eval: %s, row %lld: the likelihood is not finite: these weights have diverged", tally->path,
-             (long long)answer->row);
+        fail(EXIT_DIVERGED, "--eval: %s, row %lld: the likelihood is not finite: these weights have diverged",
+             tally->path, (long long)answer->row);
     }
     for (int way = 0; way < WAYS; way++) {
         picks[way] = tally->known[way] ? pick(answer, lengths[way]) : -1;
@@ -270,8 +281,9 @@ static void tell(Evaluation *e, const Tally *tally, Log *log, int64_t step) {
     cJSON *result = result_of(tally, step, line);
     require(fclose(line) == 0, "out of memory for a result");
     if (tally->cropped)
-        warn("--eval: %lld of %lld continuations of %s are longer than --seq-len %lld with their contexts, which lost their beginnings",
-             (long long)tally->cropped, (long long)tally->continuations, tally->path, (long long)e->config->seq_len);
+        warn("--eval: %lld of %lld continuations of %s are longer than --seq-len %lld with their contexts, which lost "
+             "their beginnings", (long long)tally->cropped, (long long)tally->continuations, tally->path,
+             (long long)e->config->seq_len);
     puts(text);
     free(text);
     eval_out_result(e->out, result);

@@ -1,7 +1,7 @@
 /*
  * eval_items.h: --eval FILE[,FILE…]: which answers does a model give, and how many are right?
  *
- *     acc        choices: the likeliest is the right one; last words: each token is the likeliest one after those before it
+ *     acc        choices: the likeliest is the right one; last words: each token is the likeliest after those before it
  *     acc_norm   the likeliest a character of its text; lm_eval's (files may leave the lengths out)
  *     acc_bytes  the likeliest a byte
  *     perplexity of last words: exp(−mean log-likelihood)
@@ -18,13 +18,14 @@
 
 typedef struct Evaluation Evaluation;
 
-/* Reads all rows of config->eval's files, and finds a place for config->eval_out. Exit 2 for the first row that cannot be asked,
- * with file and row: before any weights are loaded. Text can be asked where the table says that tokens are bytes. Config and
- * table must outlive it. */
-Evaluation *evaluation_open(const Config *config, const TokenBytes *table);
+/* Reads all rows of config->eval's files, and finds a place for config->eval_out. Exit 2 for the first row that cannot
+ * be asked, with file and row: before any weights are loaded. Text can be asked where the table says that tokens are
+ * bytes. Config, table and tokenizer, the sha256 of the model's tokenizer.json or "", must outlive it: ids of another one
+ * are refused, unless --allow-change. */
+Evaluation *evaluation_open(const Config *config, const TokenBytes *table, const char *tokenizer);
 
-/* Asks the model, says on stderr how far it is where that takes seconds, prints a line for each file, and puts it into the
- * log. Exit 1 where a signal asks for the end, 3 where a likelihood is no finite number. Closes the evaluation. */
+/* Asks the model, says on stderr how far it is where that takes seconds, prints a line for each file, and puts it into
+ * the log. Exit 1 where a signal asks for the end, 3 where a likelihood is no finite number. Closes the evaluation. */
 void evaluation_run(Evaluation *evaluation, Model *model, Log *log, int64_t step);
 
 #endif

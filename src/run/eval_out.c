@@ -18,11 +18,13 @@ EvalOut *eval_out_open(const char *path) {
     if (!path) return NULL;
     EvalOut *out = must_calloc(1, sizeof *out, "--eval-out");
     out->path = path;
-    check(snprintf(out->partial, PATH_SIZE, "%s.partial", path) < PATH_SIZE, "--eval-out %.200s…: the path is too long", path);
-    check(lstat(path, &status) != 0 || S_ISREG(status.st_mode), "--eval-out %s: there is something that is no file", path);
+    check(snprintf(out->partial, PATH_SIZE, "%s.partial", path) < PATH_SIZE,
+          "--eval-out %.200s…: the path is too long", path);
+    check(lstat(path, &status) != 0 || S_ISREG(status.st_mode), "--eval-out %s: there is something that is no file",
+          path);
     const int fd = open(out->partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
-    check(fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode), "--eval-out %s: cannot create: %s", out->partial,
-          fd < 0 ? strerror(errno) : "there is something that is no file");
+    check(fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode), "--eval-out %s: cannot create: %s",
+          out->partial, fd < 0 ? strerror(errno) : "there is something that is no file");
     out->file = fdopen(fd, "w");
     require(out->file, "--eval-out %s: %s", out->partial, strerror(errno));
     return out;

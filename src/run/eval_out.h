@@ -2,9 +2,9 @@
  * eval_out.h: what did a model answer, item by item? --eval-out FILE, JSON lines, in the order of the files and their
  * rows:
  *
- *     {"file":"hellaswag.jsonl","row":1,"answer":2,"acc":2,"acc_norm":0,"loglikelihoods":[-31.5,…]}       the choices taken
+ *     {"file":"hellaswag.jsonl","row":1,"answer":2,"acc":2,"acc_norm":0,"loglikelihoods":[-31.5,…]}   the choices taken
  *     {"file":"lambada.jsonl","row":1,"greedy":true,"loglikelihoods":[-1.25]}
- *     {"type":"eval",…}                                                    behind a file's items: its result, as in metrics.jsonl
+ *     {"type":"eval",…}                              behind a file's items: its result, as in metrics.jsonl
  *
  * FILE appears when all of it is there; until then it is FILE.partial.
  */

@@ -109,6 +109,15 @@ static void read_of_weights(const Origin *origin, Companions *files) {
     check(companions_read(files, is_directory || slash ? directory : ".", !is_directory, &error), "--init-from %s", error.text);
 }
 
+void tokenizer_of_weights(const Origin *origin, char sha256[SHA256_HEX]) {
+    Companions files;
+    read_of_weights(origin, &files);
+    const Companion *file = &files.files[COMPANION_TOKENIZER];
+    sha256[0] = '\0';
+    if (file->bytes) sha256_hex(file->bytes, file->size, sha256);
+    companions_free(&files);
+}
+
 static bool same_tokenizer(const Companions *a, const Companions *b) {
     const Companion *x = &a->files[COMPANION_TOKENIZER], *y = &b->files[COMPANION_TOKENIZER];
     return x->bytes && y->bytes && x->size == y->size && memcmp(x->bytes, y->bytes, x->size) == 0;

@@ -35,6 +35,9 @@ void tokenizer_open(Tokenizer *tokenizer, const Config *config, const Origin *or
                     bool keeps);
 void tokenizer_close(Tokenizer *tokenizer);
 
+/* The sha256 of the tokenizer.json that lies with the weights; "" where there is none. */
+void tokenizer_of_weights(const Origin *origin, char sha256[SHA256_HEX]);
+
 /* For --eval-only: the same of the validation data alone; `trained` is the fingerprint of the data that the weights were
  * trained on, or NULL. */
 void tokenizer_check_validation(const Config *config, const ShardSet *val, const char *trained);

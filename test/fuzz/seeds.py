@@ -200,6 +200,18 @@ def words_of_flags():
     return sorted(names), sorted(words)
 
 
+def questions():
+    """What a model can be asked (a bit each: text, a small vocabulary, short continuations), then a row."""
+    ids = {"context_ids": [1, 2], "choice_ids": [[3], [4, 5]], "answer": 1, "choice_chars": [1, 2], "choice_bytes": [2, 2]}
+    text = {"context": "a\u3000 \n", "choices": ["\u00e4", "b c"], "answer": 0, "delimiter": "", "id": "x"}
+    rows = [ids, text, {"context_ids": [9], "target_ids": [1, 99, 2]}, {"context": "", "target": " mat"}, dict(ids, answer=2),
+            dict(ids, choice_ids=[]), dict(ids, choice_ids=[[], [1]]), dict(ids, choice_chars=[0, 1]), dict(text, choices=[1, "a"]),
+            dict(ids, context_ids=[-1, 1e300, 0.5]), {"context_ids": [1]}]  # fmt: skip
+    for number, row in enumerate(rows):
+        for ascii_only in (False, True):
+            yield bytes([1 + 2 * (number % 4)]) + json.dumps(row, ensure_ascii=ascii_only).encode()
+
+
 def main(program, directory):
     random.seed(1)
     with tempfile.TemporaryDirectory() as work:
@@ -214,6 +226,7 @@ def main(program, directory):
             own = file.read()
         seeds = texts(os.path.join(work, "run", "step_00000003"), own)
     seeds["megatron"], seeds["mixture"] = list(indices()), [text.encode() for text in MIXTURES]
+    seeds["items"] = list(questions())
     seeds["flags"] = list(command_lines(seeds["config"][1]))
     for target, inputs in seeds.items():
         os.makedirs(os.path.join(directory, target), exist_ok=True)

@@ -49,7 +49,8 @@ def records():
     arc = [{"question": f"Why is it that {phrase()}?", "choices": {"text": different(4, phrase), "label": list("ABCD")},
             "answerKey": DRAW.choice("ABCD")} for _ in range(N)]
     piqa = [{"goal": phrase(), "sol1": phrase(), "sol2": phrase() + ".", "label": DRAW.randrange(2)} for _ in range(N)]
-    words = [{"text": f"{phrase()}, and so {DRAW.choice(SUBJECTS)} {DRAW.choice(('sat', 'ran', 'ate', 'sang'))}"} for _ in range(N)]
+    words = [{"text": f"{phrase()}, and so {DRAW.choice(SUBJECTS)} {DRAW.choice(('sat', 'ran', 'ate', 'sang'))}"}
+             for _ in range(N)]
     return {"hellaswag": ("hellaswag/hellaswag.yaml", "hellaswag", swag, "validation"),
             "arc": ("arc/arc_easy.yaml", "arc", arc, "test"), "piqa": ("piqa/piqa.yaml", "piqa", piqa, "validation"),
             "lambada": ("lambada/lambada_openai.yaml", "lambada", words, "test")}
@@ -117,7 +118,8 @@ def test_likelihoods_and_accuracies_are_lm_evals(name, model, tasks, theirs, tmp
     made = run_script("data/prepare_eval.py", RECORDS[name][1], tasks / f"{name}.jsonl", "--tokenizer", model,
                       "--out", tmp_path / "items.jsonl")
     assert made.returncode == 0, made.stderr
-    done = run("--resume", model, "--eval", tmp_path / "items.jsonl", "--eval-out", tmp_path / "answers.jsonl", "--device", "cpu")
+    done = run("--resume", model, "--eval", tmp_path / "items.jsonl", "--eval-out", tmp_path / "answers.jsonl",
+               "--device", "cpu")
     *answers, result = map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())
     results, samples = theirs[0][f"ours_{name}"], sorted(theirs[1][f"ours_{name}"], key=lambda sample: sample["doc_id"])
     assert len(answers) == len(samples) == N
@@ -142,9 +144,10 @@ def test_the_script_runs_lm_eval_on_a_run(model, tasks, theirs, tmp_path):
     if "gpt2" not in str(model):
         pytest.skip("one model is enough: it takes lm_eval long to start")
     program = os.path.join(os.path.dirname(sys.executable), "lm_eval")
-    command = [os.path.join(ROOT, "scripts", "lm_eval.sh"), str(model), "ours_arc", "--include_path", str(tasks), "--device", "cpu",
-               "--output_path", str(tmp_path)]  # fmt: skip
-    done = subprocess.run(command, env=dict(os.environ, LM_EVAL=program), capture_output=True, text=True, timeout=300, check=False)
+    command = [os.path.join(ROOT, "scripts", "lm_eval.sh"), str(model), "ours_arc", "--include_path", str(tasks),
+               "--device", "cpu", "--output_path", str(tmp_path)]  # fmt: skip
+    done = subprocess.run(command, env=dict(os.environ, LM_EVAL=program), capture_output=True, text=True, timeout=600,
+                          check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (written,) = tmp_path.rglob("results_*.json")
     found = json.loads(written.read_text())["results"]["ours_arc"]
