@@ -154,6 +154,19 @@ def test_the_same_flags_give_the_same_bits_and_other_batches_the_same_numbers(tm
             assert one["loglikelihoods"] == pytest.approx(other["loglikelihoods"], rel=1e-11)
 
 
+def test_of_what_is_alike_the_first_counts(trained, tmp_path):
+    weights = read_tensors(os.path.join(trained, "latest", "model.safetensors"))
+    write_tensors(tmp_path / "zero.safetensors", {name: 0 * value for name, value in weights.items()})
+    model = [*SMALL, "--init-from", tmp_path / "zero.safetensors"]
+    words = [{"context_ids": [5], "target_ids": [token]} for token in (0, 1, 255)]
+    choices = [{"context_ids": [5], "choice_ids": [[token], [9], [token]], "answer": 0} for token in (3, 200)]
+    _, answers, _ = ask(model, write_rows(tmp_path / "words.jsonl", words), tmp_path)
+    assert [answer["greedy"] for answer in answers] == [True, False, False]
+    assert {round(answer["loglikelihoods"][0], 5) for answer in answers} == {round(-math.log(256), 5)}
+    _, answers, _ = ask(model, write_rows(tmp_path / "choices.jsonl", choices), tmp_path)
+    assert [answer["acc"] for answer in answers] == [0, 0]
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Text
 
