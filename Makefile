@@ -243,7 +243,7 @@ bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_load
 	@$(PYTHON) test/bench_transformers.py ./$(PROGRAM)
 
 # What has been built, as it is: nothing is compiled under sudo.
-SHARED_FILES := $(wildcard data/*.py data/recipes/*.json scripts/plot.py scripts/picture.py scripts/export.py scripts/hf/*.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)
+SHARED_FILES := $(wildcard data/*.py data/recipes/*.json scripts/plot.py scripts/picture.py scripts/to_*.py scripts/watching/*.* scripts/export.py scripts/hf/*.py scripts/sweep.py scripts/sweeps/*.py scripts/sweeps/*.toml scripts/sweeps/*.ini)
 DOC_FILES    := README.md LICENSE CHANGELOG.md
 SHARE        := $(DESTDIR)$(PREFIX)/share/train_gpt
 DOC          := $(DESTDIR)$(PREFIX)/share/doc/train_gpt

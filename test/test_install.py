@@ -190,7 +190,8 @@ def test_what_is_installed_works_from_there(built, tmp_path):
 
     run("train_gpt-prepare", "text.txt", "--out", "data")
     run("train_gpt", "--preset", "micro", "--seq-len", 16, "--train-data", "data/*_train_*.bin", "--steps", 2, "--out", "out")
-    run("train_gpt-plot", "--help")
+    run("train_gpt-plot", "out", "--html")
+    assert "</html>" in (tmp_path / "out/plot.html").read_text()
     done = subprocess.run(["python3", moved / "share/train_gpt/scripts/sweep.py", "--help"], capture_output=True, check=False,
                           env=env)
     assert done.returncode == 0
