@@ -21,7 +21,7 @@ static const char *const STEPS[] = {
     "norm=bhyt-exact", "norm=bhyt", "placement=post", "placement=sandwich", "placement=deepnorm", "placement=mix",
     "placement=mix mix-post-layers=0", "placement=mix mix-post-layers=1", "placement=lns", "placement=lns lns-init=on",
     "final-norm=on", "final-norm=off", "embed-norm=on", "embed-scale=on", "gpas=layer", "gpas=sublayer", "sdd=paper",
-    "sdd=released", "norm-eps=0.1", "norm-eps=0", "rope-base=500", "rope-scaling=linear rope-factor=2.5",
+    "sdd=released", "norm-eps=0.1", "final-norm-eps=0.2", "bhyt-kappa=3", "norm-eps=0", "rope-base=500", "rope-scaling=linear rope-factor=2.5",
     "rope-scaling=llama3 rope-original-seq-len=4", "bias=qkv", "qk-norm=head", "qk-norm=projection",
     "placement=res-post", "placement=res-post qk-norm=projection", "head-dim=6", "n-embd=34 head-dim=8",
     "activation=gelu-exact", "seq-len=9", "n-ffn=40", "n-head=2", "n-head=1",
@@ -128,6 +128,7 @@ static bool same_words(const char *a, const char *b) {
 static HuggingfaceClass class_by_parts(const Config *c) {
     char names[2048];
     names_of(c, names, sizeof names);
+    if (c->final_norm_eps != c->norm_eps) return CLASS_OWN;
     bool whole = c->head_size * c->n_head == c->n_embd, divides = c->n_embd % c->n_head == 0;
     if (same_words(names, GPT2_TENSORS) && is_wired(c, NORM_LAYERNORM, false) && c->n_kv_head == c->n_head && whole)
         return CLASS_GPT2;
@@ -240,7 +241,7 @@ static void one_flag_makes_a_model_of_our_own(void **state) {
         "arch=gpt2 n-kv-head=2", "arch=llama norm=layernorm", "arch=llama activation=gelu", "arch=llama positions=learned",
         "arch=gpt2 placement=post", "arch=gpt2 placement=post final-norm=on", "arch=llama placement=deepnorm final-norm=on",
         "arch=llama placement=lns", "arch=llama placement=mix mix-post-layers=1", "arch=llama placement=sandwich",
-        "arch=llama final-norm=off", "arch=llama embed-norm=on", "arch=llama embed-scale=on", "arch=gpt2 gpas=layer",
+        "arch=llama final-norm=off", "arch=llama final-norm-eps=0.2", "arch=llama embed-norm=on", "arch=llama embed-scale=on", "arch=gpt2 gpas=layer",
         "arch=gpt2 bias=qkv", "arch=gpt2 qk-norm=head", "arch=gpt2 head-dim=6", "arch=llama qk-norm=projection",
         "arch=llama placement=res-post", "arch=llama placement=res-post qk-norm=head", "arch=llama qk-norm=head bias=on",
         "arch=llama qk-norm=head bias=qkv", "arch=llama placement=res-post qk-norm=projection bias=on",

@@ -121,6 +121,8 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
                                         "--lns-init",
                                         "--deepnorm-init",
                                         "--bhyt-gamma-var",
+                                        "--bhyt-kappa",
+                                        "--final-norm-eps",
                                         "--bhyt-lambda-final"};
     char text[1 << 14];
     int file = memfd_create("list", 0), out = dup(STDOUT_FILENO);

@@ -42,7 +42,7 @@ const Factor EVERYTHING[] = {
     FACTOR("embed-norm", "embed-norm=off", "embed-norm=on"),
     FACTOR("embed-scale", "embed-scale=off", "embed-scale=on"),
     FACTOR("final-norm", "final-norm=off", "final-norm=on"),
-    FACTOR("lambda-final", "bhyt-lambda-final=0", "bhyt-lambda-final=4"),
+    FACTOR("lambda-final", "bhyt-lambda-final=0", "bhyt-lambda-final=4 bhyt-kappa=7 final-norm-eps=1e-3"),
 };
 const int EVERYTHING_COUNT = sizeof EVERYTHING / sizeof *EVERYTHING;
 

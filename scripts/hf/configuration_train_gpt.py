@@ -87,6 +87,8 @@ class TrainGptConfig(PretrainedConfig):
         sdd_eps=None,
         bhyt_lambda_final=0.0,
         bhyt_gamma_var="off",
+        bhyt_kappa=10.0,
+        final_norm_eps=None,
         # ‖W_O·W_V‖² / (T·C) of each layer, as the checkpoint was last trained with; None: of the weights as they are
         bhyt_c=None,
         # only of initial values
@@ -119,7 +121,8 @@ class TrainGptConfig(PretrainedConfig):
         self.bias = bias or of_arch["bias"]
         self.norm = norm or of_arch["norm"]
         self.placement = placement
-        self.norm_eps = norm_eps if norm_eps is not None else 1e-5 if self.norm == "layernorm" else 1e-6
+        self.norm_eps = norm_eps if norm_eps is not None else 1e-5 if self.norm == "layernorm" or sdd == "released" else 1e-6
+        self.final_norm_eps = self.norm_eps if final_norm_eps is None else final_norm_eps
         self.final_norm = final_norm or ("off" if placement in ("post", "deepnorm") else "on")
         self.embed_norm = "on" if sdd == "released" and placement == "post" else embed_norm
         self.embed_scale, self.qk_norm = embed_scale, qk_norm
@@ -131,7 +134,9 @@ class TrainGptConfig(PretrainedConfig):
         self.dyt_alpha_attn, self.dyt_alpha_other = dyt_alpha_attn, dyt_alpha_other
         self.bhyt_lambda_attn, self.bhyt_lambda_mlp = bhyt_lambda_attn, bhyt_lambda_mlp
         self.bhyt_lambda_final, self.bhyt_gamma_var, self.bhyt_c = bhyt_lambda_final, bhyt_gamma_var, bhyt_c
-        self.init_std, self.init_std_embed = init_std, init_std if init_std_embed is None else init_std_embed
+        self.bhyt_kappa, self.init_std, self.init_std_embed = bhyt_kappa, init_std, init_std_embed
+        if init_std_embed is None:
+            self.init_std_embed = sdd_init_scale / (2.5 * n_embd) ** 0.5 if sdd == "released" else init_std
         self.use_cache = use_cache
 
         tied = kwargs.pop("tie_word_embeddings", None)

@@ -37,7 +37,6 @@ NAMES = {
     },
 }  # fmt: skip
 
-KAPPA = 10.0  # BHyT's constant κ
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"  # of transformers
 
 
@@ -136,12 +135,12 @@ def linear(config, n_in, *pieces, qkv=False):
 
 
 class Embedding(nn.Embedding):
-    def __init__(self, count, width, std):
+    def __init__(self, count, width, std, cut=0.0):
         super().__init__(count, width)
-        self.std = std
+        self.std, self.cut = std, cut
 
     def initialize(self):
-        draw(self.weight, self.std)
+        draw(self.weight, self.std, self.cut)
 
 
 # -------------------------------------------------------------------------------------------------------- norms
@@ -151,14 +150,15 @@ class Norm(nn.Module):
     """layernorm    γ ⊙ (x−μ)/√(var+ε) + β                     arXiv 1607.06450
     rmsnorm         γ ⊙ x/√(mean(x²)+ε)                        arXiv 1910.07467
     dyt             γ ⊙ tanh(α·x) + β (no β in llama)          arXiv 2503.10622
-    bhyt-exact      γ ⊙ tanh(λ·x / (κ·√(mean(x²)+ε))), κ = 10  arXiv 2601.09719
+    bhyt-exact      γ ⊙ tanh(λ·x / (κ·√(mean(x²)+ε)))          arXiv 2601.09719
     bhyt            the same; a block's second norm is given an estimate of mean(x²)
 
     times `scale`, which is LayerNorm scaling's 1/√l (arXiv 2502.05795) or 1."""
 
-    def __init__(self, config, kind, scalar, layer=None):
+    def __init__(self, config, kind, scalar, layer=None, eps=None):
         super().__init__()
-        self.kind, self.eps, self.scale, self.gamma = kind, config.norm_eps, 1.0, 1.0
+        self.kind, self.eps, self.scale, self.gamma = kind, config.norm_eps if eps is None else eps, 1.0, 1.0
+        self.kappa = config.bhyt_kappa
         if layer is not None and config.placement == "lns":
             self.scale, self.gamma = (
                 (1 / math.sqrt(layer), 1.0) if config.lns_init == "off" else (1.0, 1 / math.sqrt(layer))
@@ -189,7 +189,7 @@ class Norm(nn.Module):
             y = p["weight"] * torch.tanh(p["alpha"] * z) + p.get("bias", 0.0)
         else:
             v = mean_square(z) if v is None else v
-            y = p["weight"] * torch.tanh(p["lambda"] * z / (KAPPA * torch.sqrt(v + self.eps)))
+            y = p["weight"] * torch.tanh(p["lambda"] * z / (self.kappa * torch.sqrt(v + self.eps)))
         return (self.scale * y).to(x.dtype)
 
 
@@ -501,7 +501,7 @@ class Block(Named):
         else:
             product = wide(attention.part("o").rows()) @ wide(attention.value_rows())
             c = product.pow(2).sum() / (config.seq_len * config.n_embd)
-        added = c * wide(getattr(norm1, "lambda")).pow(2) / KAPPA**2
+        added = c * wide(getattr(norm1, "lambda")).pow(2) / config.bhyt_kappa**2
         if config.placement == "lns" or config.bhyt_gamma_var == "on":
             added = added * mean_square(wide(norm1.weight))
         return added * norm1.scale**2
@@ -546,7 +546,8 @@ class TrainGptModel(TrainGptPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.gradient_checkpointing = False
-        self.add("tokens", Embedding(config.vocab_size, config.n_embd, config.init_std_embed))
+        cut = 3.0 if config.sdd == "released" else 0.0
+        self.add("tokens", Embedding(config.vocab_size, config.n_embd, config.init_std_embed, cut))
         if config.positions == "learned":
             self.add("positions", Embedding(config.seq_len, config.n_embd, config.init_std))
         if config.embed_scale == "on":  # DyT's; at first √C
@@ -559,7 +560,7 @@ class TrainGptModel(TrainGptPreTrainedModel):
             kind, scalar = config.norm, scalar
             if kind.startswith("bhyt"):
                 kind, scalar = ("bhyt-exact" if config.bhyt_lambda_final > 0 else "rmsnorm"), config.bhyt_lambda_final
-            self.add("final_norm", Norm(config, kind, scalar))
+            self.add("final_norm", Norm(config, kind, scalar, eps=config.final_norm_eps))
         self.post_init()
 
     def initialize(self):

@@ -27,6 +27,7 @@ const char *const HUGGINGFACE_OWN_FLAGS[] = {
     "rope-base", "rope-scaling", "rope-factor", "rope-low-freq-factor", "rope-high-freq-factor", "rope-original-seq-len",
     "activation", "bias", "tie-embeddings", "norm", "placement", "norm-eps", "final-norm", "embed-norm", "embed-scale",
     "qk-norm", "mix-post-layers", "lns-init", "gpas", "gpas-act", "sdd", "sdd-eps", "bhyt-lambda-final", "bhyt-gamma-var",
+    "bhyt-kappa", "final-norm-eps",
 };
 const int HUGGINGFACE_OWN_COUNT = sizeof HUGGINGFACE_OWN_FLAGS / sizeof *HUGGINGFACE_OWN_FLAGS;
 
@@ -86,6 +87,7 @@ static bool fits(const Config *c, HuggingfaceClass class) {
 
 /* Without a window Mistral is LLaMA; its name is for widths that LLaMA's refuses. */
 HuggingfaceClass huggingface_class(const Config *c) {
+    if (c->final_norm_eps != c->norm_eps) return CLASS_OWN; /* theirs have one */
     int class = CLASS_GPT2;
     while (class < CLASS_OWN && !(has_what_is_implied(c, HUGGINGFACE_ROWS[class].implied) && fits(c, class))) class++;
     return (HuggingfaceClass)class;

@@ -93,7 +93,7 @@ static Norm norm_of(const Model *m, const NormPlan *plan, Accum *mean, Accum *rs
     return (Norm){
         .kind = plan->kind,
         .eps = plan->eps,
-        .kappa = BHYT_KAPPA,
+        .kappa = m->config->bhyt_kappa,
         .output_scale = plan->output_scale,
         .gamma = vector(m, plan->family, plan->layer),
         .beta = vector(m, plan->family + 1, plan->layer),
@@ -233,7 +233,7 @@ static void update_scalars(Model *m) {
     for (int l = 0; l < m->L; l++)
         m->k->bhyt_terms(m->queue, &(BhytTerms){
             .C = m->C,
-            .kappa = BHYT_KAPPA,
+            .kappa = m->config->bhyt_kappa,
             .factor = by_depth && !c->lns_init ? 1 / (l + 1.0) : 1,
             .c = offset(m->bhyt_c, m, l),
             .lambda = vector(m, PARAM_NORM1_SCALAR, l),

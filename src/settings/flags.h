@@ -58,7 +58,7 @@ typedef struct Config {
     const char *init_from;
     /* variant */
     int64_t norm, placement; /* rows of the tables in src/settings/variant.c */
-    double norm_eps;
+    double norm_eps, final_norm_eps;
     int64_t final_norm, embed_norm, embed_scale, qk_norm;
     int64_t mix_post_layers, lns_init, deepnorm_init;
     int64_t gpas, gpas_act;
@@ -66,7 +66,7 @@ typedef struct Config {
     int64_t sdd;
     double sdd_eps, sdd_init_scale;
     double dyt_alpha_attn, dyt_alpha_other;
-    double bhyt_lambda_attn, bhyt_lambda_mlp, bhyt_lambda_final;
+    double bhyt_lambda_attn, bhyt_lambda_mlp, bhyt_lambda_final, bhyt_kappa;
     int64_t bhyt_gamma_var, bhyt_refresh;
     /* data */
     const char *train_data, *val_data;

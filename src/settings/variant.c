@@ -56,7 +56,7 @@ int variant_gates_per_layer(const Config *config) {
 
 static NormPlan norm_plan(const Config *c, NormKind kind, ParamId family, int layer) {
     bool scaled = variant_placement(c)->by_depth && c->lns_init == FLAG_OFF && layer >= 0;
-    return (NormPlan){.kind = kind, .family = family, .layer = layer, .eps = c->norm_eps,
+    return (NormPlan){.kind = kind, .family = family, .layer = layer, .eps = family == PARAM_FINAL ? c->final_norm_eps : c->norm_eps,
                       .output_scale = scaled ? 1 / sqrt(layer + 1.0) : 1};
 }
 
@@ -131,6 +131,7 @@ void variant_resolve(Config *c) {
     const PlacementRow *row = variant_placement(c);
     const bool released = c->sdd == SDD_RELEASED; /* one ε everywhere, the embedding as the matrices: MATH.md §4 */
     if (isnan(c->norm_eps)) c->norm_eps = released ? 1e-5 : variant_norm(c)->eps;
+    if (isnan(c->final_norm_eps)) c->final_norm_eps = c->norm_eps;
     if (isnan(c->init_std_embed)) c->init_std_embed = released ? variant_sdd_std(c) : c->init_std;
     if (c->final_norm == SWITCH_AUTO) c->final_norm = row->final_norm ? SWITCH_ON : SWITCH_OFF;
     if (c->mix_post_layers == AUTO_INT) c->mix_post_layers = c->n_layer / 4;
@@ -189,6 +190,8 @@ static const Word OPTION_WORDS[] = {
     {"--mix-post-layers", "mix: how many layers are post", "arXiv 2412.13795"},
     {"--lns-init", "lns: γ starts at 1/√layer and is learned on", "arXiv 2506.22049"},
     {"--deepnorm-init", "deepnorm: Xavier gains (8L)^−¼; off: plain init", "arXiv 2203.00555"},
+    {"--final-norm-eps", "that norm's own ε", ""},
+    {"--bhyt-kappa", "bhyt: κ", "arXiv 2601.09719"},
     {"--bhyt-gamma-var", "bhyt: mean γ² in pre's estimate too, as lns has it", "arXiv 2601.09719"},
     {"--bhyt-lambda-final", "bhyt: the final norm is bhyt-exact; 0: an rmsnorm", "arXiv 2601.09719"},
 };

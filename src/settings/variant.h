@@ -49,7 +49,6 @@ bool variant_has_beta(const Config *config);
 bool variant_is_post(const Config *config, int layer);
 NormKind variant_final_kind(const Config *config);
 
-enum { BHYT_KAPPA = 10 };
 
 /* A norm with its parameters: family names γ; β and the scalar (DyT's α, BHyT's λ) follow it in ParamId. */
 typedef struct NormPlan {

@@ -43,6 +43,8 @@ PARTS = {
     "embed-scale": ["off", "on"],
     "lns-init": ["off", "on"],
     "bhyt-lambda-final": ["0", "1.5"],
+    "bhyt-kappa": ["10", "3"],
+    "final-norm-eps": ["auto", "1e-3"],
     "bhyt-gamma-var": ["off", "on"],
 }
 MAIN = ["norm", "placement", "gpas", "sdd", "arch"]

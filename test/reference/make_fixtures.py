@@ -91,6 +91,7 @@ FOLDERS = {
         "pre-bhyt-exact": {**LLAMA, "norm": "bhyt-exact", "bhyt-lambda-final": 1},
         "sandwich-bhyt-exact": {**LLAMA, "norm": "bhyt-exact", "placement": "sandwich"},
         "pre-bhyt": {**LLAMA, "norm": "bhyt"},
+        "pre-bhyt-kappa": {**LLAMA, "norm": "bhyt", "bhyt-kappa": 4, "bhyt-lambda-final": 1, "final-norm-eps": 0.02},
         "pre-bhyt-gamma-var": {**GPT2, "norm": "bhyt", "bhyt-gamma-var": "on"},
         "pre-bhyt-sdd": {**LLAMA, "norm": "bhyt", "sdd": "paper", "gpas": "layer"},
         "lns-bhyt-gpas": {**LLAMA, "norm": "bhyt", "placement": "lns", "gpas": "sublayer"},

@@ -53,6 +53,7 @@ class Settings:
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_original_seq_len: int = 8192
+    final_norm_eps: float = 0.0  # 0: norm_eps
     norm_eps: float = 0.0  # 0: 1e-5 for layernorm and with released SDD, 1e-6 for the others
     placement: str = "pre"
     mix_post_layers: int = -1  # -1: a quarter of the layers, rounded down
@@ -63,6 +64,7 @@ class Settings:
     qk_norm: str = "off"
     bhyt_lambda_final: float = 0.0
     bhyt_gamma_var: str = "off"
+    bhyt_kappa: float = 10.0
     gpas: str = "off"
     gpas_act: str = "silu"
     sdd: str = "off"
@@ -82,6 +84,8 @@ class Settings:
             derived["n_kv_head"] = settings.n_head
         if not settings.norm_eps:
             derived["norm_eps"] = 1e-5 if settings.norm == "layernorm" or settings.sdd == "released" else 1e-6
+        if not settings.final_norm_eps:
+            derived["final_norm_eps"] = settings.norm_eps or derived["norm_eps"]
         if settings.mix_post_layers < 0:
             derived["mix_post_layers"] = settings.n_layer // 4
         if settings.final_norm == "auto":
@@ -116,30 +120,29 @@ class Settings:
 # MATH.md 1: norms.  norm(x, p, eps, v): p holds the norm's own parameters; v, where given, takes the
 # place of mean(x²), which only bhyt allows.
 
-KAPPA = 10.0
 
 
 def mean_square(x):
     return jnp.mean(x * x, axis=-1, keepdims=True)
 
 
-def layernorm(x, p, eps, v=None):
+def layernorm(x, p, eps, v=None, kappa=None):
     mu = jnp.mean(x, axis=-1, keepdims=True)
     var = jnp.mean((x - mu) ** 2, axis=-1, keepdims=True)
     return p["gamma"] * (x - mu) / jnp.sqrt(var + eps) + p["beta"]
 
 
-def rmsnorm(x, p, eps, v=None):
+def rmsnorm(x, p, eps, v=None, kappa=None):
     return p["gamma"] * x / jnp.sqrt(mean_square(x) + eps)
 
 
-def dyt(x, p, eps, v=None):
+def dyt(x, p, eps, v=None, kappa=None):
     return p["gamma"] * jnp.tanh(p["alpha"] * x) + p.get("beta", 0.0)
 
 
-def bhyt(x, p, eps, v=None):
+def bhyt(x, p, eps, v=None, kappa=None):
     v = mean_square(x) if v is None else v
-    return p["gamma"] * jnp.tanh(p["lambda"] * x / (KAPPA * jnp.sqrt(v + eps)))
+    return p["gamma"] * jnp.tanh(p["lambda"] * x / (kappa * jnp.sqrt(v + eps)))
 
 
 NORMS = {"layernorm": layernorm, "rmsnorm": rmsnorm, "dyt": dyt, "bhyt-exact": bhyt, "bhyt": bhyt}
@@ -165,7 +168,7 @@ def bhyt_second_mean_square(s, layer_index, w, v, gate, sg):
         w_v = jnp.repeat(w.v.weight.reshape(s.n_kv_head, s.head_size, s.n_embd), n_rep, axis=0)
         product = w.o.weight @ w_v.reshape(s.n_head * s.head_size, s.n_embd)
         c = sg(jnp.sum(product**2) / (s.seq_len * s.n_embd))
-        added = c * sg(w.norm_attn["lambda"]) ** 2 / KAPPA**2
+        added = c * sg(w.norm_attn["lambda"]) ** 2 / s.bhyt_kappa**2
         if s.placement == "lns" or s.bhyt_gamma_var == "on":
             added = added * sg(jnp.mean(w.norm_attn["gamma"] ** 2))
         if s.placement == "lns" and s.lns_init == "off":
@@ -197,7 +200,7 @@ def placement_of(s, layer_index):
 def norm_of(s, layer_index, p, v=None):
     """N of one site: the chosen norm, times 1/√l with lns."""
     scale = 1 / math.sqrt(layer_index) if s.placement == "lns" and s.lns_init == "off" else 1.0
-    return lambda x: scale * NORMS[s.norm](x, p, s.norm_eps, v)
+    return lambda x: scale * NORMS[s.norm](x, p, s.norm_eps, v, kappa=s.bhyt_kappa)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -364,13 +367,13 @@ def forward(s, weights, tokens, sg=jax.lax.stop_gradient):
     if s.positions == "learned":
         x = x + w.positions[: tokens.shape[1]]
     if s.embed_norm == "on":
-        x = NORMS[s.norm](x, w.embed_norm, s.norm_eps)
+        x = NORMS[s.norm](x, w.embed_norm, s.norm_eps, kappa=s.bhyt_kappa)
     residual = [x]
     for layer_index in range(1, s.n_layer + 1):
         x = layer(s, layer_index, read_layer(s, weights, layer_index), x, sg)
         residual.append(x)
     if s.final_norm == "on":
-        x = NORMS[s.final_norm_kind](x, w.final_norm, s.norm_eps)
+        x = NORMS[s.final_norm_kind](x, w.final_norm, s.final_norm_eps, kappa=s.bhyt_kappa)
     return Outputs(x @ w.head.T, residual)
 
 
