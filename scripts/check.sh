@@ -76,6 +76,8 @@ has_modules python3 yaml || install_modules pyyaml ||
 # Debian has no package of it.
 has_modules python3 tokenizers || install_modules tokenizers ||
     echo "check.sh: no tokenizers for python3: the tests of tokenizer.json are skipped" >&2
+has_modules python3 pyarrow || install_modules pyarrow ||
+    echo "check.sh: no pyarrow for python3: the tests of Parquet are skipped" >&2
 if [ "${CI-}" = true ]; then
     has_modules python3 tensorboard wandb || install_modules tensorboard wandb ||
         echo "check.sh: no tensorboard and wandb for python3: the tests of what is passed on to them are skipped" >&2

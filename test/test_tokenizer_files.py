@@ -182,24 +182,6 @@ def test_a_set_of_bytes_brings_its_tokenizer_without_any_package(tmp_path):
 # A folder for everybody
 
 
-@pytest.mark.parametrize("kind", ["bytes", *TABLED])
-def test_autotokenizer_takes_the_folder_as_it_is(kind, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    (tmp_path / "a.txt").write_text(text(1))
-    given = ["--tokenizer", folder_of(made(kind), tmp_path / "t")] if kind != "bytes" else []
-    done = run_script("data/prepare.py", tmp_path / "a.txt", *given, "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads((tmp_path / "a.json").read_text())
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "a.tokenizer")
-    assert theirs.eos_token_id == facts["end_of_document"] == facts["eot_token"] and len(theirs) == facts["vocab_size"]
-    encoder = encoders.make_encoder("bytes" if kind == "bytes" else str(tmp_path / "t"), None)
-    for sample in SAMPLES:
-        ours = list(sample.encode()) if kind == "bytes" else encoder.encode([sample])[0].ids
-        assert theirs(sample, add_special_tokens=False).input_ids == ours
-    if kind in ("bytes", "gpt2", "llama3"):
-        assert theirs.decode(theirs(SAMPLES[2]).input_ids) == SAMPLES[2]
-
-
 def test_what_lay_beside_the_tokenizer_is_carried_and_names_its_end(tmp_path):
     folder = folder_of(made("gpt2"), tmp_path / "smollm")
     beside = {"eos_token": {"content": "<s>", "special": True}, "pad_token": "</s>", "chat_template": "{{ messages }}",

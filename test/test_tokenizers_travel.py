@@ -253,32 +253,6 @@ def test_a_table_of_bytes_that_the_weights_lack_comes_from_the_data(tmp_path):
     assert set(companions(tmp_path / "again")) == set(NAMES)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# From text to transformers
-
-
-def test_a_run_of_prepared_text_is_a_model_for_transformers_pipelines(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    pytest.importorskip("torch", reason="torch is not installed")
-    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 200)
-    for tokenizer in ("bytes", "own"):
-        given = []
-        if tokenizer == "own":
-            assert run_script("data/train_tokenizer.py", tmp_path / "a.txt", "--out", tmp_path / "own", "--vocab-size", 300).returncode == 0
-            given = ["--tokenizer", tmp_path / "own"]
-        assert run_script("data/prepare.py", tmp_path / "a.txt", *given, "--out", tmp_path / tokenizer).returncode == 0
-        out = tmp_path / (tokenizer + "-run")
-        train("--train-data", tmp_path / tokenizer / "a_train_*.bin", "--out", out, "--temperature", 0, "--seq-len", 64)
-        folder = step_directory(out, 1)
-        ours = transformers.AutoTokenizer.from_pretrained(folder)
-        facts = json.loads((tmp_path / tokenizer / "a.json").read_text())
-        assert ours.eos_token_id == facts["end_of_document"]
-        writer = transformers.pipeline("text-generation", folder, tokenizer=ours)
-        assert writer.model.generation_config.eos_token_id == facts["end_of_document"]
-        written = writer("to be", max_new_tokens=8)[0]["generated_text"]
-        assert written.startswith("to be")
-
-
 def test_a_container_is_safetensors_whatever_it_holds():
     for table in ([b""], [b"a", b"", b"\xff" * 300]):
         data = container(table, False, None)
