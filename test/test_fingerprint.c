@@ -165,8 +165,8 @@ static void as_text_it_comes_back_and_any_other_text_is_refused(void **state) {
 static Fingerprint print_of_mixture(const char *weights) {
     char text[512];
     uint32_t a, b;
-    ShardSet set;
-    Fingerprint print;
+    ShardSet set = {0};
+    Fingerprint print = {0};
     Error error = {0};
     assert_int_equal(sscanf(weights, "%u %u", &a, &b), 2);
     snprintf(text, sizeof text, "%s/x*.bin:%u,%s/y0.bin:%u", folder, a, folder, b);

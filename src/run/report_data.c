@@ -106,9 +106,9 @@ static cJSON *report_sources(const ShardSet *set, const WindowOrder *order, doub
         const ShardSource *source = &set->sources[i];
         const WindowSource *order_source = &order->sources[i];
         const double share = source->parts / parts, epochs = rows_of_run * share / (double)order_source->n_windows;
-        say(false, "data: share %.6g of the rows: %.200s: %zu shard%s, %s tokens: %s windows; %.3g epochs", share, source->pattern,
+        say(false, "data: share %.6g of the rows: %.200s: %zu shard%s, %s tokens: %s %s; %.3g epochs", share, source->pattern,
             source->n_shards, source->n_shards == 1 ? "" : "s", digits(source->n_tokens, tokens),
-            digits(order_source->n_windows, windows), epochs);
+            digits(order_source->n_windows, windows), order->rows ? "rows" : "windows", epochs);
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "pattern", source->pattern);
         cJSON_AddNumberToObject(o, "share", share);
