@@ -1,4 +1,5 @@
 /* check.c: see check.h. */
+#define _GNU_SOURCE
 #include "check.h"
 #include "printable.h"
 
@@ -6,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static char name[40] = "train_gpt";
 static bool is_numbered;
@@ -31,10 +33,17 @@ bool error_set(Error *error, const char *format, ...) {
     return false;
 }
 
+/* What a user has got wrong every rank finds by itself, and whoever started them ends the others when the first is gone. So
+ * those with a number let the one without say it; a signal, while they do, is their end. */
+static bool is_said_already(void) {
+    const struct timespec moment = {.tv_sec = 1};
+    return is_numbered && nanosleep(&moment, NULL);
+}
+
 void fail(int exit_code, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    print_line(format, args);
+    if (!is_said_already()) print_line(format, args);
     va_end(args);
     exit(exit_code);
 }

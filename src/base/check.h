@@ -43,7 +43,8 @@ typedef struct Error {
  * In all three, control characters, and what is not UTF-8, become '?' in what is printed. */
 bool error_set(Error *error, const char *format, ...) CHECK_PRINTF(2, 3);
 
-/* Prints "train_gpt: MESSAGE" as one line to stderr and exits with the code. Thread-safe. */
+/* Prints "train_gpt: MESSAGE" as one line to stderr and exits with the code. Of several ranks those behind the first wait a moment
+ * before that: what each finds alike is then said once. Thread-safe. */
 void fail(int exit_code, const char *format, ...) CHECK_PRINTF(2, 3) CHECK_NORETURN;
 
 /* Prints "train_gpt: MESSAGE" to stderr and goes on. */

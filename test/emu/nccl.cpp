@@ -82,14 +82,12 @@ bool is_gone(pid_t process) {
     return kill(process, 0) != 0 && errno == ESRCH;
 }
 
-/* Waits for all of the requests. */
-void finish(std::vector<MPI_Request> &requests, const char *what) {
-    Stopwatch watch;
-    for (int done = 0; !done;) {
-        MPI_Testall((int)requests.size(), requests.data(), &done, MPI_STATUSES_IGNORE);
-        if (!done && watch.is_late()) fault("%s: another rank stopped in the middle of it", what);
-        if (!done) sched_yield();
-    }
+/* Whether all of the requests are done. */
+bool are_done(std::vector<MPI_Request> &requests, const Stopwatch &since, const char *what) {
+    int done = 0;
+    MPI_Testall((int)requests.size(), requests.data(), &done, MPI_STATUSES_IGNORE);
+    if (!done && since.is_late()) fault("%s: another rank stopped in the middle of it", what);
+    return done;
 }
 
 /* A communicator's ranks. Calls that are queued or captured hold on to it. */
@@ -100,20 +98,23 @@ class Group {
 
     Group(int rank, int ranks)
         : rank(rank), ranks(ranks), theirs((size_t)ranks), requests(2 * (size_t)ranks) {}
-    bool meet(uint64_t number, const Header &header);
+    bool meet(uint64_t number, const Call &call);
     void run(const Call &call) const;
     /* The first rank whose process is gone, or −1. */
     int find_gone() const;
 
   private:
     bool waiting = false; /* a header is out */
+    bool agreed = false;  /* and all ranks' are the same: data are out as well */
     bool called = false;  /* ever */
     uint64_t queued_as;   /* the latest call's place in the order of queueing */
     Header mine;          /* its header */
     std::vector<Header> theirs;
     std::vector<MPI_Request> requests; /* receiving from each rank, then sending to each */
+    std::vector<std::vector<char>> parts; /* of each rank, for the call that all have agreed on */
     Stopwatch since;
 
+    void exchange(const Call &call);
     void call_out(uint64_t number, const Header &header);
     bool hears_from(int other);
 };
@@ -152,17 +153,20 @@ bool Group::hears_from(int other) {
     return arrived;
 }
 
-/* True once all ranks are about to do the same; asked again until then, and after it where another stream goes first. */
-bool Group::meet(uint64_t number, const Header &header) {
+/* True once all ranks do the same and have sent what it takes; asked again until then, and after it where another stream goes
+ * first. It never waits: a rank may stop in the middle of it, and it is the host's to find that. */
+bool Group::meet(uint64_t number, const Call &call) {
+    const Header &header = call.header;
     if (called && !waiting && number == queued_as) return true;
     if (waiting && number != queued_as)
         fault("%s and %s of one communicator are both next in their streams: nothing orders these",
               mine.text().c_str(), header.text().c_str());
     if (!waiting) call_out(number, header);
-    for (int other = 0; other < ranks; other++)
+    for (int other = 0; other < ranks && !agreed; other++)
         if (other != rank && !hears_from(other)) return false;
-    if (ranks > 1) finish(requests, KIND_NAMES[header.kind]);
-    waiting = false;
+    if (!agreed) exchange(call);
+    if (!are_done(requests, since, KIND_NAMES[header.kind])) return false;
+    waiting = agreed = false;
     return true;
 }
 
@@ -227,11 +231,31 @@ bool sends(const Header &header, int rank) {
     return header.kind != BROADCAST || rank == header.root;
 }
 
+void Group::exchange(const Call &call) {
+    const Header &header = call.header;
+    const size_t bytes = header.bytes();
+    if (bytes > INT_MAX) fault("%s: the emulation sends less than 2 GiB to a rank", header.text().c_str());
+    agreed = true;
+    parts.assign((size_t)ranks, std::vector<char>());
+    for (int other = 0; other < ranks; other++) {
+        const char *part = call.send + (header.kind == REDUCE_SCATTER ? (size_t)other * bytes : 0);
+        if (sends(header, other)) parts[(size_t)other].resize(bytes);
+        if (other == rank && sends(header, rank)) memcpy(parts[(size_t)rank].data(), part, bytes);
+        if (other == rank) continue;
+        requests.resize(4 * (size_t)ranks, MPI_REQUEST_NULL);
+        if (sends(header, other))
+            MPI_Irecv(parts[(size_t)other].data(), (int)bytes, MPI_BYTE, other, TAG_DATA, MPI_COMM_WORLD,
+                      &requests[(size_t)(2 * ranks + other)]);
+        if (sends(header, rank))
+            MPI_Isend(part, (int)bytes, MPI_BYTE, other, TAG_DATA, MPI_COMM_WORLD,
+                      &requests[(size_t)(3 * ranks + other)]);
+    }
+}
+
 void Group::run(const Call &call) const {
     const Header &header = call.header;
     const size_t bytes = header.bytes();
     const bool sum = header.kind == ALL_REDUCE || header.kind == REDUCE_SCATTER;
-    if (bytes > INT_MAX) fault("%s: the emulation sends less than 2 GiB to a rank", header.text().c_str());
     if (sends(header, rank))
         race::touch(call.send, bytes * send_pieces(header, ranks), false, nullptr, nullptr);
     race::touch(call.receive, bytes * receive_pieces(header, ranks), true, nullptr, nullptr);
@@ -239,23 +263,6 @@ void Group::run(const Call &call) const {
         with_type(header.type, [&](auto zero) {
             require_written<decltype(zero)>(header, call.send, header.count * send_pieces(header, ranks));
         });
-
-    std::vector<std::vector<char>> parts((size_t)ranks);
-    std::vector<MPI_Request> pending(2 * (size_t)ranks, MPI_REQUEST_NULL);
-    for (int other = 0; other < ranks; other++) {
-        const char *part = call.send + (header.kind == REDUCE_SCATTER ? (size_t)other * bytes : 0);
-        if (sends(header, other)) parts[(size_t)other].resize(bytes);
-        if (other == rank && sends(header, rank)) memcpy(parts[(size_t)rank].data(), part, bytes);
-        if (other == rank) continue;
-        if (sends(header, other))
-            MPI_Irecv(parts[(size_t)other].data(), (int)bytes, MPI_BYTE, other, TAG_DATA, MPI_COMM_WORLD,
-                      &pending[(size_t)other]);
-        if (sends(header, rank))
-            MPI_Isend(part, (int)bytes, MPI_BYTE, other, TAG_DATA, MPI_COMM_WORLD,
-                      &pending[(size_t)(ranks + other)]);
-    }
-    if (ranks > 1) finish(pending, KIND_NAMES[header.kind]);
-
     if (sum)
         with_type(header.type,
                   [&](auto zero) { sum_in_order<decltype(zero)>(parts, call.receive, header.count); });
@@ -461,7 +468,7 @@ ncclResult_t enqueue(const Call &call, ncclComm_t comm, ncclRedOp_t reduction, c
     std::shared_ptr<Group> held = comm->group;
     queue_work(
         KIND_NAMES[header.kind], stream, [held, call] { held->run(call); },
-        [held, header](uint64_t number) { return held->meet(number, header); });
+        [held, call](uint64_t number) { return held->meet(number, call); });
     return done_in_background(comm);
 }
 
