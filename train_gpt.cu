@@ -563,11 +563,11 @@ static void train(Run *run) {
     }
     check_out(run);
     open_training_data(run);
-    open_table(run);
     run->validates = c->val_data != NULL;
     if (run->validates) open_validation(run);
     const Origin origin = {.resume_from = run->start.resume_from, .weights = run->start.init_from.weights};
     tokenizer_open(&run->tokenizer, c, &origin, &run->train_set, run->validates ? &run->validator.set : NULL, c->out && c->rank == 0);
+    open_table(run);
     run->train_print = print_of(&run->train_set, "train-data");
     if (run->validates) run->val_print = print_of(&run->validator.set, "val-data");
     cJSON *event = cJSON_CreateObject();

@@ -7,7 +7,8 @@ A GPT-2 of 124M with random weights, written by transformers; both take turns. P
     {"bench":"transformers","B":…,"prompt":…,"tokens":…,"prefill_tokens_per_s":…,"their_prefill_tokens_per_s":…,
      "decode_tokens_per_s":…,"their_decode_tokens_per_s":…,"prefill_ratio":…,"decode_ratio":…,"low":…,"high":…,"same_ids":…}
 Ratios are medians over the rounds of ours over theirs, with the least and the largest of the rounds' for decoding. Theirs is
-the time of generate() for one token (prefill), and for TOKENS more (decode). BENCH_ROUNDS=5, BENCH_LAYERS=12.
+the time of generate() for one token (prefill), and for TOKENS more (decode). BENCH_ROUNDS=5, BENCH_LAYERS=12,
+BENCH_PROMPT=128, BENCH_TOKENS=32 make it another.
 """
 import json
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 
-PROMPT, TOKENS = 128, 32
+PROMPT, TOKENS = int(os.environ.get("BENCH_PROMPT", 128)), int(os.environ.get("BENCH_TOKENS", 32))
 ROUNDS, LAYERS = int(os.environ.get("BENCH_ROUNDS", 5)), int(os.environ.get("BENCH_LAYERS", 12))
 
 
