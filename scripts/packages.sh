@@ -30,6 +30,7 @@ libclang-rt-dev compiler-rt compiler-rt
 libomp-dev libomp-devel openmp
 iproute2 iproute iproute2
 slurm-wlm slurm slurm-llnl
+chromium chromium chromium
 python3-torch python3-torch python-pytorch
 python3 python3 python
 python3-matplotlib python3-matplotlib python-matplotlib
