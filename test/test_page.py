@@ -40,7 +40,7 @@ class Tags(html.parser.HTMLParser):
 
 @pytest.fixture
 def two(tmp_path):
-    stats = [(step, [{"residual_rms": step / 10 + layer, "gate": [0.1 * layer, 0.2]} for layer in range(4)]) for step in range(10, 121, 10)]
+    stats = [(step, [{"residual_rms": step / 9.4 + layer, "gate": [0.1 * layer, 0.2]} for layer in range(4)]) for step in range(10, 121, 10)]
     first = write(tmp_path / "runs/pre", falling(5.5, 2.9), [(40, 3.3), (80, 3.0), (120, 2.902)], stats=stats, flags={"lr": 0.001})
     second = write(tmp_path / "runs/wild", [5.5] + [10.0**n for n in range(1, 12)], steps=120, diverged=12, flags={"lr": 5})
     return first, second
@@ -59,7 +59,7 @@ def test_the_page_is_one_file_that_holds_what_the_runs_hold(two):
     assert pre["val"] == {"x": [40, 80, 120], "y": [3.3, 3.0, 2.902]} and pre["flags"]["lr"] == "0.001"
     assert wild["series"]["loss"]["cap"] == pytest.approx(5.775), "what blew up sets the scale"
     rms = pre["maps"]["residual_rms 0"]
-    assert rms["x"] == list(range(10, 121, 10)) and rms["layers"] == [0, 1, 2, 3] and rms["rows"][3][0] == 4.0
+    assert rms["x"] == list(range(10, 121, 10)) and rms["layers"] == [0, 1, 2, 3] and rms["rows"][3][0] == 4.0638
     titles = [field["title"] for field in data["fields"]]
     assert titles == ["residual rms", "GPAS gate g, attention", "GPAS gate g, MLP"]
 
@@ -142,7 +142,9 @@ def test_a_browser_draws_it_and_says_what_is_under_the_pointer(at, two, tmp_path
     at.run("document.querySelector('.map .stage').scrollIntoView({block: 'center'})")
     left, top, w, h = at.run("(b => [b.left, b.top, b.width, b.height])(document.querySelector('.map .stage').getBoundingClientRect())")
     at.mouse("mouseMoved", left + 58 + (w - 64 - 70) * 0.99, top + 12)  # the last step, the uppermost layer
-    assert "layer 3, step 120" in tip(at) and "15" in tip(at), tip(at)
+    assert "layer 3, step 120" in tip(at) and "15.766" in tip(at), tip(at)
+    count = at.run("document.querySelectorAll('.panel:not(.map)').length")
+    assert at.run(f"{INK}({count}, {VERMILION})") == 0, "a calm run's map is over its scale"
     assert at.run("[...document.querySelectorAll('#runs td')].some(cell => cell.innerText === 'diverged')")
 
 

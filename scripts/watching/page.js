@@ -10,6 +10,7 @@ const DARK = ["#56b4e9", "#ff8a3d", "#2fc79b", "#e796c3", "#f2c14e", "#a9c8ff", 
 const DASHES = [[], [7, 3], [2, 3], [8, 3, 2, 3]];
 const VIRIDIS = ["440154", "482475", "414487", "355f8d", "2a788e", "21918c", "22a884", "44bf70", "7ad151", "bddf26", "fde725"]
     .map(hex => [0, 2, 4].map(at => parseInt(hex.slice(at, at + 2), 16)));
+const LACKING = "#9a9a9a", BEYOND = "#d55e00";  // no number; over the scale
 const PANELS = [
     {key: "loss", title: "loss", unit: "nats per token", large: true, val: true, ratio: 3},
     {key: "lr", title: "learning rate", unit: "", ratio: 10, plain: true},
@@ -153,7 +154,7 @@ function drawSteps(pen, axes, grid) {
     pen.textBaseline = "top";
     pen.textAlign = "center";
     pen.fillStyle = css("--faint");
-    for (const tick of linearTicks(axes.x0, axes.x1, Math.max(3, Math.floor(axes.w / 80)))) {
+    for (const tick of linearTicks(axes.x0, axes.x1, Math.max(4, Math.floor(axes.w / 80)))) {
         if (!Number.isInteger(tick)) continue;
         const x = Math.round(axes.x(tick)) + 0.5;
         if (grid) { pen.beginPath(); pen.moveTo(x, MARGIN.top); pen.lineTo(x, MARGIN.top + axes.h); pen.stroke(); }
@@ -283,8 +284,8 @@ function drawMap(panel) {
         row.forEach((value, c) => {
             const left = Math.round(axes.x(edge[c])), right = Math.round(axes.x(edge[c + 1]));
             if (right < MARGIN.left || left > MARGIN.left + axes.w) return;
-            const beyond = value !== null && value > scale.high;
-            pen.fillStyle = value === null ? "#9a9a9a" : beyond ? "#d55e00" : colorAt(shareOf(scale, value));
+            const share = value === null ? 0 : shareOf(scale, value);  // over 1 by more than the rounding of numbers in the page
+            pen.fillStyle = value === null ? LACKING : share > 1.001 ? BEYOND : colorAt(share);
             pen.fillRect(left, top, Math.max(1, right - left), bottom - top);
         });
     });
@@ -466,7 +467,7 @@ function fillMaps() {
     const place = document.getElementById("maps");
     for (const field of DATA.fields) {
         const shown = DATA.runs.filter(run => run.maps[field.name]), grid = make("div", {className: "panels"});
-        place.append(make("h2", {text: field.title + " of each layer"}), grid);
+        place.append(make("h2", {text: "Layers: " + field.title}), grid);
         for (const run of shown) {
             const panel = {title: field.title, run, map: run.maps[field.name], scale: field.scale};
             const unit = (DATA.runs.length > 1 ? "  " + run.name : "") + (field.scale.log ? "  log scale" : "  linear scale");

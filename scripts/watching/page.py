@@ -93,6 +93,7 @@ def data_of(runs, floor, fields, every):
     note = "As of %s. Pale: each step; line: its running mean; dashed, ○: validation." % time.strftime("%Y-%m-%d %H:%M:%S")
     skipped = sum(len(run.result.skipped) for run in runs)
     note += " ▾ skipped steps: %d." % skipped if skipped else ""
+    note += " Maps: gray: no number; red: over the scale, after the loss was lost." if shown else ""
     return {"runs": rows, "fields": shown, "floor": floor, "every": every, "note": note}
 
 
