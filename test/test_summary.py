@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from mpi import has_mpi, mpirun
+from test_tokenizers_travel import NO_PRESET, make_set
 from program import PROGRAM, ROOT, SMALL, checkpoints, environment, file_bytes, metrics, run, sentences, step_directory, write_shard
 
 
@@ -116,6 +117,16 @@ def test_the_best_checkpoint_is_named_only_where_it_is(shard, tmp_path):
     said = summary(run("--resume", out, "--steps", 6).stdout)
     assert checkpoints(out) == ["step_00000006"] and "  no checkpoint of step 2 is there (--save-every, --keep)" in said
     assert "best_checkpoint" not in end_event(out)
+
+
+def test_text_is_given_to_a_model_by_what_understands_it(tmp_path):
+    """scripts/generate.py where the checkpoint carries a tokenizer; nothing where there is none."""
+    data = make_set(tmp_path / "data")
+    lines = summary(run(*NO_PRESET, *data, "--steps", 1, "--out", tmp_path / "run").stdout)
+    assert lines[-2:] == [f"  next: scripts/generate.py {tmp_path}/run 'The '", f"        scripts/plot.py {tmp_path}/run"]
+    write_shard(tmp_path / "bare.bin", [i % 300 for i in range(400)])
+    lines = summary(run(*NO_PRESET, "--vocab-size", 300, "--train-data", tmp_path / "bare.bin", "--steps", 1, "--out", tmp_path / "b").stdout)
+    assert lines[-1] == f"  next: scripts/plot.py {tmp_path}/b" and not [line for line in lines if "generate" in line]
 
 
 def test_a_run_that_keeps_nothing_a_smoke_and_modes_name_nothing(shard, tmp_path):
