@@ -96,8 +96,10 @@ def merges_of_ranks(ranks):
     for token in sorted(ranks, key=ranks.get):
         parts = [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:
-            ways = [ranks.get(left + right, len(ranks)) for left, right in zip(parts, parts[1:])]
+            ways = [ranks.get(left + right, ranks[token]) for left, right in zip(parts, parts[1:])]
             at = min(range(len(ways)), key=ways.__getitem__)
+            if ways[at] >= ranks[token]:
+                raise Failure("of its ranks no merges make token %d: this is no byte pair encoding" % ranks[token])
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         if len(parts) == 2:
             merges.append(tuple(parts))
