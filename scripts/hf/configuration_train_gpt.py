@@ -152,8 +152,10 @@ class TrainGptConfig(PretrainedConfig):
                 raise NotImplementedError(
                     f"{key} {getattr(self, key)}: modeling_train_gpt.py computes {', '.join(values)}"
                 )
-        if self.head_dim < 1 or self.n_head % self.n_kv_head:
-            raise ValueError(f"n_embd {self.n_embd}, n_head {self.n_head}, n_kv_head {self.n_kv_head}: no whole heads")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+        if self.positions == "rope" and self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd: RoPE turns pairs of channels")
         if self.norm == "bhyt" and self.placement not in ("pre", "lns"):
             raise ValueError(f"norm bhyt goes with placement pre or lns, not {self.placement}; bhyt-exact with all")
         if self.qk_norm != "off" and self.sdd != "off":

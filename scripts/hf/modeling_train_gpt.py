@@ -155,7 +155,7 @@ class Norm(nn.Module):
 
     times `scale`, which is LayerNorm scaling's 1/√l (arXiv 2502.05795) or 1."""
 
-    def __init__(self, config, kind, scalar, layer=None, eps=None):
+    def __init__(self, config, kind, scalar=0.0, layer=None, eps=None, width=None):
         super().__init__()
         self.kind, self.eps, self.scale, self.gamma = kind, config.norm_eps if eps is None else eps, 1.0, 1.0
         self.kappa = config.bhyt_kappa
@@ -164,7 +164,7 @@ class Norm(nn.Module):
                 (1 / math.sqrt(layer), 1.0) if config.lns_init == "off" else (1.0, 1 / math.sqrt(layer))
             )
         self.scalar = scalar  # what α or λ begins with
-        self.weight = nn.Parameter(torch.empty(config.n_embd))
+        self.weight = nn.Parameter(torch.empty(width or config.n_embd))
         if kind == "layernorm" or (kind == "dyt" and config.arch == "gpt2"):
             self.bias = nn.Parameter(torch.empty(config.n_embd))
         if kind == "dyt":
@@ -191,26 +191,6 @@ class Norm(nn.Module):
             v = mean_square(z) if v is None else v
             y = p["weight"] * torch.tanh(p["lambda"] * z / (self.kappa * torch.sqrt(v + self.eps)))
         return (self.scale * y).to(x.dtype)
-
-
-class RmsNorm(nn.Module):
-    """γ ⊙ x/√(mean(x²)+ε) of a row of any width: --qk-norm's (arXiv 2302.05442)."""
-
-    def __init__(self, width, eps):
-        super().__init__()
-        self.eps, self.weight = eps, nn.Parameter(torch.empty(width))
-
-    def initialize(self):
-        nn.init.ones_(self.weight)
-
-    def forward(self, x):
-        z = wide(x)
-        return (wide(self.weight) * z / torch.sqrt(mean_square(z) + self.eps)).to(x.dtype)
-
-
-def has_output_norm(config):
-    """Whether a sublayer ends with a norm of its own; llama's names have res-post's beside it, in the block."""
-    return config.placement == "sandwich" or (config.placement == "res-post" and config.arch == "gpt2")
 
 
 # --------------------------------------------------------------------------------------------------------- GPAS
@@ -330,11 +310,10 @@ class Attention(Named):
             "released": {"q": D, "k": D, "context": self.heads * D, "o": C},  # q and k: each head by itself
         }
         self.sdd = Sdd(config, sites[config.sdd])
-        if config.qk_norm != "off":
-            widths = (D, D) if config.qk_norm == "head" else self.widths
-            self.q_norm, self.k_norm = (RmsNorm(width, config.norm_eps) for width in widths[:2])
-        if has_output_norm(config):
-            self.output_norm = block_norm(config, 0, index)
+        if config.qk_norm != "off":  # arXiv 2302.05442
+            q, k = (D, D) if config.qk_norm == "head" else self.widths[:2]
+            self.q_norm, self.k_norm = Norm(config, "rmsnorm", width=q), Norm(config, "rmsnorm", width=k)
+        self.output_norm = output_norm(config, 0, index)
 
     def project(self, x):
         if "qkv" in self.names:
@@ -347,38 +326,33 @@ class Attention(Named):
         rows = rows.view(self.kv_heads, self.head_size, -1)
         return rows.repeat_interleave(self.heads // self.kv_heads, 0).flatten(0, 1)
 
-    def forward(self, x, table, slots, padding, cache):
+    def forward(self, x, table, slots, padding, alone, cache):
         q, k, v = self.project(x)
         heads = lambda z: z.unflatten(-1, (-1, self.head_size))  # [B, T, heads, D]
-        if self.config.sdd == "released":
-            q, k = self.sdd("q", heads(q)), self.sdd("k", heads(k))
-        else:
-            q, k = heads(self.sdd("q", q)), heads(self.sdd("k", k))
-        if self.config.qk_norm == "head":
+        by_head = self.config.sdd == "released" or self.config.qk_norm == "head"
+        q, k = (heads(q), heads(k)) if by_head else (q, k)
+        q, k, v = self.sdd("q", q), self.sdd("k", k), self.sdd("v", v)
+        if self.config.qk_norm != "off":
             q, k = self.q_norm(q), self.k_norm(k)
-        elif self.config.qk_norm == "projection":
-            q, k = heads(self.q_norm(q.flatten(2))), heads(self.k_norm(k.flatten(2)))
-        v = heads(self.sdd("v", v))
+        q, k, v = (q, k, heads(v)) if by_head else (heads(q), heads(k), heads(v))
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
         if cache is not None:
-            k, v = cache.update(k, v, self.index)
+            k, v = cache.update(k, v, self.index, {"cache_position": slots})
         k, v = (z.repeat_interleave(self.heads // self.kv_heads, 1) for z in (k, v))
-        context = self.attend(q, k, v, slots, padding).transpose(1, 2).flatten(2)
-        y = self.sdd("o", self.part("o")(self.sdd("context", context)))
-        return self.output_norm(y) if has_output_norm(self.config) else y
+        context = self.attend(q, k, v, slots, padding, alone).transpose(1, 2).flatten(2)
+        return self.output_norm(self.sdd("o", self.part("o")(self.sdd("context", context))))
 
-    def attend(self, q, k, v, slots, padding):
-        """softmax(q·kᵀ/√D)·v over what each query sees. slots None: one sequence from its start."""
+    def attend(self, q, k, v, slots, padding, alone):
+        """softmax(q·kᵀ/√D)·v over what each query sees; alone: all keys are its own sequence's, from the first on."""
         if padding is not None and padding.dim() == 4:
             mask = padding[..., : k.shape[2]]  # transformers' own, for caches of a fixed size
         else:
-            mask = None if slots is None else visible(slots, padding, k.shape[2])
+            mask = None if alone else visible(slots, padding, k.shape[2])
         if self.config._attn_implementation != "eager":
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
-        if mask is None:
-            mask = visible(torch.arange(q.shape[2], device=q.device), None, k.shape[2])
+        mask = visible(slots, None, k.shape[2]) if mask is None else mask
         scores = wide(q @ k.transpose(2, 3)) / math.sqrt(self.head_size)
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(-1).to(v.dtype) @ v
@@ -406,8 +380,7 @@ class Mlp(Named):
         if not self.swiglu and config.sdd != "off":
             sites[config.sdd] = {"up": width, "down": C}
         self.sdd = Sdd(config, sites[config.sdd])
-        if has_output_norm(config):
-            self.output_norm = block_norm(config, 1, index)
+        self.output_norm = output_norm(config, 1, index)
 
     def forward(self, x):
         if not self.swiglu:
@@ -418,8 +391,7 @@ class Mlp(Named):
             if self.config.sdd == "released":  # one row of both
                 gate, up = self.sdd("gate_up", torch.cat((gate, up), -1)).chunk(2, -1)
             hidden = F.silu(self.sdd("gate", gate)) * self.sdd("up", up)
-        y = self.sdd("down", self.part("down")(hidden))
-        return self.output_norm(y) if has_output_norm(self.config) else y
+        return self.output_norm(self.sdd("down", self.part("down")(hidden)))
 
 
 # ---------------------------------------------------------------------------------------------------- the block
@@ -432,6 +404,12 @@ def block_norm(config, site, index):
         "bhyt": (config.bhyt_lambda_attn, config.bhyt_lambda_mlp),
     }.get(config.norm.split("-")[0], (0.0, 0.0))[site]
     return Norm(config, config.norm, scalar, layer=index + 1)
+
+
+def output_norm(config, site, index):
+    """What norms a sublayer's output before the stream takes it up. LLaMA's names have res-post's beside the sublayer."""
+    inside = config.placement == "sandwich" or (config.placement == "res-post" and config.arch == "gpt2")
+    return block_norm(config, site, index) if inside else nn.Identity()
 
 
 class Block(Named):
@@ -451,36 +429,27 @@ class Block(Named):
             config.placement == "mix" and index < config.mix_post_layers
         )
         self.alpha = (2 * config.n_layer) ** 0.25 if config.placement == "deepnorm" else 1.0
-        before = config.placement != "res-post"
-        self.after = not before and config.arch == "llama"  # its norms are here, with OLMo 2's names
-        if before:
-            self.add("norm1", block_norm(config, 0, index))
         self.add("attention", Attention(config, index))
-        if before:
-            self.add("norm2", block_norm(config, 1, index))
         self.add("mlp", Mlp(config, index))
-        if self.after:
-            self.add("after1", block_norm(config, 0, index))
-            self.add("after2", block_norm(config, 1, index))
+        self.before = ("norm1", "norm2") if config.placement != "res-post" else None
+        self.after = ("after1", "after2") if not self.before and config.arch == "llama" else None  # OLMo 2's names
+        for site, role in enumerate(self.before or self.after or ()):
+            self.add(role, block_norm(config, site, index))
         if config.gpas != "off":
             self.gpas = Gpas(config)
 
-    def forward(self, x, table, slots, padding, cache):
-        attention, mlp = self.part("attention"), self.part("mlp")
-        if self.config.placement == "res-post":
-            after1, after2 = map(self.part, ("after1", "after2")) if self.after else (nn.Identity(), nn.Identity())
-            x = self.meet(x, 0, lambda y: after1(attention(y, table, slots, padding, cache)), lambda y: y)
-            return self.meet(x, 1, lambda y: after2(mlp(y)), lambda y: y)
-        norm1, norm2 = self.part("norm1"), self.part("norm2")
+    def forward(self, x, table, slots, padding, alone, cache):
         v = self.estimate(x) if self.config.norm == "bhyt" else None
-        x = self.meet(x, 0, lambda y: attention(y, table, slots, padding, cache), norm1)
-        return self.meet(x, 1, mlp, lambda y: norm2(y, v))
+        attention = self.part("attention")
+        x = self.meet(x, 0, lambda y: attention(y, table, slots, padding, alone, cache))
+        return self.meet(x, 1, self.part("mlp"), v)
 
-    def meet(self, x, site, sublayer, norm):
+    def meet(self, x, site, sublayer, v=None):
         gpas = (lambda y: self.gpas(y, site)) if self.config.gpas != "off" else lambda y: y
         if self.post:
-            return norm(self.alpha * gpas(x) + sublayer(x))
-        return gpas(x + sublayer(norm(x)))
+            return self.part(self.before[site])(self.alpha * gpas(x) + sublayer(x))
+        y = sublayer(self.part(self.before[site])(x, v) if self.before else x)
+        return gpas(x + (self.part(self.after[site])(y) if self.after else y))
 
     def estimate(self, x):
         """bhyt: v̂ = s²·(mean(x²) + what attention adds), in the place of the second norm's mean square; gradient flows
@@ -614,13 +583,9 @@ class TrainGptModel(TrainGptPreTrainedModel):
             position_ids = slots[None]
             if attention_mask is not None and attention_mask.dim() == 2:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
-        if (
-            attention_mask is None
-            and isinstance(past, int)
-            and past == 0
-            and not getattr(cache, "is_compileable", False)
-        ):
-            slots = None  # one sequence from its start: no mask is needed
+        # Sequences from their start, and nothing else in the cache: attention needs no mask.
+        fixed = getattr(cache, "is_compileable", False) or not isinstance(past, int)
+        alone = attention_mask is None and not fixed and past == 0
 
         x = self.embed(input_ids, inputs_embeds, position_ids)
         table = rope_table(config, position_ids, x) if config.positions == "rope" else None
@@ -629,9 +594,9 @@ class TrainGptModel(TrainGptPreTrainedModel):
         for block in self.part("layers"):
             call = block.__call__
             if checkpointing:
-                x = self._gradient_checkpointing_func(call, x, table, slots, attention_mask, None)
+                x = self._gradient_checkpointing_func(call, x, table, slots, attention_mask, alone, None)
             else:
-                x = call(x, table, slots, attention_mask, cache)
+                x = call(x, table, slots, attention_mask, alone, cache)
             streams += [x] if wanted else []
         if config.final_norm == "on":
             x = self.part("final_norm")(x)
