@@ -4,6 +4,8 @@ Every key of the model's config.json is a parameter below; what is left to None 
 has it. A value that modeling_train_gpt.py does not compute is refused by its key.
 """
 
+import math
+
 from transformers import PretrainedConfig
 
 # What depends on --arch.
@@ -121,22 +123,23 @@ class TrainGptConfig(PretrainedConfig):
         self.bias = bias or of_arch["bias"]
         self.norm = norm or of_arch["norm"]
         self.placement = placement
-        self.norm_eps = norm_eps if norm_eps is not None else 1e-5 if self.norm == "layernorm" or sdd == "released" else 1e-6
+        released = sdd == "released"  # its authors' in the rest too
+        self.norm_eps = norm_eps if norm_eps is not None else 1e-5 if self.norm == "layernorm" or released else 1e-6
         self.final_norm_eps = self.norm_eps if final_norm_eps is None else final_norm_eps
         self.final_norm = final_norm or ("off" if placement in ("post", "deepnorm") else "on")
-        self.embed_norm = "on" if sdd == "released" and placement == "post" else embed_norm
+        self.embed_norm = "on" if released and placement == "post" else embed_norm
         self.embed_scale, self.qk_norm = embed_scale, qk_norm
         self.mix_post_layers = n_layer // 4 if mix_post_layers is None else mix_post_layers
         self.lns_init, self.deepnorm_init = lns_init, deepnorm_init
         self.gpas, self.gpas_act, self.gpas_init = gpas, gpas_act, gpas_init
         self.sdd, self.sdd_init_scale = sdd, sdd_init_scale
-        self.sdd_eps = sdd_eps if sdd_eps is not None else 1e-5 if sdd == "released" else 1e-6
+        self.sdd_eps = sdd_eps if sdd_eps is not None else 1e-5 if released else 1e-6
         self.dyt_alpha_attn, self.dyt_alpha_other = dyt_alpha_attn, dyt_alpha_other
         self.bhyt_lambda_attn, self.bhyt_lambda_mlp = bhyt_lambda_attn, bhyt_lambda_mlp
         self.bhyt_lambda_final, self.bhyt_gamma_var, self.bhyt_c = bhyt_lambda_final, bhyt_gamma_var, bhyt_c
-        self.bhyt_kappa, self.init_std, self.init_std_embed = bhyt_kappa, init_std, init_std_embed
-        if init_std_embed is None:
-            self.init_std_embed = sdd_init_scale / (2.5 * n_embd) ** 0.5 if sdd == "released" else init_std
+        self.bhyt_kappa, self.init_std = bhyt_kappa, init_std
+        of_embed = sdd_init_scale / math.sqrt(2.5 * n_embd) if released else init_std
+        self.init_std_embed = of_embed if init_std_embed is None else init_std_embed
         self.use_cache = use_cache
 
         tied = kwargs.pop("tie_word_embeddings", None)

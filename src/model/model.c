@@ -230,11 +230,13 @@ static void update_scalars(Model *m) {
                                                   .slope = offset(m->gate_slope, m, l * per_layer)});
     if (!variant_norm(c)->approximates) return;
     bool by_depth = variant_placement(c)->by_depth;
+    /* SDD's rms takes out whatever scale the norm before attention had: α_O alone is what attention adds. */
+    bool scaled = by_depth && !c->lns_init && c->sdd == SDD_OFF;
     for (int l = 0; l < m->L; l++)
         m->k->bhyt_terms(m->queue, &(BhytTerms){
             .C = m->C,
             .kappa = m->config->bhyt_kappa,
-            .factor = by_depth && !c->lns_init ? 1 / (l + 1.0) : 1,
+            .factor = scaled ? 1 / (l + 1.0) : 1,
             .c = offset(m->bhyt_c, m, l),
             .lambda = vector(m, PARAM_NORM1_SCALAR, l),
             .gamma = by_depth || c->bhyt_gamma_var ? vector(m, PARAM_NORM1, l) : NULL,

@@ -105,6 +105,19 @@ def test_each_flag_that_makes_a_model_is_a_setting_here_and_each_of_its_values()
             assert values == set(CHOICES[keys[flag]]), flag
 
 
+@each
+def test_what_is_left_open_follows_as_in_the_program(name, trained):
+    flags = FLAGS[name]
+    given = {flag[2:].replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2]) if flag != "--batch-size"}
+    numbers = {key: float(value) if "." in value else int(value) for key, value in given.items() if value[0].isdigit()}
+    written, here = json.loads(file_bytes(trained[name], "config.json")), TrainGptConfig(**given | numbers).to_dict()
+    keys = set(written) - {"bhyt_c", "auto_map", "architectures", "torch_dtype", "bos_token_id", "eos_token_id"}
+    assert len(keys) > 40
+    for key in keys:
+        same = here[key] == written[key] if isinstance(written[key], str) else here[key] == pytest.approx(written[key], 1e-8)
+        assert same, (key, here[key], written[key])
+
+
 @pytest.mark.parametrize("setting", [{"norm": "derf"}, {"placement": "keel"}, {"arch": "mamba"}, {"sdd": "on"}])
 def test_what_the_model_does_not_compute_is_refused_by_its_key(setting):
     with pytest.raises(NotImplementedError, match=" ".join(*setting.items())):
