@@ -18,7 +18,12 @@ from tensors import read_tensors, write_tensors
 
 LLAMA = ["--arch", "llama", "--rope-base", 500, "--norm-eps", "1e-3", "--n-kv-head", 1, "--tie-embeddings", "on"]
 OWN = ["--arch", "llama", "--placement", "mix", "--mix-post-layers", 1, "--gpas", "layer", "--norm", "bhyt-exact"]
-RUNS = {"gpt2": [], "llama": LLAMA, "own": OWN}
+# Models of other families, in their own names (the model_type is the key).
+FAMILIES = {"qwen2": ["--arch", "llama", "--bias", "qkv", "--n-kv-head", 1, "--rope-scaling", "linear", "--rope-factor", 3],
+            "qwen3": ["--arch", "llama", "--qk-norm", "head", "--head-dim", 24, "--n-kv-head", 1, "--tie-embeddings", "on"],
+            "olmo2": ["--arch", "llama", "--qk-norm", "projection", "--placement", "res-post", "--rope-scaling", "llama3",
+                      "--rope-original-seq-len", 8]}
+RUNS = {"gpt2": [], "llama": LLAMA, "own": OWN, **FAMILIES}
 INDEX = "model.safetensors.index.json"
 
 
@@ -77,6 +82,19 @@ def test_a_directory_is_enough_to_know_the_model(name, runs, data, tmp_path):
     run("--init-from", tmp_path / "w", *data, "--probe", tmp_path / "probe", "--batch-size", 4)
     shape = [value.shape for key, value in read_tensors(tmp_path / "probe").items() if key == "logits"]
     assert shape == [(4, 16, 256)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_keeps_its_name(name, runs, tmp_path):
+    folder = copy(runs, name, tmp_path / "w")
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    assert config["model_type"] == name
+    for key, value in (("head_dim", 10**30), ("num_attention_heads", 1e308), ("rope_theta", -1), ("hidden_size", [64]),
+                       ("rope_scaling", "linear"), ("num_hidden_layers", None.__class__.__name__), ("use_mrope", 1)):
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+            json.dump({**config, key: value}, file)
+        refused("--init-from", folder, "--dry-run", says=("config.json", key))
 
 
 def test_a_run_goes_on_from_them_and_is_the_same_model_again(runs, data, tmp_path):

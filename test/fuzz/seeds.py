@@ -166,6 +166,15 @@ SHAPES = [
     {"architectures": ["LlamaModel"], "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "sliding_window": 4},
     {"model_type": "gemma", "final_logit_softcapping": 30.0},
     {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}, "hidden_act": "relu"},
+    {"model_type": "mistral", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 30, "head_dim": 8, "vocab_size": 19,
+     "max_position_embeddings": 8, "sliding_window": None, "num_key_value_heads": None},
+    {"model_type": "qwen2", "num_attention_heads": 4, "hidden_size": 32, "use_sliding_window": False, "sliding_window": 4,
+     "num_key_value_heads": 2, "rope_scaling": {"type": "linear", "factor": 2}},
+    {"model_type": "qwen3", "num_attention_heads": 4, "hidden_size": 32, "num_key_value_heads": 1, "head_dim": 6, "attention_bias": False},
+    {"model_type": "olmo2", "num_attention_heads": 4, "hidden_size": 32, "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192}},
+    {"model_type": "gpt2", "activation_function": "gelu", "n_layer": 2},
 ]  # fmt: skip
 
 
