@@ -125,9 +125,10 @@ def test_cuda_computes_what_the_cpu_does_of_the_same_documents(folder, tmp_path,
 
 
 @emulated
-def test_captured_steps_see_new_documents_each_time(folder, tmp_path):
+@pytest.mark.parametrize("more", [[], ["--pack", "documents"]])  # of which each step has another number of targets
+def test_captured_steps_see_new_documents_each_time(folder, tmp_path, more):
     for graphs in "on", "off":
-        command = [str(EMULATED), *SHAPE, "--seq-len", "9", *map(str, flags(folder)), "--device", "cuda", "--dtype", "bf16", "--val-every", "3",
-                   "--total-batch-tokens", "36", "--steps", "6", "--cuda-graph", graphs, "--out", str(tmp_path / graphs)]
+        command = [str(EMULATED), *SHAPE, "--seq-len", "9", *map(str, flags(folder)), "--device", "cuda", "--dtype", "bf16", "--val-every", "2",
+                   "--total-batch-tokens", "36", "--steps", "4", "--cuda-graph", graphs, "--out", str(tmp_path / graphs), *more]
         subprocess.run(command, check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
-    assert bits(tmp_path / "on", 6) == bits(tmp_path / "off", 6)
+    assert bits(tmp_path / "on", 4) == bits(tmp_path / "off", 4)
