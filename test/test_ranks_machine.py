@@ -30,7 +30,7 @@ def lines(done):
 
 
 def threads_of(done):
-    return int(re.search(r"^device: .* (\d+) threads;", done.stdout, re.MULTILINE)[1])
+    return int(re.search(r"^device: .* (\d+) threads?;", done.stdout, re.MULTILINE)[1])
 
 
 # ---- processors

@@ -26,7 +26,7 @@ def start(*arguments, code=0, **more):
 
 
 def threads_of(done):
-    return int(re.search(r"^device: .* (\d+) threads;", done.stdout, re.MULTILINE).group(1))
+    return int(re.search(r"^device: .* (\d+) threads?;", done.stdout, re.MULTILINE).group(1))
 
 
 def about_threads(done):

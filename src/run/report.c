@@ -25,10 +25,12 @@ static void describe_fallback(void) {
 
 static void describe_batch(const Config *c) {
     char ranks[48] = "";
+    const double tokens = (double)c->total_batch_tokens * (double)c->steps;
+    const bool large = tokens >= 999.5e6;
     if (c->ranks > 1) snprintf(ranks, sizeof ranks, " × %lld ranks", (long long)c->ranks);
-    printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps%s; %lld updates, %.3g M tokens\n",
+    printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps%s; %lld updates, %.3g %s tokens\n",
            (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len,
-           (long long)c->micro_steps, ranks, (long long)c->steps, (double)c->total_batch_tokens * (double)c->steps * 1e-6);
+           (long long)c->micro_steps, ranks, (long long)c->steps, tokens * (large ? 1e-9 : 1e-6), large ? "B" : "M");
 }
 
 void report_run(const Config *c, const Model *model) {
@@ -38,7 +40,8 @@ void report_run(const Config *c, const Model *model) {
     describe_model(c, &model->params);
     describe_batch(c);
     printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·H·D·T for causal attention)\n",
-           model->k->name, info.name, info.units, strcmp(model->k->device, "cpu") ? "multiprocessors" : "threads",
+           model->k->name, info.name, info.units,
+           strcmp(model->k->device, "cpu") ? "multiprocessors" : info.units == 1 ? "thread" : "threads",
            model_flops_per_token(c, &model->params) * 1e-9);
 }
 

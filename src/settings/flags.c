@@ -204,7 +204,7 @@ const Preset PRESETS[] = {
     {"llama-1b", LLAMA "n-layer=24 n-embd=2048 n-head=32 n-ffn=5461", "arXiv 2506.22049 (GPAS)"},
     {"llama-374m",
      "arch=llama seq-len=1024 vocab-size=128256 n-layer=16 n-embd=1024 n-head=16 n-kv-head=4 n-ffn=4096 "
-     "tie-embeddings=on",
+     "tie-embeddings=on rope-base=500000 rope-scaling=llama3 rope-factor=32",
      "arXiv 2601.09719 (BHyT)"},
     {"sdd-581m", SDD "n-layer=8", "arXiv 2502.15499 (SDD)"},
     {"sdd-1b", SDD "n-layer=16", "arXiv 2502.15499 (SDD)"},
