@@ -115,15 +115,22 @@ static void load_weights(Run *run) {
 
 /* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What
  * --resume auto has passed over is no checkpoint.) */
+static bool fits_into_out(const Run *run, Error *error) {
+    const char *out = run->start.config.out, *resume = run->start.config.resume;
+    if (resume && strcmp(resume, "auto") == 0) return true;
+    const int64_t step = out ? checkpoint_newest_step(out) : -1;
+    if (step > run->step)
+        return error_set(error, "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else "
+                         "remove it, or take another directory", out, (long long)step, (long long)run->step);
+    return step < 0 || run->start.config.allow_change || checkpoint_stands_in(run->start.resume_from, out) ||
+           error_set(error, "--out %s holds checkpoints of a run of its own, and %s is none of them: --keep would drop them for this "
+                     "run's; take another directory, or give --allow-change", out, run->start.resume_from);
+}
+
 static void check_out(const Run *run) {
-    if (run->start.config.resume && strcmp(run->start.config.resume, "auto") == 0) return;
-    int64_t step = run->start.config.out ? checkpoint_newest_step(run->start.config.out) : -1;
-    check(step <= run->step,
-          "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else remove "
-          "it, or take another directory", run->start.config.out, (long long)step, (long long)run->step);
-    check(step < 0 || run->start.config.allow_change || checkpoint_stands_in(run->start.resume_from, run->start.config.out),
-          "--out %s holds checkpoints of a run of its own, and %s is none of them: --keep would drop them for this run's; "
-          "take another directory, or give --allow-change", run->start.config.out, run->start.resume_from);
+    Error why;
+    if (!ranks_well(&run->start.ranks, run->k, fits_into_out(run, &why), &why))
+        ranks_end(&run->start.ranks, run->k, EXIT_USAGE, "%s", why.text);
 }
 
 static void open_model(Run *run, bool train) {

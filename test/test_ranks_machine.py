@@ -67,7 +67,7 @@ def test_ranks_that_a_machine_cannot_hold_together_end_before_they_take_any(shar
     says = r"the 2 ranks of this machine take [\d.]+ GB, [^,]* has [\d.]+ GB[,;]"
     done = ranks(2, *model, "--batch-size", 1, "--seq-len", 16, "--steps", 1, "--train-data", shard, code=1)
     assert done.returncode == 1 and len(lines(done)) == 1
-    assert re.fullmatch(rf"train_gpt: rank 0: out of memory: {says}.*", lines(done)[0]), done.stderr
+    assert re.fullmatch(rf"train_gpt: (rank 0: )?out of memory: {says}.*", lines(done)[0]), done.stderr
     plan = run(*model, "--batch-size", 1, "--seq-len", 16, "--ranks", 2, "--dry-run").stdout
     assert re.search(r"^all 2 ranks do not fit on this machine together, with [\d.]+ GB: .* has", plan, re.MULTILINE), plan
 
@@ -109,6 +109,14 @@ def test_a_rank_without_a_stdout_trains_on(shard, tmp_path, rank):
     out = tmp_path / "run"
     ranks(2, *flags(shard, out, *SMALL), shell_of={rank: 'exec "$0" "$@" >&-'})
     assert events(out)[-1] == "end" and checkpoints(str(out)) == [2]
+
+
+@pytest.mark.parametrize("words,says", [(["--norm", "none"], "--norm: 'none' is not one of "), ([], "--out .* holds step_00000002 already")])
+def test_what_all_ranks_find_wrong_is_said_once(shard, tmp_path, words, says):
+    if not words:
+        ranks(2, *flags(shard, tmp_path / "run", *SMALL))
+    done = ranks(2, *flags(shard, tmp_path / "run", *SMALL, *words), code=2)
+    assert done.returncode == 2 and len(lines(done)) == 1 and re.match("train_gpt: " + says, lines(done)[0]), done.stderr
 
 
 # ---- checkpoints

@@ -34,9 +34,9 @@ bool error_set(Error *error, const char *format, ...) {
 }
 
 /* What a user has got wrong every rank finds by itself, and whoever started them ends the others when the first is gone. So
- * those with a number let the one without say it; a signal, while they do, is their end. */
+ * those with a number let the one without say it; a signal, while they do, is their end: mpirun's comes after a second. */
 static bool is_said_already(void) {
-    const struct timespec moment = {.tv_sec = 1};
+    const struct timespec moment = {.tv_sec = 3};
     return is_numbered && nanosleep(&moment, NULL);
 }
 

@@ -164,12 +164,14 @@ void ranks_work_end(void) {
 
 bool ranks_well(const Ranks *ranks, const Kernels *k, bool well, Error *error) {
     Error *all = must_calloc((size_t)ranks->count, sizeof *all, "what the ranks say");
-    int first = -1;
+    int first = -1, alike = 0;
     if (!well) all[ranks->rank] = *error;
     ranks_gather(ranks, k, all, sizeof *all);
     for (int r = ranks->count - 1; r >= 0; r--)
         if (all[r].text[0]) first = r;
-    if (first >= 0 && ranks->count > 1) error_set(error, "rank %d: %s", first, all[first].text);
+    for (int r = 0; first >= 0 && r < ranks->count; r++) alike += strcmp(all[r].text, all[first].text) == 0;
+    if (first >= 0 && alike == ranks->count) *error = all[first];
+    else if (first >= 0) error_set(error, "rank %d: %s", first, all[first].text);
     free(all);
     return first < 0;
 }

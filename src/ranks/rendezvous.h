@@ -30,7 +30,8 @@ void ranks_close(void);
 void ranks_work_begin(const Ranks *ranks, const Kernels *k, double timeout_s);
 void ranks_work_end(void);
 
-/* Whether all ranks are well. If one is not, *error is what the first such has said; of several ranks with its number. */
+/* Whether all ranks are well. If one is not, *error is what the first such has said, with its number unless all have
+ * said the same. */
 bool ranks_well(const Ranks *ranks, const Kernels *k, bool well, Error *error);
 
 /* Ends all ranks by what all have found alike, with this code; rank 0 says it, before any is gone, for whoever started them
