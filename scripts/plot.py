@@ -13,6 +13,7 @@ throughput; and where a run kept statistics of its layers (--stats-every), those
 One run's layers.png is over the steps, from dark (first) to light (last); several runs' by layer, as they were last. Pictures
 need matplotlib, the page nothing.
 """
+
 import argparse
 import os
 import sys
@@ -32,12 +33,16 @@ def parse_arguments(arguments):
     parser.add_argument("--out", metavar="FILE", help="the loss's picture: .png, .svg, .pdf, beside it FILE-layers and FILE-heat; "
                         "the only one of --only; the page of --html")  # fmt: skip
     parser.add_argument("--only", metavar="A,B", help="of loss, layers, heat")
-    parser.add_argument("--fields", metavar="A,B,…", help="of the layers' statistics: %s" % ", ".join(one.name for one in fields.FIELDS))
+    parser.add_argument(
+        "--fields", metavar="A,B,…", help="of the layers' statistics: %s" % ", ".join(one.name for one in fields.FIELDS)
+    )
     parser.add_argument("--floor", metavar="X", help="draw a line at this loss: a number, or a language.json")
     parser.add_argument("--labels", metavar="A,B,…", help="names of the runs (default: their folders)")
     parser.add_argument("--title", metavar="TEXT", help="what the picture says above (default: the runs' names)")
     parser.add_argument("--html", action="store_true", help="one page instead of pictures")
-    parser.add_argument("--follow", action="store_true", help="with --html: write the page anew until the runs have ended")
+    parser.add_argument(
+        "--follow", action="store_true", help="with --html: write the page anew until the runs have ended"
+    )
     parser.add_argument("--every", metavar="SECONDS", type=int, help="with --follow: that often (10)")
     return parser.parse_args(arguments)
 
@@ -60,7 +65,9 @@ def names_of(paths):
     folders = [os.path.abspath(os.path.dirname(path) if is_file(path) else path).split(os.sep) for path in paths]
     names = [folder[-1] or path for folder, path in zip(folders, paths)]
     for count in range(2, max(map(len, folders)) + 1):
-        names = [os.sep.join(folder[-count:]) if names.count(name) > 1 else name for folder, name in zip(folders, names)]
+        names = [
+            os.sep.join(folder[-count:]) if names.count(name) > 1 else name for folder, name in zip(folders, names)
+        ]
     return names
 
 
@@ -74,7 +81,9 @@ def load_picture():
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise Failure("matplotlib is missing: apt install python3-matplotlib, or pip install matplotlib; --html needs none") from None
+        raise Failure(
+            "matplotlib is missing: apt install python3-matplotlib, or pip install matplotlib; --html needs none"
+        ) from None
     import picture
     from watching import curves, heat, layers
 
@@ -145,7 +154,9 @@ def draw(chosen):
             if name == "loss":
                 curves.draw(job.runs, job.floor, job.title, path)
             else:
-                (layers if name == "layers" else heat).draw(watched, job.fields, job.title if chosen.title else "%s: layers" % job.title, path)
+                (layers if name == "layers" else heat).draw(
+                    watched, job.fields, job.title if chosen.title else "%s: layers" % job.title, path
+                )
         except (OSError, ValueError) as error:
             raise job.failure(path, error) from None
     return list(wanted.values())

@@ -7,6 +7,7 @@
 Called again it goes on where it left off (cursor.json beside the files). What a resumed run does over takes the place of what
 was there. Needs the package tensorboard (PyTorch's writer is made of it) or tensorboardX.
 """
+
 import argparse
 import os
 import sys
@@ -27,14 +28,20 @@ class Tensorboard:
 
     def add(self, step, wall_time, values):
         values = [self.summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self.writer.add_event(self.event.Event(wall_time=wall_time, step=step, summary=self.summary.Summary(value=values)))
+        self.writer.add_event(
+            self.event.Event(wall_time=wall_time, step=step, summary=self.summary.Summary(value=values))
+        )
 
     def text(self, step, wall_time, name, text):
         kind = self.summary.SummaryMetadata(plugin_data=self.summary.SummaryMetadata.PluginData(plugin_name="text"))
         shape = self.shape.TensorShapeProto(dim=[self.shape.TensorShapeProto.Dim(size=1)])
-        tensor = self.tensor.TensorProto(dtype=self.types.DT_STRING, string_val=[text.encode("utf-8", "replace")], tensor_shape=shape)
+        tensor = self.tensor.TensorProto(
+            dtype=self.types.DT_STRING, string_val=[text.encode("utf-8", "replace")], tensor_shape=shape
+        )
         value = self.summary.Summary.Value(tag=name, metadata=kind, tensor=tensor)
-        self.writer.add_event(self.event.Event(wall_time=wall_time, step=step, summary=self.summary.Summary(value=[value])))
+        self.writer.add_event(
+            self.event.Event(wall_time=wall_time, step=step, summary=self.summary.Summary(value=[value]))
+        )
 
     def back(self, step, wall_time):
         """All steps from here on are void."""

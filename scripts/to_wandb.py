@@ -7,6 +7,7 @@
 Called again it goes on where it left off (wandb/cursor.json in the run). W&B takes nothing back: where a resumed run goes
 behind what was passed on, a second W&B run begins there, in the same group. Needs the package wandb.
 """
+
 import argparse
 import os
 import secrets
@@ -42,7 +43,9 @@ class Account:
                                        settings=self.wandb.Settings(console="off", silent=True))  # fmt: skip
         except (self.wandb.Error, OSError) as error:
             said = str(error).splitlines() or [type(error).__name__]
-            raise Failure("wandb: %s%s" % (said[0], "" if self.chosen.offline else "; --offline needs no account")) from None
+            raise Failure(
+                "wandb: %s%s" % (said[0], "" if self.chosen.offline else "; --offline needs no account")
+            ) from None
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
 
@@ -67,7 +70,9 @@ class Account:
                 self.run.log({**values, "step": record["step"]})
             if record.get("event") in ("end", "diverged"):
                 self.open()
-                self.run.summary.update({name: value for name, value in record.items() if name not in ("type", "event")})
+                self.run.summary.update(
+                    {name: value for name, value in record.items() if name not in ("type", "event")}
+                )
         return {"id": self.id, "part": self.part}
 
     def close(self):
@@ -77,7 +82,9 @@ class Account:
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="to_wandb.py", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="to_wandb.py", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
+    )
     add_arguments(parser)
     parser.add_argument("--offline", action="store_true", help="into files alone, for `wandb sync` later")
     parser.add_argument("--project", default="train_gpt", help="W&B's project (train_gpt)")

@@ -1,5 +1,6 @@
 """A headless Chromium that tests can ask what a page does: DevTools' protocol over a pipe, so that no port and no package is
 needed. find() is None where there is no Chromium."""
+
 import base64
 import fcntl
 import json
@@ -29,7 +30,9 @@ class Browser:
             os.dup2(high[0], 3)
             os.dup2(high[1], 4)
 
-        self.process = subprocess.Popen(command, preexec_fn=place, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, preexec_fn=place, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         for fd in (theirs_in, theirs_out, *high):
             os.close(fd)
         self.count, self.pieces, self.session, self.requests, self.errors = 0, b"", None, [], []
@@ -94,8 +97,13 @@ class Browser:
         raise AssertionError(f"not within {seconds} s: {expression}; {self.errors}")
 
     def open(self, path, width=1280, height=900, dark=False):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url="file://" + os.path.abspath(path))
         self.wait("document.body && document.body.dataset.ready === 'yes'")
 

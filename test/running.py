@@ -1,4 +1,5 @@
 """The metrics.jsonl of a run that never was: what the tests of pictures, pages and exporters are given."""
+
 import json
 
 
@@ -33,4 +34,7 @@ def falling(first, last, steps=120):
     return [last + (first - last) * 0.95**step for step in range(steps)]
 
 
-LAYERS = [{"residual_rms": 1.0 + layer, "gate": [0.1, 0.2], "lambda": [2.0], "cosine": None if layer == 2 else 0.5} for layer in range(3)]
+LAYERS = [
+    {"residual_rms": 1.0 + layer, "gate": [0.1, 0.2], "lambda": [2.0], "cosine": None if layer == 2 else 0.5}
+    for layer in range(3)
+]

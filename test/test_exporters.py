@@ -1,5 +1,6 @@
 """Does what a run says arrive in TensorBoard and in W&B, once, as it stood in the end, while the run goes on and after it was cut?
 Each with the real package, where that is installed."""
+
 import glob
 import json
 import os
@@ -27,7 +28,9 @@ def train(step, loss):
 
 def cut_and_resumed():
     """40 steps were planned; it was cut after 30, and resumed from 20."""
-    lines = list(lines_of(falling(5.5, 3.0, 30), [(20, 3.6), (30, 9.0)], steps=40, stats=[(10, LAYERS)], flags={"lr": 0.001}))
+    lines = list(
+        lines_of(falling(5.5, 3.0, 30), [(20, 3.6), (30, 9.0)], steps=40, stats=[(10, LAYERS)], flags={"lr": 0.001})
+    )
     return lines, [RESUME, *(train(step, 1.0) for step in range(21, 25))]
 
 
@@ -35,7 +38,10 @@ def cut_and_resumed():
 
 
 def collect(reader):
-    return [(batch.back, batch.anew, [line["step"] for line in batch.records if line["type"] == "train"]) for batch in reader.batches()]
+    return [
+        (batch.back, batch.anew, [line["step"] for line in batch.records if line["type"] == "train"])
+        for batch in reader.batches()
+    ]
 
 
 def test_records_come_once_and_what_a_resume_has_overtaken_does_not(tmp_path):
@@ -59,7 +65,9 @@ def test_records_come_once_and_what_a_resume_has_overtaken_does_not(tmp_path):
 
 def test_lines_that_are_none_are_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"type":"train"}\nnull\n\xff\n[[[\n{"type":"train","step":1e400}\n{"type":"x","step":1}\n{"type":"val","step":1,"loss":2}\n')
+    path.write_bytes(
+        b'{"type":"train"}\nnull\n\xff\n[[[\n{"type":"train","step":1e400}\n{"type":"x","step":1}\n{"type":"val","step":1,"loss":2}\n'
+    )
     reader = records.Records(str(path), {})
     (batch,) = reader.batches()
     assert batch.records == [{"type": "val", "step": 1, "loss": 2}] and reader.broken == 5
@@ -68,7 +76,12 @@ def test_lines_that_are_none_are_passed_over(tmp_path):
 def test_layers_are_grouped_by_what_was_measured(tmp_path):
     found = records.scalars({"type": "stats", "step": 1, "layers": [{"layer": 3, "gate": [0.5, 0.25], "lambda": [2.0], "residual_rms": 1.5,
                                                                    "cosine": None, "attn_rms": "x"}, "no layer", {"layer": "4"}]})  # fmt: skip
-    assert found == {"gate/layer_03_attention": 0.5, "gate/layer_03_MLP": 0.25, "lambda/layer_03": 2.0, "residual_rms/layer_03": 1.5}
+    assert found == {
+        "gate/layer_03_attention": 0.5,
+        "gate/layer_03_MLP": 0.25,
+        "lambda/layer_03": 2.0,
+        "residual_rms/layer_03": 1.5,
+    }
 
 
 # -------------------------------------------------------------------------------------------------------- TensorBoard
@@ -125,8 +138,12 @@ def test_without_a_package_or_a_file_it_is_one_line(tmp_path):
     for name in ("tensorboard", "tensorboardX", "wandb"):
         (tmp_path / f"{name}.py").write_text("raise ImportError")
     hidden = dict(os.environ, PYTHONPATH=str(tmp_path))
-    for script, run, says in (("to_tensorboard", "run", "pip install tensorboard"), ("to_wandb", "run", "pip install wandb"),
-                              ("to_tensorboard", "none", "No such file"), ("to_wandb", "none", "No such file")):
+    for script, run, says in (
+        ("to_tensorboard", "run", "pip install tensorboard"),
+        ("to_wandb", "run", "pip install wandb"),
+        ("to_tensorboard", "none", "No such file"),
+        ("to_wandb", "none", "No such file"),
+    ):
         done = run_script(f"scripts/{script}.py", tmp_path / run, env=hidden)
         assert done.returncode == 2 and re.fullmatch(rf"{script}\.py: [^\n]*{says}[^\n]*\n", done.stderr), done.stderr
     (tmp_path / "run/tensorboard/cursor.json").write_text("[]")

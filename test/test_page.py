@@ -1,5 +1,6 @@
 """Does the page of plot.py --html hold what the runs hold, open without a network, and go along with a run? What it does in a
 browser is asked of a headless Chromium, where there is one."""
+
 import html.parser
 import json
 import os
@@ -40,9 +41,16 @@ class Tags(html.parser.HTMLParser):
 
 @pytest.fixture
 def two(tmp_path):
-    stats = [(step, [{"residual_rms": step / 9.4 + layer, "gate": [0.1 * layer, 0.2]} for layer in range(4)]) for step in range(10, 121, 10)]
-    first = write(tmp_path / "runs/pre", falling(5.5, 2.9), [(40, 3.3), (80, 3.0), (120, 2.902)], stats=stats, flags={"lr": 0.001})
-    second = write(tmp_path / "runs/wild", [5.5] + [10.0**n for n in range(1, 12)], steps=120, diverged=12, flags={"lr": 5})
+    stats = [
+        (step, [{"residual_rms": step / 9.4 + layer, "gate": [0.1 * layer, 0.2]} for layer in range(4)])
+        for step in range(10, 121, 10)
+    ]
+    first = write(
+        tmp_path / "runs/pre", falling(5.5, 2.9), [(40, 3.3), (80, 3.0), (120, 2.902)], stats=stats, flags={"lr": 0.001}
+    )
+    second = write(
+        tmp_path / "runs/wild", [5.5] + [10.0**n for n in range(1, 12)], steps=120, diverged=12, flags={"lr": 5}
+    )
     return first, second
 
 
@@ -50,11 +58,16 @@ def test_the_page_is_one_file_that_holds_what_the_runs_hold(two):
     path = page_of(*two)
     assert path == two[0].parent / "plot.html" or path.resolve() == (two[0].parent / "plot.html").resolve()
     tags = Tags(path.read_text()).found
-    assert not [attributes for _, attributes in tags if {"src", "href", "srcset", "action"} & set(attributes)], "it asks for a file"
-    assert "http-equiv=\"refresh\"" not in path.read_text()
+    assert not [attributes for _, attributes in tags if {"src", "href", "srcset", "action"} & set(attributes)], (
+        "it asks for a file"
+    )
+    assert 'http-equiv="refresh"' not in path.read_text()
     data = data_of(path)
     pre, wild = data["runs"]
-    assert (pre["name"], pre["state"], wild["state"]) == ("pre", "done", "diverged") and pre["best"] == {"loss": 2.902, "step": 120}
+    assert (pre["name"], pre["state"], wild["state"]) == ("pre", "done", "diverged") and pre["best"] == {
+        "loss": 2.902,
+        "step": 120,
+    }
     assert pre["series"]["loss"]["x"] == list(range(1, 121)) and pre["series"]["loss"]["y"][0] == 5.5
     assert pre["val"] == {"x": [40, 80, 120], "y": [3.3, 3.0, 2.902]} and pre["flags"]["lr"] == "0.001"
     assert wild["series"]["loss"]["cap"] == pytest.approx(5.775), "what blew up sets the scale"
@@ -65,7 +78,9 @@ def test_the_page_is_one_file_that_holds_what_the_runs_hold(two):
 
 
 def test_a_name_is_text_whatever_it_holds(tmp_path):
-    path = page_of(write(tmp_path / NASTY, falling(5.5, 3.0, 30), flags={"x": "</script><b>"}), "--out", tmp_path / "page.html")
+    path = page_of(
+        write(tmp_path / NASTY, falling(5.5, 3.0, 30), flags={"x": "</script><b>"}), "--out", tmp_path / "page.html"
+    )
     tags = Tags(path.read_text()).found
     assert [tag for tag, _ in tags].count("script") == 2 and not [tag for tag, _ in tags if tag == "b"]
     (run,) = data_of(path)["runs"]
@@ -89,7 +104,9 @@ def test_a_page_that_follows_is_whole_at_every_moment_and_ends_with_its_run(tmp_
         (folder / "metrics.jsonl").write_text(text_of(lines))
         assert process.wait(timeout=20) == 0, process.stderr.read()
     data = data_of(path)
-    assert data["every"] == 0 and data["runs"][0]["state"] == "done" and len(data["runs"][0]["series"]["loss"]["x"]) == 60
+    assert (
+        data["every"] == 0 and data["runs"][0]["state"] == "done" and len(data["runs"][0]["series"]["loss"]["x"]) == 60
+    )
     assert sorted(os.listdir(folder)) == ["metrics.jsonl", "plot.html"]
 
 
@@ -122,7 +139,9 @@ BLUE, VERMILION = [0, 114, 178], [213, 94, 0]
 
 
 def box(at, panel):
-    return at.run(f"(b => [b.left, b.top, b.width, b.height])(document.querySelectorAll('.stage')[{panel}].getBoundingClientRect())")
+    return at.run(
+        f"(b => [b.left, b.top, b.width, b.height])(document.querySelectorAll('.stage')[{panel}].getBoundingClientRect())"
+    )
 
 
 def tip(at):
@@ -133,14 +152,18 @@ def tip(at):
 def test_a_browser_draws_it_and_says_what_is_under_the_pointer(at, two, tmp_path, width, dark):
     at.open(page_of(*two), width=width, dark=dark)
     assert at.run("document.documentElement.scrollWidth") <= width, "wider than the window"
-    assert at.run("getComputedStyle(document.body).backgroundColor") == ("rgb(20, 23, 28)" if dark else "rgb(255, 255, 255)")
+    assert at.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(20, 23, 28)" if dark else "rgb(255, 255, 255)"
+    )
     assert at.run(f"{INK}(0, {BLUE if not dark else [86, 180, 233]})") > 100, "no curve of the first run"
     left, top, w, h = box(at, 0)
     at.mouse("mouseMoved", left + 58 + (w - 70) * 79 / 119, top + h / 2)  # over step 80, between 1 and 120
     said = tip(at)
     assert "loss, step 80" in said and "pre" in said and "validation 3 at step 80" in said, said
     at.run("document.querySelector('.map .stage').scrollIntoView({block: 'center'})")
-    left, top, w, h = at.run("(b => [b.left, b.top, b.width, b.height])(document.querySelector('.map .stage').getBoundingClientRect())")
+    left, top, w, h = at.run(
+        "(b => [b.left, b.top, b.width, b.height])(document.querySelector('.map .stage').getBoundingClientRect())"
+    )
     at.mouse("mouseMoved", left + 58 + (w - 64 - 70) * 0.99, top + 12)  # the last step, the uppermost layer
     assert "layer 3, step 120" in tip(at) and "15.766" in tip(at), tip(at)
     count = at.run("document.querySelectorAll('.panel:not(.map)').length")
@@ -194,4 +217,8 @@ def test_a_page_that_reads_itself_anew_stays_where_its_reader_is(at, tmp_path):
         assert at.run("window.mark") == mark and at.run(step) == first, "it was to hold still"
         at.run("document.getElementById('hold').click()")
         at.wait(f"{step} !== {json.dumps(first)}")
-    assert at.run(step) == "60 of 60" and at.run("window.scrollY") == 300 and not at.run("document.getElementById('all').disabled")
+    assert (
+        at.run(step) == "60 of 60"
+        and at.run("window.scrollY") == 300
+        and not at.run("document.getElementById('all').disabled")
+    )

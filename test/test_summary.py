@@ -1,4 +1,5 @@
 """What a run says when it has ended: is it what the run did, and do the commands that it names go on with it?"""
+
 import json
 import os
 import re
@@ -10,7 +11,19 @@ import pytest
 
 from mpi import has_mpi, mpirun
 from test_tokenizers_travel import NO_PRESET, make_set
-from program import PROGRAM, ROOT, SMALL, checkpoints, environment, file_bytes, metrics, run, sentences, step_directory, write_shard
+from program import (
+    PROGRAM,
+    ROOT,
+    SMALL,
+    checkpoints,
+    environment,
+    file_bytes,
+    metrics,
+    run,
+    sentences,
+    step_directory,
+    write_shard,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +62,33 @@ def test_a_run_ends_with_what_came_of_it(shard, tmp_path):
     assert lines[1] == f"  loss {metrics(out)[-1]['loss']:.4f}; best validation {vals[best]:.4f}, at step {best}"
     assert re.fullmatch(r"  768 tokens in [\d.]+ s, [\d.]+( [kM])? tokens/s", lines[2]), lines[2]
     assert lines[3] == f"  last checkpoint: {step_directory(out, 12)}"
-    assert event["best_val"] == vals[best] and event["best_val_step"] == best and event["tokens"] == 768 and event["skipped"] == 0
+    assert (
+        event["best_val"] == vals[best]
+        and event["best_val_step"] == best
+        and event["tokens"] == 768
+        and event["skipped"] == 0
+    )
     assert event["best_checkpoint"] == step_directory(out, best) and event["loss"] == metrics(out)[-1]["loss"]
     assert 0 < sum(line["ms"] for line in metrics(out)) < 1000 * event["seconds"] + 1
     for line in lines:
         assert len(line) <= 80 or str(out) in line, line
     generate = command(lines, "--generate")
     assert generate[0] == PROGRAM
-    assert subprocess.run([*generate, "--max-new-tokens", "3"], capture_output=True, env=environment(), check=True).stdout.startswith(b"The ")
+    assert subprocess.run(
+        [*generate, "--max-new-tokens", "3"], capture_output=True, env=environment(), check=True
+    ).stdout.startswith(b"The ")
     plot = command(lines, "plot.py")
     assert plot == ["scripts/plot.py", str(out)] and os.access(os.path.join(ROOT, plot[0]), os.X_OK)
 
 
 def test_a_run_that_was_stopped_says_why_and_its_command_goes_on_with_it(shard, tmp_path):
     out = tmp_path / "a run's"  # as a shell must quote it
-    process = subprocess.Popen([PROGRAM, *map(str, [*SMALL, "--train-data", shard, "--steps", 400, "--out", out])], text=True,
-                               stdout=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(
+        [PROGRAM, *map(str, [*SMALL, "--train-data", shard, "--steps", 400, "--out", out])],
+        text=True,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
     for line in process.stdout:
         if line.startswith("step 10/"):
             process.send_signal(signal.SIGTERM)
@@ -82,7 +106,21 @@ def test_a_run_that_was_stopped_says_why_and_its_command_goes_on_with_it(shard, 
 
 def test_a_run_that_goes_on_knows_what_was_best_before_and_what_became_void(shard, tmp_path):
     out = tmp_path / "run"
-    flags = [*SMALL, "--train-data", shard, "--val-data", shard, "--val-every", 2, "--save-every", 2, "--keep", 9, "--out", out]
+    flags = [
+        *SMALL,
+        "--train-data",
+        shard,
+        "--val-data",
+        shard,
+        "--val-every",
+        2,
+        "--save-every",
+        2,
+        "--keep",
+        9,
+        "--out",
+        out,
+    ]
     run(*flags, "--steps", 6)
     file = out / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -123,9 +161,24 @@ def test_text_is_given_to_a_model_by_what_understands_it(tmp_path):
     """scripts/generate.py where the checkpoint carries a tokenizer; nothing where there is none."""
     data = make_set(tmp_path / "data")
     lines = summary(run(*NO_PRESET, *data, "--steps", 1, "--out", tmp_path / "run").stdout)
-    assert lines[-2:] == [f"  next: scripts/generate.py {tmp_path}/run 'The '", f"        scripts/plot.py {tmp_path}/run"]
+    assert lines[-2:] == [
+        f"  next: scripts/generate.py {tmp_path}/run 'The '",
+        f"        scripts/plot.py {tmp_path}/run",
+    ]
     write_shard(tmp_path / "bare.bin", [i % 300 for i in range(400)])
-    lines = summary(run(*NO_PRESET, "--vocab-size", 300, "--train-data", tmp_path / "bare.bin", "--steps", 1, "--out", tmp_path / "b").stdout)
+    lines = summary(
+        run(
+            *NO_PRESET,
+            "--vocab-size",
+            300,
+            "--train-data",
+            tmp_path / "bare.bin",
+            "--steps",
+            1,
+            "--out",
+            tmp_path / "b",
+        ).stdout
+    )
     assert lines[-1] == f"  next: scripts/plot.py {tmp_path}/b" and not [line for line in lines if "generate" in line]
 
 
@@ -136,11 +189,17 @@ def test_a_run_that_keeps_nothing_a_smoke_and_modes_name_nothing(shard, tmp_path
     run(*SMALL, "--train-data", shard, "--steps", 2, "--out", tmp_path / "run")
     assert "done:" not in run("--resume", tmp_path / "run", "--eval-only", "--val-data", shard).stdout
     assert summary(run("--resume", tmp_path / "run").stdout)[1:3] == [  # at its end already
-        "  no step was left to do; no validation", f"  last checkpoint: {step_directory(tmp_path / 'run', 2)}"]
+        "  no step was left to do; no validation",
+        f"  last checkpoint: {step_directory(tmp_path / 'run', 2)}",
+    ]
 
 
 def test_of_several_ranks_the_first_says_it_once(shard, tmp_path):
     if not has_mpi():
         pytest.skip("no MPI")
-    done = mpirun(2, PROGRAM, *map(str, [*SMALL, "--train-data", shard, "--val-data", shard, "--steps", 4, "--out", tmp_path / "run"]))
+    done = mpirun(
+        2,
+        PROGRAM,
+        *map(str, [*SMALL, "--train-data", shard, "--val-data", shard, "--steps", 4, "--out", tmp_path / "run"]),
+    )
     assert len(summary(done.stdout)) >= 5 and end_event(tmp_path / "run")["tokens"] == 512

@@ -1,5 +1,6 @@
 """loss.png: the loss of training and validation, large; under it learning rate, gradient norm and throughput. Needs
 matplotlib."""
+
 import math
 
 import picture
@@ -24,7 +25,12 @@ def loss_limits(runs, floor):
     """(lowest, highest) that the axis holds. What is over the losses that training begins with, as those of a run that
     blows up, sets no scale."""
     tops = [run.highest() for run in runs if run.result.train]
-    values = [value for run in runs for value in [*run.series("loss").values(), *run.result.val.values()] if math.isfinite(value)]
+    values = [
+        value
+        for run in runs
+        for value in [*run.series("loss").values(), *run.result.val.values()]
+        if math.isfinite(value)
+    ]
     top = max(filter(math.isfinite, tops), default=max(values))
     values = [value for value in values if value <= top] + ([floor] if floor is not None else [])
     return min(values), max(values)
@@ -36,13 +42,19 @@ def draw(runs, floor, title, out):
     notes = ["Pale: each step; line: its running mean."] + (["%s." % "; ".join(states)] if states else [])
     notes += ["Dashed, ○: validation."] if len(runs) > 1 and any(run.result.val for run in runs) else []
     notes += ["▾ skipped steps: %d." % skipped] if skipped else []
-    below = [row for row in BELOW if any(map(math.isfinite, (value for run in runs for value in run.series(row[0]).values())))]
+    below = [
+        row
+        for row in BELOW
+        if any(map(math.isfinite, (value for run in runs for value in run.series(row[0]).values())))
+    ]
     figure, axes = picture.new_figure_over(len(below), title, " ".join(notes))
     axis = axes[0]
     picture.scale_y([axis], [], lambda scale: "loss (nats per token, %s scale)" % scale, 3, *loss_limits(runs, floor))
     for i, run in enumerate(runs):
         color = style(i)[0]
-        draw_run(axis, run, style(i), color if len(runs) > 1 else picture.COLORS[1], run.label + " " if len(runs) > 1 else "")
+        draw_run(
+            axis, run, style(i), color if len(runs) > 1 else picture.COLORS[1], run.label + " " if len(runs) > 1 else ""
+        )
     if floor is not None:
         axis.axhline(floor, color=picture.DARK, linewidth=1.2, linestyle=":")
         picture.name_end(axis, (max(axis.get_xlim()), floor), "floor %.3f" % floor, picture.DARK)

@@ -1,4 +1,5 @@
 """What do the statistics of a run's layers (--stats-every) hold, and how is each of them shown?"""
+
 import math
 from collections import namedtuple
 
@@ -28,7 +29,11 @@ MOST_COLUMNS = 300  # of a heat map
 
 def held(runs, names=()):
     """Those that one of the runs holds, and of these the named ones where any are named."""
-    return [field for field in FIELDS if (not names or field.name in names) and any(run.result.layers(field.name) for run in runs)]
+    return [
+        field
+        for field in FIELDS
+        if (not names or field.name in names) and any(run.result.layers(field.name) for run in runs)
+    ]
 
 
 def maps_of(runs, field):
@@ -44,8 +49,8 @@ def maps_of(runs, field):
 
 
 class Map:
-    """A field over layers and steps, of layers with two values one of these. rows[r][c], of layer layers[r] at steps[c], is None
-    where there is no number; sound[c]: no number of this column comes of a loss that is lost."""
+    """A field over layers and steps, of layers with two values one of these. rows[r][c], of layer layers[r] at
+    steps[c], is None where there is no number; sound[c]: no number of this column comes of a loss that is lost."""
 
     def __init__(self, run, field, part=0):
         curves = run.result.layers(field.name)

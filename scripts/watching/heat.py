@@ -1,6 +1,7 @@
 """heat.png: the statistics of the layers as colors over layer and step: a line of panels a field, a column a run, one scale
 of colors a field. A single field is laid out in lines of three, and beside several runs stands what they ended with, layer
 by layer. Needs matplotlib."""
+
 import math
 
 import matplotlib
@@ -25,7 +26,9 @@ def draw(runs, names, title, out):
             rows += [(name, field, maps, color_scale(maps, limits)) for name, maps in titles_and_maps]
     notes = ["Each square: a layer at a step, the first layer at the bottom."]
     notes += ["Gray: no number there."] if any(lacks(one) for _, _, maps, _ in rows for one in maps) else []
-    notes += ["Red: over the scale, after the loss was lost."] if any(colors.extend == "max" for *_, colors in rows) else []
+    notes += (
+        ["Red: over the scale, after the loss was lost."] if any(colors.extend == "max" for *_, colors in rows) else []
+    )
     notes += ["The first %d runs of %d." % (MOST_RUNS, MOST_RUNS + left_out)] if left_out > 0 else []
     draw_all = draw_one_field if len(rows) == 1 and len(runs) > 1 else draw_table
     figure, axes = draw_all(runs, rows, title, " ".join(notes))
@@ -91,7 +94,16 @@ def color_scale(maps, limits):
 
 def fill(axis, one, colors):
     if one is None:
-        axis.text(0.5, 0.5, "not in this run", transform=axis.transAxes, ha="center", va="center", color=picture.DARK, fontsize=9)
+        axis.text(
+            0.5,
+            0.5,
+            "not in this run",
+            transform=axis.transAxes,
+            ha="center",
+            va="center",
+            color=picture.DARK,
+            fontsize=9,
+        )
         axis.set_xticks([])
         axis.set_yticks([])
         return
@@ -116,7 +128,9 @@ def add_bar(figure, axes, colors, title=""):
     bar = figure.colorbar(colors, ax=axes, extend=colors.extend, pad=0.015, aspect=22)
     bar.outline.set_visible(False)
     if isinstance(colors.norm, matplotlib.colors.LogNorm):
-        bar.ax.yaxis.set_major_locator(picture.ticker.FixedLocator(picture.log_ticks(colors.norm.vmin, colors.norm.vmax)))
+        bar.ax.yaxis.set_major_locator(
+            picture.ticker.FixedLocator(picture.log_ticks(colors.norm.vmin, colors.norm.vmax))
+        )
         bar.ax.yaxis.set_minor_locator(picture.ticker.NullLocator())
         bar.ax.yaxis.set_major_formatter(picture.ticker.FuncFormatter(lambda value, _: "%g" % value))
         title = "%s (log scale)" % title if title else "log scale"

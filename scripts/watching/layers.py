@@ -1,5 +1,6 @@
 """layers.png: the statistics of the layers as lines: one run's over the steps, a line a layer; several runs' by layer, a
 line a run, as they were last. Needs matplotlib."""
+
 import math
 
 import picture

@@ -1,6 +1,7 @@
 """One page of HTML that shows runs: their curves, and the maps of their layers. It holds all that it needs, and opens
 without a network; while a run goes on it reads itself anew. Standard library only.
 """
+
 import html
 import json
 import math
@@ -31,7 +32,11 @@ def curve_of(run, name):
         return None
     sound = run.sound_steps()
     values = [value for step, value in series.items() if math.isfinite(value) and step in sound]
-    one = {"x": curve.steps, "y": list(map(rounded, curve.mean)), "cap": rounded(max(values, default=max(filter(math.isfinite, series.values()))))}
+    one = {
+        "x": curve.steps,
+        "y": list(map(rounded, curve.mean)),
+        "cap": rounded(max(values, default=max(filter(math.isfinite, series.values())))),
+    }
     one["cap"] = rounded(run.highest()) if name == "loss" and math.isfinite(run.highest()) else one["cap"]
     if curve.thinned:
         one.update(lo=list(map(rounded, curve.low)), hi=list(map(rounded, curve.high)))
@@ -90,7 +95,9 @@ def data_of(runs, floor, fields, every):
                 if one:
                     row["maps"][name] = map_of(one)
             shown.append({"name": name, "title": title, "scale": {"low": low, "high": high, "log": log}})
-    note = "As of %s. Pale: each step; line: its running mean; dashed, ○: validation." % time.strftime("%Y-%m-%d %H:%M:%S")
+    note = "As of %s. Pale: each step; line: its running mean; dashed, ○: validation." % time.strftime(
+        "%Y-%m-%d %H:%M:%S"
+    )
     skipped = sum(len(run.result.skipped) for run in runs)
     note += " ▾ skipped steps: %d." % skipped if skipped else ""
     note += " Maps: gray: no number; red: over the scale, after the loss was lost." if shown else ""

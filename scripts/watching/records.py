@@ -1,6 +1,7 @@
 """What has a run said since we last looked? Its metrics.jsonl line by line, for programs that pass it on: from where they left
 off, without what a resume has overtaken. Standard library only.
 """
+
 import hashlib
 import json
 import os
@@ -96,7 +97,11 @@ def scalars(record):
     """{name: number} of a record; null, as a loss that is none is written, is NaN."""
     found = {}
     if record["type"] == "train":
-        found = {TRAIN[name]: record[name] for name in TRAIN if name in record and (record[name] is not None or name == "loss")}
+        found = {
+            TRAIN[name]: record[name]
+            for name in TRAIN
+            if name in record and (record[name] is not None or name == "loss")
+        }
     elif record["type"] == "val":
         found = {"val/loss": record.get("loss")}
     elif record["type"] == "stats":

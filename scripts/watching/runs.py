@@ -1,6 +1,7 @@
 """What is there to draw of a run? Its name, how far it came, its curves, thinned to what a picture can show; from a
 metrics.jsonl that may be growing. Standard library only.
 """
+
 import json
 import math
 import os
@@ -17,11 +18,15 @@ class Failure(Exception):
 
 
 class Run:
-    """A run under the name that it is drawn with. look() reads what is new of it. `patient`: it may have no losses yet, nor even
-    a file."""
+    """A run under the name that it is drawn with. look() reads what is new of it. `patient`: it may have no losses yet,
+    nor even a file."""
 
     def __init__(self, path, label, patient=False, program="plot.py"):
-        self.path = os.path.join(path, "metrics.jsonl") if os.path.isdir(path) or patient and not path.endswith(".jsonl") else path
+        self.path = (
+            os.path.join(path, "metrics.jsonl")
+            if os.path.isdir(path) or patient and not path.endswith(".jsonl")
+            else path
+        )
         self.folder = os.path.dirname(os.path.abspath(self.path))
         self.label, self.patient = label, patient
         self.reader, self.program, self.told, self.known = metrics.Reader(self.path), program, 0, {}

@@ -205,7 +205,8 @@ static void print_where(const SummaryEnd *end, int64_t best, Log *log) {
 static bool takes_text(const SummaryEnd *end) {
     char path[PATH_SIZE];
     Error error;
-    return end->bytes || (end->checkpoint && path_join(path, end->checkpoint, "tokenizer.json", &error) && access(path, R_OK) == 0);
+    if (end->bytes) return true;
+    return end->checkpoint && path_join(path, end->checkpoint, "tokenizer.json", &error) && access(path, R_OK) == 0;
 }
 
 static void print_next(const SummaryEnd *end, Log *log) {
@@ -224,19 +225,21 @@ static void print_next(const SummaryEnd *end, Log *log) {
 
 void summary_print(const Summary *s, const SummaryEnd *end, Log *log) {
     const Config *c = end->config;
-    char tokens[AMOUNT_SIZE], rate[AMOUNT_SIZE], time[AMOUNT_SIZE], last[AMOUNT_SIZE], since[AMOUNT_SIZE] = "", skipped[AMOUNT_SIZE] = "";
+    char tokens[AMOUNT_SIZE], rate[AMOUNT_SIZE], time[AMOUNT_SIZE], last[AMOUNT_SIZE];
+    char since[AMOUNT_SIZE] = "", skipped[AMOUNT_SIZE] = "";
     double best = NAN;
     int64_t at = summary_best(s, &best), all_skips = skips(s);
-    log_print(log, "%s: step %lld of %lld, %s", end->reason ? "stopped" : "done", (long long)end->step, (long long)c->steps,
-              end->reason ? end->reason : "all steps done");
+    const char *how = end->reason ? "stopped" : "done", *why = end->reason ? end->reason : "all steps done";
+    log_print(log, "%s: step %lld of %lld, %s", how, (long long)end->step, (long long)c->steps, why);
     if (s->tokens) snprintf(last, sizeof last, "loss %.4f", s->last_loss);
     else snprintf(last, sizeof last, "no step was left to do");
     if (at >= 0) log_print(log, "  %s; best validation %.4f, at step %lld", last, best, (long long)at);
     else log_print(log, "  %s; no validation", last);
     if (s->first_step) snprintf(since, sizeof since, " since step %lld", (long long)s->first_step);
     if (all_skips) snprintf(skipped, sizeof skipped, "; skipped steps: %lld", (long long)all_skips);
-    if (s->tokens) log_print(log, "  %s tokens in %s%s, %s tokens/s%s", amount((double)s->tokens, tokens), duration(end->seconds, time),
-                             since, isfinite(tokens_per_s(s)) ? amount(tokens_per_s(s), rate) : "?", skipped);
+    if (s->tokens)
+        log_print(log, "  %s tokens in %s%s, %s tokens/s%s", amount((double)s->tokens, tokens), duration(end->seconds, time),
+                  since, isfinite(tokens_per_s(s)) ? amount(tokens_per_s(s), rate) : "?", skipped);
     print_where(end, at, log);
     print_next(end, log);
 }

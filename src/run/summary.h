@@ -1,8 +1,9 @@
 /*
  * summary.h: what came of a run, when it ends: how good it is, what it took, where its things are, what goes on with it.
  *
- * The loss, the best validation and the skipped steps are the run's own; tokens and time are this process's. A run that goes on finds
- * what was validated and skipped before in OUT/metrics.jsonl, where lines after the step that it goes on from do not count.
+ * The loss, the best validation and the skipped steps are the run's own; tokens and time are this process's. A run that
+ * goes on finds what was validated and skipped before in OUT/metrics.jsonl, where lines after the step that it goes on
+ * from do not count.
  */
 #ifndef SUMMARY_H
 #define SUMMARY_H
@@ -28,9 +29,9 @@ typedef struct Summary {
     double last_loss;   /* NaN before the first step */
 } Summary;
 
-/* A run that begins at `step`; with one that goes on in its own directory, `metrics` is the path of its metrics.jsonl, else
- * NULL. A file that cannot be read, and lines that are none, are as if they were not there. other_val_data: the losses validated
- * before are of other data than those to come, and are left out. */
+/* A run that begins at `step`; with one that goes on in its own directory, `metrics` is the path of its metrics.jsonl,
+ * else NULL. A file that cannot be read, and lines that are none, are as if they were not there. other_val_data: the
+ * losses validated before are of other data than those to come, and are left out. */
 void summary_begin(Summary *summary, int64_t step, const char *metrics, bool other_val_data);
 void summary_free(Summary *summary);
 
