@@ -563,6 +563,7 @@ static void begin_summary(Run *run, bool other_val_data) {
 
 static void train(Run *run) {
     const Config *c = &run->start.config;
+    tokenizer_check_vocabulary(c, run->start.resume_from[0] != '\0', true);
     open_model(run, true);
     if (is_at_its_end(run)) {
         optimizer_destroy(&run->optimizer);
@@ -636,6 +637,7 @@ static void say_notice(const Run *run) {
 static void evaluate(Run *run) {
     need_weights(run, "--eval-only");
     check(run->start.config.val_data, "--eval-only needs --val-data");
+    tokenizer_check_vocabulary(&run->start.config, run->start.resume_from[0] != '\0', false);
     open_model(run, false);
     open_validation(run);
     tokenizer_check_validation(&run->start.config, &run->validator.set, run->resumed.train_data);

@@ -48,6 +48,21 @@ static const char *describe(const SetFacts *facts, char text[128]) {
     return text;
 }
 
+void tokenizer_check_vocabulary(const Config *c, bool resumes, bool trains) {
+    const struct {
+        const char *flag, *pattern;
+    } both[] = {{"train-data", trains ? c->train_data : NULL}, {"val-data", c->val_data}};
+    for (int i = 0; i < 2; i++) {
+        ShardSet set;
+        SetFacts facts;
+        Error ignored = {0};
+        if (!both[i].pattern || c->smoke || !mixture_open(&set, both[i].pattern, &ignored)) continue;
+        read_facts(&set, both[i].flag, &facts);
+        shard_set_close(&set);
+        check_vocabulary(c, resumes, both[i].flag, &facts);
+    }
+}
+
 static void check_pair(const SetFacts *train, const SetFacts *val) {
     char ours[128], theirs[128];
     check(!sidecar_differ(train, val), "--val-data: %s is of another tokenizer (%s) than %s (%s)", val->path,
@@ -62,7 +77,6 @@ void tokenizer_check_validation(const Config *c, const ShardSet *val, const char
     Fingerprint print;
     Error ignored = {0};
     read_facts(val, "val-data", &facts);
-    check_vocabulary(c, c->resume != NULL, "val-data", &facts);
     if (!trained || !fingerprint_parse(trained, &print, &ignored)) return;
     memcpy(before.tokenizer_sha256, print.tokenizer_sha256, sizeof before.tokenizer_sha256);
     fingerprint_free(&print);
@@ -148,12 +162,9 @@ static void choose_files(Tokenizer *t, const Config *c, const Origin *origin) {
 }
 
 void tokenizer_open(Tokenizer *t, const Config *c, const Origin *origin, const ShardSet *train, const ShardSet *val, bool keeps) {
-    const bool resumes = origin->resume_from && origin->resume_from[0];
     *t = (Tokenizer){0};
     read_facts(train, "train-data", &t->train);
-    check_vocabulary(c, resumes, "train-data", &t->train);
     if (val) read_facts(val, "val-data", &t->val);
-    if (val) check_vocabulary(c, resumes, "val-data", &t->val);
     if (val) check_pair(&t->train, &t->val);
     if (keeps) choose_files(t, c, origin);
     if (!t->notice[0] && is_far_larger(c->vocab_size, t->train.vocab_size))

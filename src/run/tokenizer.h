@@ -23,14 +23,17 @@ typedef struct Tokenizer {
  * themselves; what cannot be opened is left to who reads it. */
 void tokenizer_settle_vocabulary(Config *config);
 
+/* Before anything is opened: exit 2 for data whose tokenizer has more ids than the model. Those to train on only where the run
+ * trains; what cannot be opened is left to who reads it. */
+void tokenizer_check_vocabulary(const Config *config, bool resumes, bool trains);
+
 /* What a run begins with, and where that lies; both NULL or "" for a fresh start. */
 typedef struct Origin {
     const char *resume_from; /* a checkpoint's directory */
     const char *weights;     /* of --init-from: a directory or a file */
 } Origin;
 
-/* For a training; val may be NULL. Exit 2 for data whose tokenizer has more ids than the model, for a validation by another
- * tokenizer than the training's, for files that are not what NAME.json says. Reads the files only where `keeps`. */
+/* For a training; val may be NULL. Exit 2 for a validation by another tokenizer than the training's, for files that are not what NAME.json says. Reads the files only where `keeps`. */
 void tokenizer_open(Tokenizer *tokenizer, const Config *config, const Origin *origin, const ShardSet *train, const ShardSet *val,
                     bool keeps);
 void tokenizer_close(Tokenizer *tokenizer);
@@ -38,7 +41,7 @@ void tokenizer_close(Tokenizer *tokenizer);
 /* The sha256 of the tokenizer.json that lies with the weights; "" where there is none. */
 void tokenizer_of_weights(const Origin *origin, char sha256[SHA256_HEX]);
 
-/* For --eval-only: the same of the validation data alone; `trained` is the fingerprint of the data that the weights were
+/* For --eval-only; `trained` is the fingerprint of the data that the weights were
  * trained on, or NULL. */
 void tokenizer_check_validation(const Config *config, const ShardSet *val, const char *trained);
 
