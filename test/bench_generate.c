@@ -4,7 +4,7 @@
  *     bench_generate [PAIRS [PRESET [PROMPT [TOKENS [BATCH…]]]]]      default 9 llama-130m 256 16 1 8
  *
  * Prompts of PROMPT tokens go through the model one by one, then TOKENS steps add a token to each of BATCH texts. Plain model
- * and variant take turns, the order within a pair alternating; a ratio is the median over the pairs of the variant's time
+ * and variant take turns at each prompt and each step, the order alternating; a ratio is the median over the pairs of the variant's time
  * over the plain one's, [low, high] its interval of at least 95 % confidence. The first line compares the plain model with a
  * second copy of itself (A/A): what the machine alone does.
  */
@@ -54,17 +54,27 @@ static void open_subject(Subject *subject, const Variant *variant, const Config 
     model_open_cache(&subject->model, batch);
 }
 
-static void run(Subject *subject, const Work *work, double *prefill, double *decode) {
-    uint32_t tokens[BATCH_MOST], lengths[BATCH_MOST];
+static double seconds_of_prompt(Subject *subject, const Work *work, int place) {
     const double begin = log_seconds();
-    for (int b = 0; b < work->batch; b++) model_prefill(&subject->model, b, work->text, work->prompt, 0);
-    const double between = log_seconds();
-    for (int i = work->prompt; i < work->prompt + work->tokens; i++) {
-        for (int b = 0; b < work->batch; b++) tokens[b] = work->text[i], lengths[b] = (uint32_t)i;
-        model_decode(&subject->model, work->batch, tokens, lengths);
-    }
-    *prefill = between - begin;
-    *decode = log_seconds() - between;
+    model_prefill(&subject->model, place, work->text, work->prompt, 0);
+    return log_seconds() - begin;
+}
+
+static double seconds_of_step(Subject *subject, const Work *work, int at) {
+    uint32_t tokens[BATCH_MOST], lengths[BATCH_MOST];
+    for (int b = 0; b < work->batch; b++) tokens[b] = work->text[at], lengths[b] = (uint32_t)at;
+    const double begin = log_seconds();
+    model_decode(&subject->model, work->batch, tokens, lengths);
+    return log_seconds() - begin;
+}
+
+/* Two models side by side, prompt by prompt and step by step, so that what else the machine does meets both. */
+static void run(Subject *const both[2], const Work *work, double prefill[2], double decode[2]) {
+    for (int i = 0; i < 2; i++) prefill[i] = decode[i] = 0;
+    for (int b = 0; b < work->batch; b++)
+        for (int i = 0; i < 2; i++) prefill[(i + b) % 2] += seconds_of_prompt(both[(i + b) % 2], work, b);
+    for (int t = 0; t < work->tokens; t++)
+        for (int i = 0; i < 2; i++) decode[(i + t) % 2] += seconds_of_step(both[(i + t) % 2], work, work->prompt + t);
 }
 
 static void print_ratio(const char *name, const double *times, const double *plain, int pairs, double tokens) {
@@ -80,14 +90,15 @@ static void print_ratio(const char *name, const double *times, const double *pla
 static void measure(Subject *plain, const Variant *variant, const Config *base, int pairs, const Work *work) {
     static Subject subject;
     static Times times, plain_times;
-    double unused;
+    double prefill[2], decode[2];
     open_subject(&subject, variant, base, work->batch);
-    run(&subject, work, &unused, &unused), run(plain, work, &unused, &unused); /* warm */
-    for (int i = 0; i < pairs; i++) {
-        const bool plain_first = i % 2 == 0;
-        if (plain_first) run(plain, work, &plain_times.prefill[i], &plain_times.decode[i]);
-        run(&subject, work, &times.prefill[i], &times.decode[i]);
-        if (!plain_first) run(plain, work, &plain_times.prefill[i], &plain_times.decode[i]);
+    for (int i = -1; i < pairs; i++) { /* once to warm up */
+        const int first = i & 1;
+        Subject *const both[2] = {first ? &subject : plain, first ? plain : &subject};
+        run(both, work, prefill, decode);
+        if (i < 0) continue;
+        plain_times.prefill[i] = prefill[first], plain_times.decode[i] = decode[first];
+        times.prefill[i] = prefill[!first], times.decode[i] = decode[!first];
     }
     printf("{\"bench\":\"generate\",\"device\":\"cpu\",\"model\":\"%s\",\"B\":%d,\"prompt\":%d,\"tokens\":%d,\"variant\":\"%s\"",
            base->preset, work->batch, work->prompt, work->tokens, variant->name);
