@@ -10,6 +10,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 
@@ -275,6 +276,15 @@ def test_ids_of_another_tokenizer_are_refused(trained, tmp_path):
     for wrong in ({"tokenizer_sha256": "x"}, {"tokenizer_sha256": 1}, dict(GOOD, tokenizer_sha256=mine)):
         refused(*model, "--eval", write_rows(path, [wrong, GOOD]), says=("row 1", "'tokenizer_sha256'"))
     refused(*model, "--eval", write_rows(path, [GOOD, rows[0]]), says="row 2")
+
+
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun")
+def test_several_processes_are_refused(trained, data, tmp_path):
+    path = write_rows(tmp_path / "items.jsonl", [GOOD])
+    for mode in (["--eval", path], ["--eval-only", *data[2:]]):
+        command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", PROGRAM, "--resume", trained, *mode]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=120, check=False)
+        assert done.returncode == 2 and "started 2 processes: only training runs on several" in done.stderr
 
 
 def test_files_that_hold_no_items_are_refused(trained, tmp_path):
