@@ -357,7 +357,7 @@ const WordAlias WORD_ALIASES[] = {
     {"rope-scaling", "default|off|no", "none"},
     {"rope-scaling", "llama3.1|llama-3|ntk-by-parts", "llama3"},
     {"rope-scaling", "pi|position-interpolation|interpolation", "linear"},
-    {"rope-scaling", "yarn|dynamic|longrope|ntk|mrope", "none, linear or llama3; there are no others"},
+    {"rope-scaling", "yarn|dynamic|longrope|ntk|mrope", "none; there are linear and llama3"},
     {"norm", "rms|rms-norm|rms_norm|llamarmsnorm", "rmsnorm"},
     {"norm", "ln|layer|layer-norm|layer_norm", "layernorm"},
     {"placement", "preln|pre-ln|pre-norm|prenorm|pre_ln", "pre"},
