@@ -49,6 +49,10 @@ QUICK += $(BUILD)/test_moments "test/test_ranks.py -k 'any_number or is_killed'"
 QUICK += $(BUILD)/test_launcher "test/test_rendezvous.py -k 'launcher or never_starts'"
 # bad flags, shards and weights are refused in one line
 QUICK += "test/test_program.py -k 'flag or bad_shards or weights_that'" $(BUILD)/test_config $(BUILD)/test_data
+# documents, mixtures, Megatron's files
+QUICK += $(BUILD)/test_documents $(BUILD)/test_megatron $(BUILD)/test_mixture
+# a tokenizer goes with its tokens; --eval scores as lm_eval does; recipes are runs
+QUICK += "test/test_tokenizer_files.py -k 'byte_b or without_any'" "test/test_eval.py -k likelihoods" "test/test_recipes.py -k table"
 # what has no effect is said; a wrong name leads to what was meant
 QUICK += test/test_needs.py $(BUILD)/test_names
 # and the plan of src/, and these tables
