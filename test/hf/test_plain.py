@@ -133,7 +133,7 @@ CONSTANTS = [
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"), ("llama", {"hidden_act": "relu"}, "hidden_act relu"),
     ("llama", {"attention_bias": True}, "mlp_bias false with attention_bias true"), ("llama", {"head_dim": 16}, None),
     ("llama", {"sliding_window": 4}, "sliding_window 4"), ("llama", {"is_causal": False}, "is_causal false"),
-    ("gemma", {}, "model_type gemma"), ("phi3", {}, "model_type phi3"), # of other families: hf/test_families.py
+    ("gemma", {}, "model_type gemma"), ("phi3", {"pad_token_id": 0}, "model_type phi3"), # of other families: hf/test_families.py
 ]  # fmt: skip
 
 
