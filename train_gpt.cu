@@ -2,175 +2,32 @@
  * train_gpt: pretrains GPT- and LLaMA-style language models, on a GPU or a CPU, with the normalization of the
  * model chosen by flags.
  *
- * This file is the program from top to bottom: flags → device → model → data → loop. What a step computes is in
- * src/model/model.c, what a flag means in src/settings/flags.c, what an operation does in kernels/kernels.h. It is C11, whatever
- * its name says: nvcc compiles only kernels/cuda.
+ * This file is the program from top to bottom: flags → device → model → data → loop. How a run gets its model and data is in
+ * src/run/run.c, what else one can do with it in src/run/modes.c. What a step computes is in src/model/model.c, what a flag
+ * means in src/settings/flags.c, what an operation does in kernels/kernels.h. It is C11, whatever its name says: nvcc compiles
+ * only kernels/cuda.
  */
 #include "src/base/output.h"
 #include "src/base/threads.h"
-#include "src/checkpoint/checkpoint.h"
-#include "src/checkpoint/pretrained.h"
-#include "src/data/feed.h"
-#include "src/data/fingerprint.h"
-#include "src/data/loader.h"
-#include "src/data/mixture.h"
-#include "src/model/model.h"
-#include "src/model/optim.h"
-#include "src/model/step.h"
 #include "src/ranks/rendezvous.h"
-#include "src/run/capacity.h"
 #include "src/run/device.h"
-#include "src/run/eval.h"
-#include "src/run/eval_items.h"
 #include "src/run/flags_file.h"
-#include "src/run/generate.h"
-#include "src/run/log.h"
-#include "src/run/probe.h"
+#include "src/run/modes.h"
 #include "src/run/report.h"
 #include "src/run/resume.h"
 #include "src/run/smoke.h"
-#include "src/run/start.h"
 #include "src/run/stop.h"
-#include "src/run/summary.h"
-#include "src/run/sync.h"
-#include "src/run/telemetry.h"
-#include "src/run/tokenizer.h"
-#include "src/run/waiting.h"
 #include "src/settings/command_line.h"
 #include "src/settings/needs.h"
 #include "src/settings/schedule.h"
 #include "src/settings/usage.h"
 
-#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { NON_FINITE_MOST = 3 }; /* in a row: the run has diverged */
-
-/* A step that is in the device's queue, and whose outcome the host has not read yet. */
-typedef struct Flight {
-    bool there;
-    double begun, lr;
-    int64_t targets; /* that its loss is divided by */
-    int report; /* for optimizer_await() */
-} Flight;
-
-typedef struct Run {
-    Start start;
-    const Kernels *k;
-    Model model;
-    Optimizer optimizer;
-    ShardSet train_set;
-    Loader *loader;
-    Feed feed;
-    Step stepper;
-    bool validates;
-    Validator validator;
-    Tokenizer tokenizer;
-    Telemetry *telemetry; /* NULL without --stats-every */
-    Sync sync;
-    TokenBytes table; /* of samples on the way */
-    Log log;
-    Summary summary;
-    Waiting waiting;
-    int64_t step;       /* finished updates, whose outcome has been read */
-    Flight flight;      /* the one after them */
-    double landed;      /* when the outcome of the last one was read */
-    uint32_t skips_in_a_row;
-    Progress resumed;   /* what the checkpoint said */
-    char *train_print, *val_print; /* fingerprints of the data, as checkpoints keep them */
-    char *changes;      /* what differs from its run, for people; NULL: nothing */
-    double first_loss, last_loss;
-    char last_checkpoint[CHECKPOINT_PATH];
-    double started;
-} Run;
-
-/* ------------------------------------------------------------------------------------------------------
- * Setting up
- * ---------------------------------------------------------------------------------------------------- */
-
-static void load_weights(Run *run) {
-    const Config *c = &run->start.config;
-    Model *model = &run->model;
-    Error error = {0};
-    if (run->start.resume_from[0]) {
-        Optimizer *optimizer = model->train && !c->probe ? &run->optimizer : NULL;
-        check(checkpoint_load(run->start.resume_from, c, model, optimizer, &run->resumed, &error), "%s", error.text);
-        run->step = run->resumed.step;
-    } else if (c->init_from) {
-        check(pretrained_load(model, run->start.init_from.weights, &error), "--init-from %s", error.text);
-        model_refresh(model);
-    } else {
-        size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
-        void *arena = must_calloc(1, bytes, "initial weights");
-        params_init(&model->params, c, model->k->accum, arena);
-        model_load(model, arena);
-        model_refresh(model);
-        free(arena);
-    }
-}
-
-/* A checkpoint beyond this run's step would be taken for its own: --keep and --resume auto go by the step. (What
- * --resume auto has passed over is no checkpoint.) */
-static bool fits_into_out(const Run *run, Error *error) {
-    const char *out = run->start.config.out, *resume = run->start.config.resume;
-    if (resume && strcmp(resume, "auto") == 0) return true;
-    const int64_t step = out ? checkpoint_newest_step(out) : -1;
-    if (step > run->step)
-        return error_set(error, "--out %s holds step_%08lld already, and this run is at step %lld: --resume auto goes on from it; else "
-                         "remove it, or take another directory", out, (long long)step, (long long)run->step);
-    return step < 0 || run->start.config.allow_change || checkpoint_stands_in(run->start.resume_from, out) ||
-           error_set(error, "--out %s holds checkpoints of a run of its own, and %s is none of them: --keep would drop them for this "
-                     "run's; take another directory, or give --allow-change", out, run->start.resume_from);
-}
-
-static void check_out(const Run *run) {
-    Error why;
-    if (!ranks_well(&run->start.ranks, run->k, fits_into_out(run, &why), &why))
-        ranks_end(&run->start.ranks, run->k, EXIT_USAGE, "%s", why.text);
-}
-
-static void open_model(Run *run, bool train) {
-    capacity_check(&run->start.config, run->k, &run->start.ranks, train);
-    model_create(&run->model, &run->start.config, run->k, train);
-    if (train) optimizer_create(&run->optimizer, &run->model);
-    ranks_work_begin(&run->start.ranks, run->k, run->start.config.timeout);
-    load_weights(run);
-    ranks_work_end();
-}
-
-static void open_training_data(Run *run) {
-    const Config *c = &run->start.config;
-    const Model *model = &run->model;
-    Error error = {0};
-    check(c->train_data, "--train-data is missing: shards to train on, as data/prepare.py writes them; "
-                         "`make demo` makes some, --smoke needs none");
-    check(mixture_open(&run->train_set, c->train_data, &error), "--train-data: %s", error.text);
-    LoaderConfig config = {.set = &run->train_set,
-                           .B = (size_t)model->B,
-                           .T = (size_t)model->T,
-                           .micro_steps = (uint64_t)c->micro_steps,
-                           .rank = (uint64_t)c->rank,
-                           .n_ranks = (uint64_t)c->ranks,
-                           .seed = (uint64_t)c->seed,
-                           .first_step = (uint64_t)run->step,
-                           .vocab = (uint32_t)model->V,
-                           .shuffle = true,
-                           .tells = c->rank == 0};
-    check(documents_of(&config.documents, c, &run->train_set, &error), "--train-data: %s", error.text);
-    run->loader = loader_create(&config, &error);
-    check(run->loader, "--train-data: %s", error.text);
-    feed_create(&run->feed, &run->model);
-}
-
-static void close_training_data(Run *run) {
-    loader_destroy(run->loader);
-    shard_set_close(&run->train_set);
-    feed_destroy(&run->feed);
-}
 
 static Progress progress(const Run *run) {
     const Config *c = &run->start.config;
@@ -181,15 +38,6 @@ static Progress progress(const Run *run) {
                       .val_data = run->val_print,
                       .companions = &run->tokenizer.files,
                       .doubtful = run->skips_in_a_row > 0};
-}
-
-static char *print_of(const ShardSet *set, const char *flag) {
-    Fingerprint print;
-    Error error = {0};
-    check(fingerprint_take(set, &print, &error), "--%s: %s", flag, error.text);
-    char *text = fingerprint_text(&print);
-    fingerprint_free(&print);
-    return text;
 }
 
 /* The step alone says where the data go on: other data, or other batches, are another order. */
@@ -208,11 +56,6 @@ static void compare_runs(Run *run, cJSON *event) {
     run->changes = resume_compare(&(Resume){.from = run->start.resume_from, .theirs = &run->start.theirs, .ours = &run->start.config,
                                             .then = &run->resumed, .now = &now, .train_set = &run->train_set,
                                             .val_set = run->validates ? &run->validator.set : NULL}, event);
-}
-
-static bool next_batch(Run *run, const struct FeedSlot *into, Error *error) {
-    return loader_next(run->loader, &(Batch){.tokens = into->tokens, .targets = into->targets,
-                                             .document_start = into->document_start, .position = into->position}, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -416,16 +259,6 @@ static void validate(Run *run) {
     end_diverged(run, why);
 }
 
-/* The bytes of tokens as their set, or else the weights', have them. */
-static void open_validation(Run *run) {
-    TokenBytes table;
-    Error error = {0};
-    validator_create(&run->validator, &run->model);
-    check(generate_table(&table, &run->start, &run->validator.set, &error), "--val-data: %s", error.text);
-    validator_know_bytes(&run->validator, &table);
-    token_bytes_free(&table);
-}
-
 /* All ranks gather them, rank 0 looks at them. */
 static void watch_masters(Run *run, void (*look)(Telemetry *, const Accum *)) {
     const Accum *masters = optimizer_masters(&run->optimizer);
@@ -458,7 +291,7 @@ static void launch(Run *run, int64_t step, Flight *flight) {
     optimizer_begin(&run->optimizer, &inputs);
     for (int64_t micro = 0; micro < c->micro_steps; micro++) {
         Error error = {0};
-        if (!next_batch(run, feed_open(&run->feed), &error)) end_without_data(run, "--train-data", error.text);
+        if (!run_next_batch(run, feed_open(&run->feed), &error)) end_without_data(run, "--train-data", error.text);
         feed_send(&run->feed);
         step_micro(&run->stepper, micro + 1 == c->micro_steps);
     }
@@ -535,7 +368,7 @@ static void loop(Run *run) {
 }
 
 /* ------------------------------------------------------------------------------------------------------
- * Modes
+ * The run
  * ---------------------------------------------------------------------------------------------------- */
 
 /* What a run that keeps nothing says is all there is of it. */
@@ -564,20 +397,20 @@ static void begin_summary(Run *run, bool other_val_data) {
 static void train(Run *run) {
     const Config *c = &run->start.config;
     tokenizer_check_vocabulary(c, run->start.resume_from[0] != '\0', true);
-    open_model(run, true);
+    run_open_model(run, true);
     if (is_at_its_end(run)) {
         optimizer_destroy(&run->optimizer);
         return;
     }
-    check_out(run);
-    open_training_data(run);
+    run_check_out(run);
+    run_open_training_data(run);
     run->validates = c->val_data != NULL;
-    if (run->validates) open_validation(run);
+    if (run->validates) run_open_validation(run);
     const Origin origin = {.resume_from = run->start.resume_from, .weights = run->start.init_from.weights};
     tokenizer_open(&run->tokenizer, c, &origin, &run->train_set, run->validates ? &run->validator.set : NULL, c->out && c->rank == 0);
     open_table(run);
-    run->train_print = print_of(&run->train_set, "train-data");
-    if (run->validates) run->val_print = print_of(&run->validator.set, "val-data");
+    run->train_print = run_print_of(&run->train_set, "train-data");
+    if (run->validates) run->val_print = run_print_of(&run->validator.set, "val-data");
     cJSON *event = cJSON_CreateObject();
     compare_runs(run, event);
     compare_data(run);
@@ -601,7 +434,7 @@ static void train(Run *run) {
     loop(run);
     log_close(&run->log);
     summary_free(&run->summary);
-    close_training_data(run);
+    run_close_training_data(run);
     if (run->validates) validator_destroy(&run->validator);
     tokenizer_close(&run->tokenizer);
     telemetry_destroy(run->telemetry);
@@ -613,110 +446,6 @@ static void train(Run *run) {
     progress_free(&run->resumed);
     check_told(run);
     if (c->smoke) smoke_finish(c, run->first_loss, run->last_loss);
-}
-
-static void need_weights(const Run *run, const char *mode) {
-    check(run->start.resume_from[0] || run->start.config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
-}
-
-static void warn_line(void *unused, const char *line) {
-    (void)unused;
-    warn("%s", line);
-}
-
-/* That this is not the device that one might have expected, that nothing says the weights' model, or which flags do nothing: on stderr, as
- * stdout holds a mode's result and nothing else, and once nothing can be refused any more. (What trains says it among
- * its first lines.) */
-static void say_notice(const Run *run) {
-    char text[512];
-    if (device_notice()) warn("%s", device_notice());
-    if (run->start.init_from.weights[0] && init_from_notice(&run->start.init_from, text, sizeof text)) warn("%s", text);
-    needs_report(&run->start.config, run->start.argc, run->start.argv, warn_line, NULL);
-}
-
-static void evaluate(Run *run) {
-    need_weights(run, "--eval-only");
-    check(run->start.config.val_data, "--eval-only needs --val-data");
-    tokenizer_check_vocabulary(&run->start.config, run->start.resume_from[0] != '\0', false);
-    open_model(run, false);
-    open_validation(run);
-    tokenizer_check_validation(&run->start.config, &run->validator.set, run->resumed.train_data);
-    free(print_of(&run->validator.set, "val-data")); /* are these the shards that their list tells of? */
-    Validation found;
-    Error error = {0};
-    check(validator_run(&run->validator, &found, &error), "--val-data: %s", error.text);
-    say_notice(run);
-    cJSON_Delete(report_data(&run->start.config, &(ReportedData){.validator = &run->validator}, true));
-    printf("val loss %.6f nats/token over %lld tokens\nperplexity %.6g", found.loss, (long long)found.tokens,
-           validation_perplexity(&found));
-    if (found.bytes > 0) printf(", %.6f bits/byte over %.0f bytes", validation_bits_per_byte(&found), found.bytes);
-    printf("\n");
-    if (!isfinite(found.loss)) fail(EXIT_DIVERGED, "--eval-only: the loss is not finite: these weights have diverged");
-    validator_destroy(&run->validator);
-}
-
-/* Nobody's metrics but those of an --out that is named here. */
-static void ask(Run *run) {
-    const Start *start = &run->start;
-    need_weights(run, "--eval");
-    TokenBytes table;
-    Error error = {0};
-    check(generate_table(&table, start, NULL, &error), "--eval: %s", error.text);
-    char tokenizer[SHA256_HEX];
-    tokenizer_of_weights(&(Origin){.resume_from = start->resume_from, .weights = start->init_from.weights}, tokenizer);
-    Evaluation *evaluation = evaluation_open(&start->config, &table, tokenizer);
-    bool logs = config_peek(start->argc, start->argv, "out") != NULL;
-    open_model(run, false);
-    say_notice(run);
-    if (logs) log_open(&run->log, &start->config, 0, 0);
-    evaluation_run(evaluation, &run->model, logs ? &run->log : NULL, run->step);
-    if (logs) log_close(&run->log);
-    token_bytes_free(&table);
-}
-
-/* What a batch took, on stderr: stdout holds the texts. */
-static void say_cost(const DecodeCost *cost) {
-    char line[160] = "";
-    if (cost->new_seconds > 0)
-        snprintf(line, sizeof line, "; then %lld tokens at %.1f tokens/s", (long long)cost->new_tokens,
-                 (double)cost->new_tokens / cost->new_seconds);
-    warn("%lld tokens of prompts at %.1f tokens/s%s", (long long)cost->prompt_tokens,
-         (double)cost->prompt_tokens / cost->prompt_seconds, line);
-}
-
-static void print_generated(Run *run) {
-    Config *c = &run->start.config;
-    const char *flag = c->generate_file ? "--generate-file" : c->generate ? "--generate" : "--generate-tokens";
-    TokenBytes table;
-    Prompts prompts;
-    DecodeCost cost;
-    Error error = {0};
-    need_weights(run, flag);
-    check(generate_table(&table, &run->start, NULL, &error), "%s: %s", flag, error.text);
-    check(prompts_read(&prompts, c, &table, &error), "%s", error.text);
-    if ((size_t)c->batch_size > prompts.count) c->batch_size = (int64_t)prompts.count;
-    open_model(run, false);
-    say_notice(run);
-    if (!table.count) warn(GENERATE_NO_TABLE);
-    const bool good = c->generate_file ? generate_lines(&run->model, &table, &prompts, &cost, &error)
-                                       : generate_text(&run->model, &table, &prompts, &error);
-    if (!good) fail(EXIT_DIVERGED, "%s: %s", flag, error.text);
-    if (c->generate_file) say_cost(&cost);
-    prompts_free(&prompts);
-    token_bytes_free(&table);
-}
-
-static void probe(Run *run) {
-    Error error = {0};
-    check(probe_can_write(run->start.config.probe, &error), "--probe %s", error.text);
-    open_model(run, true);
-    open_training_data(run);
-    const struct FeedSlot *batch = feed_open(&run->feed);
-    check(next_batch(run, batch, &error), "--train-data: %s", error.text);
-    say_notice(run);
-    require(probe_write(&run->optimizer, batch, run->start.config.probe, &error), "--probe: %s", error.text);
-    close_training_data(run);
-    optimizer_destroy(&run->optimizer);
 }
 
 int main(int argc, char **argv) {
@@ -733,15 +462,15 @@ int main(int argc, char **argv) {
     run.k = device_open(&run.start.config);
     start_join(&run.start, run.k, &run.step);
     if (c->dry_run) {
-        needs_report(c, argc, argv, warn_line, NULL);
+        needs_report(c, argc, argv, modes_warn, NULL);
         report_plan(c, run.k);
         output_end();
         return EXIT_DONE;
     }
-    if (c->probe) probe(&run);
-    else if (config_generates(c)) print_generated(&run);
-    else if (c->eval_only) evaluate(&run);
-    else if (c->eval) ask(&run);
+    if (c->probe) modes_probe(&run);
+    else if (config_generates(c)) modes_generate(&run);
+    else if (c->eval_only) modes_evaluate(&run);
+    else if (c->eval) modes_ask(&run);
     else train(&run);
     model_destroy(&run.model);
     run.k->close();
