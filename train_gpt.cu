@@ -425,7 +425,7 @@ static void train(Run *run) {
     start_compare(&run->start, run->k, run->train_print, run->val_print);
     log_open(&run->log, c, model_flops_per_token(c, &run->model.params), info.peak_flops);
     flags_file_write(c);
-    begin_summary(run, cJSON_HasObjectItem(event, "val_data"));
+    begin_summary(run, cJSON_GetObjectItemCaseSensitive(event, "val_data") != NULL);
     if (run->start.resume_from[0]) memcpy(run->last_checkpoint, run->start.resume_from, sizeof run->start.resume_from);
     log_start(run, event);
     check_sync(run);

@@ -530,7 +530,7 @@ static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void
                 for (int layer = 0; layer < 2; layer++) {
                     const Param *p = params_find(&params, WANT[w].id, layer);
                     bool scalar = WANT[w].id == PARAM_NORM1_SCALAR || WANT[w].id == PARAM_INNER1_SCALAR;
-                    bool alpha = WANT[w].id == PARAM_SDD_Q || WANT[w].id == PARAM_SDD_CONTEXT || WANT[w].id == PARAM_SDD_MLP_OUT;
+                    bool alpha = WANT[w].id == PARAM_Q_ALPHA || WANT[w].id == PARAM_SDD_CONTEXT || WANT[w].id == PARAM_SDD_MLP_OUT;
                     bool decays = (where == 2 || where == (alpha ? 3 : 1)) &&
                                   (WANT[w].all || (dyt && scalar)); /* DyT's α is a vector like others */
                     assert_true(slots[p - params.list].weight_decay == (decays ? 0.3 : 0));

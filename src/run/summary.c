@@ -55,7 +55,7 @@ static void recall_line(Summary *s, const char *text) {
         if (event && is_event(line, "start")) s->count = 0;
         if (event && is_event(line, "resume")) {
             forget_from(s, step + 1);
-            if (cJSON_HasObjectItem(line, "val_data")) forget_validations(s);
+            if (cJSON_GetObjectItemCaseSensitive(line, "val_data")) forget_validations(s);
         }
     }
     cJSON_Delete(line);

@@ -115,6 +115,16 @@ cJSON *cJSON_DetachItemViaPointer(cJSON *parent, cJSON *item) {
     return item;
 }
 
+cJSON *cJSON_Duplicate(const cJSON *item, cJSON_bool recurse) {
+    cJSON *copy = create(item->type), *child;
+    copy->valuedouble = item->valuedouble;
+    if (item->valuestring) copy->valuestring = copy_text(item->valuestring, strlen(item->valuestring));
+    if (item->string) copy->string = copy_text(item->string, strlen(item->string));
+    if (recurse)
+        cJSON_ArrayForEach(child, item) cJSON_AddItemToArray(copy, cJSON_Duplicate(child, recurse));
+    return copy;
+}
+
 cJSON *cJSON_CreateStringArray(const char *const *texts, int count) {
     cJSON *array = cJSON_CreateArray();
     for (int i = 0; i < count; i++) cJSON_AddItemToArray(array, cJSON_CreateString(texts[i]));

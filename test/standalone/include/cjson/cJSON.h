@@ -47,6 +47,7 @@ cJSON *cJSON_AddNullToObject(cJSON *object, const char *name);
 cJSON *cJSON_AddRawToObject(cJSON *object, const char *name, const char *text);
 cJSON *cJSON_AddObjectToObject(cJSON *object, const char *name);
 cJSON *cJSON_AddArrayToObject(cJSON *object, const char *name);
+cJSON *cJSON_Duplicate(const cJSON *item, cJSON_bool recurse);
 cJSON *cJSON_DetachItemViaPointer(cJSON *parent, cJSON *item);
 
 int cJSON_GetArraySize(const cJSON *array);
