@@ -72,13 +72,12 @@ static void recall(Summary *s, const char *path) {
         if (fd >= 0) close(fd);
         return;
     }
-    char *line = must_malloc(LINE_SIZE, "a line of metrics.jsonl");
-    for (bool begins = true; fgets(line, LINE_SIZE, file);) {
+    char line[LINE_SIZE];
+    for (bool begins = true; fgets(line, sizeof line, file);) {
         char *end = strchr(line, '\n');
         if (begins && end) recall_line(s, line);
         begins = end != NULL;
     }
-    free(line);
     fclose(file);
 }
 
