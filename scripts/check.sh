@@ -53,13 +53,11 @@ has_modules() {
     "$python" -c "import ${modules// /, }" 2>/dev/null
 }
 
-# install_modules NAME…: into build/venv, which sees what Debian's python3 has from apt.
+# install_modules NAME…: into build/venv, which sees what python3 has already.
 install_modules() {
-    local site=
     echo "Installing $* for $(command -v python3) into build/venv …"
     mkdir -p build
-    ! python_of_debian || site=--system-site-packages
-    [ -e build/venv/bin/python3 ] || python3 -m venv $site build/venv >/dev/null 2>&1 || return
+    [ -e build/venv/bin/python3 ] || python3 -m venv --system-site-packages build/venv >/dev/null 2>&1 || return
     build/venv/bin/python3 -m pip install -q "$@" || return
     export PATH="$PWD/build/venv/bin:$PATH"
     hash -r
