@@ -103,6 +103,6 @@ def step_directory(out, step):
 def flags_of_the_table():
     """(kind, name) of every row in src/settings/flags.c."""
     with open(os.path.join(ROOT, "src", "settings", "flags.c"), encoding="utf-8") as file:
-        rows = re.findall(r'^ +(INT|REAL|TEXT|PROMPT|CHOICE|MODE)\("([a-z0-9-]+)"', file.read(), re.MULTILINE)
+        rows = re.findall(r'^ +(INT|REAL|TEXT|PROMPT|CHOICE|SET|MODE)\("([a-z0-9-]+)"', file.read(), re.MULTILINE)
     assert len(rows) > 50
     return rows

@@ -480,10 +480,10 @@ def test_validation_data_that_change_end_the_run_with_a_checkpoint(base, out, tm
 
 def test_a_shard_that_cannot_be_read_is_named_with_the_byte(base, fault, data, out):
     folder = os.path.dirname(data[1])
-    setting = {"CALLS": "pread", "PATH": folder, "AT": 9, "TIMES": 0, "DO": "fail:5"}
-    error = run(*base[0], "--out", out, code=2, env=fault(**setting)).stderr
+    setting = {"CALLS": "pread", "PATH": folder, "AT": 45, "TIMES": 0, "DO": "fail:5"}  # about 20 are read ahead at the start
+    error = run(*base[0], "--steps", 40, "--out", out, code=2, env=fault(**setting)).stderr
     assert re.search(rf"{folder}/\d\.bin: byte \d+: cannot read: {os.strerror(5)}", error)
-    assert len(checkpoints(out)) <= 4 and (not checkpoints(out) or step_directory(out, checkpoints(out)[-1]) in error)
+    assert 1 <= len(checkpoints(out)) <= 40 and step_directory(out, checkpoints(out)[-1]) in error
 
 
 def test_another_place_in_the_data_on_resume_is_said(base, out, tmp_path):

@@ -330,12 +330,14 @@ def test_metrics_have_the_documented_fields(trained):
         assert line["mfu"] is None  # the peak of a CPU is not known
     assert train[0]["loss"] == pytest.approx(math.log(256), abs=0.1)  # nats per token, of uniform guesses
     assert [line["step"] for line in val] == [2, 4, 6]
-    assert all(set(line) == {"type", "step", "loss", "tokens"} and line["tokens"] == 43 * 16 for line in val)
+    told = {"type", "step", "loss", "tokens", "perplexity", "bits_per_byte", "bytes"}
+    assert all(set(line) == told and line["tokens"] == line["bytes"] == 43 * 16 for line in val)
     assert [line["event"] for line in events] == ["start", "checkpoint", "checkpoint", "end"]
     start = events[0]
     assert {"version", "kernels", "device", "parameters", "flags"} <= set(start)
     settings = {name for kind, name in flags_of_the_table() if kind not in ("MODE", "PROMPT")}
-    unset = {"preset", "init-from", "config", "resume", "probe", "ranks", "rendezvous"}
+    unset = {"preset", "init-from", "config", "resume", "probe", "ranks", "rendezvous", "eval", "eval-out", "generate-file",
+             "generate-tokens"}
     assert set(start["flags"]) == settings - unset
     assert (
         start["flags"]["n-layer"] == 2 and start["flags"]["lr"] == 1e-3 and start["flags"]["dtype"] == "fp32"

@@ -75,12 +75,15 @@ static void read_flags(Start *start) {
     if (c->smoke) smoke_prepare(c);
     if (c->generate_file && !config_asks(argc, argv, "batch-size")) c->batch_size = GENERATE_AT_ONCE;
     else if (config_generates(c) && !c->generate_file) c->batch_size = 1;
+    /* A mode takes batches of its own, whatever its run's update was: before and after what follows from the run's flags. */
+    const bool updates = !(config_generates(c) || c->eval || c->eval_only);
+    if (!updates) c->total_batch_tokens = AUTO_INT;
     if (start->resume_from[0]) {
         config_read_base(&start->theirs, base);
         if (c->vocab_size == AUTO_INT) c->vocab_size = start->theirs.vocab_size; /* whatever the data are now */
         config_follow(c, &start->theirs);
     }
-    if (config_generates(c) || c->eval || c->eval_only) c->total_batch_tokens = AUTO_INT;
+    if (!updates) c->total_batch_tokens = AUTO_INT;
     tokenizer_settle_vocabulary(c);
     config_resolve(c, c->plan_ranks ? (int)c->plan_ranks : start->ranks.count);
     c->rank = start->ranks.rank;
