@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from program import PROGRAM, ROOT, SMALL, environment, refused, run, sentences, write_shard
+from program import PROGRAM, ROOT, SMALL, environment, refused, run, sentences, without_notice, write_shard
 from tensors import write_token_bytes
 from test_output import on_terminal
 
@@ -56,7 +56,7 @@ def generate(model, *arguments, raw=False):
     done = subprocess.run([PROGRAM, "--init-from", str(model), *map(str, arguments)], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, env=environment(), check=False, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
-    return done.stdout if raw else done.stdout.decode(), done.stderr.decode()
+    return done.stdout if raw else done.stdout.decode(), without_notice(done.stderr.decode())
 
 
 def ids_of(model, prompt, *arguments):
