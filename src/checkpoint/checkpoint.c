@@ -92,7 +92,7 @@ static bool find_newest(const char *directory, int64_t before, ManifestCheck how
     int later = 0;
     while (later < count && steps[later] >= before) later++;
     count -= later;
-    memmove(steps, steps + later, (size_t)count * sizeof *steps);
+    if (count > 0) memmove(steps, steps + later, (size_t)count * sizeof *steps);
     Error *reasons = must_calloc((size_t)count, sizeof *reasons, "a list of checkpoints");
     bool found = false;
     for (; !found && passed < count; passed += !found) {

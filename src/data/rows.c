@@ -72,16 +72,18 @@ static void tell(Clock *clock, uint64_t more) {
 /* Documents of a shard of which only the tokens tell. */
 static bool read_shard(Search *s, ShardReader *reader, size_t shard, uint64_t n_tokens, uint32_t end, uint32_t vocab, Clock *clock,
                        Error *error) {
-    static _Thread_local uint32_t tokens[CHUNK];
-    for (uint64_t first = 0; first < n_tokens; first += CHUNK) {
+    uint32_t *tokens = must_malloc(CHUNK * sizeof *tokens, "looking for the ends of documents");
+    bool good = true;
+    for (uint64_t first = 0; good && first < n_tokens; first += CHUNK) {
         const size_t count = n_tokens - first < CHUNK ? (size_t)(n_tokens - first) : CHUNK;
-        if (!shard_read(reader, shard, first, count, vocab, tokens, error)) return false;
-        for (size_t i = 0; i < count; i++)
+        good = shard_read(reader, shard, first, count, vocab, tokens, error);
+        for (size_t i = 0; good && i < count; i++)
             if (tokens[i] == end) add_document(s, first + i + 1 - s->at);
         tell(clock, count);
     }
-    if (s->at < n_tokens) add_document(s, n_tokens - s->at);
-    return true;
+    free(tokens);
+    if (good && s->at < n_tokens) add_document(s, n_tokens - s->at);
+    return good;
 }
 
 static bool find_in_shards(Search *s, const ShardSet *set, const Documents *documents, uint32_t vocab, bool tells, Error *error) {
