@@ -67,12 +67,14 @@ QUICK += test/test_rooms.py test/test_floors.py
 PROGRAMS  := $(TESTS) $(addprefix $(BUILD)/test_,emu host_path race)
 SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out %/test_gradients %/test_host_path %/test_race,$(PROGRAMS)))
 # Alone: what uses every core by itself, or is there to use them, or compares times.
-TEST_ALONE  := $(addprefix $(BUILD)/test_,model ops gradients) test/test_emulated_losses.py test/test_gpu_check.py $(FUZZING)
+TEST_ALONE  := $(BUILD)/test_model test/test_emulated_losses.py test/test_gpu_check.py $(FUZZING)
 # As many at once as there are cores, one thread each: what takes longest first.
-LONG        := test/test_races.py test/test_faults.py test/test_training.py
-SANITIZED_OPS := build/asan/test_ops
-TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) "$(SANITIZED_OPS) test --implementation cpu/f32" \
-               $(filter-out $(SANITIZED_OPS),$(SANITIZED)) $(REPLAYS)
+LONG        := test/test_races.py $(BUILD)/test_ops test/test_faults.py test/test_training.py
+# Samples of what is slow under sanitizers; whole in test-all.
+SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules
+SANITIZED_PART  := "build/asan/test_ops test --implementation cpu/f32" "VARIANTS_EVERY=7 build/asan/test_variant_rules"
+TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
+               $(filter-out $(SANITIZED_WHOLE),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 
 # --------------------------------------------------------------------------------------------------------------- hf
@@ -87,6 +89,6 @@ HF          := $(wildcard test/hf/test_*.py)
 OPS_EMU     := test_ops_emu test --implementation cuda
 EVERY_ORDER := $(foreach seed,1 2 3,$(foreach type,f32 bf16,"EMU_SEED=$(seed) $(BUILD)/$(OPS_EMU)/$(type)"))
 ALL_ALONE   := $(filter-out $(FUZZING),$(TEST_ALONE)) $(FUZZING_LONG)
-ALL_PAIRED  := $(TEST_PAIRED) $(SANITIZED_OPS) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
+ALL_PAIRED  := $(TEST_PAIRED) $(SANITIZED_WHOLE) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
                build/asan/test_host_path
 ALL         := $(ALL_PAIRED) $(ALL_ALONE)

@@ -59,7 +59,7 @@ $(BUILD)/replay_%: $(BUILD)/test/fuzz/fuzz_%.o $(patsubst %.c,$(BUILD)/%.o,test/
 
 REPLAY       := $(patsubst %,build/asan/replay_%,$(FUZZ_NAMES))
 # A look for each change; as long as `make fuzz` in `make test-all`.
-FUZZING      := "$(PYTHON) test/fuzz/fuzz.py --seconds 10 $(FUZZ_NAMES)"
+FUZZING      := "$(PYTHON) test/fuzz/fuzz.py --seconds 5 $(FUZZ_NAMES)"
 FUZZING_LONG := "$(PYTHON) test/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_NAMES)"
 
 .PHONY: fuzz fuzz-build
