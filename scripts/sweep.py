@@ -6,13 +6,15 @@
     scripts/sweep.py --out out/my --variant 'pre: placement=pre' --variant 'lns: placement=lns' \\
         --baseline pre --flag preset=tiny --flag steps=500 --train-data 'data/b_train_*.bin'
     scripts/sweep.py --out out/my                go on with the sweep that is there
+    scripts/sweep.py gpas --out out/tuned … --tune lr=1e-3,2e-3,4e-3 --seeds 1,2,3
+                                                 each variant at its own best learning rate, compared seed by seed
 
 Called again, it skips the runs that are done, resumes those that were cut, and tries again those that failed.
 A run that diverged is a result. Ctrl-C lets the runs write their checkpoints first.
 """
-import argparse
 import fnmatch
 import glob
+import math
 import os
 import re
 import shlex
@@ -20,112 +22,11 @@ import subprocess
 import sys
 
 from sweeps import grid as grids
-from sweeps import jobs, metrics, slurm, table
+from sweeps import jobs, metrics, options, slurm, table, tuned_table, tuning
 from sweeps.grid import Failure
+from sweeps.rounds import Rounds
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise Failure("%s (see --help)" % " ".join(message.split()))
-
-
-def positive(text):
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
-        raise argparse.ArgumentTypeError("'%s' is not a number from 1 to 99999" % text)
-    return int(text)
-
-
-def describe_grids():
-    lines = ["ready-made grids (a file of your own: scripts/sweeps/README.md):"]
-    for name, path in grids.ready_made().items():
-        grid = grids.read(path)
-        lines.append("  %-11s %3d runs: %s" % (name, len(grids.expand(grid).runs), grid.about))
-    lines += [
-        "",
-        "exit codes: 0 every run has a result, 1 some have none yet, 2 bad usage or input, 130 Ctrl-C",
-    ]
-    return "\n".join(lines)
-
-
-def parse_arguments(arguments):
-    parser = Parser(
-        prog="sweep.py",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        description=__doc__,
-        epilog="",
-    )
-    parser.add_argument("grid", nargs="?", help="a grid's file, or the name of a ready-made one")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the sweep's directory: a directory a run, table, plots"
-    )
-    what = parser.add_argument_group("what is run")
-    what.add_argument("--train-data", metavar="GLOB", help="the same as --flag train-data=GLOB")
-    what.add_argument("--val-data", metavar="GLOB", help="the same as --flag val-data=GLOB")
-    what.add_argument(
-        "--flag",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a flag of train_gpt for every run; x5 multiplies the grid's value, nothing takes it away",
-    )
-    what.add_argument(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="NAME=A,B",
-        dest="axes",
-        help="a flag with several values",
-    )
-    what.add_argument(
-        "--variant", action="append", default=[], metavar="'NAME: FLAG=VALUE …'", help="one more variant"
-    )
-    what.add_argument("--baseline", metavar="NAME", help="the point that the others' time is compared with")
-    what.add_argument(
-        "--diverged-above",
-        metavar="X",
-        help="a run that ends over this loss has diverged (default: 1.1 times its own first loss)",
-    )
-    what.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="only runs whose name, or one of whose points, fits: --only 'pre*' --only lr=0.001",
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--jobs",
-        type=positive,
-        metavar="N",
-        help="runs at a time (default: cores / threads; on a GPU give 1)",
-    )
-    how.add_argument("--threads", type=positive, default=1, metavar="N", help="threads a run (default 1)")
-    how.add_argument(
-        "--program", metavar="PATH", help="default: train_gpt beside scripts/, or what TRAIN_GPT names"
-    )
-    instead = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
-    instead.add_argument("--list", action="store_true", help="the runs and where each one stands")
-    instead.add_argument("--report", action="store_true", help="table and plots of what is there")
-    instead.add_argument(
-        "--slurm", metavar="FILE", help="write a Slurm array script of what is not done; --jobs limits it"
-    )
-    instead.add_argument(
-        "--run", metavar="NAME", help="this run only, no table: what a task of the array calls"
-    )
-    how.add_argument("--no-plots", action="store_true", help="only the table")
-    parser.add_argument(
-        "--sbatch",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="a line for the script: --sbatch=--time=4:00:00 --sbatch=--gres=gpu:1",
-    )
-    if {"-h", "--help"} & set(arguments):
-        parser.epilog = describe_grids()
-    return parser.parse_args(arguments)
 
 
 # --------------------------------------------------------------------------------------------------- the plan
@@ -138,17 +39,68 @@ def pair(text, option):
     return name, value
 
 
+def says_what(chosen):
+    """Whether the command line says what to run; else the directory does."""
+    return bool(chosen.grid or chosen.flag or chosen.axes or chosen.variant or chosen.train_data or chosen.val_data
+                or chosen.tune or chosen.seeds)  # fmt: skip
+
+
 def make_plan(chosen):
-    """From a grid and the command line, or, if that says nothing of what to run, from the directory."""
-    if chosen.grid or chosen.flag or chosen.axes or chosen.variant or chosen.train_data or chosen.val_data:
-        plan = grids.expand(make_grid(chosen))
+    """(Plan, Rounds or None), from a grid and the command line, or from what the directory says. Of a sweep that tunes the plan
+    is what is known so far."""
+    if says_what(chosen):
+        grid, refused = make_grid(chosen), refused_before(chosen.out)
     else:
         plan = grids.read_plan(chosen.out)
+        if not plan.tune:
+            return finish_plan(plan, chosen), None
+        grid, refused = tuning.from_record(plan, os.path.join(chosen.out, grids.PLAN))
+    if grid.tune:
+        return make_tuned(grid, refused, chosen)
+    return finish_plan(grids.expand(grid), chosen), None
+
+
+def refused_before(out):
+    """What the program did not take when this sweep was here last: --report does not ask it."""
+    try:
+        plan = grids.read_plan(out)
+        return tuning.from_record(plan, out)[1] if plan.tune else {}
+    except Failure:
+        return {}
+
+
+def finish_plan(plan, chosen):
+    """What the command line says over an ordinary plan."""
+    refuse_options_of_tuning(chosen)
     plan.baseline = chosen.baseline or plan.baseline
     plan.check_baseline()
     if chosen.diverged_above is not None:
         plan.diverged_above = grids.read_number(chosen.diverged_above, "--diverged-above")
     return plan
+
+
+def refuse_options_of_tuning(chosen):
+    for option in ("tune_seed", "widen"):
+        if getattr(chosen, option) is not None:
+            raise Failure("--%s: nothing is tuned: give --tune" % option.replace("_", "-"))
+
+
+def make_tuned(grid, refused, chosen):
+    """(Plan, Rounds) as make_plan says."""
+    grid.baseline = chosen.baseline or grid.baseline
+    if chosen.diverged_above is not None:
+        grid.diverged_above = grids.read_number(chosen.diverged_above, "--diverged-above")
+    if chosen.tune_seed is not None:
+        grid.tune_seed = grids.check_value("seed", chosen.tune_seed, "--tune-seed")
+    if chosen.widen is not None:
+        grid.widen = grids.read_widen(chosen.widen, "--widen")
+    rounds = Rounds(tuning.Tuning(grid, refused), chosen.out)
+    plan = rounds.plan
+    plan.check_baseline()
+    axis = grids.baseline_of(plan.baseline, plan.points())[0] if plan.baseline else None
+    if axis in (rounds.tuning.flag, "seed"):
+        raise Failure("baseline %s: %s is what is tuned or repeated, not compared" % (plan.baseline, axis))
+    return plan, rounds
 
 
 def make_grid(chosen):
@@ -163,29 +115,36 @@ def make_grid(chosen):
         grids.set_flag(grid, *pair(text, "--flag"), "--flag")
     for text in chosen.axes:
         grids.set_axis(grid, *pair(text, "--grid"), "--grid")
+    if chosen.seeds:
+        grids.set_axis(grid, "seed", chosen.seeds, "--seeds")
+    if chosen.tune:
+        grids.set_tune(grid, *pair(chosen.tune, "--tune"), "--tune")
     for text in chosen.variant:
         grids.add_variant(grid, text)
     return grid
 
 
+def fits(run, patterns):
+    """Whether one of the patterns of --only fits a run, or there is none."""
+    names = [run.name, *run.labels.values(), *("%s=%s" % item for item in run.labels.items())]
+    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
 def narrow(plan, patterns):
     """The plan of those runs that a pattern fits."""
-
-    def fits(run):
-        names = [run.name, *run.labels.values(), *("%s=%s" % item for item in run.labels.items())]
-        return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-    kept = [run for run in plan.runs if fits(run)]
+    kept = [run for run in plan.runs if fits(run, patterns)]
     if not kept:
         raise Failure("--only %s: no run fits; there is %s" % (" ".join(patterns), plan.runs[0].name))
     return grids.Plan(plan.name, plan.about, plan.baseline, plan.diverged_above, plan.axes, kept)
 
 
-def check_data(runs):
+def check_data(runs, tuned):
     """Before anything starts: every glob finds something."""
     for run in runs:
         if "train-data" not in run.flags:
             raise Failure("there is no training data: give --train-data GLOB (data/prepare.py makes shards)")
+        if tuned and "val-data" not in run.flags:
+            raise Failure("tuning goes by the validation loss: give --val-data GLOB")
         for flag in ("train-data", "val-data"):
             if flag in run.flags and not glob.glob(run.flags[flag]):
                 raise Failure("--%s %s: no such file" % (flag, run.flags[flag]))
@@ -198,17 +157,29 @@ def find_program(chosen):
     return path
 
 
-def try_flags(runs, program):
-    """Asks the program about each run's flags.
+class Asked:
+    """What the program's --dry-run says of a run: tokens of an update, updates, parameters; None where it does not say."""
 
-    Returns {name: cost of a step}, parameters times tokens, for the ETA.
-    """
-    costs, known = {}, {}
+    PATTERNS = {"tokens": r"^batch: (\d+) tokens", "updates": r"; (\d+) updates,", "parameters": r"^parameters: (\d+)$"}
+
+    def __init__(self, text):
+        for name, pattern in self.PATTERNS.items():
+            found = re.search(pattern, text, re.MULTILINE)
+            setattr(self, name, int(found.group(1)) if found else None)
+
+    def cost(self):
+        """Work of an update, for the ETA."""
+        return float(self.parameters) * self.tokens if self.parameters and self.tokens else 1.0
+
+
+def ask_program(runs, program, *more):
+    """{name: Asked} of each run's flags and `more`; a Failure if the program does not take them."""
+    asked, known = {}, {}
     for run in runs:
         flags = tuple("--%s=%s" % item for item in run.flags.items() if item[0] != "seed")
         if flags not in known:
             done = subprocess.run(
-                [program, "--dry-run", "--out=" + run.name, *flags],  # which makes nothing there
+                [program, "--dry-run", "--out=" + run.name, *more, *flags],  # which makes nothing there
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 stdin=subprocess.DEVNULL,
@@ -217,14 +188,9 @@ def try_flags(runs, program):
             if done.returncode:
                 said = done.stderr.decode(errors="replace").splitlines() or ["exit %d" % done.returncode]
                 raise Failure("%s: %s" % (run.name, said[-1]))
-            text = done.stdout.decode(errors="replace")
-            numbers = [
-                re.search(pattern, text, re.MULTILINE)
-                for pattern in (r"^parameters: (\d+)$", r"^batch: (\d+) tokens")
-            ]
-            known[flags] = float(numbers[0].group(1)) * float(numbers[1].group(1)) if all(numbers) else 1.0
-        costs[run.name] = known[flags]
-    return costs
+            known[flags] = Asked(done.stdout.decode(errors="replace"))
+        asked[run.name] = known[flags]
+    return asked
 
 
 # ----------------------------------------------------------------------------------------------- what is done
@@ -237,19 +203,44 @@ def read_results(plan, out):
 def report(plan, results, failed, chosen):
     """Table and plots; says where they are."""
     paths, rows = table.write(plan, results, failed, chosen.out)
-    if any(result.train for result in results.values()) and not chosen.no_plots:
-        try:
-            from sweeps import plots
-        except ImportError:
-            print("No plots: matplotlib is not installed (python3-matplotlib).")
-        else:
-            drawn, notes = plots.draw(plan, rows, chosen.out)
-            paths += drawn
-            print("".join(note + "\n" for note in notes), end="")
+    say_written(paths + draw(plan, rows, results, chosen), results)
+
+
+def draw(plan, rows, results, chosen, *more):
+    """The plots of a plan's rows, and before them those of a comparison, `more` (Tuning, Plan, rows); says what is left out."""
+    if chosen.no_plots or not any(result.train for result in results.values()):
+        return []
+    try:
+        from sweeps import plots, tuned_plots
+    except ImportError:
+        print("No plots: matplotlib is not installed (python3-matplotlib).")
+        return []
+    drawn, notes = plots.draw(plan, rows, chosen.out)
+    for what in more:
+        paths, said = tuned_plots.draw(*what, chosen.out)
+        drawn, notes = paths + drawn, said + notes
+    print("".join(note + "\n" for note in notes), end="")
+    return drawn
+
+
+def say_written(paths, results):
     print("Wrote %s" % " ".join(paths))
     broken = sum(len(result.broken_lines) for result in results.values())
     if broken:
         print("%d lines of metrics could not be read and are left out" % broken)
+
+
+def report_tuned(rounds, chosen):
+    """The comparison, and table and plots of each setting at its best."""
+    rounds.look()
+    tuned, results = rounds.tuning, rounds.results
+    best = tuned.plan_of_best(rounds.studies)
+    rows, judged = tuned_table.rows_of(tuned, rounds.plan, rounds.studies, rounds.loss)
+    tuned_table.say(tuned, rounds.plan, rows, judged)
+    paths = tuned_table.write(tuned, rounds.plan, rows, judged, results, chosen.out)
+    more, rows_of_best = table.write(best, results, rounds.failed, chosen.out, rounds.plan)
+    drawn = draw(best, rows_of_best, results, chosen, (tuned, rounds.plan, rows))
+    say_written(paths + more + drawn, results)
 
 
 def list_runs(plan, results):
@@ -257,6 +248,42 @@ def list_runs(plan, results):
         result = results[run.name]
         place = "%d/%s" % (result.step, result.steps) if result.state != "new" else ""
         print("%-9s %-12s %s" % (result.state, place, run.name))
+
+
+def clock(seconds):
+    return "%d h %02d min" % (seconds // 3600, seconds // 60 % 60) if seconds >= 60 else "%d s" % seconds
+
+
+def say_how_long(plan, results, rounds, chosen):
+    """How many runs are left, and how long they take at so many tokens a second."""
+    speed = float(chosen.tokens_per_s)
+    left = [run for run in plan.runs if results[run.name].state in ("new", "cut")]
+    studies = [study for study in rounds.studies if any(fits(run, chosen.only) for run in study.every_run())] if rounds else []
+    firsts = [next(iter(study.runs.values())) for study in studies]  # as long as those that its study will add
+    more = [(run, *rounds.tuning.to_come(study)) for run, study in zip(firsts, studies)]
+    tokens = tokens_of(left + firsts, find_program(chosen))
+    work = sum(tokens[run.name] * (1 - results[run.name].step / (results[run.name].steps or math.inf)) for run in left)
+    jobs_at_once = chosen.jobs or max(1, jobs.usable_cores() // chosen.threads)
+    bounds = []
+    for which in (1, 2):
+        total = work + sum(tokens[entry[0].name] * entry[which] for entry in more)
+        bounds.append((len(left) + sum(entry[which] for entry in more), total, clock(total / speed / jobs_at_once)))
+    texts = ["%d runs, %.3g M tokens, %s" % (count, total / 1e6, time) for count, total, time in bounds]
+    print(
+        "To do: %s at %g tokens/s a run, %d at a time"
+        % (" to ".join(dict.fromkeys(texts)), speed, jobs_at_once)
+        + (" (the most if every grid is widened by %d values)" % rounds.tuning.widen if texts[0] != texts[1] else "")
+    )
+
+
+def tokens_of(runs, program):
+    """{name: tokens that a run trains on}"""
+    found = {}
+    for name, asked in ask_program(runs, program, "--val-data=none").items():  # the run's own comes after it, and wins
+        if not asked.tokens or asked.updates is None:
+            raise Failure("%s: %s --dry-run does not say how many tokens it trains on" % (name, program))
+        found[name] = asked.tokens * asked.updates
+    return found
 
 
 def write_slurm(plan, results, program, chosen):
@@ -294,52 +321,98 @@ def run_one(plan, program, chosen):
     return 0 if runner.is_result(runs[0]) else 1
 
 
-def run_all(plan, program, chosen):
+def make_runner(runs, todo, program, chosen):
+    """A Runner of `runs`, of which `todo` have no result."""
     every = jobs.usable_cores() // chosen.threads
+    costs = {name: asked.cost() for name, asked in ask_program(todo, program).items()}
+    return jobs.Runner(runs, program, chosen.out, chosen.jobs or max(1, every), chosen.threads, costs)
+
+
+def run_all(plan, program, chosen):
     pending = [
         run for run in plan.runs if metrics.read(os.path.join(chosen.out, run.name)).state in ("new", "cut")
     ]
-    runner = jobs.Runner(
-        plan.in_turn(),
-        program,
-        chosen.out,
-        chosen.jobs or max(1, every),
-        chosen.threads,
-        try_flags(pending, program),
-    )
+    runner = make_runner(plan.in_turn(), pending, program, chosen)
     print("%d runs, %d of them to do, %d at a time" % (len(plan.runs), len(pending), runner.jobs), flush=True)
     runner.run()
     report(plan, runner.results, runner.failed, chosen)
     missing = [run for run in plan.runs if not runner.is_result(run)]
-    for name, why in runner.failed.items():
+    return end(len(missing), len(plan.runs), runner.failed, runner.stopped_by, chosen)
+
+
+def end(missing, every, failed, stopped_by, chosen):
+    """The last lines, and the exit code."""
+    for name, why in failed.items():
         print("failed: %s: %s (%s)" % (name, why, os.path.join(chosen.out, name, jobs.OUTPUT)))
     if missing:
-        print(
-            "%d of %d runs have a result. To go on: %s"
-            % (len(plan.runs) - len(missing), len(plan.runs), shlex.join(sys.argv))
-        )
-    if runner.stopped_by:
-        return 128 + runner.stopped_by
+        print("%d of %d runs have a result. To go on: %s" % (every - missing, every, shlex.join(sys.argv)))
+    if stopped_by:
+        return 128 + stopped_by
     return 1 if missing else 0
 
 
+def next_round(rounds, program, chosen):
+    """The runs to start now; the plan that knows them is written."""
+    runs = rounds.next_round(lambda runs: ask_program(runs, program))
+    rounds.plan.write(chosen.out)
+    return [run for run in runs if fits(run, chosen.only)]
+
+
+def run_tuned(rounds, program, chosen):
+    """Round after round, until the results ask for nothing more."""
+    stopped_by = None
+    while not stopped_by:
+        runs = next_round(rounds, program, chosen)
+        if not runs:
+            break
+        runner = make_runner(runs, runs, program, chosen)
+        print("Tuning %s: %s; %d at a time" % (rounds.tuning.flag, rounds.in_words(runs), runner.jobs), flush=True)
+        runner.run()
+        rounds.take(runner)
+        stopped_by = runner.stopped_by
+    report_tuned(rounds, chosen)
+    return end(len(rounds.missing()), len(rounds.plan.runs), rounds.failed, stopped_by, chosen)
+
+
+def slurm_of_round(rounds, program, chosen):
+    """An array of what the results so far ask for."""
+    runs = next_round(rounds, program, chosen)
+    plan = rounds.plan
+    plan.runs = runs
+    write_slurm(plan, rounds.results, program, chosen)
+    print("That is %s. When they are done, the same command writes what comes next." % rounds.in_words(runs))
+
+
+def check_speed(chosen):
+    if chosen.tokens_per_s is None:
+        return
+    if not chosen.list:
+        raise Failure("--tokens-per-s says how long a sweep takes: give --list")
+    if not 0 < grids.read_number(chosen.tokens_per_s, "--tokens-per-s") < math.inf:
+        raise Failure("--tokens-per-s %s: expected a number above 0" % chosen.tokens_per_s)
+
+
 def sweep(arguments):
-    chosen = parse_arguments(arguments)
-    complete = make_plan(chosen)
+    chosen = options.parse(arguments, __doc__)
+    check_speed(chosen)
+    complete, rounds = make_plan(chosen)
     plan = narrow(complete, chosen.only) if chosen.only else complete
     if chosen.list:
-        return list_runs(plan, read_results(plan, chosen.out)) or 0
+        results = read_results(plan, chosen.out)
+        list_runs(plan, results)
+        return say_how_long(plan, results, rounds, chosen) or 0 if chosen.tokens_per_s else 0
     if chosen.report:
-        return report(plan, read_results(plan, chosen.out), {}, chosen) or 0
-    check_data(plan.runs)
+        return (report_tuned(rounds, chosen) if rounds else report(plan, read_results(plan, chosen.out), {}, chosen)) or 0
+    check_data(plan.runs, bool(rounds))
     program = find_program(chosen)
     if chosen.run:
         return run_one(plan, program, chosen)
     os.makedirs(chosen.out, exist_ok=True)
     complete.write(chosen.out)
     if chosen.slurm:
-        return write_slurm(plan, read_results(plan, chosen.out), program, chosen) or 0
-    return run_all(plan, program, chosen)
+        return (slurm_of_round(rounds, program, chosen) if rounds
+                else write_slurm(plan, read_results(plan, chosen.out), program, chosen)) or 0  # fmt: skip
+    return run_tuned(rounds, program, chosen) if rounds else run_all(plan, program, chosen)
 
 
 def main(arguments):

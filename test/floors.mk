@@ -39,6 +39,8 @@ QUICK += $(BUILD)/test_changes $(BUILD)/test_fingerprint
 # a run survives
 QUICK += "test/test_faults.py -k 'short or on_the_disk_before'" "test/test_resume.py -k 'fp64 or interrupt_ends'" \
          "test/test_bad_checkpoints.py -k truncated"
+# a comparison gives each variant its own best, and says how sure it is
+QUICK += test/test_tuning.py
 # what a run did is told, and passed on, as it was
 QUICK += "test/test_summary.py -k 'what_came or best_before'" "test/test_exporters.py -k 'records or lines or grouped'"
 # config.json says which model it is, both ways

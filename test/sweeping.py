@@ -109,3 +109,40 @@ def swept(tmp_path_factory, data):
         plots=True,
     )
     return out, done
+
+
+def answering(tmp_path, loss, dry_run="pass", first="pass", steps=4):
+    """A program that at once has the final validation loss that `loss`, an expression of Python over `flags` (a dictionary of
+    texts), `lr` and `seed`, says: infinite is a run that diverged, None one that fails. `dry_run`, `first`: a line of Python
+    before it answers a --dry-run, and before it runs."""
+    path = tmp_path / "answering"
+    path.write_text(
+        f"""#!{sys.executable} -S
+import json, math, os, sys
+flags = dict(word[2:].partition("=")[::2] for word in sys.argv[1:])
+lr, seed = float(flags.get("lr", "nan")), int(flags.get("seed", "0"))
+def refuse(why):
+    print("train_gpt: " + why, file=sys.stderr)
+    sys.exit(2)
+if "dry-run" in flags:
+    {dry_run}
+    print("batch: 512 tokens an update = 1; {steps} updates, 1 M tokens\\nparameters: 1000")
+    sys.exit(0)
+{first}
+loss = {loss}
+lines = [dict(type="event", event="start", step=0, version="v", device="d", flags=dict(steps={steps}))]
+lines += [dict(type="train", step=step, loss=9.0, ms=1.0, tokens_per_s=1e3) for step in range(1, {steps} + 1)]
+if loss is None:
+    refuse("the disk is on fire")
+if math.isinf(loss):
+    lines.append(dict(type="event", event="diverged", step={steps}))
+else:
+    lines.append(dict(type="val", step={steps}, loss=loss))
+    lines.append(dict(type="event", event="end", step={steps}, reason="all steps done"))
+with open(os.path.join(flags["out"], "metrics.jsonl"), "w") as file:
+    file.writelines(json.dumps(line) + "\\n" for line in lines)
+sys.exit(3 if math.isinf(loss) else 0)
+"""
+    )
+    path.chmod(0o755)
+    return path

@@ -18,6 +18,7 @@ from sweeping import SWEEP, a_run, read_csv, run_directories, sweep, swept
 sys.path.insert(0, os.path.join(ROOT, "scripts"))
 from sweeps import grid as grids  # noqa: E402
 from sweeps import metrics as measures  # noqa: E402
+from sweeps import tuning  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- which runs
 
@@ -81,14 +82,20 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 
 def test_every_ready_made_grid_is_accepted_by_the_program():
-    counts = {"gpas": 12 * 2, "sdd-robust": 4 * 4, "bhyt": 7 * 2, "depth": 4 * 4}
+    counts = {"gpas": 12 * 2, "sdd-robust": 4 * 4, "bhyt": 7 * 2, "depth": 4 * 4, "tuned": 14 * 4, "tuned-depth": 3 * 2 * 4}
     assert set(grids.ready_made()) == set(counts)
     for name, count in counts.items():
-        plan = grids.expand(grids.read(name))
+        grid = grids.read(name)
+        if grid.tune:  # what is known before anything ran: each setting at each value, on the seed that chooses
+            tuned = tuning.Tuning(grid)
+            plan = tuned.plan(tuned.studies(lambda run: None))
+            assert len(tuned.values) >= 4 and tuned.seeds == ["1", "2", "3"] and tuned.tune_seed == "0"
+        else:
+            plan = grids.expand(grid)
         plan.check_baseline()
         assert len(plan.runs) == count and plan.baseline
         for run in plan.runs:
-            if run.flags["seed"] == "1":
+            if run.flags["seed"] == "1" or grid.tune and run.labels["lr"] == tuned.values[0]:
                 flags = ["--%s=%s" % item for item in run.flags.items()]
                 done = subprocess.run(
                     [PROGRAM, "--dry-run", "--out=none", "--val-data=none", *flags],
@@ -298,7 +305,7 @@ def test_a_bad_grid_is_refused_in_one_line(tmp_path, data, text, says):
     "arguments, says",
     [
         (["--out", "out"], "holds no sweep.json"),
-        (["nothing", "--out", "out"], "no ready-made grid of that name (bhyt, depth, gpas, sdd-robust)"),
+        (["nothing", "--out", "out"], "no ready-made grid of that name (bhyt, depth, gpas, sdd-robust, tuned-depth, tuned)"),
         (["gpas", "--out", "out"], "--train-data GLOB"),
         (["gpas", "--out", "out", "--train-data", "nowhere*.bin"], "--train-data nowhere*.bin: no such file"),
         (

@@ -2,9 +2,10 @@
 
 A grid file holds `name = value` lines in sections; README.md beside this file is its manual:
 
-    [sweep]             about, baseline, diverged-above
+    [sweep]             about, baseline, diverged-above, tune-seed, widen
     [flags]             train_gpt's flags for every run
     [grid]              flag = several values, separated by commas: an axis
+    [tune]              flag = several values: an axis of which each variant takes its best (tuning.py)
     [AXIS POINT]        a point of a named axis: the flags that it sets
 
 The runs are all combinations. A value `x5` multiplies what the flag was before.
@@ -22,6 +23,7 @@ import shlex
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 PLAN = "sweep.json"
 MOST_RUNS = 10000
+MOST_WIDENED = 20
 LONGEST_NAME = 160
 
 # Flags that a grid cannot set, and why.
@@ -56,6 +58,8 @@ class Grid:
     def __init__(self, name):
         self.name, self.about, self.baseline, self.diverged_above = name, "", None, None
         self.flags, self.axes = {}, {}
+        # What is tuned, as an Axis of values; the seed that it is tuned on, values that may be added: None is the default.
+        self.tune, self.tune_seed, self.widen = None, None, None
 
 
 class Run:
@@ -199,8 +203,20 @@ def read_settings(grid, section, where):
             grid.baseline = value
         elif key == "diverged-above":
             grid.diverged_above = read_number(value, "%s: diverged-above" % where)
+        elif key == "tune-seed":
+            grid.tune_seed = check_value("seed", value, where)
+        elif key == "widen":
+            grid.widen = read_widen(value, "%s: widen" % where)
         else:
-            raise Failure("%s: [sweep] knows about, baseline and diverged-above, not '%s'" % (where, key))
+            raise Failure(
+                "%s: [sweep] knows about, baseline, diverged-above, tune-seed and widen, not '%s'" % (where, key)
+            )
+
+
+def read_widen(text, where):
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) > MOST_WIDENED:
+        raise Failure("%s: '%s' is not a number from 0 to %d" % (where, text, MOST_WIDENED))
+    return int(text)
 
 
 def read(text):
@@ -218,19 +234,30 @@ def read(text):
         elif title == "grid":
             for flag, value in section.items():
                 set_axis(grid, flag, value, path)
+        elif title == "tune":
+            if len(section) != 1:
+                raise Failure("%s: [tune] holds one flag: one is tuned, the others are axes or fixed" % path)
+            for flag, value in section.items():
+                set_tune(grid, flag, value, path)
         elif len(words) == 2:
             add_point(grid, words[0], words[1], section, "%s [%s]" % (path, title))
         else:
-            raise Failure("%s: [%s] is none of [sweep], [flags], [grid] and [AXIS POINT]" % (path, title))
+            raise Failure("%s: [%s] is none of [sweep], [flags], [grid], [tune] and [AXIS POINT]" % (path, title))
     return grid
 
 
 def set_flag(grid, flag, value, where):
-    """A flag of every run; it takes the place of an axis of that name."""
+    """A flag of every run; it takes the place of an axis of that name, and of tuning it."""
     flag = check_flag(flag, where)
     grid.flags = merge(grid.flags, {flag: check_value(flag, value, where)})
+    drop_values(grid, flag)
+
+
+def drop_values(grid, flag):
     if flag in grid.axes and not grid.axes[flag].named:
         del grid.axes[flag]
+    if grid.tune and grid.tune.name == flag:
+        grid.tune = None
 
 
 def set_axis(grid, flag, text, where):
@@ -238,7 +265,18 @@ def set_axis(grid, flag, text, where):
     if flag in grid.axes and grid.axes[flag].named:
         raise Failure("%s: %s is a named axis already" % (where, flag))
     values = [check_value(flag, value, where) for value in split_values(flag, text, where)]
+    drop_values(grid, flag)
     grid.axes[flag] = Axis(flag, values, False)
+
+
+def set_tune(grid, flag, text, where):
+    """The flag of which each variant takes its best value, and those to begin with."""
+    set_axis(grid, flag, text, where)
+    grid.tune = grid.axes.pop(check_flag(flag, where))
+    if grid.tune.name == "seed":
+        raise Failure("%s: the seed is not tuned" % where)
+    if len(grid.tune.points) < 2:
+        raise Failure("%s: %s = %s: tuning begins with two values or more" % (where, flag, text))
 
 
 def resolve(grid, axis):
@@ -301,6 +339,23 @@ def ordered_axes(grid):
     return [resolve(grid, axis) for axis in axes]
 
 
+def make_run(grid, axes, combination):
+    """The Run of one point of each axis; a point is (label, {flag: value})."""
+    labels = {axis.name: label for axis, (label, _) in zip(axes, combination)}
+    flags = merge(DEFAULTS, grid.flags)
+    # Values of [grid] first: a named point may then multiply them.
+    for axis, (_, changes) in sorted(zip(axes, combination), key=lambda pair: pair[0].named):
+        flags = merge(flags, changes)
+    return Run(run_name(axes, labels, flags), labels, flags)
+
+
+def check_new(run, seen):
+    """Notes a run in `seen`; a Failure if another one there has its flags."""
+    other = seen.setdefault(run.name[-8:], run)
+    if other is not run:
+        raise Failure("%s and %s have the same flags" % (other.name, run.name))
+
+
 def expand(grid):
     """The Plan of all runs of a grid."""
     axes, runs, seen = ordered_axes(grid), [], {}
@@ -310,16 +365,8 @@ def expand(grid):
         if count > MOST_RUNS:
             raise Failure("the grid has more than %d runs" % MOST_RUNS)
     for combination in itertools.product(*(axis.points.items() for axis in axes)):
-        labels = {axis.name: label for axis, (label, _) in zip(axes, combination)}
-        flags = merge(DEFAULTS, grid.flags)
-        # Values of [grid] first: a named point may then multiply them.
-        for axis, (_, changes) in sorted(zip(axes, combination), key=lambda pair: pair[0].named):
-            flags = merge(flags, changes)
-        run = Run(run_name(axes, labels, flags), labels, flags)
-        digits = run.name[-8:]
-        if digits in seen:
-            raise Failure("%s and %s have the same flags" % (seen[digits].name, run.name))
-        seen[digits] = run
+        run = make_run(grid, axes, combination)
+        check_new(run, seen)
         runs.append(run)
     return Plan(grid.name, grid.about, grid.baseline, grid.diverged_above, [axis.name for axis in axes], runs)
 
@@ -339,7 +386,8 @@ def baseline_of(text, points):
 class Plan:
     """What a sweep's directory holds in sweep.json: enough to go on, to report and to run one of its runs."""
 
-    def __init__(self, name, about, baseline, diverged_above, axes, runs):
+    def __init__(self, name, about, baseline, diverged_above, axes, runs, tune=None):
+        self.tune = tune  # of a sweep that tunes: what tuning.Tuning.record() says; the runs are then those known so far
         self.name, self.about, self.axes, self.runs = name, about, list(axes), runs
         self.baseline, self.diverged_above = baseline, diverged_above
 
@@ -374,6 +422,7 @@ class Plan:
             "baseline": self.baseline,
             "diverged_above": self.diverged_above,
             "axes": self.axes,
+            **({"tune": self.tune} if self.tune else {}),
             "runs": [{"name": run.name, "labels": run.labels, "flags": run.flags} for run in self.runs],
         }
         path, draft = os.path.join(out, PLAN), os.path.join(out, ".%s.%d" % (PLAN, os.getpid()))
@@ -396,6 +445,7 @@ def read_plan(out):
             record["diverged_above"],
             record["axes"],
             runs,
+            record.get("tune"),
         )
         for run in plan.runs:
             if not re.fullmatch(r"[A-Za-z0-9+=_][A-Za-z0-9.+=_-]*", run.name) or set(run.labels) != set(

@@ -196,6 +196,12 @@ def notes(results, baseline):
             else ""
         ),
     ]
+    return lines + sources(results)
+
+
+def sources(results):
+    """Which program and device the numbers are from."""
+    lines = []
     for what, attribute in (("Program", "version"), ("Device", "device")):
         names = sorted(
             {str(getattr(result, attribute)) for result in results.values() if getattr(result, attribute)}
@@ -206,13 +212,13 @@ def notes(results, baseline):
     return lines
 
 
-def write(plan, results, failed, out):
-    """Writes the three files; returns their paths, and the rows."""
+def write(plan, results, failed, out, every=None):
+    """Writes the three files; returns their paths, and the rows. `every`: the Plan of runs.csv, if that is another."""
     rows = rows_of(plan, results, failed)
     axes = [axis for axis in plan.axes if axis != "seed"]
     paths = [os.path.join(out, name) for name in ("table.md", "table.csv", "runs.csv")]
     with open(paths[0], "w", encoding="utf-8") as file:
         file.write(markdown(plan, rows, results, axes))
     write_csv(paths[1], *table_csv(rows, axes))
-    write_csv(paths[2], *runs_csv(plan, results, failed))
+    write_csv(paths[2], *runs_csv(every or plan, results, failed))
     return paths, rows
