@@ -65,8 +65,8 @@ SINGLE   := $(filter-out test/test_ops.c,$(wildcard test/test_*.c))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(SINGLE)) $(BUILD)/test_ops
 SCRIPTED := $(wildcard test/test_*.py test/fuzz/test_*.py)
 
-# The parts that not every build needs: the CUDA backend, its emulation on the host, fuzzing.
-include kernels/cuda/cuda.mk test/emu/emu.mk test/fuzz/fuzz.mk
+# The parts that not every build needs: the CUDA backend, its emulation on the host, fuzzing, the gate on machine code.
+include kernels/cuda/cuda.mk test/emu/emu.mk test/fuzz/fuzz.mk test/sass/sass.mk
 # Which test runs when.
 include test/floors.mk
 
@@ -177,7 +177,7 @@ $(BUILD)/bench_%: $(BUILD)/test/bench_%.o $(LIBRARY)
 
 # What the tests need beside the programs that are tests themselves.
 NEEDED := $(PROGRAM) $(TRAIN_EMU) $(RACES) $(EMU)/gpu_probe $(COLLECTIVE)
-FOUND  := TRAIN_GPT=./$(PROGRAM) $(EMULATED) TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt
+FOUND  := TRAIN_GPT=./$(PROGRAM) $(EMULATED) TEST_OPS_RACE=$(BUILD)/test_ops_race TRAIN_GPT_RACE=$(RACE)/train_gpt SASS_OBJECTS=$(SASS_OBJECTS)
 RUN    := $(PYTHON) test/run.py --jobs $(CORES)
 # The programs of runs.
 programs = $(sort $(filter $(BUILD)/% build/asan/%,$(subst ", ,$(1))))
@@ -191,13 +191,13 @@ test-quick:
 test: test-compilers
 	@$(MAKE) --no-print-directory -j$(CORES) $(NEEDED) $(call of,$(BUILD)/test_%,$(TEST))
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(call of,build/asan/%,$(TEST))
-	@$(MAKE) --no-print-directory fuzz-build
+	@$(MAKE) --no-print-directory fuzz-build sass-objects
 	@$(FOUND) $(RUN) $(TEST_PAIRED) --alone $(TEST_ALONE)
 
 test-all: test-compilers
 	@$(MAKE) --no-print-directory -j$(CORES) $(NEEDED) $(call of,$(BUILD)/test_%,$(ALL))
 	@$(MAKE) --no-print-directory -j$(CORES) BUILD=build/asan SANITIZE=1 $(call of,build/asan/%,$(ALL))
-	@$(MAKE) --no-print-directory fuzz-build
+	@$(MAKE) --no-print-directory fuzz-build sass-objects
 	@TEST_ALL=1 $(FOUND) $(RUN) $(ALL_PAIRED) --alone $(ALL_ALONE)
 
 # PyTorch's own threads would be as many again.
@@ -271,6 +271,7 @@ help:
 	@echo "make fuzz       the parsers of files under libFuzzer, FUZZ_SECONDS=30 each (test/fuzz/README.md)"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
+	@echo "make sass       the kernels' machine code against its table, without a GPU (test/sass/README.md); make sass-write"
 	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"
 	@echo "make install    what was built into PREFIX=/usr/local, under DESTDIR= if given; make uninstall removes it again"

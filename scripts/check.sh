@@ -81,6 +81,14 @@ if [ "${CI-}" = true ]; then
         echo "check.sh: no tensorboard and wandb for python3: the tests of what is passed on to them are skipped" >&2
 fi
 
+# nvcc may come without what reads machine code.
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+    tools=0
+    python3 test/sass/gate.py --ready >/dev/null 2>&1 || tools=$?
+    [ "$tools" -ne 2 ] || install_modules nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm ||
+        echo "check.sh: no cuobjdump and nvdisasm for nvcc: the gate on machine code is skipped" >&2
+fi
+
 # Their own floor, where a Python has them: nothing installs them.
 if has_modules "${HF_PYTHON:-python3}" torch transformers pytest numpy; then
     make test-hf HF_PYTHON="${HF_PYTHON:-python3}"
