@@ -133,11 +133,11 @@ def measure(row, kernel):
     loading = next((scope for scope in scopes if machine_code.count(scope, r"LDG(STS)?\b")), [])
     flying = machine_code.bytes_in_flight(loading, is_loop=not row.whole)
 
-    held, waves = None, {}
+    held, resident, waves = [], [], {}
     for preset, shape in row.shapes.items():
-        here = occupancy.blocks_held(row.threads, kernel.registers, kernel.shared + row.shared(shape))
-        held = here if held is None else min(held, here)
-        waves[preset] = f"{occupancy.waves(row.grid(shape), here):.2f}"
+        held.append(occupancy.blocks_held(row.threads, kernel.registers, kernel.shared + row.shared(shape)))
+        resident.append(min(held[-1], row.grid(shape) / occupancy.MULTIPROCESSORS))
+        waves[preset] = f"{occupancy.waves(row.grid(shape), held[-1]):.2f}"
     return {
         "kernel": row.name,
         "unit": row.unit,
@@ -151,9 +151,9 @@ def measure(row, kernel):
         "regs": str(kernel.registers),
         "shared": str(max(kernel.shared + row.shared(shape) for shape in row.shapes.values())),
         "threads": str(row.threads),
-        "blocks": str(held),
-        "warps": str(held * row.threads // occupancy.WARP),
-        "flight": f"{flying * held * row.threads / 1024:.0f}",
+        "blocks": str(min(held)),
+        "warps": str(min(held) * row.threads // occupancy.WARP),
+        "flight": f"{flying * row.threads * min(resident) / 1024:.1f}",
         **{preset: waves.get(preset, "-") for preset in SHAPES},
     }
 
@@ -203,7 +203,7 @@ def worse(new, old):
             found.append(f"{column} {a}, was {b}")
     if int(new["spills"]) > int(old["spills"]):
         found.append(f"spills {new['spills']}, was {old['spills']}")
-    found += [f"{c} {new[c]}, was {old[c]}" for c in MORE_IS_BETTER if int(new[c]) < int(old[c])]
+    found += [f"{c} {new[c]}, was {old[c]}" for c in MORE_IS_BETTER if float(new[c]) < float(old[c])]
     return found
 
 
