@@ -56,6 +56,13 @@ def small_training(shard, out, steps, *more):
             "--steps", str(steps), *map(str, more)]
 
 
+def by_one_and_by_two(folder, shard, steps, *more):
+    """Where the same training by one rank and by two left its files."""
+    mpirun(1, PROGRAM, *small_training(shard, folder / "1", steps, "--batch-size", "8", "--val-batches", "3", *more))
+    mpirun(2, PROGRAM, *small_training(shard, folder / "2", steps, "--batch-size", "4", "--val-batches", "6", *more))
+    return folder / "1", folder / "2"
+
+
 def peaks(folder, count, *arguments):
     """Peak resident bytes of every rank of a run."""
     file = os.path.join(folder, "peak")

@@ -12,8 +12,8 @@ import subprocess
 import numpy
 import pytest
 
-from mpi import has_mpi, mpirun, small_training
-from program import MODEL, PROGRAM, ROOT, file_bytes, losses, metrics, refused, run, step_directory, write_shard
+from mpi import by_one_and_by_two, has_mpi
+from program import MODEL, ROOT, file_bytes, losses, metrics, refused, run, step_directory, write_shard
 from tensors import read_tensors
 
 EMULATED = pathlib.Path(os.environ.get("TRAIN_GPT_EMU", os.path.join(ROOT, "train_gpt_emu")))
@@ -82,11 +82,9 @@ def test_a_set_that_names_no_end_of_documents_wants_one(folder, tmp_path):
 
 @pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")
 def test_ranks_see_the_documents_that_one_does(folder, tmp_path):
-    shard, more = folder / "set_train_000000.bin", [*flags(folder), "--total-batch-tokens", "256"]
-    run(*small_training(shard, tmp_path / "1", 4, "--batch-size", "8", "--val-batches", "3", *more))
-    mpirun(2, PROGRAM, *small_training(shard, tmp_path / "2", 4, "--batch-size", "4", "--val-batches", "6", *more))
+    outs = by_one_and_by_two(tmp_path, folder / "set_train_000000.bin", 4, *flags(folder), "--total-batch-tokens", "256")
     for kind in "train", "val":
-        one, two = ([line["loss"] for line in metrics(tmp_path / count, kind)] for count in "12")
+        one, two = ([line["loss"] for line in metrics(out, kind)] for out in outs)
         assert len(one) == len(two) > 0 and max(abs(a - b) for a, b in zip(one, two)) < 2e-5, (one, two)
 
 

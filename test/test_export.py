@@ -3,7 +3,6 @@ transformers makes of them is hf/'s."""
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ import sys
 import numpy
 import pytest
 
-from program import MODEL, ROOT, SMALL, checkpoints, file_bytes, metrics, run, run_script, step_directory
+from program import MODEL, ROOT, SMALL, file_bytes, metrics, run, run_script, step_directory
 from tensors import read_tensors, write_tensors
 
 sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "data")]
@@ -20,28 +19,15 @@ from hf import card, weights  # noqa: E402
 CODE = ["configuration_train_gpt.py", "modeling_train_gpt.py"]
 
 
+# A variant that transformers has no class for.
+OF_NONE = [*SMALL, *"--placement lns --norm bhyt --gpas layer".split()]
+
+
 @pytest.fixture(scope="module")
 def variant(tmp_path_factory, data):
     """A finished run of a model that is none of transformers' own, with two checkpoints."""
     out = str(tmp_path_factory.mktemp("variant") / "run")
-    run(
-        *SMALL,
-        *data,
-        "--placement",
-        "lns",
-        "--norm",
-        "bhyt",
-        "--gpas",
-        "layer",
-        "--steps",
-        4,
-        "--save-every",
-        2,
-        "--val-every",
-        2,
-        "--out",
-        out,
-    )
+    run(*OF_NONE, *data, *"--steps 4 --save-every 2 --val-every 2".split(), "--out", out)
     return out
 
 
@@ -65,19 +51,7 @@ def test_code_that_has_changed_makes_a_checkpoint_incomplete(variant, data, tmp_
     shutil.copytree(variant, tmp_path / "run", symlinks=True)
     with open(tmp_path / "run" / "step_00000004" / CODE[1], "ab") as file:
         file.write(b"import os\n")
-    done = run(
-        "--resume",
-        tmp_path / "run",
-        "--eval-only",
-        *SMALL,
-        *data,
-        "--placement",
-        "lns",
-        "--norm",
-        "bhyt",
-        "--gpas",
-        "layer",
-    )
+    done = run("--resume", tmp_path / "run", "--eval-only", *OF_NONE, *data)
     assert "passing over" in done.stderr and CODE[1] in done.stderr
 
 

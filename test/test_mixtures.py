@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from mpi import has_mpi, mpirun, small_training
-from program import MODEL, PROGRAM, file_bytes, losses, metrics, refused, run, sentences, step_directory, write_shard
+from mpi import by_one_and_by_two, has_mpi
+from program import MODEL, file_bytes, losses, metrics, refused, run, sentences, step_directory, write_shard
 
 SMALL = "--preset micro --seq-len 16 --batch-size 4 --lr 1e-3 --warmup-steps 0 --lr-schedule constant --device cpu".split()
 
@@ -86,8 +86,7 @@ def test_what_is_no_mixture_is_refused(folder, tmp_path):
 def test_ranks_draw_the_same_rows(folder, tmp_path, more):
     more = ["--total-batch-tokens", "256", *more, "--train-data", mixture(folder)]
     shard = folder / "web_train_000000.bin"
-    run(*small_training(shard, tmp_path / "1", 5, "--batch-size", "8", *more))
-    mpirun(2, PROGRAM, *small_training(shard, tmp_path / "2", 5, "--batch-size", "4", *more))
-    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    outs = by_one_and_by_two(tmp_path, shard, 5, *more, "--val-data", shard)
+    one, two = map(losses, outs)
     assert len(one) == len(two) == 5 and max(abs(a - b) for a, b in zip(one, two)) < 2e-5, (one, two)
-    assert [line["tokens"] for line in metrics(tmp_path / "1")] == [line["tokens"] for line in metrics(tmp_path / "2")]
+    assert [line["tokens"] for line in metrics(outs[0])] == [line["tokens"] for line in metrics(outs[1])]

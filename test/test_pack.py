@@ -9,8 +9,8 @@ import struct
 
 import pytest
 
-from mpi import has_mpi, mpirun, small_training
-from program import MODEL, PROGRAM, file_bytes, losses, metrics, refused, run, step_directory, write_shard
+from mpi import by_one_and_by_two, has_mpi
+from program import MODEL, file_bytes, losses, metrics, refused, run, step_directory, write_shard
 
 END, T = 3, 16
 SMALL = f"--preset micro --seq-len {T} --batch-size 8 --lr 1e-3 --warmup-steps 0 --lr-schedule constant --device cpu".split()
@@ -135,14 +135,12 @@ def test_who_knows_no_end_of_documents_is_told(folder, tmp_path):
 
 @pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")
 def test_ranks_share_the_documents_and_what_the_loss_is_divided_by(folder, tmp_path):
-    shard, more = folder / "set_train_000000.bin", [*flags(folder), "--total-batch-tokens", "256"]
-    run(*small_training(shard, tmp_path / "1", 4, "--batch-size", "8", "--val-batches", "3", *more))
-    mpirun(2, PROGRAM, *small_training(shard, tmp_path / "2", 4, "--batch-size", "4", "--val-batches", "6", *more))
+    outs = by_one_and_by_two(tmp_path, folder / "set_train_000000.bin", 4, *flags(folder), "--total-batch-tokens", "256")
     for kind in "train", "val":
-        one, two = (metrics(tmp_path / count, kind) for count in "12")
+        one, two = (metrics(out, kind) for out in outs)
         assert len(one) == len(two) > 0 and [line["tokens"] for line in one] == [line["tokens"] for line in two]
         assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two)) < 2e-5
-    norms = [[line["grad_norm"] for line in metrics(tmp_path / count)] for count in "12"]
+    norms = [[line["grad_norm"] for line in metrics(out)] for out in outs]
     assert max(abs(a - b) for a, b in zip(*norms)) < 2e-5
 
 
