@@ -7,12 +7,14 @@ Over MPI on the CPU; instants are drawn by FAULTS_SEED (1; with TEST_ALL=1, whic
 import concurrent.futures
 import os
 import random
+import re
+import resource
 import signal
 import time
 
 import pytest
 
-from disturbing import PHASES, SAVE_EVERY, STEPS, TIMEOUT_S, VAL_EVERY, outlive
+from disturbing import GRACE_S, PHASES, SAVE_EVERY, START_S, STEPS, TIMEOUT_S, VAL_EVERY, Disturbed, outlive
 from mpi import has_mpi, mpirun
 from program import MODEL, PROGRAM, file_bytes, losses, step_directory
 from tensors import read_moments
@@ -69,3 +71,19 @@ def test_a_rank_that_is_killed_or_stopped_at_any_instant_ends_all_in_time_and_th
     met = [row for row in rows if row[3] is not None]
     # The others had ended before their instant came, as those of the end may.
     assert len(met) >= 0.7 * len(rows) and {row[1] for row in met} == {signal.SIGKILL, signal.SIGSTOP}, rows
+
+
+def test_a_rank_whose_memory_ends_in_the_middle_ends_all_with_a_line_and_the_loop_goes_on(shard, tmp_path, undisturbed):
+    """No more address space from some step on: whatever it asks for next is refused."""
+    out = tmp_path / "run"
+    with Disturbed(2, training(shard, out, 2, 1), out) as run:
+        run.wait("steps", lambda: run.is_at("steps", 2), START_S)
+        for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            resource.prlimit(run.ranks()[1], limit, (4096, 4096))
+        begun = time.monotonic()
+        run.wait("the end", lambda: run.ended() == 1, TIMEOUT_S + GRACE_S)
+        said, code = run.said()[0]
+        assert code not in (0, 2) and time.monotonic() - begun < TIMEOUT_S + GRACE_S
+        assert re.search(r"^1: train_gpt, rank 1: .*(out of memory|Cannot allocate memory)", said, re.MULTILINE), said
+        assert run.child.wait(START_S) == 0, run.said()
+    assert bits(out) == undisturbed[2]
