@@ -28,7 +28,8 @@ VERSION  := $(firstword $(if $(wildcard .git),$(shell git describe --tags --alwa
 PREFIX   ?= /usr/local
 
 WARNINGS := -Wall -Wextra -Werror
-OPTIMIZE := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math
+# Checked builds take half as long to compile so, and their tests no longer.
+OPTIMIZE := $(if $(SANITIZE),-O1,-O3) -march=$(ARCH) -fno-math-errno -fno-trapping-math
 CFLAGS   += -std=gnu11 -g -fopenmp $(WARNINGS) $(OPTIMIZE) $(addprefix -I,$(wildcard /usr/include/openblas))
 LDLIBS   += $(if $(STANDALONE),,-ldnnl -lopenblas -lcjson) -lmvec -lm -lpthread
 # MPI, for several ranks on CPUs, where its compiler is found; MPI=0 leaves it out.

@@ -65,16 +65,16 @@ QUICK += test/test_rooms.py test/test_floors.py
 # `make test`, for each change: every test there is, in its short form.
 #
 # Each C test by itself; and again under ASan and UBSan, but what runs no code that another does not (test_gradients only
-# runs test_variants' more often, test_host_path has its sanitizers in test-all).
+# runs test_variants' more often; test_host_path and the emulation's own test_emu have their sanitizers in test-all).
 PROGRAMS  := $(TESTS) $(addprefix $(BUILD)/test_,emu host_path race)
-SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out %/test_gradients %/test_host_path %/test_race,$(PROGRAMS)))
+SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out %/test_gradients %/test_host_path %/test_emu %/test_race,$(PROGRAMS)))
 # Alone: what uses every core by itself, or is there to use them, or compares times.
 TEST_ALONE  := $(BUILD)/test_model test/test_emulated_losses.py test/test_gpu_check.py $(FUZZING)
 # As many at once as there are cores, one thread each: what takes longest first.
 LONG        := test/test_races.py $(BUILD)/test_ops test/test_faults.py test/test_training.py
 # Samples of what is slow under sanitizers; whole in test-all.
 SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules
-SANITIZED_PART  := "build/asan/test_ops test --implementation cpu/f32" "VARIANTS_EVERY=7 build/asan/test_variant_rules"
+SANITIZED_PART  := "OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/f32" "VARIANTS_EVERY=7 build/asan/test_variant_rules"
 TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
                $(filter-out $(SANITIZED_WHOLE),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
@@ -92,5 +92,5 @@ OPS_EMU     := test_ops_emu test --implementation cuda
 EVERY_ORDER := $(foreach seed,1 2 3,$(foreach type,f32 bf16,"EMU_SEED=$(seed) $(BUILD)/$(OPS_EMU)/$(type)"))
 ALL_ALONE   := $(filter-out $(FUZZING),$(TEST_ALONE)) $(FUZZING_LONG)
 ALL_PAIRED  := $(TEST_PAIRED) $(SANITIZED_WHOLE) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
-               build/asan/test_host_path
+               $(addprefix build/asan/test_,host_path emu)
 ALL         := $(ALL_PAIRED) $(ALL_ALONE)

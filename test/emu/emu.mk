@@ -130,15 +130,17 @@ $(BUILD)/test_ops_race: $(EMU_OPS) $(PLAIN) $(RACE_CORE) $(RACE_CUDA) $(LIBRARY)
 	$(CXX) -fopenmp $^ $(LDLIBS) -lcmocka $(RACE_LIBS) -o $@
 
 # The program whole, its host side as well: what the host does to pinned memory while copies may run.
+RACE_HOST  = $(subst -O3,-O1,$(CFLAGS)) $(RACE_CALLS)
+
 $(RACE)/src/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
+	$(CC) $(RACE_HOST) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -DVERSION='"$(VERSION)"' -MMD -MP -c $< -o $@
 
 $(RACE)/src/ranks/rendezvous.o: CFLAGS += $(MPI_FLAGS)
 
 $(RACE)/train_gpt.o: train_gpt.cu
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(RACE_CALLS) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
+	$(CC) $(RACE_HOST) -D_GNU_SOURCE= -include test/emu/race_host.h -DWITH_CUDA -MMD -MP -x c -c $< -o $@
 
 $(RACE)/train_gpt: $(RACE)/train_gpt.o $(patsubst $(BUILD)/%,$(RACE)/%,$(HOST)) $(CPU) $(RACE_CORE) $(RACE_CUDA)
 	$(CXX) -fopenmp $^ $(LDLIBS) $(RACE_LIBS) -o $@
