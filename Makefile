@@ -272,6 +272,7 @@ help:
 	@echo "make fuzz       the parsers of files under libFuzzer, FUZZ_SECONDS=30 each (test/fuzz/README.md)"
 	@echo "make emu        train_gpt_emu, whose --device cuda runs on the host; its tests"
 	@echo "make test-emu   CUDA without a GPU: the operation suite over both emulated types, training; make race: no race"
+	@echo "make gpu-model  what a step would take on a GPU, predicted from the machine code (scripts/results/gpu-model.md); gpu-model-write"
 	@echo "make sass       the kernels' machine code against its table, without a GPU (test/sass/README.md); make sass-write"
 	@echo "make gpu-check  on a machine with a GPU: tests, memory checks, timings, PyTorch beside; GPU_CHECK='steps pytorch' some"
 	@echo "make gpu_probe  build/gpu_probe, with nvcc: for the day a GPU is at hand"

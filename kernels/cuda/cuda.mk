@@ -78,7 +78,14 @@ test_ops_cuda: $(BUILD)/test_ops_cuda
 gpu-check:
 	@$(PYTHON) scripts/gpu_check.py $(GPU_CHECK)
 
+# What a step would take, predicted: no GPU needed.
+gpu-model:
+	@$(PYTHON) scripts/gpu/model.py
+
+gpu-model-write:
+	@$(PYTHON) scripts/gpu/model.py --write
+
 gpu-binaries:
 	@$(PYTHON) scripts/gpu_check.py --build-only --build $(BUILD)/gpu-binaries --arch x86-64-v3 $(GPU_CHECK)
 
-.PHONY: gpu_probe test_ops_cuda gpu-check gpu-binaries
+.PHONY: gpu_probe test_ops_cuda gpu-check gpu-binaries gpu-model gpu-model-write
