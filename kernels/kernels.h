@@ -24,7 +24,7 @@
  *
  *   Storage    matrices, biases, activations:                            fp32 | bf16 | fp64 in cpu/f64
  *   Accum      vectors and scalars of norms and variants (γ, β, α, λ, gates), row statistics, per-token losses,
- *              gradients of parameters, AdamW's moments, master weights: fp32        | fp64 in cpu/f64
+ *              gradients of parameters, optimizer moments, master weights: fp32      | fp64 in cpu/f64
  *   Residual   the residual stream and its gradient: Storage, or Accum where the argument residual_is_accum is 1
  *   All sums over a row, a column or a tile are taken in Accum at least.
  *
@@ -420,8 +420,8 @@ struct StepState {
     double clip_scale[CLIP_GROUPS]; /* factor on gradients of slots of each clip group */
     double bias_correction[2];      /* 1 − β₁ᵗ, 1 − β₂ᵗ with t = applied */
     uint64_t applied;               /* updates that reached the weights */
-    uint64_t non_finite;            /* elements that this step's adamw left with a number that is none */
-    uint32_t skip;                  /* SkipReason of this step; adamw changes nothing when it is not SKIP_NONE */
+    uint64_t non_finite;            /* elements that this step's update left with a number that is none */
+    uint32_t skip;                  /* SkipReason of this step; the update changes nothing when it is not SKIP_NONE */
     uint32_t skips_in_a_row;        /* non-finite steps since the last finite one */
     uint32_t window_count;          /* entries that the window holds, ≤ SKIP_WINDOW */
     uint32_t window_next;           /* next entry to overwrite */
@@ -441,12 +441,14 @@ typedef struct LossReduce {
     StepState *state;
 } LossReduce;
 
-/* One parameter in the arenas. All arenas (masters, storage copies, gradients, moments) use the same offsets. */
-typedef enum OptimizerKind { OPTIMIZER_ADAMW } OptimizerKind;
+/* One parameter in the arenas. All arenas (masters, storage copies, gradients, first moments) use the same offsets. */
+typedef enum OptimizerKind { OPTIMIZER_ADAMW, OPTIMIZER_MUON } OptimizerKind;
 typedef struct ParamSlot {
     int64_t offset, count; /* elements, padding included; multiples of 128, slots in order, no holes */
     int rows, cols;        /* true 2-D shape [out,in]; a vector has rows 1 */
     int optimizer;         /* OptimizerKind */
+    int64_t v_shift;       /* element e of it has its second moment at AdamW.v[e + v_shift], a multiple of 128: Muon's slots
+                              have none, and need no room for them */
     int clip_group;        /* CLIP_… */
     double weight_decay;   /* decoupled; 0 where this parameter has none */
     double lr_scale;       /* factor on the learning rate */
@@ -475,7 +477,7 @@ typedef struct StepDecide {
     double skip_sigma; /* 0: non-finite only */
 } StepDecide;
 
-/* AdamW, decoupled and bias-corrected, over a range of the arenas; a no-op if state->skip:
+/* AdamW, decoupled and bias-corrected, over a range of the arenas, in its own slots alone; a no-op if state->skip:
  *   g = clip·grad;  m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²
  *   w −= lr·lr_scale·( (m/bc₁)/(√(v/bc₂)+ε) + weight_decay·w )
  * state->non_finite += elements whose w, m, v or copy in Storage is no finite number afterwards. (A v that has overflowed
@@ -491,6 +493,58 @@ typedef struct AdamW {
     StepState *state;
     double beta1, beta2, eps;
 } AdamW;
+
+/* --------------------------------------------------------------------------------------------------------
+ * Muon (MATH.md §10; K. Jordan et al., "Muon", 2024; J. Liu et al., arXiv 2502.16982) in four operations around the
+ * products of Linear: the momentum of a range, a matrix into and out of Newton–Schulz, its polynomial's sums, the update.
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* Nesterov's momentum over a range of the arenas, in Muon's slots; a no-op if state->skip:
+ *   g = clip·grad;  m += (1−μ)(g − m);  out = g + μ(m − g)
+ * out = 0 in the range's other slots. state->non_finite += elements whose m is no finite number afterwards. */
+typedef struct MuonMomentum {
+    const Accum *grad;
+    Accum *m;
+    Accum *out;             /* laid out as the arenas are */
+    int64_t begin, end;     /* elements, multiples of 64 */
+    const ParamSlot *slots; /* [n_slots], device */
+    int n_slots;
+    StepState *state;
+    double momentum;        /* μ */
+} MuonMomentum;
+
+/* dst = factor·src, or factor·srcᵀ, with factor = scale, or scale / max(√*sum_squares, eps). */
+typedef struct ScaledCopy {
+    int rows, cols;            /* of src */
+    bool transpose;
+    bool narrow;               /* src is Accum and dst Storage; else the other way */
+    const void *src;           /* [rows,cols] */
+    void *dst;                 /* [rows,cols], or [cols,rows] */
+    double scale;
+    const double *sum_squares; /* [1], or NULL */
+    double eps;
+} ScaledCopy;
+
+/* y = a·x + b·y */
+typedef struct Axpby {
+    int64_t n; /* elements, a multiple of 64 */
+    double a, b;
+    const Storage *x;
+    Storage *y;
+} Axpby;
+
+/* The decoupled update by directions that are there, over a range of the arenas, in Muon's slots; a no-op if state->skip:
+ *   w −= lr·lr_scale·(direction + weight_decay·w)
+ * state->non_finite += elements whose w or copy in Storage is no finite number afterwards. */
+typedef struct MuonUpdate {
+    Accum *master;
+    Storage *storage;       /* as in AdamW */
+    const Accum *direction; /* laid out as the arenas are */
+    int64_t begin, end;     /* elements, multiples of 64 */
+    const ParamSlot *slots; /* [n_slots], device */
+    int n_slots;
+    StepState *state;
+} MuonUpdate;
 
 /* --------------------------------------------------------------------------------------------------------
  * Telemetry, conversion, comparison
@@ -626,6 +680,10 @@ typedef struct Kernels {
     void (*sum_squares)(Queue *, const SumSquares *);
     void (*step_decide)(Queue *, const StepDecide *);
     void (*adamw)(Queue *, const AdamW *);
+    void (*muon_momentum)(Queue *, const MuonMomentum *);
+    void (*scaled_copy)(Queue *, const ScaledCopy *);
+    void (*axpby)(Queue *, const Axpby *);
+    void (*muon_update)(Queue *, const MuonUpdate *);
     void (*tensor_stats)(Queue *, const TensorStats *);
     void (*cast)(Queue *, const Cast *);
     void (*hash)(Queue *, const Hash *);

@@ -242,6 +242,46 @@ static void never_counts(Queue *queue, const AdamW *a) {
 }
 REPLACE(adamw, never_counts)
 
+/* Heavy-ball momentum for Nesterov's. */
+static void no_look_ahead(Queue *queue, const MuonMomentum *a) {
+    good->muon_momentum(queue, a);
+    for (int64_t i = a->begin; i < a->end; i++) ((real_ *)a->out)[i] = ((const real_ *)a->m)[i];
+}
+REPLACE(muon_momentum, no_look_ahead)
+
+/* A matrix whose norm is next to nothing is blown up. */
+static void no_least_norm(Queue *queue, const ScaledCopy *s) {
+    ScaledCopy wrong = *s;
+    wrong.eps = 0;
+    good->scaled_copy(queue, &wrong);
+}
+REPLACE(scaled_copy, no_least_norm)
+
+static void not_transposed(Queue *queue, const ScaledCopy *s) {
+    ScaledCopy wrong = *s;
+    wrong.transpose = s->transpose && s->rows != s->cols;
+    good->scaled_copy(queue, &wrong);
+}
+REPLACE(scaled_copy, not_transposed)
+
+static void decays_all_alike(Queue *queue, const MuonUpdate *a) {
+    ParamSlot slots[8];
+    for (int i = 0; i < a->n_slots; i++) slots[i] = a->slots[i], slots[i].weight_decay = 0.1;
+    MuonUpdate wrong = *a;
+    wrong.slots = slots;
+    good->muon_update(queue, &wrong);
+}
+REPLACE(muon_update, decays_all_alike)
+
+/* AdamW on what is Muon's. */
+static void adamw_everywhere(Queue *queue, const AdamW *a) {
+    real_ *m = a->m;
+    good->adamw(queue, a);
+    for (int i = 0; i < a->n_slots; i++)
+        if (a->slots[i].optimizer == OPTIMIZER_MUON && a->slots[i].offset >= a->begin) m[a->slots[i].offset] *= 1.01f;
+}
+REPLACE(adamw, adamw_everywhere)
+
 /* Squares taken in fp32. */
 static void squares_overflow(Queue *queue, const SumSquares *s) {
     float sum = 0;
@@ -312,6 +352,11 @@ const Broken broken_operations[] = {
     {"a skipped step that updates", "changed an input", OP_adamw, BROKEN_VALUES, wrap_never_skips},
     {"AdamW without bias correction", "master: error", OP_adamw, BROKEN_VALUES, wrap_no_bias_correction},
     {"lost numbers that are not counted", "non_finite: error", OP_adamw, BROKEN_VALUES, wrap_never_counts},
+    {"momentum without Nesterov's look ahead", "out: error", OP_muon_momentum, BROKEN_VALUES, wrap_no_look_ahead},
+    {"a norm that may be nothing", "dst: error", OP_scaled_copy, BROKEN_VALUES, wrap_no_least_norm},
+    {"a square matrix not transposed", "dst: error", OP_scaled_copy, BROKEN_VALUES, wrap_not_transposed},
+    {"decay where there is none", "master: error", OP_muon_update, BROKEN_VALUES, wrap_decays_all_alike},
+    {"AdamW in Muon's parameters", " m: error", OP_adamw, BROKEN_VALUES, wrap_adamw_everywhere},
     {"squares that overflow", "sum_squares: error", OP_sum_squares, BROKEN_VALUES, wrap_squares_overflow},
     {"gates not told apart in the norm", "sum_squares: error", OP_sum_squares, BROKEN_VALUES,
      wrap_no_gate_group},

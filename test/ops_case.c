@@ -150,9 +150,9 @@ void dtype_of(Case *c, DType *field, TypeClass type) {
 }
 
 const Family *family_at(int index) {
-    const Family *tables[] = {families_block, families_attention, families_junction, families_step};
-    const int counts[] = {n_families_block, n_families_attention, n_families_junction, n_families_step};
-    for (int i = 0; i < 4; index -= counts[i++])
+    const Family *tables[] = {families_block, families_attention, families_junction, families_step, families_update};
+    const int counts[] = {n_families_block, n_families_attention, n_families_junction, n_families_step, n_families_update};
+    for (int i = 0; i < (int)(sizeof counts / sizeof *counts); index -= counts[i++])
         if (index < counts[i]) return &tables[i][index];
     return NULL;
 }

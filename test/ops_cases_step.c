@@ -1,8 +1,5 @@
-/* ops_cases_step.c: cases of the loss, the optimizer's step, telemetry and conversion (how to write one:
- * ops_harness.h). */
-#include "ops_harness.h"
-
-#include <stddef.h>
+/* ops_cases_step.c: cases of the loss, telemetry and conversion (how to write one: ops_harness.h). */
+#include "ops_state.h"
 
 /* --------------------------------------------------------------------------------------- cross-entropy */
 
@@ -89,23 +86,6 @@ typedef struct CountShape {
 static const CountShape count_shapes[] = {{1}, {3}, {31}, {64}, {257}, {1000}, {20000}};
 static const bool no_variant[] = {false};
 
-#define MEMBER(c, state, name, role, n) inside(c, state, #name, role, offsetof(StepState, name), n)
-
-/* The count of lost elements: exact, and 3 before the call. */
-static void count_lost(Case *c, Tensor *state, Role role) {
-    Tensor *count = constant(MEMBER(c, state, non_finite, role, 1), 3);
-    count->integer = count->exact = true;
-}
-
-static StepState some_state(void) {
-    return (StepState){.in = {.lr = 1e-3, .loss_scale = 1.0 / 17, .step = 4},
-                       .loss_sum = 2.5,
-                       .sum_squares = {0.75, 0.25},
-                       .clip_scale = {0.6, 0.35},
-                       .bias_correction = {1 - 0.9 * 0.9 * 0.9, 1 - 0.95 * 0.95 * 0.95},
-                       .applied = 3};
-}
-
 static void declare_loss_reduce(Case *c, const void *shape, const void *variant) {
     const CountShape *s = shape;
     LossReduce *a = arguments(c, sizeof *a);
@@ -130,160 +110,6 @@ static void declare_step_begin(Case *c, const void *shape, const void *variant) 
     MEMBER(c, t, sum_squares, OUT, CLIP_GROUPS);
     count_lost(c, t, OUT);
     call(c, OP_step_begin, a);
-}
-
-/* ------------------------------------------------------------------------------------------ the arenas */
-
-typedef struct ArenaShape {
-    int n_slots;
-    struct {
-        int rows, cols, clip_group;
-        double weight_decay, lr_scale;
-    } slot[6];
-    int begin_slot, skip; /* the range starts `skip` elements into that slot … */
-    int cut;              /* … and ends so many before the arena's end */
-} ArenaShape;
-
-static const ArenaShape arena_shapes[] = {
-    {.n_slots = 1, .slot = {{1, 1, CLIP_ALL, 0, 1}}},
-    {.n_slots = 2, .slot = {{3, 65, CLIP_ALL, 0.1, 1}, {1, 1, CLIP_GATES, 0, 1}}},
-    {.n_slots = 4,
-     .slot = {{7, 31, CLIP_ALL, 0.1, 1},
-              {1, 257, CLIP_ALL, 0, 0.5},
-              {1, 5, CLIP_GATES, 0, 2},
-              {130, 64, CLIP_ALL, 0.01, 1}}},
-    {.n_slots = 4,
-     .slot = {{7, 31, CLIP_ALL, 0.1, 1},
-              {1, 257, CLIP_ALL, 0, 0.5},
-              {1, 5, CLIP_GATES, 0, 2},
-              {64, 65, CLIP_ALL, 0.01, 1}},
-     .begin_slot = 1,
-     .skip = 64,
-     .cut = 128},
-    {.n_slots = 3,
-     .slot = {{1, 3, CLIP_GATES, 0, 1}, {257, 130, CLIP_ALL, 0.1, 1}, {1, 96, CLIP_ALL, 0, 1}},
-     .begin_slot = 1},
-};
-static const ArenaShape arena_measured[] = {{.n_slots = 1, .slot = {{3072, 768, CLIP_ALL, 0.1, 1}}}};
-
-typedef struct Arena {
-    ParamSlot slots[6];
-    int64_t begin, end, count;
-} Arena;
-
-/* A matrix's padding: padded(rows) rows of padded(cols); a vector's: padded(cols). */
-static Arena arena(Case *c, const ArenaShape *s) {
-    Arena a = {{{0}}, 0, 0, 0};
-    for (int i = 0; i < s->n_slots; i++) {
-        int64_t rows = s->slot[i].rows == 1 ? 1 : padded(s->slot[i].rows),
-                count = rows * padded(s->slot[i].cols);
-        a.slots[i] = (ParamSlot){.offset = a.count,
-                                 .count = count,
-                                 .rows = s->slot[i].rows,
-                                 .cols = s->slot[i].cols,
-                                 .clip_group = s->slot[i].clip_group,
-                                 .weight_decay = s->slot[i].weight_decay,
-                                 .lr_scale = s->slot[i].lr_scale};
-        a.count += count;
-    }
-    a.begin = a.slots[s->begin_slot].offset + s->skip;
-    a.end = a.count - s->cut;
-    describe(c, "%d slots, %lld to %lld of %lld", s->n_slots, (long long)a.begin, (long long)a.end,
-             (long long)a.count);
-    c->limits = (Limits){.parameters = a.count, .slots = s->n_slots};
-    return a;
-}
-
-/* An arena's numbers: of that size in the true elements, zero in the padding. */
-static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *a, double size,
-                          bool positive) {
-    constant(t, 0);
-    for (int i = 0; i < s->n_slots; i++) {
-        for (int row = 0; row < a->slots[i].rows; row++) {
-            for (int col = 0; col < a->slots[i].cols; col++) {
-                double x = size * centred(c);
-                t->value[a->slots[i].offset + row * padded(a->slots[i].cols) + col] =
-                    positive ? fabs(x) + size / 3 : x;
-            }
-        }
-    }
-    return t;
-}
-
-/* Sizes whose squares are beyond fp32 either way, and one where only some are. */
-static const double gradient_sizes[] = {1, 1e25, 1e-25, 1.5e19};
-
-static void declare_sum_squares(Case *c, const void *shape, const void *variant) {
-    const ArenaShape *s = shape;
-    const double size = *(const double *)variant;
-    SumSquares *a = arguments(c, sizeof *a);
-    StepState state = some_state();
-    Arena all = arena(c, s);
-    describe(c, " size=%g", size);
-    *a = (SumSquares){.begin = all.begin, .end = all.end, .n_slots = s->n_slots};
-    fill_arena(c, flat(c, TO(a->grad), ACCUM, IN, 1, all.count), s, &all, size, false);
-    structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
-    Tensor *t = structure(c, TO(a->state), IN, &state, sizeof state);
-    Tensor *squares = MEMBER(c, t, sum_squares, ADDED, CLIP_GROUPS);
-    squares->value[0] = 0.75 * size * size, squares->value[1] = 0.25 * size * size;
-    call(c, OP_sum_squares, a);
-}
-
-typedef struct AdamVariant {
-    double eps;
-    bool first;   /* moments are zero */
-    bool skipped; /* the step is: a gradient is not finite, and nothing may change */
-    bool lost;    /* some weights and moments are no finite numbers; how they become so: ops_sequence.c */
-} AdamVariant;
-static const AdamVariant adam_variants[] = {{.eps = 1e-8},
-                                            {.eps = 1e-8, .first = true},
-                                            {.eps = 1e-3},
-                                            {.eps = 1e-8, .skipped = true}};
-static const AdamVariant adam_lost[] = {{.eps = 1e-8, .lost = true},
-                                        {.eps = 1e-8, .lost = true, .skipped = true}};
-static const double size_measured[] = {1};
-static const AdamVariant adam_measured[] = {{.eps = 1e-8}};
-
-/* In the range's first, last and middle element, and in one that the range leaves out. */
-static void lose_numbers(const Arena *all, Tensor *master, Tensor *m, Tensor *v) {
-    m->value[all->begin] = -INFINITY;
-    v->value[all->end - 1] = INFINITY;
-    master->value[(all->begin + all->end) / 2] = NAN;
-    if (all->begin > 0) m->value[all->begin - 1] = NAN;
-}
-
-static void declare_adamw(Case *c, const void *shape, const void *variant) {
-    const ArenaShape *s = shape;
-    const AdamVariant *v = variant;
-    AdamW *a = arguments(c, sizeof *a);
-    StepState state = some_state();
-    Arena all = arena(c, s);
-    Role changes = v->skipped ? IN : INOUT;
-    describe(c, " eps=%g%s%s%s", v->eps, v->first ? " first" : "", v->skipped ? " skipped" : "",
-             v->lost ? " lost numbers" : "");
-    *a = (AdamW){.begin = all.begin,
-                 .end = all.end,
-                 .n_slots = s->n_slots,
-                 .beta1 = 0.9,
-                 .beta2 = 0.95,
-                 .eps = v->eps};
-    if (v->first) state.applied = 1, state.bias_correction[0] = 1 - 0.9, state.bias_correction[1] = 1 - 0.95;
-    if (v->skipped) state.skip = SKIP_NON_FINITE, state.skips_in_a_row = 1;
-    Tensor *grad = fill_arena(c, flat(c, TO(a->grad), ACCUM, IN, 1, all.count), s, &all, 0.1, false);
-    if (v->skipped) grad->value[all.begin] = NAN;
-    Tensor *master = fill_arena(c, flat(c, TO(a->master), ACCUM, changes, 1, all.count), s, &all, 1, false);
-    Tensor *storage =
-        fill_arena(c, flat(c, TO(a->storage), STORAGE, changes, 1, all.count), s, &all, 0, false);
-    storage->copy_of = master;
-    Tensor *first =
-        fill_arena(c, flat(c, TO(a->m), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.05, false);
-    Tensor *second =
-        fill_arena(c, flat(c, TO(a->v), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.01, true);
-    if (v->lost) lose_numbers(&all, master, first, second);
-    memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
-    structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
-    count_lost(c, structure(c, TO(a->state), IN, &state, sizeof state), v->skipped ? IN : ADDED);
-    call(c, OP_adamw, a);
 }
 
 /* ------------------------------------------------------------------------------- telemetry, conversion */
@@ -401,14 +227,9 @@ const Family families_step[] = {
     FAMILY(cross_entropy, declare_cross_entropy, loss_long_shapes, loss_long),
     FAMILY(loss_reduce, declare_loss_reduce, count_shapes, no_variant),
     FAMILY(step_begin, declare_step_begin, no_variant, no_variant),
-    FAMILY(sum_squares, declare_sum_squares, arena_shapes, gradient_sizes),
-    FAMILY(adamw, declare_adamw, arena_shapes, adam_variants),
-    FAMILY(adamw, declare_adamw, arena_shapes, adam_lost),
     FAMILY(tensor_stats, declare_tensor_stats, stats_shapes, stats_variants),
     FAMILY(cast, declare_cast, count_shapes, cast_variants),
     FAMILY(hash, declare_hash, count_shapes, no_variant),
     FAMILY(cross_entropy, declare_cross_entropy, loss_measured_shapes, loss_measured, .perf = true),
-    FAMILY(sum_squares, declare_sum_squares, arena_measured, size_measured, .perf = true),
-    FAMILY(adamw, declare_adamw, arena_measured, adam_measured, .perf = true),
 };
 const int n_families_step = sizeof families_step / sizeof families_step[0];

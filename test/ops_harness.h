@@ -126,8 +126,8 @@ typedef struct Family {
         .n_variants = sizeof(variant_table) / sizeof(variant_table)[0], __VA_ARGS__                          \
     }
 
-extern const Family families_block[], families_attention[], families_junction[], families_step[];
-extern const int n_families_block, n_families_attention, n_families_junction, n_families_step;
+extern const Family families_block[], families_attention[], families_junction[], families_step[], families_update[];
+extern const int n_families_block, n_families_attention, n_families_junction, n_families_step, n_families_update;
 
 /* All families in one numbering; NULL past the end. */
 const Family *family_at(int index);

@@ -30,6 +30,10 @@
     X(sum_squares, SumSquares)                                                                               \
     X(step_decide, StepDecide)                                                                               \
     X(adamw, AdamW)                                                                                          \
+    X(muon_momentum, MuonMomentum)                                                                           \
+    X(scaled_copy, ScaledCopy)                                                                               \
+    X(axpby, Axpby)                                                                                          \
+    X(muon_update, MuonUpdate)                                                                               \
     X(tensor_stats, TensorStats)                                                                             \
     X(cast, Cast)                                                                                            \
     X(hash, Hash)

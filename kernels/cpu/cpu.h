@@ -47,7 +47,7 @@ size_t NAME(junction_scratch)(const Limits *limits);
 size_t NAME(qkv_scratch)(const Limits *limits);
 size_t NAME(activation_scratch)(const Limits *limits);
 size_t NAME(embedding_scratch)(const Limits *limits);
-size_t NAME(step_scratch)(const Limits *limits);    /* sum_squares, loss_reduce, adamw, tensor_stats */
+size_t NAME(step_scratch)(const Limits *limits);    /* sum_squares, loss_reduce, adamw, Muon, tensor_stats */
 size_t NAME(variant_scratch)(const Limits *limits); /* gpas_scales, product_norm, bhyt_terms */
 
 void NAME(embedding_forward)(Queue *, const Embedding *);
@@ -73,6 +73,10 @@ void NAME(loss_reduce)(Queue *, const LossReduce *);
 void NAME(sum_squares)(Queue *, const SumSquares *);
 void NAME(step_decide)(Queue *, const StepDecide *);
 void NAME(adamw)(Queue *, const AdamW *);
+void NAME(muon_momentum)(Queue *, const MuonMomentum *);
+void NAME(scaled_copy)(Queue *, const ScaledCopy *);
+void NAME(axpby)(Queue *, const Axpby *);
+void NAME(muon_update)(Queue *, const MuonUpdate *);
 void NAME(tensor_stats)(Queue *, const TensorStats *);
 void NAME(cast)(Queue *, const Cast *);
 void NAME(hash)(Queue *, const Hash *);

@@ -6,19 +6,13 @@
  * by one thread, added in order; AdamW is elementwise. Both are bound by memory: the norm reads 4 bytes an
  * element (cpu/f32), AdamW reads 16 and writes 12 in one pass.
  */
-#include "rows.h"
+#include "slots.h"
 
 #include <math.h>
 
-enum { CHUNK = 1 << 15 }; /* elements; a multiple of 64 */
-
-static int64_t chunk_count(int64_t elements) {
-    return (elements + CHUNK - 1) / CHUNK;
-}
-
 size_t NAME(step_scratch)(const Limits *limits) {
     size_t sums = (size_t)chunk_count(limits->parameters) * CLIP_GROUPS;
-    size_t stats = (size_t)piece_count(limits->N) * STAT_COUNT;
+    size_t stats = (size_t)PIECES_MAX * STAT_COUNT; /* of parameters, too, whose rows may be more than a call has tokens */
     return (sums > stats ? sums : stats) * sizeof(double);
 }
 
@@ -36,21 +30,6 @@ void NAME(loss_reduce)(Queue *queue, const LossReduce *args) {
 #pragma omp simd reduction(+ : sum)
     for (int64_t n = 0; n < args->N; n++) sum += (double)losses[n];
     args->state->loss_sum += sum;
-}
-
-/* --- Walking over an arena --------------------------------------------------------------------------- */
-
-/* The slot that holds element `at`, or the first one after it; n_slots where there is none. */
-static int slot_find(const ParamSlot *slots, int n_slots, int64_t at) {
-    int low = 0, high = n_slots;
-    while (low < high) {
-        int middle = low + (high - low) / 2;
-        if (slots[middle].offset + slots[middle].count <= at)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
 }
 
 /* --- Norm -------------------------------------------------------------------------------------------- */
@@ -199,11 +178,12 @@ static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
     for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots; i++) {
         const ParamSlot *slot = &a->slots[i];
         if (slot->offset >= end) break;
+        if (slot->optimizer != OPTIMIZER_ADAMW) continue;
         int64_t first = slot->offset > begin ? slot->offset : begin;
         int64_t count = least(slot->offset + slot->count, end) - first;
         real *master = (real *)a->master + first;
         lost += adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
-                      (real *)a->v + first, count);
+                              (real *)a->v + first + slot->v_shift, count);
         if (a->storage && a->storage != a->master)
             memcpy((real *)a->storage + first, master, (size_t)count * sizeof(real));
     }
@@ -213,9 +193,6 @@ static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
 void NAME(adamw)(Queue *queue, const AdamW *a) {
     (void)queue;
     if (a->state->skip != SKIP_NONE) return;
-    for (int i = 0; i < a->n_slots; i++)
-        check(a->slots[i].optimizer == OPTIMIZER_ADAMW,
-              "adamw: slot %d asks for optimizer %d, which does not exist", i, a->slots[i].optimizer);
     int64_t chunks = chunk_count(a->end - a->begin), lost = 0;
 #pragma omp parallel for schedule(static) reduction(+ : lost) if (chunks > 1)
     for (int64_t i = 0; i < chunks; i++) {

@@ -382,6 +382,10 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     OPERATION(sum_squares, sum_squares);
     OPERATION(step_decide, step_decide);
     OPERATION(adamw, adamw<S>);
+    OPERATION(muon_momentum, muon_momentum);
+    OPERATION(scaled_copy, scaled_copy<S>);
+    OPERATION(axpby, axpby<S>);
+    OPERATION(muon_update, muon_update<S>);
     OPERATION(tensor_stats, tensor_stats);
     OPERATION(cast, cast);
     OPERATION(hash, hash);

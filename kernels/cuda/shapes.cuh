@@ -74,6 +74,18 @@ static inline Shape shape_of(const StepDecide *) {
 static inline Shape shape_of(const AdamW *a) {
     return {{{"begin", a->begin}, {"end", a->end}, {"slots", a->n_slots}}};
 }
+static inline Shape shape_of(const MuonMomentum *a) {
+    return {{{"begin", a->begin}, {"end", a->end}, {"slots", a->n_slots}}};
+}
+static inline Shape shape_of(const ScaledCopy *a) {
+    return {{{"rows", a->rows}, {"cols", a->cols}, {"transpose", a->transpose}, {"narrow", a->narrow}}};
+}
+static inline Shape shape_of(const Axpby *a) {
+    return {{{"n", a->n}}};
+}
+static inline Shape shape_of(const MuonUpdate *a) {
+    return {{{"begin", a->begin}, {"end", a->end}, {"slots", a->n_slots}}};
+}
 static inline Shape shape_of(const TensorStats *a) {
     return {{{"N", a->N}, {"C", a->C}}};
 }

@@ -3,7 +3,7 @@
  * conversion between types. All of it is driven by the StepState on the device, so that nothing here is an
  * argument that changes from step to step.
  */
-#include "types.cuh"
+#include "slots.cuh"
 
 #include <math.h>
 
@@ -153,6 +153,8 @@ constexpr int64_t ADAMW_CHUNK = 4 * THREADS * PACK; /* elements a block */
 /* What one update needs of the state and of the parameter that an element belongs to. */
 struct AdamWFactors {
     float clip, lr, decay;
+    int64_t v_shift;
+    bool mine; /* of AdamW at all */
 };
 
 /* Whether all that an update leaves of an element are finite numbers: the weight as it is stored, too. */
@@ -165,20 +167,9 @@ __device__ AdamWFactors adamw_factors(const ParamSlot &slot, const StepState *st
     factors.clip = (float)state->clip_scale[slot.clip_group];
     factors.lr = (float)(state->in.lr * slot.lr_scale);
     factors.decay = (float)slot.weight_decay;
+    factors.v_shift = slot.v_shift;
+    factors.mine = slot.optimizer == OPTIMIZER_ADAMW;
     return factors;
-}
-
-/* The last slot that starts at or before the element: slots are in order and without holes. */
-__device__ int find_slot(const ParamSlot *__restrict__ slots, int n_slots, int64_t element) {
-    int low = 0, high = n_slots - 1;
-    while (low < high) {
-        const int middle = low + (high - low + 1) / 2;
-        if (slots[middle].offset <= element)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
 }
 
 /*
@@ -210,11 +201,12 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
     for (int64_t i = first + threadIdx.x * PACK; i < last; i += blockDim.x * PACK) {
         while (slot + 1 < args.n_slots && args.slots[slot + 1].offset <= i)
             factors = adamw_factors(args.slots[++slot], state);
+        if (!factors.mine) continue;
         float w[PACK], g[PACK], m[PACK], v[PACK];
         load_pack(w, master + i);
         load_pack(g, grad + i);
         load_pack(m, first_moment + i);
-        load_pack(v, second_moment + i);
+        load_pack(v, second_moment + i + factors.v_shift);
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
             const float clipped = factors.clip * g[j];
@@ -227,7 +219,7 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
         }
         store_pack(master + i, w);
         store_pack(first_moment + i, m);
-        store_pack(second_moment + i, v);
+        store_pack(second_moment + i + factors.v_shift, v);
         if (storage) store_pack(storage + i, w);
     }
     if (lost > 0) atomicAdd(reinterpret_cast<unsigned long long *>(&state->non_finite), lost);
@@ -283,13 +275,6 @@ template <typename From> void cast_from(Queue *queue, const Cast *args) {
         cast_as<bf16, From>(queue, args);
     else
         cast_as<double, From>(queue, args);
-}
-
-unsigned chunks_of(int64_t elements, int64_t chunk, const char *operation) {
-    const int64_t chunks = ceil_div(elements, chunk);
-    check(chunks <= INT32_MAX, "%s: %lld elements are more than a launch can hold", operation,
-          (long long)elements);
-    return (unsigned)chunks;
 }
 
 } // namespace

@@ -50,7 +50,10 @@ static const char *missing_operation(const Kernels *k) {
         {"junction_backward", k->junction_backward},     {"cross_entropy", k->cross_entropy},
         {"step_begin", k->step_begin},                   {"loss_reduce", k->loss_reduce},
         {"sum_squares", k->sum_squares},                 {"step_decide", k->step_decide},
-        {"adamw", k->adamw},                             {"cast", k->cast},
+        {"adamw", k->adamw},                             {"muon_momentum", k->muon_momentum},
+        {"scaled_copy", k->scaled_copy},                 {"axpby", k->axpby},
+        {"muon_update", k->muon_update},                 {"tensor_stats", k->tensor_stats},
+        {"cast", k->cast},
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (!needed[i].there) return needed[i].name;

@@ -1,0 +1,144 @@
+/*
+ * muon.c: what does Muon do around its matrix products? (kernels.h)
+ *
+ * All of it is bound by memory: momentum reads 12 bytes an element and writes 8 (cpu/f32), the update reads 8 and writes 4;
+ * what Newton–Schulz copies and adds is a few passes over a matrix beside the 2·min(rows, cols) operations an element that
+ * each of its products takes.
+ */
+#include "slots.h"
+
+#include <math.h>
+
+/* --- Over the arenas --------------------------------------------------------------------------------- */
+
+/* The part of a slot that lies in [begin, end). */
+typedef struct Stretch {
+    int64_t first, count;
+} Stretch;
+
+static Stretch stretch_of(const ParamSlot *slot, int64_t begin, int64_t end) {
+    int64_t first = slot->offset > begin ? slot->offset : begin;
+    return (Stretch){first, least(slot->offset + slot->count, end) - first};
+}
+
+/* Returns how many m are no finite numbers now: x − x is 0 for those that are. */
+static int momentum_stretch(real clip, double mu, const real *grad, real *m, real *out, int64_t n) {
+    const real momentum = (real)mu, rest = (real)(1 - mu);
+    int lost = 0;
+#pragma omp simd reduction(+ : lost)
+    for (int64_t i = 0; i < n; i++) {
+        real g = clip * grad[i], m_new = m[i] + rest * (g - m[i]);
+        m[i] = m_new;
+        out[i] = g + momentum * (m_new - g);
+        lost += m_new - m_new != 0;
+    }
+    return lost;
+}
+
+static int momentum_chunk(const MuonMomentum *a, int64_t begin, int64_t end) {
+    int lost = 0;
+    for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots && a->slots[i].offset < end; i++) {
+        const ParamSlot *slot = &a->slots[i];
+        const Stretch s = stretch_of(slot, begin, end);
+        if (slot->optimizer != OPTIMIZER_MUON) {
+            row_fill((real *)a->out + s.first, 0, s.count);
+            continue;
+        }
+        lost += momentum_stretch((real)a->state->clip_scale[slot->clip_group], a->momentum, (const real *)a->grad + s.first,
+                                 (real *)a->m + s.first, (real *)a->out + s.first, s.count);
+    }
+    return lost;
+}
+
+void NAME(muon_momentum)(Queue *queue, const MuonMomentum *a) {
+    (void)queue;
+    if (a->state->skip != SKIP_NONE) return;
+    int64_t chunks = chunk_count(a->end - a->begin), lost = 0;
+#pragma omp parallel for schedule(static) reduction(+ : lost) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t begin = a->begin + i * CHUNK;
+        lost += momentum_chunk(a, begin, least(begin + CHUNK, a->end));
+    }
+    a->state->non_finite += (uint64_t)lost;
+}
+
+static int update_stretch(real lr, real weight_decay, real *master, const real *direction, int64_t n) {
+    int lost = 0;
+#pragma omp simd reduction(+ : lost)
+    for (int64_t i = 0; i < n; i++) {
+        real w = master[i] - lr * (direction[i] + weight_decay * master[i]);
+        master[i] = w;
+        lost += w - w != 0;
+    }
+    return lost;
+}
+
+static int update_chunk(const MuonUpdate *a, int64_t begin, int64_t end) {
+    int lost = 0;
+    for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots && a->slots[i].offset < end; i++) {
+        const ParamSlot *slot = &a->slots[i];
+        const Stretch s = stretch_of(slot, begin, end);
+        if (slot->optimizer != OPTIMIZER_MUON) continue;
+        real *master = (real *)a->master + s.first;
+        lost += update_stretch((real)(a->state->in.lr * slot->lr_scale), (real)slot->weight_decay, master,
+                               (const real *)a->direction + s.first, s.count);
+        if (a->storage && a->storage != a->master)
+            memcpy((real *)a->storage + s.first, master, (size_t)s.count * sizeof(real));
+    }
+    return lost;
+}
+
+void NAME(muon_update)(Queue *queue, const MuonUpdate *a) {
+    (void)queue;
+    if (a->state->skip != SKIP_NONE) return;
+    int64_t chunks = chunk_count(a->end - a->begin), lost = 0;
+#pragma omp parallel for schedule(static) reduction(+ : lost) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t begin = a->begin + i * CHUNK;
+        lost += update_chunk(a, begin, least(begin + CHUNK, a->end));
+    }
+    a->state->non_finite += (uint64_t)lost;
+}
+
+/* --- Into and out of Newton–Schulz ------------------------------------------------------------------- */
+
+static void copy_rows(const ScaledCopy *a, real factor) {
+    const int64_t stride = padded(a->cols);
+#pragma omp parallel for schedule(static) if ((int64_t)a->rows * a->cols > SERIAL_ELEMENTS)
+    for (int64_t r = 0; r < a->rows; r++) {
+        const real *src = (const real *)a->src + r * stride;
+        real *dst = (real *)a->dst + r * stride;
+#pragma omp simd
+        for (int64_t c = 0; c < a->cols; c++) dst[c] = factor * src[c];
+    }
+}
+
+/* Tiles that fit into the first-level cache both ways; a thread has whole rows of the result. */
+static void copy_columns(const ScaledCopy *a, real factor) {
+    enum { TILE = 32 };
+    const int64_t src_stride = padded(a->cols), dst_stride = padded(a->rows);
+#pragma omp parallel for schedule(static) if ((int64_t)a->rows * a->cols > SERIAL_ELEMENTS)
+    for (int64_t column = 0; column < a->cols; column += TILE)
+        for (int64_t row = 0; row < a->rows; row += TILE) {
+            const int64_t columns_end = least(column + TILE, a->cols), rows_end = least(row + TILE, a->rows);
+            for (int64_t c = column; c < columns_end; c++)
+                for (int64_t r = row; r < rows_end; r++)
+                    ((real *)a->dst)[c * dst_stride + r] = factor * ((const real *)a->src)[r * src_stride + c];
+        }
+}
+
+void NAME(scaled_copy)(Queue *queue, const ScaledCopy *a) {
+    (void)queue;
+    double factor = a->scale;
+    if (a->sum_squares) factor /= fmax(sqrt(*a->sum_squares), a->eps);
+    if (a->transpose) copy_columns(a, (real)factor);
+    else copy_rows(a, (real)factor);
+}
+
+void NAME(axpby)(Queue *queue, const Axpby *args) {
+    (void)queue;
+    const real a = (real)args->a, b = (real)args->b, *x = args->x;
+    real *y = args->y;
+#pragma omp parallel for simd schedule(static) if (args->n > SERIAL_ELEMENTS)
+    for (int64_t i = 0; i < args->n; i++) y[i] = a * x[i] + b * y[i];
+}
