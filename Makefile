@@ -234,8 +234,9 @@ CLANG_FLAGS = -std=gnu11 -O1 -fsyntax-only -fopenmp $(WARNINGS) -march=$(ARCH)
 demo: $(PROGRAM)
 	@scripts/demo.sh
 
-bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_variant $(BUILD)/bench_loader $(BUILD)/bench_generate
+bench: $(PROGRAM) $(BUILD)/bench_step $(BUILD)/bench_muon $(BUILD)/bench_variant $(BUILD)/bench_loader $(BUILD)/bench_generate
 	@$(BUILD)/bench_step gpt2-124m 4 256
+	@$(BUILD)/bench_muon
 	@$(BUILD)/bench_variant
 	@$(BUILD)/bench_loader
 	@$(BUILD)/bench_generate

@@ -18,8 +18,8 @@ QUICK += $(BUILD)/test_variants
 QUICK += $(BUILD)/test_variant_rules
 # an independent model computes the same
 QUICK += test/test_reference.py
-# a step is AdamW's; statistics are what the layers did
-QUICK += test/test_update.py $(BUILD)/test_telemetry
+# a step is AdamW's, or Muon's; statistics are what the layers did
+QUICK += test/test_update.py $(BUILD)/test_muon $(BUILD)/test_telemetry
 # every operation computes what kernels.h says
 QUICK += "OPS_SAMPLE=1 $(BUILD)/test_ops test --implementation cpu/f32"
 # the same bits, after a resume too

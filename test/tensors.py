@@ -52,7 +52,8 @@ def write_token_bytes(path, tokens, end_of_document=None, strip_leading_space=Fa
 
 
 def read_moments(directory):
-    """→ {"m.NAME": array, "v.NAME": …} from all files of a checkpoint's moments, whoever wrote them: src/checkpoint/moments.h."""
+    """→ {"m.NAME": array, "v.NAME": …} from all files of a checkpoint's moments, whoever wrote them: src/checkpoint/moments.h.
+    The matrices of blocks have no second ones where they are Muon's."""
     shapes = {name: value.shape for name, value in read_tensors(pathlib.Path(directory) / "model.safetensors").items()}
     files = sorted(pathlib.Path(directory).glob("optimizer-*-of-*.safetensors"))
     assert {file.name for file in files} == {f"optimizer-{rank}-of-{len(files)}.safetensors" for rank in range(len(files))}
@@ -67,7 +68,8 @@ def read_moments(directory):
             assert (value.size, turned) == (end - begin, flat[1]), f"{file}: {name}"
             flat[0][begin:end] = value.reshape(-1)
             seen.setdefault(whole, numpy.zeros(flat[0].size, int))[begin:end] += 1
-    assert set(moments) == {f"{which}.{name}" for which in "mv" for name in shapes}
+    matrices = {f"v.{name}" for name, shape in shapes.items() if len(shape) == 2 and (".h." in name or ".layers." in name)}
+    assert set(moments) in [every := {f"{which}.{name}" for which in "mv" for name in shapes}, every - matrices]
     assert all((count == 1).all() for count in seen.values())
     shape_of = {name: shapes[name[2:]] for name in moments}
     return {name: flat.reshape(shape_of[name][::-1]).T if turned else flat.reshape(shape_of[name])

@@ -101,6 +101,14 @@ def test_who_updates_what_and_in_which_order_the_device_works_changes_no_bit(sha
         assert found[i] == found[0], words
 
 
+# Muon's matrices are gathered, orthogonalized by one rank each and summed, between the reductions and the gathers of weights.
+@pytest.mark.parametrize("dtype", ["bf16"] + ["fp32"] * ALL)
+def test_nor_does_it_with_muon(shard, tmp_path, dtype):
+    for i, (words, seed) in enumerate(WAYS + MORE * ALL):
+        train(tmp_path / str(i), shard, 2, f"--device cuda --dtype {dtype} {VARIANT} --optimizer muon {words}", seed=seed)
+        assert bits(tmp_path / str(i)) == bits(tmp_path / "0"), words
+
+
 @pytest.mark.parametrize("variant", ["--arch gpt2 --norm layernorm --placement post --residual-dtype fp32",
                                      "--norm rmsnorm --recompute block", "--norm dyt --placement sandwich"])
 @pytest.mark.skipif(not ALL, reason="test-all")

@@ -40,19 +40,35 @@ static char *whole_arena(const Fixture *f, int which) {
     return arena;
 }
 
-/* Fills this rank's moments with those, or compares. */
+/* Elements [first, last) of the arenas, which this rank holds from `mine` on. */
+static void at_share(char *mine, char *there, int64_t first, int64_t last, size_t size, bool compare) {
+    if (last <= first) return;
+    if (compare) assert_memory_equal(mine, there + (size_t)first * size, (size_t)(last - first) * size);
+    else memcpy(mine, there + (size_t)first * size, (size_t)(last - first) * size);
+}
+
+/* Fills this rank's moments with those, or compares. First moments lie share behind share; so do second ones, but what is
+ * Muon's is left out. */
 static void for_each_share(Fixture *f, bool compare) {
+    const Params *params = &f->model.params;
     const size_t size = dtype_size(f->model.k->accum);
-    for (int which = 0; which < 2; which++) {
-        char *arena = whole_arena(f, which), *own = which ? (char *)f->optimizer.v : (char *)f->optimizer.m;
-        for (int b = 0; b < f->model.params.buckets; b++) {
-            const Share *s = &f->optimizer.share[b];
-            char *mine = own + (size_t)s->moments * size, *there = arena + (size_t)s->begin * size;
-            if (compare) assert_memory_equal(mine, there, (size_t)(s->end - s->begin) * size);
-            else memcpy(mine, there, (size_t)(s->end - s->begin) * size);
+    char *first_arena = whole_arena(f, 0), *second_arena = whole_arena(f, 1);
+    int64_t held = 0;
+    for (int b = 0; b < params->buckets; b++) {
+        const Share *s = &f->optimizer.share[b];
+        at_share((char *)f->optimizer.m + (size_t)s->moments * size, first_arena, s->begin, s->end, size, compare);
+        for (int i = 0; i < params->count; i++) {
+            const Param *p = &params->list[i];
+            if (p->optimizer != OPTIMIZER_ADAMW || p->offset < params->bucket[b].begin || p->offset >= params->bucket[b].end) continue;
+            const int64_t end = p->offset + p->count, first = p->offset > s->begin ? p->offset : s->begin;
+            const int64_t last = end < s->end ? end : s->end;
+            at_share((char *)f->optimizer.v + (size_t)held * size, second_arena, first, last, size, compare);
+            if (last > first) held += last - first;
         }
-        free(arena);
     }
+    assert_int_equal(f->optimizer.second_moments, held);
+    free(first_arena);
+    free(second_arena);
 }
 
 static void write_as(const Kernels *k, const char *settings, int ranks, const char *directory) {
@@ -97,7 +113,8 @@ static void any_number_of_ranks_reads_what_any_other_wrote(void **state) {
     static const int COUNTS[] = {1, 2, 3, 4, 8};
     static const char *const SETTINGS[] = {
         "", "arch=llama n-ffn=50 n-kv-head=1", "arch=llama sdd=released placement=post n-ffn=50 gpas=layer", "activation=swiglu n-ffn=50 norm=bhyt",
-        "bucket-mb=25 tie-embeddings=off", "n-embd=144 vocab-size=61", "arch=llama n-embd=144 n-ffn=200"}; /* pieces end within rows */
+        "bucket-mb=25 tie-embeddings=off", "n-embd=144 vocab-size=61", "arch=llama n-embd=144 n-ffn=200",
+        "optimizer=muon n-ffn=50", "arch=llama optimizer=muon muon-split=heads n-embd=144 n-ffn=200 bucket-mb=25"}; /* pieces end within rows */
     for (size_t s = 0; s < sizeof SETTINGS / sizeof *SETTINGS; s++)
         all_to_all(s % 2 ? &kernels_cpu_f64 : &kernels_cpu_f32, SETTINGS[s], COUNTS, 5);
 }

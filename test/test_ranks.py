@@ -49,20 +49,34 @@ def test_any_number_of_ranks_takes_the_same_steps(shard, tmp_path):
     near([line["loss"] for line in metrics(tmp_path / "2", "val")], [line["loss"] for line in metrics(tmp_path / "1", "val")])
 
 
-def test_sharing_the_update_changes_no_bit_and_neither_does_a_second_run(shard, tmp_path):
-    more = ["--batch-size", "8", "--steps", "4", "--gpas", "layer", "--sdd", "paper", "--norm", "bhyt"]
+MUON = ["--optimizer", "muon"]
+
+
+@pytest.mark.parametrize("optimizer", [[], MUON, [*MUON, "--muon-split", "heads", "--bucket-mb", "0"]], ids=["adamw", "muon", "heads"])
+def test_sharing_the_update_changes_no_bit_and_neither_does_a_second_run(shard, tmp_path, optimizer):
+    more = ["--batch-size", "8", "--steps", "4", "--gpas", "layer", "--sdd", "paper", "--norm", "bhyt", *optimizer]
     for name, zero in ("a", "1"), ("b", "1"), ("c", "0"):
         ranks(2, *flags(shard, tmp_path / name, "--zero", zero, *more))
     assert losses(tmp_path / "a") == losses(tmp_path / "b") == losses(tmp_path / "c")
     assert files(tmp_path / "a", 4) == files(tmp_path / "b", 4) == files(tmp_path / "c", 4)
 
 
+# Each rank orthogonalizes some of the matrices: the same ones as alone, but for the sums of their gradients.
+def test_any_number_of_ranks_takes_the_same_steps_of_muon(shard, tmp_path):
+    run(*flags(shard, tmp_path / "1", "--batch-size", "8", "--steps", "6", *MUON))
+    for count in 2, 4:
+        ranks(count, *flags(shard, tmp_path / str(count), "--batch-size", 8 if count == 2 else 4, "--steps", "6", *MUON))
+        near(losses(tmp_path / str(count)), losses(tmp_path / "1"))
+    run(*flags(shard, tmp_path / "adamw", "--batch-size", "8", "--steps", "6"))
+    assert abs(losses(tmp_path / "adamw")[-1] - losses(tmp_path / "1")[-1]) > 1e-3, "what would be AdamW's is not tested"
+
+
 # A bucket a layer: pieces begin and end within tensors.
-@pytest.mark.parametrize("written", [1, 2, 4])
-def test_a_checkpoint_goes_on_bit_for_bit_on_as_many_ranks_and_to_rounding_on_others(shard, tmp_path, written):
+@pytest.mark.parametrize("written,optimizer", [(1, []), (2, []), (4, []), (1, MUON), (4, MUON)])
+def test_a_checkpoint_goes_on_bit_for_bit_on_as_many_ranks_and_to_rounding_on_others(shard, tmp_path, written, optimizer):
     def train(count, out, *more):
         arguments = flags(shard, out, "--batch-size", 24 // count, "--bucket-mb", "0", "--steps", "8", "--save-every", "4", "--keep", "9",
-                          *more, tokens=24 * 16)
+                          *optimizer, *more, tokens=24 * 16)
         return run(*arguments) if count == 1 else ranks(count, *arguments)
 
     train(written, tmp_path / "whole")

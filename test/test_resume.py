@@ -25,7 +25,7 @@ from program import MODEL, PROGRAM, environment, events, file_bytes, metrics, se
 EPOCHS = ["--batch-size", 2, "--total-batch-tokens", 80]  # 10 of 28 windows a step: epochs end in steps 3, 6, 9
 
 
-@pytest.mark.parametrize("case", ["none", "act", "block", "llama", "fp64", "bhyt", "bhyt once", "qwen3", "olmo2"])
+@pytest.mark.parametrize("case", ["none", "act", "block", "llama", "fp64", "bhyt", "bhyt once", "qwen3", "olmo2", "muon"])
 def test_a_resume_at_any_step_ends_in_the_same_bits(case, data, tmp_path):
     """Accumulation, shard and epoch boundaries, every recompute mode, a skip window that counts."""
     more = {"llama": ["--arch", "llama", "--vocab-size", 256, "--n-kv-head", 1, "--recompute", "block"],
@@ -33,6 +33,7 @@ def test_a_resume_at_any_step_ends_in_the_same_bits(case, data, tmp_path):
             "qwen3": ["--arch", "llama", "--qk-norm", "head", "--head-dim", 24, "--bias", "qkv", "--rope-scaling", "linear"],
             "olmo2": ["--arch", "llama", "--qk-norm", "projection", "--placement", "res-post", "--activation", "gelu-exact"],
             "bhyt once": ["--norm", "bhyt", "--placement", "lns", "--bhyt-refresh", 0],
+            "muon": ["--optimizer", "muon", "--muon-split", "heads", "--recompute", "block"],
             "fp64": ["--dtype", "fp64"]}.get(case, ["--recompute", case])
     arguments = [*SMALL, *data, *EPOCHS, *more, "--steps", 10, "--skip-sigma", 4, "--lr-schedule", "cosine",
                  "--warmup-steps", 3]

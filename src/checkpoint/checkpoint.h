@@ -4,7 +4,7 @@
  * OUT/step_00000100/
  *   model.safetensors              masters, under Hugging Face's names
  *   config.json                    the model's shape, in Hugging Face's words
- *   optimizer-RANK-of-COUNT.safetensors   AdamW's moments, from every rank that holds a share: moments.h
+ *   optimizer-RANK-of-COUNT.safetensors   the optimizer's moments, from every rank that holds a share: moments.h
  *   config.ini                     every flag, as --config reads it
  *   state.json                     step, updates, place in the data and their fingerprint, skip window, BHyT's products,
  *                                  threads, ranks, version, device, …

@@ -124,8 +124,8 @@ static void compare(const char *name, const char *value, bool is_number, void *c
     }
 }
 
-/* A checkpoint's config.ini against this run's flags. */
-static bool check_flags(const char *directory, const Config *config, Error *error) {
+/* A checkpoint's config.ini against this run's flags; `trains`: its moments are wanted, too. */
+static bool check_flags(const char *directory, const Config *config, bool trains, Error *error) {
     char path[CHECKPOINT_PATH];
     size_t size;
     Config theirs;
@@ -142,8 +142,12 @@ static bool check_flags(const char *directory, const Config *config, Error *erro
     config_visit(&theirs, collect, &comparison);
     config_visit(config, compare, &comparison);
     free(comparison.theirs);
-    return !comparison.difference[0] ||
-           error_set(error, "%s is of another model: %s", directory, comparison.difference);
+    if (comparison.difference[0]) return error_set(error, "%s is of another model: %s", directory, comparison.difference);
+    char before[32]; /* config_choice() has room for one word */
+    snprintf(before, sizeof before, "%s", config_choice("optimizer", theirs.optimizer));
+    return !trains || theirs.optimizer == config->optimizer ||
+           error_set(error, "%s has moments of --optimizer %s, and this run's is %s: --init-from %s goes on from its weights alone",
+                     directory, before, config_choice("optimizer", config->optimizer), directory);
 }
 
 /* Another build may add in another order, and libraries choose their code by the machine; neither must. */
@@ -210,7 +214,7 @@ static bool load(const char *path, const Config *config, Model *model, Optimizer
     char file[CHECKPOINT_PATH];
     if (!read_state(path, model, &state, progress, &written, error) ||
         !path_join(file, path, CHECKPOINT_MODEL, error) || !weights_load(model, file, error) ||
-        !check_flags(path, config, error))
+        !check_flags(path, config, optimizer != NULL, error))
         return false;
     if (!optimizer) return true;
     say_what_differs(path, config, model, &written);

@@ -47,18 +47,20 @@ void moments_name(char name[NAME_SIZE], int file, int files) {
     snprintf(name, NAME_SIZE, "optimizer-%d-of-%d.safetensors", file, files);
 }
 
+bool moments_there(const FileTensor *tensor, int which) { return which == 0 || tensor->param->optimizer == OPTIMIZER_ADAMW; }
+
 /* What all ranks hold, rank 0 writes. */
-MomentShare moments_share(const Optimizer *o, const FileTensor *tensor, bool written) {
+MomentShare moments_share(const Optimizer *o, const FileTensor *tensor, int which, bool written) {
     const Model *model = o->model;
     const Bucket *bucket = bucket_of(&model->params, tensor->param);
     const Share *share = &o->share[bucket - model->params.bucket];
     const bool whole = share->end - share->begin == bucket->end - bucket->begin;
-    MomentShare s = {.tensor = tensor};
-    if (written && whole && model->config->rank) return s;
-    const int64_t offset = (share->moments - share->begin) * (int64_t)dtype_size(model->k->accum);
+    MomentShare s = {.tensor = tensor, .which = which};
+    if (!moments_there(tensor, which) || (written && whole && model->config->rank)) return s;
+    const int64_t shift = which ? o->v_shift[tensor->param - model->params.list] : share->moments - share->begin;
     s.begin = elements_before(tensor, share->begin);
     s.end = elements_before(tensor, share->end);
-    s.base[0] = (char *)o->m + offset, s.base[1] = (char *)o->v + offset;
+    s.base = (char *)(which ? o->v : o->m) + shift * (int64_t)dtype_size(model->k->accum);
     return s;
 }
 
@@ -75,12 +77,11 @@ size_t moments_room(const FileTensor *t, DType type) {
     return (size_t)((chunk_rows(t) + 1 + t->gap) * params_row_stride(t->param)) * dtype_size(type);
 }
 
-void moments_move(const Model *m, const MomentShare *share, int which, int64_t begin, int64_t end, CopyKind kind, void *room,
-                  void *values) {
+void moments_move(const Model *m, const MomentShare *share, int64_t begin, int64_t end, CopyKind kind, void *room, void *values) {
     const FileTensor *t = share->tensor;
     const int64_t size = (int64_t)dtype_size(m->k->accum), cols = t->param->cols;
     const int64_t first = arena_element(t, begin), last = arena_element(t, end - 1);
-    char *device = (char *)share->base[which] + first * size;
+    char *device = (char *)share->base + first * size;
     const size_t bytes = (size_t)((last + 1 - first) * size);
     if (kind == COPY_TO_HOST) {
         m->k->copy(m->queue, room, device, bytes, kind);
@@ -105,17 +106,17 @@ void moments_move(const Model *m, const MomentShare *share, int which, int64_t b
 static bool is_whole(const MomentShare *s) { return s->end - s->begin == s->tensor->rows * (int64_t)s->tensor->param->cols; }
 
 /* A file's entry for what is held of a tensor; its name is the caller's to free. */
-static SafetensorsEntry entry_of(const MomentShare *s, int which, DType type) {
+static SafetensorsEntry entry_of(const MomentShare *s, DType type) {
     const FileTensor *t = s->tensor;
     const size_t size = strlen(t->name) + 64;
     char *name = must_malloc(size, "a tensor's name");
     SafetensorsEntry entry = {.name = name, .dtype = weights_file_type(type), .n_dims = 1, .shape = {(uint64_t)(s->end - s->begin)}};
     if (!is_whole(s)) {
-        snprintf(name, size, "%c.%s%s[%lld:%lld]", which ? 'v' : 'm', t->name, t->param->transposed ? ".T" : "",
+        snprintf(name, size, "%c.%s%s[%lld:%lld]", s->which ? 'v' : 'm', t->name, t->param->transposed ? ".T" : "",
                  (long long)s->begin, (long long)s->end);
         return entry;
     }
-    snprintf(name, size, "%c.%s", which ? 'v' : 'm', t->name);
+    snprintf(name, size, "%c.%s", s->which ? 'v' : 'm', t->name);
     entry.n_dims = (size_t)t->dims;
     for (int d = 0; d < t->dims; d++) entry.shape[d] = (uint64_t)t->shape[d];
     return entry;
@@ -125,14 +126,13 @@ static SafetensorsEntry entry_of(const MomentShare *s, int which, DType type) {
 typedef struct Passage {
     const Model *model;
     MomentShare share;
-    int which;
     void *room, *values;
 } Passage;
 
-static Passage passage_open(const Model *model, const MomentShare *share, int which) {
+static Passage passage_open(const Model *model, const MomentShare *share) {
     const FileTensor *t = share->tensor;
     const DType type = model->k->accum;
-    return (Passage){.model = model, .share = *share, .which = which,
+    return (Passage){.model = model, .share = *share,
                      .room = must_calloc(1, moments_room(t, type), "rows of a tensor"),
                      .values = must_calloc((size_t)moments_chunk(t), dtype_size(type), "rows of a tensor")};
 }
@@ -145,7 +145,7 @@ static void passage_close(Passage *p) {
 /* The chunk from this element on, at most to the share's end, into p->values; returns how many. */
 static int64_t passage_take(const Passage *p, int64_t begin) {
     const int64_t chunk = moments_chunk(p->share.tensor), left = p->share.end - begin, count = left < chunk ? left : chunk;
-    moments_move(p->model, &p->share, p->which, begin, begin + count, COPY_TO_HOST, p->room, p->values);
+    moments_move(p->model, &p->share, begin, begin + count, COPY_TO_HOST, p->room, p->values);
     return count;
 }
 
@@ -191,22 +191,23 @@ static bool append_share(SafetensorsWriter *writer, size_t entry, const Passage 
     return true;
 }
 
-/* What this rank holds, or writes, of every tensor of which that is something; the caller frees. */
+/* What this rank holds, or writes, of the first and then the second moments of every tensor of which that is something; the
+ * caller frees. */
 static MomentShare *all_shares(const Optimizer *o, const FileTensor *tensors, int tensor_count, bool written, int *count) {
-    MomentShare *shares = must_calloc((size_t)tensor_count, sizeof *shares, "a rank's moments");
+    MomentShare *shares = must_calloc(2 * (size_t)tensor_count, sizeof *shares, "a rank's moments");
     *count = 0;
-    for (int i = 0; i < tensor_count; i++) {
-        const MomentShare share = moments_share(o, &tensors[i], written);
+    for (int i = 0; i < 2 * tensor_count; i++) {
+        const MomentShare share = moments_share(o, &tensors[i % tensor_count], i / tensor_count, written);
         if (share.end > share.begin) shares[(*count)++] = share;
     }
     return shares;
 }
 
 static SafetensorsWriter *begin_file(const char *path, const MomentShare *shares, int count, DType type, Error *error) {
-    SafetensorsEntry *entries = must_calloc(2 * (size_t)count, sizeof *entries, "a file's entries");
-    for (int i = 0; i < 2 * count; i++) entries[i] = entry_of(&shares[i % count], i / count, type);
-    SafetensorsWriter *writer = safetensors_writer_begin(path, entries, 2 * (size_t)count, NULL, 0, error);
-    weights_entries_free(entries, 2 * count);
+    SafetensorsEntry *entries = must_calloc((size_t)count, sizeof *entries, "a file's entries");
+    for (int i = 0; i < count; i++) entries[i] = entry_of(&shares[i], type);
+    SafetensorsWriter *writer = safetensors_writer_begin(path, entries, (size_t)count, NULL, 0, error);
+    weights_entries_free(entries, count);
     return writer;
 }
 
@@ -214,8 +215,8 @@ static bool write_shares(const char *path, const Model *model, const MomentShare
     SafetensorsWriter *writer = begin_file(path, shares, count, model->k->accum, error);
     if (!writer) return false;
     bool good = true;
-    for (int i = 0; good && i < 2 * count; i++) {
-        Passage passage = passage_open(model, &shares[i % count], i / count);
+    for (int i = 0; good && i < count; i++) {
+        Passage passage = passage_open(model, &shares[i]);
         good = append_share(writer, (size_t)i, &passage, error);
         passage_close(&passage);
     }
@@ -242,8 +243,8 @@ int moments_find_not_finite(const Optimizer *o) {
     int count, found = -1;
     FileTensor *tensors = params_file_tensors(&model->params, &count);
     for (int i = 0; found < 0 && i < 2 * count; i++) {
-        const MomentShare share = moments_share(o, &tensors[i % count], false);
-        Passage passage = passage_open(model, &share, i / count);
+        const MomentShare share = moments_share(o, &tensors[i % count], i / count, false);
+        Passage passage = passage_open(model, &share);
         for (int64_t at = share.begin, taken; found < 0 && at < share.end; at += taken) {
             taken = passage_take(&passage, at);
             if (!weights_all_finite(passage.values, model->k->accum, taken)) found = i;

@@ -1,5 +1,5 @@
 /*
- * moments.h: AdamW's moments as files, written by every rank that holds a share and read by any number of ranks.
+ * moments.h: the optimizer's moments as files, written by every rank that holds a share and read by any number of ranks.
  *
  * optimizer-RANK-of-COUNT.safetensors has what one of COUNT ranks holds; where every rank holds everything (one rank,
  * --zero 0) rank 0 writes optimizer-0-of-1.safetensors. Files hold the accumulate type, and no padding:
@@ -9,6 +9,7 @@
  *   m.NAME.T[BEGIN:END]         the same of a matrix that files hold transposed (gpt2's Conv1D): elements of its transpose,
  *                               whose rows are outputs
  *
+ * m are first moments, of every tensor, v second ones, of those that are not Muon's.
  * Vectors, which every rank updates, are in rank 0's. Together the files of a checkpoint have every element of every tensor
  * of the model once. Each of them is looked at before anything changes; then only what this rank holds is read.
  */
@@ -68,21 +69,24 @@ void moments_index_free(MomentIndex *index);
 
 /* ---- where elements lie (moments.c) ---- */
 
-/* The part of a tensor that this rank holds. */
+/* Whether a tensor has first (0) or second moments (1). */
+bool moments_there(const FileTensor *tensor, int which);
+
+/* The part of a tensor's first (0) or second moments (1) that this rank holds. */
 typedef struct MomentShare {
     const FileTensor *tensor;
-    int64_t begin, end; /* elements, row by row */
-    void *base[2];      /* m, v: where element 0 of the arenas would lie, were these a part of whole ones */
+    int which;
+    int64_t begin, end; /* elements, row by row; none where the tensor has no such moments */
+    void *base;         /* where element 0 of the arenas would lie, were these a part of whole ones */
 } MomentShare;
 
 /* With `written`, nothing of what another rank is the one to write. */
-MomentShare moments_share(const Optimizer *optimizer, const FileTensor *tensor, bool written);
+MomentShare moments_share(const Optimizer *optimizer, const FileTensor *tensor, int which, bool written);
 
-/* Copies elements [begin, end) of moment `which` between the device and values in host memory, without padding. At most
+/* Copies elements [begin, end) of a share between the device and values in host memory, without padding. At most
  * moments_chunk() at once; room is of moments_room() bytes. */
 int64_t moments_chunk(const FileTensor *tensor);
 size_t moments_room(const FileTensor *tensor, DType type);
-void moments_move(const Model *model, const MomentShare *share, int which, int64_t begin, int64_t end, CopyKind kind, void *room,
-                  void *values);
+void moments_move(const Model *model, const MomentShare *share, int64_t begin, int64_t end, CopyKind kind, void *room, void *values);
 
 #endif

@@ -48,7 +48,7 @@ static bool parse_name(const MomentIndex *index, const char *name, MomentPiece *
         if (!tensor || tensor->param->transposed != turned) return false;
     }
     piece->tensor = (int)(tensor - index->tensors);
-    return true;
+    return moments_there(tensor, piece->which);
 }
 
 static bool check_shape(const MomentIndex *index, const MomentPiece *piece, const SafetensorsTensor *have, Error *error) {
@@ -119,6 +119,7 @@ bool moments_index_check(MomentIndex *index, Error *error) {
     size_t next = 0;
     for (int i = 0; i < 2 * index->tensor_count; i++) {
         const int which = i / index->tensor_count, tensor = i % index->tensor_count;
+        if (!moments_there(&index->tensors[tensor], which)) continue;
         int64_t covered = 0;
         for (; next < index->count && index->list[next].which == which && index->list[next].tensor == tensor; next++) {
             const MomentPiece *piece = &index->list[next];

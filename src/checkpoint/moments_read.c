@@ -78,7 +78,7 @@ static bool index_all(Reading *r, Error *error) {
 }
 
 static Wanted wanted_of(const Reading *r, const MomentPiece *piece) {
-    const MomentShare share = moments_share(r->optimizer, &r->index.tensors[piece->tensor], false);
+    const MomentShare share = moments_share(r->optimizer, &r->index.tensors[piece->tensor], piece->which, false);
     return (Wanted){.piece = piece, .share = share,
                     .begin = piece->begin > share.begin ? piece->begin : share.begin,
                     .end = piece->end < share.end ? piece->end : share.end};
@@ -97,7 +97,7 @@ static bool read_rows(const Model *model, const Wanted *w, Error *error) {
         good = safetensors_read(w->file, w->tensor, (uint64_t)(at - w->piece->begin), (uint64_t)(next - at),
                                 weights_file_type(type), values, error);
         memset(room, 0, moments_room(t, type)); /* padding is zero */
-        if (good) moments_move(model, &w->share, w->piece->which, at, next, COPY_TO_DEVICE, room, values);
+        if (good) moments_move(model, &w->share, at, next, COPY_TO_DEVICE, room, values);
     }
     free(room);
     free(values);
@@ -140,7 +140,7 @@ static bool read_transposed(const Model *model, const Wanted *w, Error *error) {
     for (int64_t at = w->begin, next; good && at < w->end; at = next) {
         next = w->end - at < chunk ? w->end : at + chunk;
         memset(room, 0, moments_room(t, type));
-        moments_move(model, &w->share, w->piece->which, at, next, COPY_TO_DEVICE, room, wanted + (size_t)(at - w->begin) * size);
+        moments_move(model, &w->share, at, next, COPY_TO_DEVICE, room, wanted + (size_t)(at - w->begin) * size);
     }
     free(room);
     free(wanted);

@@ -234,7 +234,7 @@ void model_plan(const Config *config, const Kernels *k, bool train, MemoryPlan *
         .gradients = arena[GRADIENTS].used,
         .moments = train ? optimizer_moment_bytes(config, &m.params, k->accum) : 0,
         .activations = arena[ACTIVATIONS].used,
-        .workspace = arena[WORKSPACE].used + m.scratch_bytes + (train ? optimizer_staging_bytes(config, &m.params, k->accum) : 0),
+        .workspace = arena[WORKSPACE].used + m.scratch_bytes + (train ? optimizer_staging_bytes(config, &m.params, k->accum) + muon_bytes(config, &m.params, k) : 0),
     };
     free_host(&m);
 }

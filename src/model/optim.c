@@ -13,7 +13,7 @@ _Static_assert(offsetof(StepState, loss_sum) == offsetof(StepInputs, stop) + siz
  * ---------------------------------------------------------------------------------------------------- */
 
 size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum) {
-    return 2 * (size_t)params_shares(params, config, NULL) * dtype_size(accum);
+    return (size_t)(params_shares(params, config, NULL) + params_second_moments(params, config, NULL)) * dtype_size(accum);
 }
 
 /* What bucket b's gradients travel in, and are summed over the ranks. */
@@ -46,7 +46,7 @@ static size_t bytes_of(const Optimizer *o, int64_t elements) {
 
 static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
 
-/* Where element 0 of the arenas would lie, were the share part of a whole arena: AdamW counts from there. */
+/* Where element 0 of the arenas would lie, were the share part of a whole arena: the update counts from there. */
 static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *share) {
     return element(moments, o->model->k->accum, share->moments - share->begin);
 }
@@ -57,7 +57,8 @@ static size_t lost_bytes(const Optimizer *o) { return (size_t)o->model->config->
 
 static void lay_out(Optimizer *o, Arena *arena) {
     o->m = arena_take(arena, bytes_of(o, o->moments));
-    o->v = arena_take(arena, bytes_of(o, o->moments));
+    o->v = arena_take(arena, bytes_of(o, o->second_moments));
+    muon_lay_out(&o->muon, arena, o->model);
     o->slots = arena_take(arena, (size_t)o->model->params.count * sizeof *o->slots);
     o->state = arena_take(arena, sizeof *o->state);
     o->lost = arena_take(arena, lost_bytes(o));
@@ -120,10 +121,12 @@ void optimizer_create(Optimizer *o, Model *model) {
     *o = (Optimizer){.model = model};
     o->share = model->share;
     o->moments = model->owned;
+    o->v_shift = must_calloc((size_t)model->params.count, sizeof *o->v_shift, "the optimizer's table");
+    o->second_moments = params_second_moments(&model->params, model->config, o->v_shift);
     if (model->config->ranks > 1) open_exchange(o);
     Arena counted = {0}, placed = {0};
     lay_out(o, &counted);
-    o->memory = placed.base = arena_memory(k, counted.used, "AdamW's moments", "a smaller model takes less");
+    o->memory = placed.base = arena_memory(k, counted.used, "the optimizer's moments", "a smaller model takes less");
     lay_out(o, &placed);
     o->seen = host_memory(k, sizeof *o->seen);
     *o->seen = (StepState){0};
@@ -146,6 +149,7 @@ void optimizer_destroy(Optimizer *o) {
     if (o->exchange) close_exchange(o);
     k->release(o->memory);
     k->host_release(o->seen);
+    free(o->v_shift);
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
         k->host_release(o->report[i].inputs);
         k->host_release(o->report[i].seen);
@@ -287,7 +291,7 @@ static void update_share(const Optimizer *o, int b) {
         .storage = model->storage == model->master ? NULL : model->storage,
         .grad = model->grad,
         .m = moments_base(o, o->m, share),
-        .v = moments_base(o, o->v, share),
+        .v = o->v,
         .begin = share->begin,
         .end = share->end,
         .slots = o->slots,
@@ -297,6 +301,23 @@ static void update_share(const Optimizer *o, int b) {
         .beta2 = c->beta2,
         .eps = c->adam_eps,
     });
+}
+
+/* Its collectives are in the model's queue, which the exchange has come to rest before: all of it goes before the first
+ * weights are gathered. */
+static void update_matrices(const Optimizer *o) {
+    const Model *model = o->model;
+    for (int b = 0; b < model->params.buckets; b++)
+        if (muon_has(&model->params, b))
+            muon_update(&o->muon, &(MuonBucket){
+                .bucket = b,
+                .share = &o->share[b],
+                .sharded = is_sharded(o, b),
+                .master = model->shares_masters ? moments_base(o, model->master, &o->share[b]) : model->master,
+                .m = moments_base(o, o->m, &o->share[b]),
+                .slots = o->slots,
+                .state = o->state,
+            });
 }
 
 /* What this rank's shares have lost is put aside, for all to know. The state then counts on in what all of them update
@@ -314,6 +335,7 @@ static bool is_last_share(const Optimizer *o, int b) { return b + 1 == o->model-
 void optimizer_update(Optimizer *o) {
     const Model *model = o->model;
     decide(o);
+    update_matrices(o);
     for (int b = 0; b < model->params.buckets; b++) {
         if (!is_sharded(o, b)) continue;
         update_share(o, b);

@@ -1,5 +1,5 @@
 /*
- * optim.h: the update: gradients' norm, clipping, the skip decision, AdamW.
+ * optim.h: the update: gradients' norm, clipping, the skip decision, AdamW, and Muon for what is its own (muon.h).
  *
  * All of it happens on the device, from a StepState that lives there (kernels.h): the host only sends the
  * step's learning rate and reads what came of it.
@@ -12,7 +12,8 @@
  * are. With --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same. Vectors
  * are few: all ranks update all of them.
  *
- * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest.
+ * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest: the
+ * state's sums, and Muon's, which all come before the first weights are gathered.
  *
  * With --reduce-dtype a bucket's gradients travel in a narrower type: rounded to nearest even into a staging buffer, summed
  * there (on a CPU in fp32 and rounded once, by NCCL rounded after each addition), gathered there if they are, and widened
@@ -25,7 +26,7 @@
 #ifndef OPTIM_H
 #define OPTIM_H
 
-#include "model.h"
+#include "muon.h"
 
 enum { STEPS_IN_FLIGHT = 2 }; /* in the queue at once: the host prepares one while the device works on the other */
 
@@ -40,8 +41,10 @@ typedef struct StepReport {
 
 typedef struct Optimizer {
     Model *model;
-    Accum *m, *v;         /* [moments] first and second moments of what this rank updates */
-    int64_t moments;      /* elements */
+    Accum *m, *v;         /* [moments], [second_moments] of what this rank updates */
+    int64_t moments, second_moments; /* elements; of AdamW's parameters alone, the second */
+    int64_t *v_shift;     /* [params.count] host: ParamSlot's */
+    Muon muon;
     const Share *share;   /* [params.buckets] the model's */
     Queue *exchange;      /* where buckets are reduced and gathered; NULL: one rank */
     Event *summed, *reduced; /* gradients of a bucket are there; all buckets are reduced */
@@ -98,7 +101,7 @@ Accum *optimizer_masters(Optimizer *optimizer);
 /* After the update: the summed gradients on every rank, in their arena, enqueued; all ranks ask for them. */
 void optimizer_gradients(Optimizer *optimizer);
 
-/* Bytes of both moments of a rank. */
+/* Bytes of the moments of a rank. */
 size_t optimizer_moment_bytes(const Config *config, const Params *params, DType accum);
 
 /* Bytes of the buffer in which a rank's gradients travel, where that is not the arena itself. */

@@ -294,6 +294,7 @@ static void add_param(Params *params, const Config *c, const Row *row, int layer
     *p = (Param){.id = row->id, .layer = layer, .kind = row->kind, .cols = dim(c, row->cols)};
     p->transposed = c->arch == ARCH_GPT2 && row->kind == PARAM_MATRIX; /* Conv1D keeps [in, out] */
     p->decay = (c->decay_on & decay_words(row)) != 0;
+    if (c->optimizer == OPTIMIZER_FLAG_MUON && row->kind == PARAM_MATRIX) p->optimizer = OPTIMIZER_MUON;
 
     bool gated = row->id == PARAM_MLP_IN || row->id == PARAM_MLP_IN_BIAS || row->id == PARAM_SDD_MLP_IN;
     bool swiglu = c->activation == ACTIVATION_FLAG_SWIGLU;
@@ -401,6 +402,20 @@ int64_t params_shares(const Params *params, const Config *c, Share *shares) {
     return moments;
 }
 
+int64_t params_second_moments(const Params *params, const Config *c, int64_t *shift) {
+    int64_t taken = 0;
+    for (int i = 0, b = 0; i < params->count; i++) {
+        const Param *p = &params->list[i];
+        while (params->bucket[b].end <= p->offset) b++;
+        const Share share = share_of(c, params, b, 0);
+        int64_t first = p->offset > share.begin ? p->offset : share.begin, last = p->offset + p->count;
+        if (last > share.end) last = share.end;
+        if (shift) shift[i] = taken - first;
+        if (p->optimizer == OPTIMIZER_ADAMW && last > first) taken += last - first;
+    }
+    return taken;
+}
+
 const Param *params_find(const Params *params, ParamId id, int layer) {
     int at = params->index[(layer + 1) * PARAM_COUNT + id];
     return at < 0 ? NULL : &params->list[at];
@@ -442,17 +457,21 @@ void params_init(const Params *params, const Config *config, DType type, void *a
 
 ParamSlot *params_slots(const Params *params, const Config *config) {
     ParamSlot *slots = must_calloc((size_t)params->count, sizeof *slots, "the optimizer's table");
+    int64_t *shift = must_calloc((size_t)params->count, sizeof *shift, "the optimizer's table");
+    params_second_moments(params, config, shift);
     for (int i = 0; i < params->count; i++) {
         const Param *p = &params->list[i];
         slots[i] = (ParamSlot){.offset = p->offset,
                                .count = p->count,
                                .rows = is_matrix(p) ? p->rows : 1,
                                .cols = is_matrix(p) ? p->cols : p->rows,
-                               .optimizer = OPTIMIZER_ADAMW,
+                               .optimizer = (int)p->optimizer,
+                               .v_shift = shift[i],
                                .clip_group = p->id == PARAM_GATE ? CLIP_GATES : CLIP_ALL,
                                .weight_decay = p->decay ? config->weight_decay : 0,
                                .lr_scale = 1};
     }
+    free(shift);
     return slots;
 }
 

@@ -5,9 +5,9 @@
  * true shape, its initial values, whether it decays, and when it is there. From it follow the layout of the
  * arenas, initialisation, checkpoints, --init-from, --probe and the optimizer's slots.
  *
- * All arenas (masters, storage copies, gradients, AdamW's moments) have the same layout: parameter p of layer l
- * is elements [offset, offset + count) of each. Rows are padded as kernels.h says. What is read in the storage type
- * comes first, layer by layer as forward meets it, then the vectors of all layers.
+ * All arenas (masters, storage copies, gradients, first moments) have the same layout: parameter p of layer l
+ * is elements [offset, offset + count) of each; second moments are there for AdamW's parameters alone. Rows are padded as
+ * kernels.h says. What is read in the storage type comes first, layer by layer as forward meets it, then the vectors of all layers.
  *
  * A parameter is made of pieces: what files know as separate tensors but one product computes (q, k and v;
  * gate and up). Each piece has its own initial values, keyed by (seed, its name, logical index), so that they
@@ -47,6 +47,7 @@ typedef struct Param {
     int64_t offset, count;
     bool transposed;     /* files hold [cols, rows] (gpt2's Conv1D) */
     bool decay;
+    OptimizerKind optimizer;
     int pieces;
     ParamPiece piece[PIECES_MOST];
 } Param;
@@ -85,6 +86,10 @@ void params_free(Params *params);
 
 /* The shares [buckets] of the config's rank; NULL to count alone. Returns the elements of an arena that holds them. */
 int64_t params_shares(const Params *params, const Config *config, Share *shares);
+
+/* Elements of the arena of second moments, share behind share, which holds AdamW's alone. shift [count]: ParamSlot.v_shift
+ * of each parameter, for the part of it that is in this rank's shares; or NULL. */
+int64_t params_second_moments(const Params *params, const Config *config, int64_t *shift);
 
 /* The parameter, or NULL where this model has none; layer −1 for those outside the blocks. */
 const Param *params_find(const Params *params, ParamId id, int layer);

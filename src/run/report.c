@@ -33,6 +33,13 @@ static void describe_batch(const Config *c) {
            (long long)c->micro_steps, ranks, (long long)c->steps, tokens * (large ? 1e-9 : 1e-6), large ? "B" : "M");
 }
 
+static void describe_muon(const Config *c, const Params *params) {
+    const double flops = muon_flops(c, params), others = model_flops_per_token(c, params) * (double)c->total_batch_tokens;
+    if (c->optimizer != OPTIMIZER_FLAG_MUON) return;
+    printf("muon: %d matrices, %.3g TFLOP of Newton–Schulz an update: %.2g %% of forward and backward\n",
+           muon_matrices(c, params), flops * 1e-12, 100 * flops / others);
+}
+
 void report_run(const Config *c, const Model *model) {
     DeviceInfo info = {0};
     model->k->describe(&info);
@@ -53,9 +60,13 @@ void report_plan(const Config *c, const Kernels *k) {
     describe_fallback();
     describe_model(c, &params);
     describe_batch(c);
+    describe_muon(c, &params);
     printf("parameters: %lld\n", (long long)params.true_elements);
     bool shared = c->ranks > 1 && c->zero == ZERO_1;
     const bool sends_copies = optimizer_staging_bytes(c, &params, k->accum) > 0; /* of gradients, in --reduce-dtype */
+    char moments[64];
+    snprintf(moments, sizeof moments, "%s%s", c->optimizer == OPTIMIZER_FLAG_MUON ? "one of Muon's, two of AdamW's" : "AdamW",
+             shared ? ", a rank's share" : "");
     const struct {
         const char *name;
         double bytes;
@@ -65,7 +76,7 @@ void report_plan(const Config *c, const Kernels *k) {
          shared && k->storage != k->accum ? "masters, a rank's share, and copies in the storage type"
                                           : "masters, and copies in the storage type where that differs"},
         {"gradients", (double)plan.gradients, ""},
-        {"moments", (double)plan.moments, shared ? "AdamW, a rank's share" : "AdamW"},
+        {"moments", (double)plan.moments, moments},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},
         {"workspace", (double)plan.workspace, sends_copies ? "gradients of activations, logits, scratch, a bucket to send"
                                                            : "gradients of activations, logits, scratch"},

@@ -33,6 +33,8 @@ enum {
     DECAY_ON_MATRICES, DECAY_ON_NO_EMBEDDINGS, DECAY_ON_ALL, DECAY_ON_EMBEDDINGS, DECAY_ON_HEAD, DECAY_ON_NORMS,
     DECAY_ON_BIASES, DECAY_ON_ALPHAS
 };
+enum { OPTIMIZER_FLAG_ADAMW, OPTIMIZER_FLAG_MUON };
+enum { MUON_SPLIT_PARTS, MUON_SPLIT_HEADS, MUON_SPLIT_OFF };
 enum { DTYPE_FLAG_AUTO, DTYPE_FLAG_FP32, DTYPE_FLAG_BF16, DTYPE_FLAG_FP64 };
 enum { PACK_STREAM, PACK_DOCUMENTS };
 enum { PACK_LONG_CUT, PACK_LONG_SPLIT };
@@ -77,6 +79,8 @@ typedef struct Config {
     int64_t lr_schedule, schedule_steps, warmup_steps, lr_from_zero, restart_steps, wsd_decay_steps;
     double lr_final_frac, wsd_decay_frac, weight_decay;
     int64_t decay_on;
+    int64_t optimizer, muon_split;
+    double muon_momentum;
     double beta1, beta2, adam_eps, grad_clip, skip_sigma, z_loss;
     int64_t dtype, residual_dtype, recompute;
     /* run */

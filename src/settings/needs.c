@@ -55,6 +55,8 @@ static const Need IDLE[] = {
     {"restart-steps", "lr-schedule=cosine-restarts"},
     {"lr-from-zero", "warmup-steps"},
     {"decay-on", "weight-decay"},
+    {"muon-momentum", "optimizer=muon"},
+    {"muon-split", "optimizer=muon"},
     {"residual-dtype", "dtype=bf16"},
     {"gemm-tune", "device=cuda"},
     {"zero", "several-ranks"},
