@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from program import ROOT
+from sweeping import a_run
 
 sys.path.insert(0, os.path.join(ROOT, "scripts"))
-from sweeps import compare  # noqa: E402
+from sweeps import compare, rounds, tuning  # noqa: E402
 from sweeps import grid as grids  # noqa: E402
-from sweeps import tuning  # noqa: E402
 
 INFINITE = math.inf
 
@@ -133,6 +133,22 @@ def test_a_record_of_the_plan_makes_the_same_runs_again():
     assert again.refused == {"some run": "why"} and again.widen == 2
     runs = again.plan(again.studies(lambda run: bowl(0.004)(run.labels["lr"]))).runs
     assert [run.name for run in runs] == [run.name for run in plan.runs] and len(runs) > 10
+
+
+def test_a_run_that_failed_after_its_last_line_has_no_result_and_is_not_tried_twice(tmp_path):
+    both = tuned("1e-3,2e-3")
+    for setting in both.settings():
+        for value in both.values:
+            folder = tmp_path / both.run(setting, value, "0").name
+            folder.mkdir()
+            (folder / "metrics.jsonl").write_text(a_run(3))
+    here = rounds.Rounds(both, str(tmp_path))
+    assert len(here.missing()) == 2 and here.studies[0].widened == 1, "equal losses: both grids grow downward"
+    name = here.studies[0].runs["0.001"].name
+    here.failed[name] = "the disk was full at the end"
+    here.tried.add(name)
+    assert [run.labels for run in here.next_round(lambda runs: None)] == [{"variant": "lns", "lr": "0.0005", "seed": "0"}]
+    assert not here.studies[0].settled and here.studies[0].widened == 0
 
 
 # ---------------------------------------------------------------------------------------------- intervals and words
