@@ -72,12 +72,14 @@ typedef struct LinearShape {
 } LinearShape;
 typedef struct LinearVariant {
     bool bias;
+    bool cancels; /* the sums' second half takes back what the first has brought: pieces of a sum that are rounded to Storage show */
 } LinearVariant;
 
 static const LinearShape linear_shapes[] = {{1, 1, 1},     {3, 7, 31},    {31, 64, 64},  {65, 65, 96},
                                             {7, 130, 257}, {96, 257, 3},  {1, 768, 130}, {64, 1, 65},
                                             {200, 96, 1},  {130, 31, 192}};
-static const LinearVariant linear_variants[] = {{.bias = false}, {.bias = true}};
+static const LinearVariant linear_variants[] = {{.bias = false}, {.bias = true}, {.cancels = true}};
+static const LinearVariant linear_backward_input_variants[] = {{.bias = false}, {.cancels = true}};
 static const LinearVariant linear_backward_variants[] = {{.bias = false}};
 static const LinearShape linear_measured[] = {{1024, 768, 2304}, {1024, 768, 3072}, {1024, 3072, 768}};
 
@@ -97,6 +99,21 @@ static Linear *linear(Case *c, const LinearShape *s, Role y_role, Tensor **x, Te
     return a;
 }
 
+/* a's sums [rows, terms] over b, whose term i is at b[i·step], i·step + 1, …: `others` of them. All but the last or the last two
+ * terms are 32 times as large, and those of the second half are the first half's with the other sign. */
+static void cancel(Case *c, Tensor *a, int64_t rows, Tensor *b, int64_t others, int terms, int64_t step, int64_t stride) {
+    const int64_t half = (terms - 1) / 2;
+    c->impossible = terms < 96; /* few terms make the error a matter of luck */
+    describe(c, " cancels");
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < half; i++) {
+            a->value[row * terms + i] *= 32;
+            a->value[row * terms + half + i] = -a->value[row * terms + i];
+        }
+    for (int64_t other = 0; other < others; other++)
+        for (int64_t i = 0; i < half; i++) b->value[other * stride + (half + i) * step] = b->value[other * stride + i * step];
+}
+
 static void declare_linear_forward(Case *c, const void *shape, const void *variant) {
     const LinearShape *s = shape;
     const LinearVariant *v = variant;
@@ -104,25 +121,28 @@ static void declare_linear_forward(Case *c, const void *shape, const void *varia
     Linear *a = linear(c, s, OUT, &x, &w, &y);
     if (v->bias) vector(c, TO(a->bias), STORAGE, IN, s->out);
     describe(c, "%s", v->bias ? " bias" : "");
+    if (v->cancels) cancel(c, x, s->N, w, s->out, s->in, 1, s->in);
     call(c, OP_linear_forward, a);
 }
 
-static LinearBackward *linear_backward(Case *c, const LinearShape *s, Tensor **x, Tensor **w) {
+static LinearBackward *linear_backward(Case *c, const LinearShape *s, Tensor **x, Tensor **w, Tensor **dy) {
     LinearBackward *b = arguments(c, sizeof *b);
     Tensor *y;
     const Linear *forward = linear(c, s, MADE, x, w, &y);
     *b = (LinearBackward){.N = s->N, .in = s->in, .out = s->out};
     y->unread = true;
-    upstream(c, y, matrix(c, TO(b->dy), STORAGE, IN, s->N, s->out), NULL);
+    *dy = matrix(c, TO(b->dy), STORAGE, IN, s->N, s->out);
+    upstream(c, y, *dy, NULL);
     prepare(c, OP_linear_forward, forward);
     return b;
 }
 
 static void declare_linear_backward_input(Case *c, const void *shape, const void *variant) {
     const LinearShape *s = shape;
-    Tensor *x, *w;
-    LinearBackward *b = linear_backward(c, s, &x, &w);
-    (void)variant;
+    const LinearVariant *v = variant;
+    Tensor *x, *w, *dy;
+    LinearBackward *b = linear_backward(c, s, &x, &w, &dy);
+    if (v->cancels) cancel(c, dy, s->N, w, s->in, s->out, s->in, 1);
     x->unread = true;
     ALSO(w, b->w);
     derivative(matrix(c, TO(b->dx), STORAGE, OUT, s->N, s->in), x, 1);
@@ -131,8 +151,8 @@ static void declare_linear_backward_input(Case *c, const void *shape, const void
 
 static void declare_linear_backward_weight(Case *c, const void *shape, const void *variant) {
     const LinearShape *s = shape;
-    Tensor *x, *w;
-    LinearBackward *b = linear_backward(c, s, &x, &w);
+    Tensor *x, *w, *dy;
+    LinearBackward *b = linear_backward(c, s, &x, &w, &dy);
     (void)variant;
     w->unread = true;
     ALSO(x, b->x);
@@ -235,7 +255,7 @@ const Family families_block[] = {
     FAMILY(embedding_forward, declare_embedding_forward, embedding_shapes, embedding_variants),
     FAMILY(embedding_backward, declare_embedding_backward, embedding_shapes, embedding_variants),
     FAMILY(linear_forward, declare_linear_forward, linear_shapes, linear_variants, .no_bits = true),
-    FAMILY(linear_backward_input, declare_linear_backward_input, linear_shapes, linear_backward_variants,
+    FAMILY(linear_backward_input, declare_linear_backward_input, linear_shapes, linear_backward_input_variants,
            .no_bits = true),
     FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_shapes, linear_backward_variants,
            .no_bits = true),

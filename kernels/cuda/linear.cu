@@ -122,6 +122,10 @@ int ask_heuristic(const Plan &plan, const char *operation, int most, cublasLtMat
     CUBLASLT_CHECK(cublaslt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                          &workspace, sizeof workspace),
                    "choosing an algorithm for %s", what.text);
+    const uint32_t sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; /* the contract's: pieces of a sum are added up in fp32 */
+    CUBLASLT_CHECK(cublaslt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums,
+                                                         sizeof sums),
+                   "choosing an algorithm for %s", what.text);
     const Product &p = plan.product;
     promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p.align[0], what);
     promise(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p.align[1], what);

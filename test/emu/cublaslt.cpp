@@ -2,7 +2,8 @@
  * cublaslt.cpp: the emulated cuBLASLt: what it accepts (include/cublasLt.h lists it), and the product itself.
  *
  * Operands become fp32 once; every element of D is an fp32 sum over k in order, alpha and beta are applied in
- * fp32 and the result is rounded once, when it is stored.
+ * fp32 and the result is rounded once, when it is stored. Where a preference lets the pieces of a sum be added up in D's type,
+ * every algorithm does that.
  */
 #include "cublasLt.h"
 #include "cuda_bf16.h"
@@ -36,6 +37,7 @@ struct cublasLtMatrixLayoutOpaque_t {
 struct cublasLtMatmulPreferenceOpaque_t {
     uint64_t max_workspace;
     uint32_t alignment[4]; /* of A, B, C, D in bytes */
+    uint32_t reductions;   /* mask of cublasLtReductionScheme_t */
 };
 
 namespace {
@@ -144,10 +146,27 @@ uint64_t fingerprint(const Desc &desc, const Layout &a, const Layout &b, const L
     return hash;
 }
 
+/* The roughest of those that are allowed. In place needs no workspace, so that the first algorithm can have it. */
+uint64_t reduction_scheme(uint32_t allowed, bool has_workspace) {
+    if (has_workspace && (allowed & CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) return CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    if (allowed & CUBLASLT_REDUCTION_SCHEME_INPLACE) return CUBLASLT_REDUCTION_SCHEME_INPLACE;
+    return has_workspace ? allowed & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : 0;
+}
+
+bool rounds_pieces(uint64_t scheme) {
+    return scheme & (CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE);
+}
+
+/* Algorithm i has i + 1 pieces, and where they are rounded at least a few. */
+int pieces_of(uint64_t algorithm, uint64_t scheme) {
+    if (scheme == CUBLASLT_REDUCTION_SCHEME_NONE) return 1;
+    return (int)algorithm + (rounds_pieces(scheme) ? 4 : 1);
+}
+
 /* Whether a heuristic can have given this for a problem with that fingerprint. */
 cublasStatus_t check_algorithm(const cublasLtMatmulAlgo_t &algo, uint64_t problem) {
     if (algo.data[0] != ALGORITHM_MAGIC || algo.data[1] >= (uint64_t)ALGORITHMS ||
-        algo.data[4] != (algo.data[1] ? WORKSPACE : 0))
+        algo.data[4] != (algo.data[1] ? WORKSPACE : 0) || algo.data[5] > CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)
         return invalid("an algorithm that no heuristic gave");
     if (algo.data[2] != problem) return invalid("an algorithm that was found for another problem");
     return CUBLAS_STATUS_SUCCESS;
@@ -216,13 +235,19 @@ float activate(uint32_t epilogue, float x) {
     return x;
 }
 
+float to_bf16_and_back(float x) {
+    return bf16_to_float(float_to_bf16(x));
+}
+
 struct Problem {
     Desc desc;
     Layout a, b, d;
     float alpha, beta;
     const void *A, *B, *C;
     void *D;
+    uint64_t algorithm;
     int pieces;
+    bool rounds_pieces; /* to D's type, and their sums */
 };
 
 void multiply_batch(const Problem &p, int64_t batch) {
@@ -237,7 +262,8 @@ void multiply_batch(const Problem &p, int64_t batch) {
         piece.assign(m * n, 0.0f);
         accumulate(piece.data(), a.data(), b.data(), m, n, k, k * (size_t)i / (size_t)p.pieces,
                    k * (size_t)(i + 1) / (size_t)p.pieces);
-        for (size_t j = 0; j < m * n; j++) sum[j] += piece[j];
+        const bool rounds = p.rounds_pieces && p.d.type == CUDA_R_16BF;
+        for (size_t j = 0; j < m * n; j++) sum[j] = rounds ? to_bf16_and_back(sum[j] + to_bf16_and_back(piece[j])) : sum[j] + piece[j];
     }
     for (size_t col = 0; col < n; col++)
         for (size_t row = 0; row < m; row++) {
@@ -286,7 +312,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         cublasLtMatmulHeuristicResult_t &result = results[(*found)++];
         result = cublasLtMatmulHeuristicResult_t();
         result.algo = {
-            {ALGORITHM_MAGIC, (uint64_t)i, fingerprint(*desc, *a, *b, *c, *d), alignments, workspace}};
+            {ALGORITHM_MAGIC, (uint64_t)i, fingerprint(*desc, *a, *b, *c, *d), alignments, workspace,
+             reduction_scheme(preference->reductions, workspace > 0)}};
         result.workspaceSize = workspace;
         result.wavesCount = 1.0f;
     }
@@ -318,7 +345,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     cublasStatus_t status = check_problem(*desc, *a, *b, *c, *d);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     cublasLtMatmulAlgo_t chosen = {
-        {ALGORITHM_MAGIC, 0, fingerprint(*desc, *a, *b, *c, *d), 0x0100010001000100u, 0}};
+        {ALGORITHM_MAGIC, 0, fingerprint(*desc, *a, *b, *c, *d), 0x0100010001000100u, 0, CUBLASLT_REDUCTION_SCHEME_NONE}};
     if (algo) {
         status = check_algorithm(*algo, chosen.data[2]);
         if (status != CUBLAS_STATUS_SUCCESS) return status;
@@ -344,7 +371,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                  B,
                  C,
                  D,
-                 (int)chosen.data[1] + 1};
+                 chosen.data[1],
+                 pieces_of(chosen.data[1], chosen.data[5]),
+                 rounds_pieces(chosen.data[5])};
     require_matrix("A", A, *a);
     require_matrix("B", B, *b);
     require_matrix("D", D, *d);
@@ -353,7 +382,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         require_device_range(desc->bias, d->rows * type_bytes(d->type), "cublasLtMatmul, bias");
     if (needed) require_device_range(workspace, needed, "cublasLtMatmul, workspace");
     queue_work("cublasLtMatmul", stream, [=] {
-        take_time((uint64_t)p.pieces - 1);
+        take_time(p.algorithm);
         if (needed) poison_fill(workspace, needed);
         for (int64_t batch = 0; batch < p.d.batches; batch++) multiply_batch(p, batch);
     });
@@ -460,7 +489,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
-    *preference = new Preference{0, {256, 256, 256, 256}};
+    *preference = new Preference{0, {256, 256, 256, 256}, CUBLASLT_REDUCTION_SCHEME_MASK};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -475,6 +504,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     switch (attribute) {
     case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
         return store(preference->max_workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
+        return store(preference->reductions, value, bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
         return store(preference->alignment[0], value, bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:

@@ -27,6 +27,7 @@ struct Case {
     cublasLtMatmulPreference_t preference = nullptr;
     cublasLtMatmulHeuristicResult_t results[8] = {};
     int found = 0;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 
     void open() {
         CUBLASLT_CHECK(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "test");
@@ -40,6 +41,9 @@ struct Case {
         CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute(preference,
                                                             CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                             &workspace, sizeof workspace),
+                       "test");
+        CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                            &reductions, sizeof reductions),
                        "test");
     }
     template <typename T> void set(cublasLtMatmulDescAttributes_t attribute, T value) {
@@ -121,6 +125,39 @@ void products_agree_with_the_definition(void **) {
         check_product<float, float>({CUDA_R_32F, CUDA_R_32F, ta, tb, bias, alpha, beta, batches});
         check_product<bf16, bf16>({CUDA_R_16BF, CUDA_R_16BF, ta, tb, bias, alpha, beta, batches});
         check_product<bf16, float>({CUDA_R_16BF, CUDA_R_32F, ta, tb, bias, alpha, beta, batches});
+    }
+}
+
+/* Terms of bf16 whose sum is exact in fp32; four pieces of it, and their sums, are not in bf16. */
+void pieces_of_a_sum_lose_bits_where_the_preference_lets_them(void **) {
+    const struct {
+        uint32_t reductions;
+        bool exact, exact_first; /* all algorithms; the first, which has no workspace */
+    } cases[] = {{CUBLASLT_REDUCTION_SCHEME_MASK, false, false},
+                 {CUBLASLT_REDUCTION_SCHEME_INPLACE, false, false},
+                 {CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE, false, true},
+                 {CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, true, true},
+                 {CUBLASLT_REDUCTION_SCHEME_NONE, true, true}};
+    for (const auto &wanted : cases) {
+        Case c = {CUDA_R_16BF, CUDA_R_16BF, true, false, false, 1, 0, 1, 1, 1, 256};
+        c.reductions = wanted.reductions;
+        c.open();
+        assert_int_equal(c.ask(), CUBLAS_STATUS_SUCCESS);
+        std::vector<bf16> terms(512);
+        float sum = 0;
+        for (int i = 0; i < 256; i++) terms[(size_t)i] = (float)(i * 53 % 101) / 64, sum += (float)terms[(size_t)i];
+        Device<bf16> x(terms), ones(std::vector<bf16>(512, 1.0f)), d(16);
+        Device<unsigned char> workspace(1 << 20);
+        const float want = (float)(bf16)sum;
+        bool all = true;
+        for (int i = 0; i < c.found; i++) {
+            CUBLASLT_CHECK(c.run(x.at, ones.at, d.at, i, workspace.at), "test");
+            const bool exact = (float)d.host()[0] == want;
+            if (i == 0) assert_int_equal(exact, wanted.exact_first);
+            all = all && exact;
+        }
+        assert_int_equal(all, wanted.exact);
+        c.close();
     }
 }
 
@@ -226,6 +263,7 @@ void an_algorithm_overwrites_its_workspace(void **) {
 
 const struct CMUnitTest cublaslt_tests[] = {
     cmocka_unit_test(products_agree_with_the_definition),
+    cmocka_unit_test(pieces_of_a_sum_lose_bits_where_the_preference_lets_them),
     cmocka_unit_test(undocumented_problems_are_refused_with_a_reason),
     cmocka_unit_test(broken_promises_are_refused_at_the_product),
     cmocka_unit_test(an_algorithm_that_was_kept_is_checked),

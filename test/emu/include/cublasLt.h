@@ -12,7 +12,7 @@
  * equal; pointers aligned as the preference promised (256 bytes unless set otherwise); workspace 256-byte
  * aligned. An algorithm serves only the problem that it was found for. Its workspace is overwritten with
  * poison when the product runs. Algorithm i sums k in i + 1 pieces, so that algorithms differ in their last
- * bits. With EMU_FAST_ALGORITHM=i in the environment the others take a millisecond longer.
+ * bits; in more of them, rounded to D's type, where the preference allows that, as it does unless it has a mask. With EMU_FAST_ALGORITHM=i in the environment the others take a millisecond longer.
  */
 #ifndef EMU_CUBLASLT_H
 #define EMU_CUBLASLT_H
@@ -100,6 +100,15 @@ typedef enum {
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES = 7,
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES = 8
 } cublasLtMatmulPreferenceAttributes_t;
+
+/* How the pieces of a sum over k are added up; a preference's mask of them allows NONE always, and all unless set. */
+typedef enum {
+    CUBLASLT_REDUCTION_SCHEME_NONE = 0,
+    CUBLASLT_REDUCTION_SCHEME_INPLACE = 1, /* in D, in its type */
+    CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2,
+    CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE = 4,
+    CUBLASLT_REDUCTION_SCHEME_MASK = 7
+} cublasLtReductionScheme_t;
 
 typedef struct cublasLtContext *cublasLtHandle_t;
 typedef struct cublasLtMatmulDescOpaque_t *cublasLtMatmulDesc_t;
