@@ -447,8 +447,6 @@ typedef struct ParamSlot {
     int64_t offset, count; /* elements, padding included; multiples of 128, slots in order, no holes */
     int rows, cols;        /* true 2-D shape [out,in]; a vector has rows 1 */
     int optimizer;         /* OptimizerKind */
-    int64_t v_shift;       /* element e of it has its second moment at AdamW.v[e + v_shift], a multiple of 128: Muon's slots
-                              have none, and need no room for them */
     int clip_group;        /* CLIP_… */
     double weight_decay;   /* decoupled; 0 where this parameter has none */
     double lr_scale;       /* factor on the learning rate */
@@ -477,7 +475,7 @@ typedef struct StepDecide {
     double skip_sigma; /* 0: non-finite only */
 } StepDecide;
 
-/* AdamW, decoupled and bias-corrected, over a range of the arenas, in its own slots alone; a no-op if state->skip:
+/* AdamW, decoupled and bias-corrected, over a range of the arenas, whose slots are all its own; a no-op if state->skip:
  *   g = clip·grad;  m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²
  *   w −= lr·lr_scale·( (m/bc₁)/(√(v/bc₂)+ε) + weight_decay·w )
  * state->non_finite += elements whose w, m, v or copy in Storage is no finite number afterwards. (A v that has overflowed

@@ -273,14 +273,15 @@ static void decays_all_alike(Queue *queue, const MuonUpdate *a) {
 }
 REPLACE(muon_update, decays_all_alike)
 
-/* AdamW on what is Muon's. */
-static void adamw_everywhere(Queue *queue, const AdamW *a) {
-    real_ *m = a->m;
-    good->adamw(queue, a);
-    for (int i = 0; i < a->n_slots; i++)
-        if (a->slots[i].optimizer == OPTIMIZER_MUON && a->slots[i].offset >= a->begin) m[a->slots[i].offset] *= 1.01f;
+/* Muon on what is AdamW's. */
+static void muon_everywhere(Queue *queue, const MuonUpdate *a) {
+    ParamSlot slots[8];
+    for (int i = 0; i < a->n_slots; i++) slots[i] = a->slots[i], slots[i].optimizer = OPTIMIZER_MUON;
+    MuonUpdate wrong = *a;
+    wrong.slots = slots;
+    good->muon_update(queue, &wrong);
 }
-REPLACE(adamw, adamw_everywhere)
+REPLACE(muon_update, muon_everywhere)
 
 /* Squares taken in fp32. */
 static void squares_overflow(Queue *queue, const SumSquares *s) {
@@ -356,7 +357,7 @@ const Broken broken_operations[] = {
     {"a norm that may be nothing", "dst: error", OP_scaled_copy, BROKEN_VALUES, wrap_no_least_norm},
     {"a square matrix not transposed", "dst: error", OP_scaled_copy, BROKEN_VALUES, wrap_not_transposed},
     {"decay where there is none", "master: error", OP_muon_update, BROKEN_VALUES, wrap_decays_all_alike},
-    {"AdamW in Muon's parameters", " m: error", OP_adamw, BROKEN_VALUES, wrap_adamw_everywhere},
+    {"Muon in AdamW's parameters", "master: error", OP_muon_update, BROKEN_VALUES, wrap_muon_everywhere},
     {"squares that overflow", "sum_squares: error", OP_sum_squares, BROKEN_VALUES, wrap_squares_overflow},
     {"gates not told apart in the norm", "sum_squares: error", OP_sum_squares, BROKEN_VALUES,
      wrap_no_gate_group},

@@ -36,7 +36,7 @@ static const ArenaShape arena_shapes[] = {
               {1, 96, CLIP_ALL, 0, 1, OPTIMIZER_ADAMW}},
      .begin_slot = 1},
 };
-/* Slots of both optimizers, each of which leaves the other's alone. */
+/* Slots of both optimizers: Muon leaves the other's alone. */
 static const ArenaShape mixed_shapes[] = {
     {.n_slots = 4,
      .slot = {{7, 31, CLIP_ALL, 0.1, 1, OPTIMIZER_MUON},
@@ -60,7 +60,6 @@ static const ArenaShape muon_measured[] = {{.n_slots = 1, .slot = {{3072, 768, C
 typedef struct Arena {
     ParamSlot slots[6];
     int64_t begin, end, count;
-    int64_t seconds; /* elements that have second moments */
 } Arena;
 
 /* A matrix's padding: padded(rows) rows of padded(cols); a vector's: padded(cols). */
@@ -74,12 +73,10 @@ static Arena arena(Case *c, const ArenaShape *s) {
                                  .rows = s->slot[i].rows,
                                  .cols = s->slot[i].cols,
                                  .optimizer = (int)s->slot[i].optimizer,
-                                 .v_shift = a.seconds - a.count,
                                  .clip_group = s->slot[i].clip_group,
                                  .weight_decay = s->slot[i].weight_decay,
                                  .lr_scale = s->slot[i].lr_scale};
         a.count += count;
-        if (s->slot[i].optimizer == OPTIMIZER_ADAMW) a.seconds += count;
     }
     a.begin = a.slots[s->begin_slot].offset + s->skip;
     a.end = a.count - s->cut;
@@ -89,17 +86,16 @@ static Arena arena(Case *c, const ArenaShape *s) {
     return a;
 }
 
-/* An arena's numbers: of that size in the true elements, zero in the padding. `seconds`: second moments. */
+/* An arena's numbers: of that size in the true elements, zero in the padding. */
 static Tensor *fill_arena(Case *c, Tensor *t, const ArenaShape *s, const Arena *a, double size,
-                          bool seconds) {
+                          bool positive) {
     constant(t, 0);
     for (int i = 0; i < s->n_slots; i++) {
-        if (seconds && s->slot[i].optimizer != OPTIMIZER_ADAMW) continue;
-        const int64_t at = a->slots[i].offset + (seconds ? a->slots[i].v_shift : 0);
         for (int row = 0; row < a->slots[i].rows; row++) {
             for (int col = 0; col < a->slots[i].cols; col++) {
                 double x = size * centred(c);
-                t->value[at + row * padded(a->slots[i].cols) + col] = seconds ? fabs(x) + size / 3 : x;
+                t->value[a->slots[i].offset + row * padded(a->slots[i].cols) + col] =
+                    positive ? fabs(x) + size / 3 : x;
             }
         }
     }
@@ -142,10 +138,8 @@ static const AdamVariant adam_measured[] = {{.eps = 1e-8}};
 
 /* In the range's first, last and middle element, and in one that the range leaves out. */
 static void lose_numbers(const Arena *all, Tensor *master, Tensor *m, Tensor *v) {
-    const ParamSlot *last = all->slots;
-    while (last->offset + last->count < all->end) last++;
     m->value[all->begin] = -INFINITY;
-    if (last->optimizer == OPTIMIZER_ADAMW) v->value[all->end - 1 + last->v_shift] = INFINITY;
+    v->value[all->end - 1] = INFINITY;
     master->value[(all->begin + all->end) / 2] = NAN;
     if (all->begin > 0) m->value[all->begin - 1] = NAN;
 }
@@ -176,7 +170,7 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     Tensor *first =
         fill_arena(c, flat(c, TO(a->m), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.05, false);
     Tensor *second =
-        fill_arena(c, flat(c, TO(a->v), ACCUM, changes, 1, all.seconds ? all.seconds : 1), s, &all, v->first ? 0 : 0.01, true);
+        fill_arena(c, flat(c, TO(a->v), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.01, true);
     if (v->lost) lose_numbers(&all, master, first, second);
     memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
     structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
@@ -302,8 +296,6 @@ const Family families_update[] = {
     FAMILY(sum_squares, declare_sum_squares, arena_shapes, gradient_sizes),
     FAMILY(adamw, declare_adamw, arena_shapes, adam_variants),
     FAMILY(adamw, declare_adamw, arena_shapes, adam_lost),
-    FAMILY(adamw, declare_adamw, mixed_shapes, adam_variants),
-    FAMILY(adamw, declare_adamw, mixed_shapes, adam_lost),
     FAMILY(muon_momentum, declare_muon_momentum, mixed_shapes, muon_variants),
     FAMILY(muon_update, declare_muon_update, mixed_shapes, update_variants),
     FAMILY(scaled_copy, declare_scaled_copy, matrix_shapes, copy_variants, .whole = true),

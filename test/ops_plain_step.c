@@ -104,17 +104,16 @@ void PLAIN(adamw)(Queue *queue, const AdamW *a) {
     real bc1 = (real)a->state->bias_correction[0], bc2 = (real)a->state->bias_correction[1];
     for (int64_t i = a->begin; i < a->end; i++) {
         const ParamSlot *slot = slot_of(a->slots, a->n_slots, i);
-        if (slot->optimizer != OPTIMIZER_ADAMW) continue;
         real w = get_a(a->master, i), g = (real)a->state->clip_scale[slot->clip_group] * get_a(a->grad, i);
         real m = beta1 * get_a(a->m, i) + (real)(1 - a->beta1) * g;
-        real v = beta2 * get_a(a->v, i + slot->v_shift) + (real)(1 - a->beta2) * (g * g);
+        real v = beta2 * get_a(a->v, i) + (real)(1 - a->beta2) * (g * g);
         real rate = (real)(a->state->in.lr * slot->lr_scale);
         w -= rate * ((m / bc1) / (sqrt(v / bc2) + eps) + (real)slot->weight_decay * w);
         put_a(a->m, i, m);
-        put_a(a->v, i + slot->v_shift, v);
+        put_a(a->v, i, v);
         put_a(a->master, i, w);
         if (a->storage) put_s(a->storage, i, w);
-        bool finite = isfinite(get_a(a->master, i)) && isfinite(get_a(a->m, i)) && isfinite(get_a(a->v, i + slot->v_shift));
+        bool finite = isfinite(get_a(a->master, i)) && isfinite(get_a(a->m, i)) && isfinite(get_a(a->v, i));
         if (!finite || (a->storage && !isfinite(get_s(a->storage, i)))) a->state->non_finite++;
     }
 }

@@ -178,12 +178,11 @@ static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
     for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots; i++) {
         const ParamSlot *slot = &a->slots[i];
         if (slot->offset >= end) break;
-        if (slot->optimizer != OPTIMIZER_ADAMW) continue;
         int64_t first = slot->offset > begin ? slot->offset : begin;
         int64_t count = least(slot->offset + slot->count, end) - first;
         real *master = (real *)a->master + first;
         lost += adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
-                              (real *)a->v + first + slot->v_shift, count);
+                              (real *)a->v + first, count);
         if (a->storage && a->storage != a->master)
             memcpy((real *)a->storage + first, master, (size_t)count * sizeof(real));
     }
@@ -193,6 +192,8 @@ static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
 void NAME(adamw)(Queue *queue, const AdamW *a) {
     (void)queue;
     if (a->state->skip != SKIP_NONE) return;
+    for (int i = slot_find(a->slots, a->n_slots, a->begin); i < a->n_slots && a->slots[i].offset < a->end; i++)
+        check(a->slots[i].optimizer == OPTIMIZER_ADAMW, "adamw: slot %d is of optimizer %d", i, a->slots[i].optimizer);
     int64_t chunks = chunk_count(a->end - a->begin), lost = 0;
 #pragma omp parallel for schedule(static) reduction(+ : lost) if (chunks > 1)
     for (int64_t i = 0; i < chunks; i++) {

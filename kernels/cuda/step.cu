@@ -153,8 +153,6 @@ constexpr int64_t ADAMW_CHUNK = 4 * THREADS * PACK; /* elements a block */
 /* What one update needs of the state and of the parameter that an element belongs to. */
 struct AdamWFactors {
     float clip, lr, decay;
-    int64_t v_shift;
-    bool mine; /* of AdamW at all */
 };
 
 /* Whether all that an update leaves of an element are finite numbers: the weight as it is stored, too. */
@@ -167,8 +165,6 @@ __device__ AdamWFactors adamw_factors(const ParamSlot &slot, const StepState *st
     factors.clip = (float)state->clip_scale[slot.clip_group];
     factors.lr = (float)(state->in.lr * slot.lr_scale);
     factors.decay = (float)slot.weight_decay;
-    factors.v_shift = slot.v_shift;
-    factors.mine = slot.optimizer == OPTIMIZER_ADAMW;
     return factors;
 }
 
@@ -201,12 +197,11 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
     for (int64_t i = first + threadIdx.x * PACK; i < last; i += blockDim.x * PACK) {
         while (slot + 1 < args.n_slots && args.slots[slot + 1].offset <= i)
             factors = adamw_factors(args.slots[++slot], state);
-        if (!factors.mine) continue;
         float w[PACK], g[PACK], m[PACK], v[PACK];
         load_pack(w, master + i);
         load_pack(g, grad + i);
         load_pack(m, first_moment + i);
-        load_pack(v, second_moment + i + factors.v_shift);
+        load_pack(v, second_moment + i);
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
             const float clipped = factors.clip * g[j];
@@ -219,7 +214,7 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
         }
         store_pack(master + i, w);
         store_pack(first_moment + i, m);
-        store_pack(second_moment + i + factors.v_shift, v);
+        store_pack(second_moment + i, v);
         if (storage) store_pack(storage + i, w);
     }
     if (lost > 0) atomicAdd(reinterpret_cast<unsigned long long *>(&state->non_finite), lost);

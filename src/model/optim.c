@@ -282,18 +282,19 @@ static void decide(const Optimizer *o) {
     });
 }
 
-static void update_share(const Optimizer *o, int b) {
+/* A run of parameters that are AdamW's, in a share. */
+static void update_run(const Optimizer *o, const Share *share, int64_t begin, int64_t end, int64_t v_shift) {
     const Model *model = o->model;
     const Config *c = model->config;
-    const Share *share = &o->share[b];
+    if (begin == end) return;
     model->k->adamw(model->queue, &(AdamW){
         .master = model->shares_masters ? moments_base(o, model->master, share) : model->master,
         .storage = model->storage == model->master ? NULL : model->storage,
         .grad = model->grad,
         .m = moments_base(o, o->m, share),
-        .v = o->v,
-        .begin = share->begin,
-        .end = share->end,
+        .v = element(o->v, model->k->accum, v_shift),
+        .begin = begin,
+        .end = end,
         .slots = o->slots,
         .n_slots = model->params.count,
         .state = o->state,
@@ -301,6 +302,26 @@ static void update_share(const Optimizer *o, int b) {
         .beta2 = c->beta2,
         .eps = c->adam_eps,
     });
+}
+
+/* All of the share at once, unless Muon's matrices stand between. */
+static void update_share(const Optimizer *o, int b) {
+    const Params *params = &o->model->params;
+    const Share *share = &o->share[b];
+    int64_t begin = share->begin, end = begin, v_shift = 0;
+    for (int i = 0; i < params->count; i++) {
+        const Param *p = &params->list[i];
+        const int64_t first = p->offset > share->begin ? p->offset : share->begin;
+        const int64_t last = p->offset + p->count < share->end ? p->offset + p->count : share->end;
+        if (p->optimizer != OPTIMIZER_ADAMW || last <= first) continue;
+        if (first > end) {
+            update_run(o, share, begin, end, v_shift);
+            begin = first;
+        }
+        end = last;
+        v_shift = o->v_shift[i]; /* the same all along a run */
+    }
+    update_run(o, share, begin, end, v_shift);
 }
 
 /* Its collectives are in the model's queue, which the exchange has come to rest before: all of it goes before the first

@@ -43,7 +43,7 @@ typedef struct Optimizer {
     Model *model;
     Accum *m, *v;         /* [moments], [second_moments] of what this rank updates */
     int64_t moments, second_moments; /* elements; of AdamW's parameters alone, the second */
-    int64_t *v_shift;     /* [params.count] host: ParamSlot's */
+    int64_t *v_shift;     /* [params.count] host: where they lie (params.h) */
     Muon muon;
     const Share *share;   /* [params.buckets] the model's */
     Queue *exchange;      /* where buckets are reduced and gathered; NULL: one rank */

@@ -457,8 +457,6 @@ void params_init(const Params *params, const Config *config, DType type, void *a
 
 ParamSlot *params_slots(const Params *params, const Config *config) {
     ParamSlot *slots = must_calloc((size_t)params->count, sizeof *slots, "the optimizer's table");
-    int64_t *shift = must_calloc((size_t)params->count, sizeof *shift, "the optimizer's table");
-    params_second_moments(params, config, shift);
     for (int i = 0; i < params->count; i++) {
         const Param *p = &params->list[i];
         slots[i] = (ParamSlot){.offset = p->offset,
@@ -466,12 +464,10 @@ ParamSlot *params_slots(const Params *params, const Config *config) {
                                .rows = is_matrix(p) ? p->rows : 1,
                                .cols = is_matrix(p) ? p->cols : p->rows,
                                .optimizer = (int)p->optimizer,
-                               .v_shift = shift[i],
                                .clip_group = p->id == PARAM_GATE ? CLIP_GATES : CLIP_ALL,
                                .weight_decay = p->decay ? config->weight_decay : 0,
                                .lr_scale = 1};
     }
-    free(shift);
     return slots;
 }
 

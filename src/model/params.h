@@ -87,8 +87,8 @@ void params_free(Params *params);
 /* The shares [buckets] of the config's rank; NULL to count alone. Returns the elements of an arena that holds them. */
 int64_t params_shares(const Params *params, const Config *config, Share *shares);
 
-/* Elements of the arena of second moments, share behind share, which holds AdamW's alone. shift [count]: ParamSlot.v_shift
- * of each parameter, for the part of it that is in this rank's shares; or NULL. */
+/* Elements of the arena of second moments, share behind share, which holds AdamW's alone. Element e of the arenas has its
+ * second moment at e + shift [count] of its parameter, where it is in this rank's shares; or NULL. */
 int64_t params_second_moments(const Params *params, const Config *config, int64_t *shift);
 
 /* The parameter, or NULL where this model has none; layer −1 for those outside the blocks. */
