@@ -360,7 +360,7 @@ static void loop(Run *run) {
                             !saved ? "the last checkpoint could not be written" : reason ? reason : "all steps done");
     const SummaryEnd end = {.config = c, .program = run->start.argv[0], .reason = reason, .step = run->step,
                             .checkpoint = run->last_checkpoint[0] ? run->last_checkpoint : NULL,
-                            .seconds = log_seconds() - run->started, .bytes = run->model.V <= 256};
+                            .seconds = log_seconds() - run->started, .bytes = generate_takes_bytes(&run->start, &run->train_set)};
     summary_event(&run->summary, &end, event);
     log_event(&run->log, "end", run->step, event);
     if (saved && !c->smoke) summary_print(&run->summary, &end, &run->log);

@@ -16,7 +16,7 @@ import re
 import secrets
 
 from console import Failure
-from pretrained_tokenizer import cached_gpt2, find_tokenizer, from_ranks, hub_cache
+from pretrained_tokenizer import as_written, cached_gpt2, find_tokenizer, from_ranks, hub_cache
 from seams import Encoded
 from shards import pack_bytes
 from token_bytes import NoTable, token_table, verify
@@ -124,10 +124,7 @@ class HuggingFaceEncoder(SubwordEncoder):
                                 "control leaves them in)" % found.shown):  # fmt: skip
                 self._tokenizer = text_only(tokenizers, json.loads(self._whole.to_str()), literals, vocabulary)
         for one in (self._tokenizer, self._whole):
-            if getattr(one.model, "dropout", None):
-                one.model.dropout = None  # the same text gives the same tokens
-            one.no_truncation()
-            one.no_padding()
+            as_written(one)
 
     def tokenizer_json(self):
         return self._found.data

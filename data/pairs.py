@@ -8,7 +8,7 @@ import hashlib
 import os
 
 from console import Failure
-from pretrained_tokenizer import find_tokenizer
+from pretrained_tokenizer import as_written, find_tokenizer
 from tokenizer_files import bytes_json
 
 
@@ -31,7 +31,7 @@ class HuggingFace:
         except ImportError:
             raise Failure("%s needs the Python package tokenizers (pip install it)" % found.shown) from None
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(found.data.decode("utf-8"))
+            self._tokenizer = as_written(tokenizers.Tokenizer.from_str(found.data.decode("utf-8")))
         except Exception as error:  # it raises plain Exceptions
             raise Failure("%s: %s" % (found.shown, str(error).splitlines()[0])) from None
         settings, self.sha256 = found.settings, hashlib.sha256(found.data).hexdigest()

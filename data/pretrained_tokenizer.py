@@ -37,6 +37,16 @@ class Pretrained:
         self.name, self.settings = name or name_of(path), settings or {}
 
 
+def as_written(tokenizer):
+    """A tokenizers.Tokenizer, from which a text gets all its tokens and no other, the same each time: a tokenizer.json may
+    also hold what somebody's batches needed: cut at 512 tokens, padded to that, or pieces left out by chance."""
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def name_of(path):
     """A tokenizer is called as its folder, if the file is only called what all are."""
     folder, file = os.path.split(os.path.abspath(path))

@@ -19,7 +19,12 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "data"))
+from pretrained_tokenizer import as_written  # noqa: E402
+from tokenizer_files import bytes_json  # noqa: E402
+
 LONGEST_ARGUMENT = 100_000  # bytes; Linux takes no argument of more than 128 KiB
+LARGEST_SEED = 1 << 53  # train_gpt's
 # What goes to train_gpt as it is.
 PASSED = ("max-new-tokens", "temperature", "top-k", "top-p", "seed", "stop-at-end", "batch-size", "device", "dtype", "threads")
 
@@ -43,7 +48,8 @@ class Model:
         vocabulary = self.config.get("vocab_size")
         if not isinstance(vocabulary, int):
             raise Failure("%s: no config.json there says the vocab_size" % self.folder)
-        self.is_bytes = vocabulary <= 256
+        self.vocabulary = vocabulary
+        self.is_bytes = vocabulary <= 256 and self.reads_bytes()
         self.has_table = self.is_bytes or self.holds("token_bytes.safetensors")
         self.tokenizer = None if self.is_bytes else self.read_tokenizer()
 
@@ -63,6 +69,14 @@ class Model:
             raise Failure("%s: not a JSON object" % path)
         return content
 
+    def reads_bytes(self):
+        """Whether its tokens are bytes: no tokenizer.json says that they are anything else."""
+        try:
+            with open(os.path.join(self.folder, "tokenizer.json"), "rb") as file:
+                return file.read() == bytes_json()
+        except OSError:
+            return True
+
     def read_tokenizer(self):
         path = os.path.join(self.folder, "tokenizer.json")
         if not self.holds("tokenizer.json"):
@@ -72,12 +86,20 @@ class Model:
         except ImportError:
             raise Failure("tokenizer.json needs the Python package tokenizers: pip install tokenizers") from None
         try:
-            return tokenizers.Tokenizer.from_file(path)
+            tokenizer = tokenizers.Tokenizer.from_file(path)
         except Exception as error:  # the package raises nothing narrower
             raise Failure("%s: %s" % (path, error)) from None
+        return as_written(tokenizer)
 
     def encode(self, text):
+        """ValueError for text that is no UTF-8."""
+        text.encode("utf-8")
         return self.tokenizer.encode(text).ids
+
+    def check_ids(self, ids):
+        """Those of a file's line."""
+        if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < self.vocabulary for token in ids):
+            raise ValueError("'ids' must be a list of numbers from 0 to %d" % (self.vocabulary - 1))
 
     def ends(self):
         """Ids that end a document, where no table tells train_gpt of them."""
@@ -157,7 +179,10 @@ def call(model, arguments, read=None):
 def continue_text(model, text, flags, stops):
     if model.is_bytes:
         return call(model, ["--generate", text, *flags])
-    ids = model.encode(text)
+    try:
+        ids = model.encode(text)
+    except UnicodeError:
+        raise Failure("the prompt is not UTF-8") from None
     listed = ",".join(map(str, ids))
     if len(listed) > LONGEST_ARGUMENT:
         raise Failure("the prompt has %d tokens, too many for a command line: --file takes it" % len(ids))
@@ -165,31 +190,37 @@ def continue_text(model, text, flags, stops):
     return call(model, ["--generate-tokens", listed, *flags], read)
 
 
-def prompts_of(path):
-    """Objects of a .jsonl, or {"prompt": line}."""
+def prompts_of(path, model):
+    """What train_gpt reads, ids and maybe a seed, for each line: an object of a .jsonl, or a prompt."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Failure("%s: %s" % (path, getattr(error, "strerror", None) or error)) from None
     lines = lines[:-1] if lines[-1] == "" else lines
+    if not lines:
+        raise Failure("%s holds no prompt: one a line" % path)
     for number, line in enumerate(lines, 1):
         try:
             prompt = json.loads(line) if path.endswith(".jsonl") else {"prompt": line.rstrip("\r")}
             if not isinstance(prompt, dict) or not (isinstance(prompt.get("prompt"), str) or "ids" in prompt):
                 raise ValueError("neither a text 'prompt' nor a list 'ids'")
-        except ValueError as error:
+            ids = prompt["ids"] if "ids" in prompt else model.encode(prompt["prompt"])
+            model.check_ids(ids)
+            seed = prompt.get("seed", 0)
+            if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+                raise ValueError("'seed' must be a number from 0 to %d" % LARGEST_SEED)
+        except (ValueError, RecursionError) as error:
             raise Failure("%s, line %d: %s" % (path, number, error)) from None
-        yield prompt
+        yield {"ids": ids} | ({"seed": seed} if "seed" in prompt else {})
 
 
 def continue_file(model, path, flags, stops):
     if model.is_bytes:
         return call(model, ["--generate-file", path, *flags])
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
-        for prompt in prompts_of(path):
-            known = {name: prompt[name] for name in ("ids", "seed") if name in prompt}
-            file.write(json.dumps({"ids": model.encode(prompt["prompt"])} | known if "ids" not in known else known) + "\n")
+        for prompt in prompts_of(path, model):
+            file.write(json.dumps(prompt) + "\n")
         file.flush()
 
         def read(stream):
@@ -207,6 +238,8 @@ def talk(model, flags, stops):
             text = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return 0
+        except UnicodeError:
+            raise Failure("the prompt is not UTF-8") from None
         except KeyboardInterrupt:
             print()
             continue
@@ -227,7 +260,7 @@ def read_arguments():
     parser.add_argument("--file", metavar="FILE", help="a prompt a line")
     for name in PASSED:
         parser.add_argument("--" + name, metavar="X", help="train_gpt's own flag (train_gpt --help)")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # flags may stand before the prompt, too
 
 
 def main():

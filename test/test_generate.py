@@ -334,6 +334,48 @@ def test_the_script_encodes_what_the_program_continues(spoken, tmp_path):
     assert talk == wanted + "the dog" + tokenizer.decode(second["ids"]) + "\n"
 
 
+def test_the_script_gives_all_of_a_prompt_and_no_padding(spoken, tmp_path):
+    folder, _ = spoken
+    shutil.copytree(folder, tmp_path / "batched")
+    made = json.loads((folder / "tokenizer.json").read_text())
+    made["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    made["padding"] = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 5, "pad_type_id": 0,
+                       "pad_token": "%"}
+    made["model"]["dropout"] = 0.9
+    (tmp_path / "batched" / "tokenizer.json").write_text(json.dumps(made))
+    said = [script(place, "the cat sees the dog", "--max-new-tokens", 9).stdout for place in (folder, tmp_path / "batched")]
+    assert said[0] == said[1] and said[0].startswith("the cat sees the dog")
+
+
+def test_flags_stand_before_a_prompt_and_after_it(spoken):
+    folder, _ = spoken
+    flags = ["--max-new-tokens", 9, "--seed", 3]
+    wanted = script(folder, "the cat", *flags).stdout
+    assert wanted == script(folder, *flags, "the cat").stdout == script(*flags, folder, "the cat").stdout
+    assert script(folder, *flags, "").stdout == script(folder, "", *flags).stdout != ""
+    assert script(folder, *flags, "--", "-the cat").stdout.startswith("-the cat")
+
+
+@pytest.mark.parametrize("decoder", [{"type": "Fuse"}, None])  # with a table of the tokens' bytes; and such that there is none
+def test_a_small_vocabulary_of_a_tokenizers_own_is_not_bytes(tmp_path, decoder):
+    pytest.importorskip("tokenizers")
+    characters = {character: i for i, character in enumerate(["<unk>", *"zé the catsBA"])}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "decoder": decoder, "model": {
+        "type": "BPE", "vocab": characters, "merges": [], "unk_token": "<unk>"}}))
+    (tmp_path / "c.txt").write_text("the cat eats tea at best " * 99)
+    subprocess.run([sys.executable, os.path.join(ROOT, "data", "prepare.py"), tmp_path / "c.txt", "--tokenizer", tmp_path,
+                    "--separator", "none", "--out", tmp_path], check=True, timeout=60)
+    shard = tmp_path / "c_train_000000.bin"
+    done = run(*SMALL, "--vocab-size", "auto", "--train-data", shard, "--steps", 2, "--out", tmp_path / "run")
+    assert "next: scripts/generate.py %s " % (tmp_path / "run") in done.stdout, done.stdout
+    refused("--resume", tmp_path / "run", "--generate", "A", says=("no byte model", "scripts/generate.py"))
+    assert script(tmp_path / "run", "AzB", "--max-new-tokens", 5).stdout.replace(" ", "").startswith("AzB")
+    listed = run("--resume", tmp_path / "run", "--generate-tokens", "1,2", "--max-new-tokens", 3, *GREEDY)
+    assert listed.stdout.startswith("zé" if decoder else "1,2,") and ("ids, not text" in listed.stderr) == (not decoder)
+    told = run("--resume", tmp_path / "run", "--eval-only", "--val-data", shard).stdout
+    assert "perplexity" in told and ("bits/byte" in told) == bool(decoder)
+
+
 def test_the_script_takes_bytes_without_a_tokenizer(tmp_path):
     write_shard(tmp_path / "a.bin", sentences(2000, 1))
     run(*SMALL, "--train-data", tmp_path / "a.bin", "--steps", 3, "--out", tmp_path / "run")
@@ -357,6 +399,31 @@ def test_the_scripts_complaints_are_one_line(model, tmp_path):
     complains(model, "x", says="pip install tokenizers", PYTHONPATH=hidden)
     complains(model, "x", "--file", "y", says="tokenizer" if "tokenizers" not in sys.modules else "")
     complains(model, "--nonsense", says="--help")
+    complains(model, "x", "y", says="y")
     if pathlib.Path(PROGRAM).exists():
         (tmp_path / "config.json").write_text("[]")
         complains(tmp_path, "x", says="config.json")
+
+
+@pytest.mark.parametrize("name, content, says", [
+    ("p.jsonl", '{"prompt":"a"}\n{"prompt":"\\ud800"}\n', "line 2: "), ("p.jsonl", '{"a":' + "[" * 100000, "line 1: "),
+    ("p.jsonl", '{"ids":[1]}\n{"ids":[300]}\n', "line 2: 'ids' must be a list of numbers from 0 to 299"),
+    ("p.jsonl", '{"ids":[true]}', "line 1: 'ids'"), ("p.jsonl", '{"ids":[1],"seed":-1}', "line 1: 'seed' must be"),
+    ("p.jsonl", '{"ids":[1],"seed":"x"}', "line 1: 'seed' must be"), ("p.txt", "", "no prompt")])
+def test_the_script_complains_of_a_file_by_its_name_and_line(spoken, tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    message = script(spoken[0], "--file", tmp_path / name, code=2).stderr
+    assert re.fullmatch(r"generate\.py: [^\n]*\n", message) and str(tmp_path / name) in message and says in message, message
+
+
+def test_a_prompt_that_is_no_text_is_refused(spoken, tmp_path):
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "scripts", "generate.py"), str(spoken[0]), b"a\xff"],
+                          capture_output=True, check=False, timeout=60, env=environment(TRAIN_GPT=PROGRAM))
+    assert (done.returncode, done.stderr) == (2, b"generate.py: the prompt is not UTF-8\n")
+    write_shard(tmp_path / "b_train_000000.bin", sentences(2000, 1))
+    os.mkdir(tmp_path / "b.tokenizer")
+    write_token_bytes(tmp_path / "b.tokenizer" / TABLE, [b""] + [bytes([i]) for i in range(1, 256)], end_of_document=0)
+    run(*SMALL, "--train-data", tmp_path / "b_train_000000.bin", "--steps", 2, "--out", tmp_path / "run")
+    shutil.copy(tmp_path / "b.tokenizer" / TABLE, tmp_path / "run" / "latest")
+    (tmp_path / "p.txt").write_bytes(b"a\0b\n")
+    refused("--resume", tmp_path / "run", "--generate-file", tmp_path / "p.txt", says="line 1: the prompt's byte 0 ends documents")

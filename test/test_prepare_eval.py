@@ -153,6 +153,18 @@ def test_whether_texts_begin_with_a_token_is_the_tokenizers_word(folder):
     assert settings(folder, bos_token="<s>").encode("<s>the").count(0) == 1
 
 
+def test_what_a_tokenizer_has_for_batches_cuts_and_pads_no_question(folder, tmp_path):
+    plain = pairs.pair(settings(folder, bos_token="<s>"), "the cat sat on", " the mat")
+    made = json.loads((folder / "latest" / "tokenizer.json").read_text())
+    made["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    made["padding"] = {"strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
+                       "pad_type_id": 0, "pad_token": "</s>"}
+    made["model"]["dropout"] = 0.9
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "tokenizer.json").write_text(json.dumps(made))
+    assert pairs.pair(settings(tmp_path, bos_token="<s>"), "the cat sat on", " the mat") == plain
+
+
 def test_a_run_with_a_tokenizer_is_enough(folder, tmp_path):
     settings(folder, bos_token="<s>")
     rows = prepare(tmp_path, "arc", [ARC], tokenizer=folder)

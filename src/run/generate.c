@@ -3,6 +3,7 @@
 #include "../base/output.h"
 #include "../base/printable.h"
 #include "../base/utf8.h"
+#include "../checkpoint/companions.h"
 #include "../data/sidecar.h"
 
 #include <stdio.h>
@@ -34,16 +35,34 @@ static bool directory_of_weights(const char *weights, char path[PATH_SIZE]) {
     return true;
 }
 
+/* The table that a directory has, if none is known yet. *other: a tokenizer lies there, whose ids are what it makes of text. */
+static bool look_into(const char *directory, TokenBytes *table, int64_t vocab, bool *other, Error *error) {
+    char path[PATH_SIZE];
+    Error too_long;
+    if (table->count) return true;
+    *other |= path_join(path, directory, COMPANION_NAMES[COMPANION_TOKENIZER], &too_long) && access(path, F_OK) == 0;
+    return token_bytes_find(table, directory, vocab, error);
+}
+
 bool generate_table(TokenBytes *table, const Start *start, const ShardSet *train, Error *error) {
     const int64_t vocab = start->config.vocab_size;
+    bool other = false;
     char path[PATH_SIZE];
     *table = (TokenBytes){.end_of_document = -1};
-    if (directory_of_set(train, path) && !token_bytes_find(table, path, vocab, error)) return false;
-    if (!table->count && start->resume_from[0] && !token_bytes_find(table, start->resume_from, vocab, error)) return false;
-    if (!table->count && directory_of_weights(start->init_from.weights, path) && !token_bytes_find(table, path, vocab, error))
-        return false;
-    if (!table->count && vocab <= 256) token_bytes_identity(table, vocab);
+    if (directory_of_set(train, path) && !look_into(path, table, vocab, &other, error)) return false;
+    if (start->resume_from[0] && !look_into(start->resume_from, table, vocab, &other, error)) return false;
+    if (directory_of_weights(start->init_from.weights, path) && !look_into(path, table, vocab, &other, error)) return false;
+    if (!table->count && !other && vocab <= 256) token_bytes_identity(table, vocab);
     return true;
+}
+
+bool generate_takes_bytes(const Start *start, const ShardSet *train) {
+    TokenBytes table;
+    Error error;
+    if (!generate_table(&table, start, train, &error)) return false;
+    const bool bytes = table.is_bytes;
+    token_bytes_free(&table);
+    return bytes;
 }
 
 /* ------------------------------------------------------------------------------------------------------

@@ -23,9 +23,12 @@
 #include "start.h"
 
 /* Which bytes this run's tokens stand for: by the tokenizer of its training data, of the checkpoint that it goes on with, or
- * beside the weights of --init-from, whichever is there first; else, of a model of at most 256 tokens, bytes. Where there is
- * nothing, count is 0. `train` or NULL. */
+ * beside the weights of --init-from, whichever is there first; else, of a model of at most 256 tokens and no tokenizer.json
+ * in any of these places, bytes. Where there is nothing, count is 0. `train` or NULL. */
 bool generate_table(TokenBytes *table, const Start *start, const ShardSet *train, Error *error);
+
+/* Whether that table says that a text's bytes are tokens; false where it cannot be read. */
+bool generate_takes_bytes(const Start *start, const ShardSet *train);
 
 /* What to say where there is no table. */
 #define GENERATE_NO_TABLE "no " TOKEN_BYTES_FILE " says what the tokens stand for (data/token_bytes.py makes it): ids, not text"

@@ -48,6 +48,8 @@ static bool add_text(Reader *r, const char *text, size_t size, Error *error) {
     Prompt *prompt = next_prompt(r, (int64_t)size);
     for (size_t i = 0; i < size; i++) {
         const uint32_t id = r->table->id_of[(unsigned char)text[i]];
+        if (id == UINT32_MAX)
+            return error_set(error, "the prompt's byte %u ends documents, and is no text", (unsigned)(unsigned char)text[i]);
         if (id >= vocab)
             return error_set(error, "the prompt's byte %u is not below --vocab-size %lld", (unsigned)(unsigned char)text[i], vocab);
         prompt->tokens[prompt->count++] = id;
