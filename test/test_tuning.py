@@ -219,7 +219,7 @@ def test_equal_variants_are_not_told_apart_and_a_constant_difference_is():
     "losses, baseline, verdict",
     [
         ({"1": 2.0}, {"1": 2.5}, "one seed: no interval"),
-        ({"1": 2.0, "2": None}, {"1": 2.5, "2": 2.4}, "unfinished: 1 of 2 seeds"),
+        ({"1": 2.0, "2": 2.1, "3": None}, {"1": 2.5, "2": 2.4, "3": 2.4}, "unfinished: 2 of 3 seeds"),
         ({"1": 2.0, "2": INFINITE, "3": INFINITE}, {"1": 2.5, "2": 2.4, "3": 2.4}, "diverged on seeds 2, 3"),
         ({"1": 2.0, "2": 2.0}, {"1": 2.5, "2": INFINITE}, "the baseline diverged on seed 2"),
     ],

@@ -79,6 +79,7 @@ def compare(losses, baseline):
             return found
     if len(whole) < len(pairs) or not pairs:
         found.verdict = "unfinished: %d of %d seeds" % (len(whole), len(pairs))
+        found.low = found.high = found.p = math.nan  # who looks early, and stops at what pleases, finds too much
     elif len(pairs) == 1:
         found.verdict = "one seed: no interval"
     return found

@@ -115,10 +115,10 @@ def color_of(row):
 
 
 def limits(rows):
-    """Of the x axis: every interval, unless one is so wide that it would flatten the others."""
+    """Of the x axis: every interval and every seed, but what is so far out that it would flatten the others."""
     reach = [abs(end) for row in rows for end in (row.found.low, row.found.high) if math.isfinite(end)]
     reach += [abs(d) for row in rows for d in row.found.differences.values()]
-    return 1.06 * (fence(reach) if reach else 0) or 1.0
+    return 1.06 * (fence(reach) if reach else 0) or 1.0  # where all are 0 any will do
 
 
 def draw_differences(tuning, plan, rows, out):
@@ -147,24 +147,21 @@ def draw_differences(tuning, plan, rows, out):
 
 
 def draw_difference(axis, y, row, reach):
-    found, color = row.found, color_of(row)
-    for difference in found.differences.values():
-        mark(axis, difference, y + 0.25, reach, color, marker="o", markersize=3.5, alpha=0.6)
+    """The seeds as dots, the mean as a diamond with its interval; what lies beyond the picture as an arrow, its number beside it."""
+    found, color, words = row.found, color_of(row), row.verdict()
+    inside = [difference for difference in found.differences.values() if abs(difference) <= reach]
+    axis.plot(inside, [y + 0.25] * len(inside), color=color, linestyle="none", marker="o", markersize=3.5, alpha=0.6)
     if math.isfinite(found.low):
-        low, high = max(found.low, -reach), min(found.high, reach)
-        if low < high:
-            axis.plot([low, high], [y, y], color=color, linewidth=1.6, solid_capstyle="butt")
-        for end, shape in ((found.low, "<"), (found.high, ">")):
-            inside = abs(end) <= reach
-            mark(axis, end, y, reach, color, marker="|" if inside else shape, markersize=8, clip_on=False)
-        mark(axis, found.mean, y, reach, color, marker="D", markersize=5.5)
-    text = axis.annotate(row.verdict(), xy=(1.02, y), xycoords=("axes fraction", "data"), va="center", ha="left", fontsize=9,
+        axis.plot([found.low, found.high], [y, y], color=color, linewidth=1.6, solid_capstyle="butt", marker="|", markersize=8)
+        if abs(found.mean) <= reach:
+            axis.plot([found.mean], [y], color=color, marker="D", markersize=5.5)
+    for far in {math.copysign(reach, d) for d in (found.low, found.mean, found.high) if abs(d) > reach}:
+        axis.plot([far], [y], color=color, marker="<" if far < 0 else ">", markersize=8, clip_on=False)
+    if abs(found.mean) > reach:
+        words = "%+.3f: %s" % (found.mean, words)
+    text = axis.annotate(words, xy=(1.02, y), xycoords=("axes fraction", "data"), va="center", ha="left", fontsize=9,
                          color=color, annotation_clip=False)  # fmt: skip
     text.set_in_layout(True)
-
-
-def mark(axis, x, y, reach, color, **how):
-    axis.plot([max(-reach, min(x, reach))], [y], color=color, linestyle="none", **how)
 
 
 def draw(tuning, plan, rows, out):

@@ -161,7 +161,17 @@ def markdown(tuning, plan, rows, judged, results):
     for row in rows:
         losses = ("%s %s" % (value, loss_in_words(loss)) for value, loss in row.study.losses.items())
         lines.append("- %s: %s" % (title_of(row) or tuning.flag, ", ".join(losses)))
-    return "\n".join(lines + table.sources(results) + [""])
+    return "\n".join(lines + size(results) + table.sources(results) + [""])
+
+
+def size(results):
+    """What was trained, as the runs say: flags of the command line may have made it another than the grid's."""
+    trained = [result for result in results.values() if result.parameters]
+    if not trained:
+        return []
+    steps, counts = sorted({result.steps for result in trained}), sorted(result.parameters for result in trained)
+    text = "%.3g M" % (counts[0] / 1e6) + (" to %.3g M" % (counts[-1] / 1e6) if counts[-1] > counts[0] else "")
+    return ["", "Models of %s parameters, %s steps." % (text, " or ".join(map(str, steps)))]
 
 
 def loss_in_words(loss):
