@@ -166,6 +166,7 @@ template <typename S> void cross_entropy(Queue *queue, const CrossEntropy *args)
     const size_t bytes = row_stride(args->V) * sizeof(S);
     if (has_shared_memory(bytes)) {
         ALLOW_SHARED_MEMORY((cross_entropy_kernel<S, true>), bytes);
+        PREFER_SHARED_MEMORY((cross_entropy_kernel<S, true>)); /* two blocks: one loads while the other computes */
         LAUNCH((cross_entropy_kernel<S, true>), (unsigned)args->N, threads, bytes, queue->stream, *args);
     } else {
         LAUNCH((cross_entropy_kernel<S, false>), (unsigned)args->N, threads, 0, queue->stream, *args);

@@ -3,7 +3,7 @@
  *
  * One source, two compilers. nvcc builds it for a GPU; g++ builds the very same file with -DEMULATION against
  * the headers of test/emu/include, where a block's threads are fibers (test/emu/README.md). So device code
- * uses CUDA C++ except for four things, which go through the macros below and through ptx.cuh:
+ * uses CUDA C++ except for a few things, which go through the macros below and through ptx.cuh:
  *
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, arguments…)
  *       kernel<<<grid, block, shared_bytes, stream>>>(arguments…), then asks for the launch error and fails with the
@@ -12,6 +12,8 @@
  *   ALLOW_SHARED_MEMORY(kernel, bytes)
  *       before a launch with so much dynamic shared memory that it and the kernel's static arrays may pass 48 KB
  *       together; asks the device once, so it may stand before every launch.
+ *   PREFER_SHARED_MEMORY(kernel)
+ *       before a launch of which several blocks shall fit into a multiprocessor's shared memory; asks once as well.
  *   SHARED_MEMORY(type, name)
  *       `type *name`: the launch's dynamic shared memory, 16-byte aligned. Carve several arrays out of it by hand.
  *   SHARED_ARRAY(type, name, count)
@@ -49,6 +51,17 @@
         if (!cuda_raise(&allowed_, (bytes))) break;                                                          \
         CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)allowed_), \
                    "allowing %s %zu bytes of shared memory", #kernel, allowed_);                             \
+    } while (0)
+
+/* As much of a multiprocessor's memory as can be shared is: where several blocks want to be there that no cache serves. The driver by
+ * itself need only see to one. */
+#define PREFER_SHARED_MEMORY(kernel)                                                                         \
+    do {                                                                                                     \
+        static size_t asked_ = 0;                                                                            \
+        if (!cuda_raise(&asked_, 1)) break;                                                                  \
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,              \
+                                        (int)cudaSharedmemCarveoutMaxShared),                                \
+                   "preferring shared memory for %s", #kernel);                                              \
     } while (0)
 
 /* Raises the limit to what is wanted; false where it is as high already. */

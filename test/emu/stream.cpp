@@ -219,7 +219,9 @@ void queue_kernel(const char *name, const void *function, size_t argument_bytes,
 
 cudaError_t set_function_attribute(const void *function, cudaFuncAttribute attribute, int value) {
     Lock lock;
-    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) /* of speed alone; a share in percent, or −1 */
+        return value < cudaSharedmemCarveoutDefault || value > cudaSharedmemCarveoutMaxShared ? raise(cudaErrorInvalidValue)
+                                                                                             : cudaSuccess;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || value > SHARED_OPTIN)
         return raise(cudaErrorInvalidValue);
     dynamic_limits[function] = (size_t)value;
