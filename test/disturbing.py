@@ -135,9 +135,10 @@ class Disturbed:
             return None
         time.sleep(draw.uniform(0, 0.4 if phase == "start" else 0.15 if phase == "end" else 0.02))
         ranks, all_of_it = self.ranks(), set(self.processes()) - {self.child.pid}
-        if victim not in ranks:
+        try:
+            os.kill(ranks[victim], number)
+        except (KeyError, ProcessLookupError):  # it ended meanwhile
             return None
-        os.kill(ranks[victim], number)
         begun = time.monotonic()
         self.wait(f"the end after {phase}", lambda: self.ended() > attempt, TIMEOUT_S + GRACE_S)
         took = time.monotonic() - begun
