@@ -118,6 +118,7 @@ typedef enum NormKind {
     NORM_RMSNORM,   /* γ ⊙ r/√(mean(r²)+ε) */
     NORM_DYT,       /* γ ⊙ tanh(α·r) + β, α = *scalar */
     NORM_BHYT,      /* γ ⊙ tanh(λ·r/(κ·√(v+ε))), λ = *scalar; v = mean(r²), or v̂ where Junction gives it */
+    NORM_DERF,      /* γ ⊙ erf(α·r + s) + β, α = scalar[0], s = scalar[1] (arXiv 2512.10938, eq. 10) */
     NORM_KIND_COUNT
 } NormKind;
 
@@ -128,8 +129,8 @@ typedef struct Norm {
     double kappa;         /* BHYT */
     double output_scale;  /* the whole output times this constant (lns: 1/√l); 0 is read as 1 */
     const Accum *gamma;   /* [C], or NULL for ones */
-    const Accum *beta;    /* [C], or NULL for zeros; LAYERNORM and DYT */
-    const Accum *scalar;  /* [1] DYT's α, BHYT's λ */
+    const Accum *beta;    /* [C], or NULL for zeros; LAYERNORM, DYT and DERF */
+    const Accum *scalar;  /* [1] DYT's α, BHYT's λ; [2] DERF's α and s */
     Accum *mean;          /* [N] kept: LAYERNORM's μ of r */
     Accum *rstd;          /* [N] kept: LAYERNORM 1/√(var+ε), RMSNORM and BHYT 1/√(v+ε), of r */
 } Norm;
@@ -137,7 +138,7 @@ typedef struct Norm {
 typedef struct NormGradient {
     Accum *dgamma;  /* [C] +=, or NULL */
     Accum *dbeta;   /* [C] +=, or NULL */
-    Accum *dscalar; /* [1] +=, or NULL */
+    Accum *dscalar; /* as scalar, +=, or NULL */
 } NormGradient;
 
 /* --------------------------------------------------------------------------------------------------------
@@ -551,7 +552,7 @@ typedef struct MuonUpdate {
 enum { STAT_SUM_SQUARES, STAT_MAX_ABS, STAT_DOT, STAT_OTHER_SUM_SQUARES, STAT_SATURATED, STAT_COUNT };
 
 /* out[STAT_…] over all N·C of s·a (and of b): Σ(sa)², max|sa|, Σ sa·b, Σ b², and how many
- * |tanh(gain·row_gain[n]·s·a)| > 0.99. Overwrites out. */
+ * |tanh(gain·row_gain[n]·s·a)| > 0.99, or, with a shift, |erf(gain·s·a + shift)| > 0.99. Overwrites out. */
 typedef struct TensorStats {
     int64_t N;
     int C;
@@ -560,7 +561,8 @@ typedef struct TensorStats {
     const Accum *s;        /* [1], or NULL for 1 */
     const void *b;         /* [N,C], or NULL: DOT and OTHER_SUM_SQUARES are 0 */
     const Accum *gain;     /* [1], or NULL: SATURATED is 0 */
-    double gain_factor;    /* constant times *gain (BHyT: 1/κ; DyT: 1) */
+    double gain_factor;    /* constant times *gain (BHyT: 1/κ; DyT, DERF: 1) */
+    const Accum *shift;    /* [1] DERF's s, or NULL: the squash is a tanh */
     const Accum *row_gain; /* [N] (BHyT: rstd), or NULL for 1 */
     double *out;           /* [STAT_COUNT] */
 } TensorStats;

@@ -30,6 +30,7 @@ static const Variant VARIANTS[] = {
     {"gpas", 1.01, "gpas=layer"},
     {"lns", 1.01, "placement=lns"},
     {"dyt", 1.01, "norm=dyt"},
+    {"derf", 0, "norm=derf"},
     {"bhyt-exact", 0, "norm=bhyt-exact"},
     {"bhyt", 1.02, "norm=bhyt"},
     {"bhyt refresh 0", 1.01, "norm=bhyt bhyt-refresh=0"},
@@ -66,7 +67,7 @@ static DType stream_type(const Junction *j) {
 static void count_statistics(const Junction *j) {
     const Norm *norms[] = {&j->norm, &j->sdd, &j->inner};
     for (int i = 0; i < 3; i++) {
-        bool has_mean = norms[i]->kind == NORM_LAYERNORM, has_rstd = norms[i]->kind && norms[i]->kind != NORM_DYT;
+        bool has_mean = norms[i]->kind == NORM_LAYERNORM, has_rstd = norms[i]->kind && norms[i]->kind != NORM_DYT && norms[i]->kind != NORM_DERF;
         count_tensor(has_mean ? norms[i]->mean : NULL, j->N, counted_kernels->accum);
         count_tensor(has_rstd ? norms[i]->rstd : NULL, j->N, counted_kernels->accum);
     }

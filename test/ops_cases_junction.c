@@ -19,7 +19,7 @@ typedef struct JunctionVariant {
     bool bias;
     Scale s_in, s_out;
     double alpha, output_scale;
-    double scalar;            /* DyT's α, BHyT's λ; 0: a usual one */
+    double scalar;            /* DyT's and DERF's α, BHyT's λ; 0: a usual one */
     bool zero_scalar;
     bool no_gamma, no_beta;   /* NULL */
     bool frozen;              /* parameters without gradients */
@@ -74,6 +74,12 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_BHYT, .vhat = true, .scalar = -1.5, .s_out = SCALE_NEGATIVE},
     {.norm = NORM_BHYT, .s_out = SCALE_ZERO, .s_in = SCALE_USUAL},
     {.norm = NORM_DYT, .post = true, .s_in = SCALE_ZERO, .scalar = -0.5},
+    {.norm = NORM_DERF, .bias = true},
+    {.norm = NORM_DERF, .no_beta = true, .wide = true, .s_out = SCALE_NEGATIVE, .mean_square = true},
+    {.norm = NORM_DERF, .first = true, .extreme = true, .output_scale = 0.5},
+    {.norm = NORM_DERF, .scalar = -0.8, .s_out = SCALE_USUAL, .frozen = true},
+    {.norm = NORM_DERF, .zero_scalar = true, .bias = true},
+    {.norm = NORM_DERF, .post = true, .s_in = SCALE_ZERO, .scalar = -0.5},
     {.norm = NORM_BHYT, .vhat = true},
     {.norm = NORM_BHYT, .vhat = true, .s_out = SCALE_USUAL, .s_in = SCALE_USUAL, .in_place = true},
     {.norm = NORM_BHYT, .vhat = true, .wide = true, .mean_square = true, .sdd = true},
@@ -93,6 +99,8 @@ static const JunctionVariant junction_variants[] = {
      .s_out = SCALE_USUAL},
     {.norm = NORM_DYT, .inner = NORM_DYT, .wide = true, .in_place = true},
     {.norm = NORM_DYT, .inner = NORM_DYT, .post = true, .bias = true},
+    {.norm = NORM_DERF, .inner = NORM_DERF, .wide = true, .in_place = true},
+    {.norm = NORM_RMSNORM, .inner = NORM_DERF, .sdd = true, .post = true, .bias = true},
     {.norm = NORM_BHYT, .inner = NORM_BHYT, .mean_square = true},
     {.norm = NORM_RMSNORM, .sdd = true},
     {.norm = NORM_RMSNORM, .sdd = true, .inner = NORM_RMSNORM, .wide = true, .s_out = SCALE_USUAL},
@@ -131,6 +139,10 @@ static const JunctionVariant junction_wide[] = {
     {.norm = NORM_DYT, .post = true, .alpha = 1.5, .s_in = SCALE_USUAL, .bias = true},
     {.norm = NORM_DYT, .wide = true, .no_beta = true, .s_out = SCALE_USUAL},
     {.norm = NORM_DYT, .inner = NORM_DYT, .bias = true},
+    {.norm = NORM_DERF, .post = true, .alpha = 1.5, .s_in = SCALE_USUAL, .bias = true},
+    {.norm = NORM_DERF, .wide = true, .no_beta = true, .s_out = SCALE_USUAL},
+    {.norm = NORM_DERF, .inner = NORM_DERF, .bias = true},
+    {.norm = NORM_DERF, .inner = NORM_DERF, .sdd = true, .wide = true, .post = true},
     {.norm = NORM_DYT, .inner = NORM_BHYT, .sdd = true, .wide = true, .post = true},
     {.norm = NORM_BHYT, .mean_square = true, .output_scale = 0.5},
     {.norm = NORM_BHYT, .wide = true, .vhat = true, .in_place = true},
@@ -145,6 +157,7 @@ static const JunctionVariant junction_measured[] = {
     {.norm = NORM_RMSNORM, .in_place = true, .s_in = SCALE_USUAL, .s_out = SCALE_USUAL},
     {.norm = NORM_RMSNORM, .in_place = true, .sdd = true},
     {.norm = NORM_BHYT, .in_place = true},
+    {.norm = NORM_DERF, .in_place = true},
 };
 
 /* The operands of one norm; each may be absent. */
@@ -168,12 +181,13 @@ static NormTensors norm_operands(Case *c, Norm *norm, const char *name, NormKind
         (Norm){.kind = kind, .eps = kind == NORM_LAYERNORM ? 1e-5 : 1e-6, .kappa = kind == NORM_BHYT ? 3 : 0};
     if (kind == NORM_NONE) return t;
     if (!v->no_gamma) t.gamma = spread(c, vector(c, TO(norm->gamma), ACCUM, IN, s->C), 1, 0.3);
-    if (!v->no_beta && (kind == NORM_LAYERNORM || kind == NORM_DYT))
+    if (!v->no_beta && (kind == NORM_LAYERNORM || kind == NORM_DYT || kind == NORM_DERF))
         t.beta = vector(c, TO(norm->beta), ACCUM, IN, s->C);
-    if (kind == NORM_DYT || kind == NORM_BHYT) {
-        double usual = kind == NORM_DYT ? 0.5 : 2;
-        t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, 1),
+    if (kind == NORM_DYT || kind == NORM_BHYT || kind == NORM_DERF) {
+        double usual = kind == NORM_BHYT ? 2 : 0.5;
+        t.scalar = constant(flat(c, TO(norm->scalar), ACCUM, IN, 1, kind == NORM_DERF ? 2 : 1),
                             v->zero_scalar ? 0 : v->scalar != 0 ? v->scalar : usual);
+        if (kind == NORM_DERF) t.scalar->value[1] = -0.35; /* its shift */
     }
     if (kind == NORM_LAYERNORM) flat(c, &norm->mean, member(c, name, "mean"), ACCUM, made, 1, s->N);
     if (statistics) flat(c, &norm->rstd, member(c, name, "rstd"), ACCUM, made, 1, s->N);
@@ -188,8 +202,8 @@ static void norm_gradients(Case *c, NormGradient *gradient, const NormTensors *t
         derivative(vector(c, &gradient->dbeta, member(c, t->name, "dbeta"), ACCUM, ADDED, t->beta->cols),
                    t->beta, factor);
     if (t->scalar)
-        derivative(flat(c, &gradient->dscalar, member(c, t->name, "dscalar"), ACCUM, ADDED, 1, 1), t->scalar,
-                   factor);
+        derivative(flat(c, &gradient->dscalar, member(c, t->name, "dscalar"), ACCUM, ADDED, 1, t->scalar->cols),
+                   t->scalar, factor);
 }
 
 static Tensor *scale_operand(Case *c, void *field, const char *name, Scale scale) {
@@ -210,7 +224,7 @@ typedef struct JunctionTensors {
 } JunctionTensors;
 
 static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v) {
-    static const char *const names[] = {"none", "layernorm", "rmsnorm", "dyt", "bhyt"};
+    static const char *const names[] = {"none", "layernorm", "rmsnorm", "dyt", "bhyt", "derf"};
     describe(c, "N=%lld C=%d %s", (long long)s->N, s->C, names[v->norm]);
     if (v->inner) describe(c, " inner=%s", names[v->inner]);
     const struct {
@@ -286,14 +300,15 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
     return j;
 }
 
+static bool has_no_statistic(NormKind kind) { return kind == NORM_NONE || kind == NORM_DYT || kind == NORM_DERF; }
+
 /* The statistics of one number leave rounding noise, times up to 1/√ε, of what they normalize: nothing to
  * compare. */
 static bool degenerate(Case *c, const RowShape *s, const JunctionVariant *v) {
-    for (int i = 0; v->norm == NORM_DYT && v->extreme && i < c->n_tensors;
-         i++) /* 1 − t² of |t| near 1 is noise too */
+    for (int i = 0; has_no_statistic(v->norm) && v->norm != NORM_NONE && v->extreme && i < c->n_tensors;
+         i++) /* the slope of a squash near 1 is noise too */
         if (strcmp(c->tensor[i].name, "norm.dscalar") == 0) c->tensor[i].only_finite = true;
-    bool statistics = v->sdd || (v->norm != NORM_NONE && v->norm != NORM_DYT) ||
-                      (v->inner != NORM_NONE && v->inner != NORM_DYT);
+    bool statistics = v->sdd || !has_no_statistic(v->norm) || !has_no_statistic(v->inner);
     bool is = s->C == 1 && statistics;
     for (int i = 0; is && i < c->n_tensors; i++) c->tensor[i].only_finite = true;
     return is;

@@ -120,7 +120,7 @@ typedef struct StatsShape {
 } StatsShape;
 typedef struct StatsVariant {
     TypeClass type;
-    bool s, b, gain, row_gain, zero;
+    bool s, b, gain, row_gain, shift, zero;
 } StatsVariant;
 static const StatsShape stats_shapes[] = {{1, 1}, {3, 7}, {31, 64}, {65, 65}, {7, 257}, {130, 96}};
 static const StatsVariant stats_variants[] = {
@@ -128,6 +128,8 @@ static const StatsVariant stats_variants[] = {
     {.type = STORAGE, .s = true, .b = true},
     {.type = ACCUM, .b = true, .gain = true},
     {.type = STORAGE, .s = true, .b = true, .gain = true, .row_gain = true},
+    {.type = STORAGE, .s = true, .gain = true, .shift = true},
+    {.type = ACCUM, .gain = true, .shift = true},
     {.type = STORAGE, .b = true, .zero = true},
     {.type = FIXED_F64, .s = true, .b = true, .gain = true}};
 
@@ -137,11 +139,12 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
     TensorStats *t = arguments(c, sizeof *t);
     *t = (TensorStats){.N = s->N, .C = s->C, .gain_factor = 0.5};
     dtype_of(c, &t->type, v->type);
-    describe(c, "N=%lld C=%d%s%s%s%s%s%s", (long long)s->N, s->C,
+    describe(c, "N=%lld C=%d%s%s%s%s%s%s%s", (long long)s->N, s->C,
              v->type == ACCUM       ? " accum"
              : v->type == FIXED_F64 ? " f64"
                                     : "",
              v->s ? " s" : "", v->b ? " b" : "", v->gain ? " gain" : "", v->row_gain ? " row_gain" : "",
+             v->shift ? " shift" : "",
              v->zero ? " zero" : "");
     c->limits = (Limits){.N = s->N, .C = s->C};
     Tensor *a = matrix(c, TO(t->a), v->type, IN, s->N, s->C);
@@ -150,10 +153,11 @@ static void declare_tensor_stats(Case *c, const void *shape, const void *variant
     if (v->b) matrix(c, TO(t->b), v->type, IN, s->N, s->C);
     if (v->gain) constant(flat(c, TO(t->gain), ACCUM, IN, 1, 1), 4);
     if (v->row_gain) constant(flat(c, TO(t->row_gain), ACCUM, IN, 1, s->N), 1.25);
-    /* |tanh| > 0.99 counts from 2.6467 on: no number so near that rounding would decide. */
-    double gain = 2 * (v->s ? 0.75 : 1) * (v->row_gain ? 1.25 : 1);
+    const double shift = v->shift ? constant(flat(c, TO(t->shift), ACCUM, IN, 1, 1), -0.4)->value[0] : 0;
+    /* |tanh| > 0.99 counts from 2.6467 on, |erf| from 1.8214: no number so near that rounding would decide. */
+    double gain = 2 * (v->s ? -0.75 : 1) * (v->row_gain ? 1.25 : 1);
     for (int64_t i = 0; i < tensor_count(a); i++)
-        if (fabs(gain * fabs(a->value[i]) - 2.6467) < 0.05) a->value[i] = 0.25;
+        if (fabs(fabs(gain * a->value[i] + shift) - (v->shift ? 1.8214 : 2.6467)) < 0.05) a->value[i] = 0.25;
     static const char *const names[STAT_COUNT] = {"sum_squares", "max_abs", "dot", "other_sum_squares",
                                                   "saturated"};
     double zeros[STAT_COUNT] = {0};

@@ -20,7 +20,7 @@ static real mean_square(int C, const real *r) {
 
 /* y = norm(r), one row, statistics kept at n; v is BHyT's mean square, taken from r where v is NULL. */
 static void norm_forward(const Norm *norm, int64_t n, int C, const real *r, const real *v, real *y) {
-    real mean = 0, rstd = 0, a = 0;
+    real mean = 0, rstd = 0, a = 0, shift = 0;
     if (norm->kind == NORM_LAYERNORM) {
         real var = 0;
         for (int c = 0; c < C; c++) mean += r[c];
@@ -33,7 +33,8 @@ static void norm_forward(const Norm *norm, int64_t n, int C, const real *r, cons
     }
     if (norm->kind == NORM_LAYERNORM || norm->kind == NORM_RMSNORM || norm->kind == NORM_BHYT)
         put_a(norm->rstd, n, rstd);
-    if (norm->kind == NORM_DYT) a = get_a(norm->scalar, 0);
+    if (norm->kind == NORM_DYT || norm->kind == NORM_DERF) a = get_a(norm->scalar, 0);
+    if (norm->kind == NORM_DERF) shift = get_a(norm->scalar, 1);
     if (norm->kind == NORM_BHYT) a = get_a(norm->scalar, 0) * rstd / (real)norm->kappa;
     for (int c = 0; c < C; c++) {
         real value;
@@ -50,6 +51,9 @@ static void norm_forward(const Norm *norm, int64_t n, int C, const real *r, cons
         case NORM_BHYT:
             value = gamma_at(norm, c) * tanh(a * r[c]);
             break;
+        case NORM_DERF:
+            value = gamma_at(norm, c) * erf(a * r[c] + shift) + beta_at(norm, c);
+            break;
         default:
             value = r[c];
             break;
@@ -59,19 +63,20 @@ static void norm_forward(const Norm *norm, int64_t n, int C, const real *r, cons
 }
 
 typedef struct NormSums {
-    real *dgamma, *dbeta, dscalar;
+    real *dgamma, *dbeta, dscalar, dshift;
 } NormSums;
 
 static void sums_take(NormSums *sums, int C) {
     sums->dgamma = plain_array(C);
     sums->dbeta = plain_array(C);
-    sums->dscalar = 0;
+    sums->dscalar = sums->dshift = 0;
 }
 
-static void sums_add(NormSums *sums, int C, const NormGradient *to) {
+static void sums_add(NormSums *sums, int C, const Norm *norm, const NormGradient *to) {
     for (int c = 0; to->dgamma && c < C; c++) add_a(to->dgamma, c, sums->dgamma[c]);
     for (int c = 0; to->dbeta && c < C; c++) add_a(to->dbeta, c, sums->dbeta[c]);
     if (to->dscalar) add_a(to->dscalar, 0, sums->dscalar);
+    if (to->dscalar && norm->kind == NORM_DERF) add_a(to->dscalar, 1, sums->dshift);
     free(sums->dgamma);
     free(sums->dbeta);
 }
@@ -83,7 +88,8 @@ static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, co
          keeps_rstd = keeps_mean || norm->kind == NORM_RMSNORM || norm->kind == NORM_BHYT;
     real mean = keeps_mean ? get_a(norm->mean, n) : 0, rstd = keeps_rstd ? get_a(norm->rstd, n) : 0;
     real scalar = norm->scalar ? get_a(norm->scalar, 0) : 0, kappa = (real)norm->kappa;
-    real a = norm->kind == NORM_DYT ? scalar : norm->kind == NORM_BHYT ? scalar * rstd / kappa : 0;
+    real a = norm->kind == NORM_BHYT ? scalar * rstd / kappa : scalar;
+    real shift = norm->kind == NORM_DERF ? get_a(norm->scalar, 1) : 0;
     real sum = 0, dot = 0;
     for (int c = 0; c < C; c++) { /* dr[c] = gradient at the normalized (or squashed) value */
         real gc = output_scale(norm) * g[c], w = gc * gamma_at(norm, c), hat = 0;
@@ -101,6 +107,10 @@ static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, co
             hat = tanh(a * r[c]);
             dr[c] = w * (1 - hat * hat);
             break;
+        case NORM_DERF:
+            hat = erf(a * r[c] + shift);
+            dr[c] = w * (real)1.1283791670955125738961589L * exp(-(a * r[c] + shift) * (a * r[c] + shift)); /* 2/√π */
+            break;
         default:
             dr[c] = gc;
             break;
@@ -110,7 +120,8 @@ static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, co
         sum += dr[c];
         dot += dr[c] * (keeps_mean ? (r[c] - mean) * rstd : r[c]);
     }
-    if (norm->kind == NORM_DYT) sums->dscalar += dot;
+    if (norm->kind == NORM_DYT || norm->kind == NORM_DERF) sums->dscalar += dot;
+    sums->dshift += sum;
     if (norm->kind == NORM_BHYT) sums->dscalar += dot * rstd / kappa;
     if (dv) *dv = -rstd * rstd * rstd / 2 * scalar / kappa * dot;
     for (int c = 0; c < C; c++) {
@@ -122,6 +133,7 @@ static void norm_backward(const Norm *norm, NormSums *sums, int64_t n, int C, co
             dr[c] = rstd * (dr[c] - r[c] * rstd * rstd * dot / (real)C);
             break;
         case NORM_DYT:
+        case NORM_DERF:
             dr[c] = a * dr[c];
             break;
         case NORM_BHYT:
@@ -222,7 +234,7 @@ void PLAIN(junction_backward)(Queue *queue, const JunctionBackward *b) {
     }
     for (int c = 0; b->dbias && c < C; c++) add_a(b->dbias, c, dbias[c]);
     if (b->dgate) add_a(b->dgate, 0, -get_a(b->gate_slope, 0) * (j->post ? alpha : 1) * gate);
-    sums_add(&norm, C, &b->norm), sums_add(&sdd, C, &b->sdd), sums_add(&inner, C, &b->inner);
+    sums_add(&norm, C, &j->norm, &b->norm), sums_add(&sdd, C, &j->sdd, &b->sdd), sums_add(&inner, C, &j->inner, &b->inner);
     free(u), free(r), free(g), free(du), free(df), free(z), free(w), free(unused), free(dbias);
 }
 

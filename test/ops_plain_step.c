@@ -134,7 +134,8 @@ void PLAIN(tensor_stats)(Queue *queue, const TensorStats *t) {
             real gain =
                 t->gain ? (real)t->gain_factor * get_a(t->gain, 0) * (t->row_gain ? get_a(t->row_gain, n) : 1)
                         : 0;
-            if (fabs(tanh(gain * a)) > (real)0.99) saturated++;
+            real squashed = t->shift ? erf(gain * a + get_a(t->shift, 0)) : tanh(gain * a);
+            if (fabs(squashed) > (real)0.99) saturated++;
         }
     }
     t->out[STAT_SUM_SQUARES] = (double)squares;

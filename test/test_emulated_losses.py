@@ -45,7 +45,7 @@ POOL = ThreadPoolExecutor(os.cpu_count())
 TRUTH = {}  # {arguments: the runs in fp64}, of the last variant: the same for both types
 
 ARCHITECTURES, TYPES = ["gpt2", "llama"], ["fp32", "bf16"]
-NORMS = ["layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt"]
+NORMS = ["layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt", "derf"]
 PLACEMENTS = ["pre", "post", "sandwich", "deepnorm", "mix --mix-post-layers 1", "lns"]
 GPAS = ["", "--gpas layer --gpas-init 0.3", "--gpas sublayer --gpas-init 0.3"]
 SDD = ["", "--sdd paper", "--sdd released"]
@@ -53,7 +53,8 @@ METHODS = ["--gpas sublayer --gpas-init 0.3", "--sdd paper", "--sdd released", "
 OPTIONS = ["--norm bhyt --bhyt-refresh 3 --bhyt-gamma-var on --bhyt-lambda-attn 3 --bhyt-lambda-mlp 3",
            "--norm bhyt --placement lns --gpas sublayer --gpas-init 0.3", "--norm bhyt --sdd paper --gpas layer --gpas-init 0.3",
            "--norm bhyt-exact --bhyt-lambda-final 1 --embed-norm on --final-norm on",
-           "--norm dyt --dyt-alpha-attn 0.8 --dyt-alpha-other 0.2 --embed-scale on", "--placement lns --lns-init on",
+           "--norm dyt --dyt-alpha-attn 0.8 --dyt-alpha-other 0.2 --embed-scale on", "--norm derf --derf-alpha-attn 0.7 --embed-scale on",
+           "--placement lns --lns-init on",
            "--placement sandwich --gpas layer --gpas-act identity --gpas-clip 0.01",
            "--placement deepnorm --gpas sublayer --gpas-act leaky-relu --gpas-init -0.5",
            "--sdd released --placement post --sdd-init-scale 0.1",

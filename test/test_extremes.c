@@ -9,7 +9,7 @@
 
 #include <omp.h>
 
-enum { VARIANTS = (4 * 7 + 2) * 3 * 3 };
+enum { VARIANTS = LEGAL_METHODS };
 
 #define TINY "n-embd=8 n-head=2 n-ffn=5 seq-len=6 vocab-size=13 gpas-init=0.3 "
 
@@ -115,7 +115,7 @@ static void scalars(const char *settings) {
     static const ParamId SCALARS[] = {PARAM_EMBED_NORM_SCALAR, PARAM_NORM1_SCALAR,  PARAM_INNER1_SCALAR,
                                       PARAM_NORM2_SCALAR,      PARAM_INNER2_SCALAR, PARAM_FINAL_SCALAR};
     static const double VALUES[] = {-1e4, -3, -1e-20, 0, 1e-20, 3, 1e4};
-    if (!strstr(settings, "dyt") && !strstr(settings, "bhyt")) return;
+    if (!strstr(settings, "dyt") && !strstr(settings, "bhyt") && !strstr(settings, "derf")) return;
     for (int t = 0; t < 2; t++) {
         Fixture f;
         char all[768], what[64];

@@ -67,7 +67,7 @@ static void gradients_of_other_families_parts_are_derivatives(void **state) {
  * gates must not start at 0; padding and heads of 4. */
 #define TINY                                                                                                 \
     "n-embd=8 n-head=2 seq-len=3 vocab-size=11 n-ffn=5 gpas-init=0.3 "                                       \
-    "bhyt-lambda-attn=6 bhyt-lambda-mlp=5 dyt-alpha-attn=0.9 dyt-alpha-other=0.9 "
+    "bhyt-lambda-attn=6 bhyt-lambda-mlp=5 dyt-alpha-attn=0.9 dyt-alpha-other=0.9 derf-alpha-attn=0.9 derf-alpha-other=0.9 "
 
 static bool gates_are_off_the_kink(const Fixture *f) {
     for (int i = 0; i < f->model.params.count; i++) {

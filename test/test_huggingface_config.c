@@ -18,7 +18,7 @@ static const char SHAPE[] = "n-layer=2 n-head=4 n-embd=32 n-ffn=48 seq-len=8 bat
 static const char *const STEPS[] = {
     "arch=gpt2", "arch=llama", "positions=learned", "positions=rope", "activation=gelu", "activation=swiglu", "bias=on",
     "bias=off", "tie-embeddings=on", "tie-embeddings=off", "n-kv-head=2", "norm=layernorm", "norm=rmsnorm", "norm=dyt",
-    "norm=bhyt-exact", "norm=bhyt", "placement=post", "placement=sandwich", "placement=deepnorm", "placement=mix",
+    "norm=bhyt-exact", "norm=bhyt", "norm=derf", "placement=post", "placement=sandwich", "placement=deepnorm", "placement=mix",
     "placement=mix mix-post-layers=0", "placement=mix mix-post-layers=1", "placement=lns", "placement=lns lns-init=on",
     "final-norm=on", "final-norm=off", "embed-norm=on", "embed-scale=on", "gpas=layer", "gpas=sublayer", "sdd=paper",
     "sdd=released", "norm-eps=0.1", "final-norm-eps=0.2", "bhyt-kappa=3", "norm-eps=0", "rope-base=500", "rope-scaling=linear rope-factor=2.5",
@@ -247,6 +247,7 @@ static void one_flag_makes_a_model_of_our_own(void **state) {
         "arch=llama qk-norm=head bias=qkv", "arch=llama placement=res-post qk-norm=projection bias=on",
         "arch=llama placement=res-post qk-norm=projection norm=layernorm", "arch=llama activation=gelu-exact",
         "arch=llama sdd=paper", "arch=llama norm=dyt", "arch=llama norm=bhyt", "arch=llama norm=bhyt-exact",
+        "arch=llama norm=derf",
     };
     for (size_t i = 0; i < sizeof OWN / sizeof *OWN; i++) {
         Config config;

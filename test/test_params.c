@@ -27,6 +27,7 @@ static const char *const SHAPES[] = {
     "vocab-size=70",
     "arch=llama placement=res-post qk-norm=projection bias=qkv n-layer=2 n-embd=64 n-head=2 head-dim=12 n-ffn=70 vocab-size=70",
     "arch=llama norm=bhyt placement=lns bhyt-lambda-final=1 n-layer=2 n-embd=64 n-head=2 vocab-size=70",
+    "arch=gpt2 norm=derf placement=sandwich n-layer=2 n-embd=64 n-head=2 vocab-size=70",
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
@@ -501,6 +502,42 @@ static void vectors_and_scalars_start_at_the_value_of_their_variant(void **state
     params_free(&params);
 }
 
+/* α as the authors' released code has it, or as asked for; the shift behind it 0 (arXiv 2512.10938). */
+static void derf_starts_at_its_slope_and_without_a_shift(void **state) {
+    (void)state;
+    static const struct {
+        const char *settings;
+        double attn, other;
+    } WANT[] = {
+        {"arch=gpt2", 1, 1},
+        {"arch=llama", 0.5, 0.5},
+        {"arch=gpt2 derf-alpha-attn=0.8", 0.8, 1},
+        {"arch=llama derf-alpha-other=-0.2 placement=sandwich", 0.5, -0.2},
+    };
+    for (size_t w = 0; w < sizeof WANT / sizeof *WANT; w++) {
+        Config config;
+        Params params;
+        double *arena = initial(&params, &config, "norm=derf embed-norm=on n-layer=2 n-embd=64 n-head=2 vocab-size=70",
+                                WANT[w].settings);
+        const ParamId ids[] = {PARAM_EMBED_NORM_SCALAR, PARAM_NORM1_SCALAR,  PARAM_INNER1_SCALAR,
+                               PARAM_NORM2_SCALAR,      PARAM_INNER2_SCALAR, PARAM_FINAL_SCALAR};
+        int found = 0;
+        for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+            bool attn = ids[i] == PARAM_NORM1_SCALAR || ids[i] == PARAM_INNER1_SCALAR;
+            bool outside = ids[i] == PARAM_EMBED_NORM_SCALAR || ids[i] == PARAM_FINAL_SCALAR;
+            const Param *p = params_find(&params, ids[i], outside ? -1 : 1);
+            if (!p) continue;
+            found++;
+            assert_int_equal(p->pieces, 2);
+            assert_true(row_of(arena, p, 0, 0)[0] == (attn ? WANT[w].attn : WANT[w].other));
+            assert_true(row_of(arena, p, 1, 0)[0] == 0);
+        }
+        assert_int_equal(found, strstr(WANT[w].settings, "sandwich") ? 6 : 4);
+        free(arena);
+        params_free(&params);
+    }
+}
+
 /* Gates and λ never decay; what is a vector decays with all. Gates alone have a clip of their own. */
 static void variants_parameters_have_the_decay_and_clip_group_of_their_kind(void **state) {
     (void)state;
@@ -572,6 +609,8 @@ static void variants_tensors_have_documented_names(void **state) {
         {"arch=llama norm=bhyt", "model.layers.1.input_layernorm.lambda", 1},
         {"arch=gpt2 norm=bhyt-exact", "transformer.h.1.ln_2.lambda", 1},
         {"arch=llama norm=dyt", "model.layers.0.post_attention_layernorm.alpha", 1},
+        {"arch=llama norm=derf", "model.layers.0.post_attention_layernorm.alpha", 1},
+        {"arch=gpt2 norm=derf", "transformer.h.1.ln_1.shift", 1},
         {"arch=llama sdd=paper n-kv-head=1", "model.layers.0.self_attn.sdd.alpha_k", 32},
         {"arch=llama sdd=released", "model.layers.0.self_attn.sdd.alpha_q", 32},
         {"arch=llama sdd=released", "model.layers.1.self_attn.sdd.alpha_context", 64},
@@ -625,6 +664,7 @@ int main(void) {
         cmocka_unit_test(matrices_start_with_the_deviation_of_their_variant),
         cmocka_unit_test(released_sdd_is_cut_at_three_sigma_and_papers_is_not),
         cmocka_unit_test(vectors_and_scalars_start_at_the_value_of_their_variant),
+        cmocka_unit_test(derf_starts_at_its_slope_and_without_a_shift),
         cmocka_unit_test(variants_parameters_have_the_decay_and_clip_group_of_their_kind),
         cmocka_unit_test(released_sdd_sets_every_epsilon_and_the_embedding),
         cmocka_unit_test(variants_tensors_have_documented_names),

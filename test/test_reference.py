@@ -13,7 +13,7 @@ from program import run
 from tensors import read_tensors
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ["fixtures", "fixtures_families", "fixtures_variants"]
+FOLDERS = ["fixtures", "fixtures_families", "fixtures_variants", "fixtures_newer"]
 FIXTURES = sorted(
     path.parent for folder in FOLDERS for path in (ROOT / "test/reference" / folder).glob("*/flags.txt")
 )

@@ -57,6 +57,7 @@ LOOPS(exp)
 LOOPS(tanh)
 LOOPS(sigmoid)
 LOOPS(erfc)
+LOOPS(erf)
 
 /* The sweeps end where results leave the normal numbers; what lies beyond is test_beyond_the_sweep's. */
 static const Function functions[] = {
@@ -64,6 +65,7 @@ static const Function functions[] = {
     {"tanh", tanh_loop_f32, tanh_loop_f64, tanhl, &LIBRARY_ULP, -12, 12, -24, 24},
     {"sigmoid", sigmoid_loop_f32, sigmoid_loop_f64, sigmoid_exact, &SIGMOID_ULP, -87, 40, -708, 80},
     {"erfc", erfc_loop_f32, erfc_loop_f64, erfcl, &LIBRARY_ULP, -6, 9, -8, 26},
+    {"erf", erf_loop_f32, erf_loop_f64, erfl, &LIBRARY_ULP, -5, 5, -7, 7},
 };
 enum { FUNCTION_COUNT = sizeof functions / sizeof functions[0] };
 
@@ -155,6 +157,9 @@ static void test_special_values(void **state) {
     expect_everywhere(f_erfc, -INFINITY, 2, 2);
     expect_everywhere(f_erfc, INFINITY, 0, 0);
     expect_everywhere(f_erfc, 0, 1, 1);
+    expect_everywhere(&functions[4], -INFINITY, -1, -1);
+    expect_everywhere(&functions[4], INFINITY, 1, 1);
+    expect_everywhere(&functions[4], 0, 0, 0);
 }
 
 /* Large arguments overflow and underflow quietly, and no result leaves the function's range. */
@@ -170,6 +175,8 @@ static void test_beyond_the_sweep(void **state) {
         expect_everywhere(&functions[2], -large[i], 0, 0);
         expect_everywhere(&functions[3], large[i], 0, 0);
         expect_everywhere(&functions[3], -large[i], 2, 2);
+        expect_everywhere(&functions[4], large[i], 1, 1);
+        expect_everywhere(&functions[4], -large[i], -1, -1);
     }
     for (double x = -120; x < -80; x += 0.37) {
         expect_everywhere(&functions[0], x, 0, 1e-34); /* into the subnormal floats */

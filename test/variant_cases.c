@@ -15,7 +15,7 @@
     { name, sizeof(WORDS(__VA_ARGS__)) / sizeof(char *), WORDS(__VA_ARGS__) }
 
 #define SDD_WORDS  "sdd=off", "sdd=paper", "sdd=released"
-#define NORM_WORDS "norm=layernorm", "norm=rmsnorm", "norm=dyt", "norm=bhyt-exact", "norm=bhyt"
+#define NORM_WORDS "norm=layernorm", "norm=rmsnorm", "norm=dyt", "norm=bhyt-exact", "norm=bhyt", "norm=derf"
 
 const Factor METHODS[] = {
     FACTOR("norm", NORM_WORDS),

@@ -22,7 +22,8 @@ typedef struct VariantCase {
     int word[FACTORS_MOST]; /* of each factor */
 } VariantCase;
 
-/* norm × placement × gpas × sdd and what only changes one of them: 5 × 7 × 3 × 3 = 315, 270 of them legal. */
+/* norm × placement × gpas × sdd: 6 × 7 × 3 × 3, of which bhyt goes with two placements alone. */
+enum { LEGAL_METHODS = (5 * 7 + 2) * 3 * 3 };
 extern const Factor METHODS[];
 extern const int METHOD_COUNT;
 

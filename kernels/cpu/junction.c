@@ -9,7 +9,7 @@
 
 /* Columns and scalars that backward sums, one row of each a piece. */
 enum { D_GAMMA, D_BETA, D_BIAS, D_INNER_GAMMA, D_INNER_BETA, D_SDD_GAMMA, D_SDD_BETA, COLUMNS };
-enum { D_SCALAR, D_INNER_SCALAR, D_SDD_SCALAR, D_GATE, SCALARS };
+enum { D_SCALAR, D_SHIFT, D_INNER_SCALAR, D_INNER_SHIFT, D_SDD_SCALAR, D_GATE, SCALARS };
 enum { VECTORS = 7, BUFFERS = 5 };
 enum { BUFFER_DR, BUFFER_INPUT, BUFFER_DF, BUFFER_Z, BUFFER_R };
 
@@ -230,9 +230,9 @@ static void backward_piece(const Context *c, const JunctionBackward *b, const Wo
     int used = has_inner(c->j) ? COLUMNS : D_BIAS + 1;
     row_fill(columns, 0, used * c->ld);
     Piece piece = {
-        .norm = {columns + D_GAMMA * c->ld, columns + D_BETA * c->ld, 0},
-        .inner = {columns + D_INNER_GAMMA * c->ld, columns + D_INNER_BETA * c->ld, 0},
-        .sdd = {columns + D_SDD_GAMMA * c->ld, columns + D_SDD_BETA * c->ld, 0},
+        .norm = {columns + D_GAMMA * c->ld, columns + D_BETA * c->ld, 0, 0},
+        .inner = {columns + D_INNER_GAMMA * c->ld, columns + D_INNER_BETA * c->ld, 0, 0},
+        .sdd = {columns + D_SDD_GAMMA * c->ld, columns + D_SDD_BETA * c->ld, 0, 0},
         .dbias = columns + D_BIAS * c->ld,
     };
     for (int i = 0; i < BUFFERS; i++) piece.buffer[i] = buffers + i * c->ld;
@@ -242,7 +242,9 @@ static void backward_piece(const Context *c, const JunctionBackward *b, const Wo
 
     double *scalars = w->scalars + p * SCALARS;
     scalars[D_SCALAR] = piece.norm.dscalar;
+    scalars[D_SHIFT] = piece.norm.dshift;
     scalars[D_INNER_SCALAR] = piece.inner.dscalar;
+    scalars[D_INNER_SHIFT] = piece.inner.dshift;
     scalars[D_SDD_SCALAR] = piece.sdd.dscalar;
     scalars[D_GATE] = piece.dgate;
 }
@@ -255,7 +257,7 @@ static void scalar_add(Accum *sum, const Workspace *w, int64_t pieces, int which
     *(real *)sum = (real)(*(real *)sum + factor * total);
 }
 
-/* Adds the pieces' sums of one norm; `gamma` and `scalar` say which are its. */
+/* Adds the pieces' sums of one norm; `gamma` and `scalar` say which are its; DERF's shift is behind its scalar. */
 static void norm_gradient_add(const NormGradient *out, const RowNorm *norm, const Workspace *w,
                               int64_t pieces, int64_t ld, int gamma, int scalar) {
     if (norm->kind == NORM_NONE) return;
@@ -263,6 +265,7 @@ static void norm_gradient_add(const NormGradient *out, const RowNorm *norm, cons
     if (out->dgamma) columns_add(out->dgamma, first, pieces, COLUMNS * ld, norm->C, norm->output_scale);
     if (out->dbeta) columns_add(out->dbeta, first + ld, pieces, COLUMNS * ld, norm->C, norm->output_scale);
     scalar_add(out->dscalar, w, pieces, scalar, 1);
+    if (norm->kind == NORM_DERF && out->dscalar) scalar_add((real *)out->dscalar + 1, w, pieces, scalar + 1, 1);
 }
 
 void NAME(junction_backward)(Queue *queue, const JunctionBackward *b) {

@@ -19,8 +19,9 @@ typedef struct RowNorm {
     double eps;
     real output_scale;
     const real *gamma, *beta; /* [C] */
-    double slope;             /* DYT: α; BHYT: λ/κ */
+    double slope;             /* DYT, DERF: α; BHYT: λ/κ */
     double slope_unit;        /* its derivative by the parameter: 1; 1/κ */
+    real shift;               /* DERF: s */
     real *mean, *rstd;        /* [N] kept, or NULL */
     const real *mean_square;  /* [N] given v, or NULL */
     real vhat[2];             /* with mean_square: v̂ = vhat[0]·v + vhat[1] */
@@ -33,7 +34,7 @@ typedef struct RowStatistics {
 /* Where a piece of rows sums the gradients of a norm's parameters, output_scale left out. */
 typedef struct RowNormGradient {
     real *dgamma, *dbeta; /* [C] */
-    double dscalar;
+    double dscalar, dshift;
 } RowNormGradient;
 
 /* `vectors` has room for two rows of C. */
@@ -57,6 +58,9 @@ static inline RowNorm norm_prepare(const Norm *norm, int C, real *vectors, int64
     if (n.kind == NORM_DYT || n.kind == NORM_BHYT) {
         n.slope_unit = n.kind == NORM_BHYT ? 1 / norm->kappa : 1;
         n.slope = (double)*(const real *)norm->scalar * n.slope_unit;
+    } else if (n.kind == NORM_DERF) {
+        n.slope = (double)((const real *)norm->scalar)[0];
+        n.shift = ((const real *)norm->scalar)[1];
     }
     return n;
 }
@@ -151,6 +155,11 @@ static inline void tanh_apply(const real *r, real a, const real *gamma, const re
     for (int c = 0; c < C; c++) y[c] = gamma[c] * vm_tanh(a * r[c]) + beta[c];
 }
 
+static inline void erf_apply(const real *r, real a, real s, const real *gamma, const real *beta, real *y, int C) {
+#pragma omp simd
+    for (int c = 0; c < C; c++) y[c] = gamma[c] * vm_erf(a * r[c] + s) + beta[c];
+}
+
 /* y = norm(r); y may be r. */
 static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const real *r, real *y) {
     const real *gamma = n->gamma, *beta = n->beta;
@@ -169,6 +178,9 @@ static inline void norm_apply(const RowNorm *n, RowStatistics statistics, const 
         break;
     case NORM_BHYT:
         tanh_apply(r, (real)(n->slope * rstd), gamma, beta, y, C);
+        break;
+    case NORM_DERF:
+        erf_apply(r, (real)n->slope, n->shift, gamma, beta, y, C);
         break;
     default:
 #pragma omp simd
@@ -189,10 +201,14 @@ static inline real norm_forward(const RowNorm *n, int64_t row, const real *r, re
     return (real)mean_square;
 }
 
+static inline bool keeps_no_statistic(NormKind kind) {
+    return kind == NORM_NONE || kind == NORM_DYT || kind == NORM_DERF;
+}
+
 /* The statistics that forward kept. */
 static inline RowStatistics norm_kept(const RowNorm *n, int64_t row) {
     return (RowStatistics){.mean = n->kind == NORM_LAYERNORM ? n->mean[row] : 0,
-                           .rstd = n->kind == NORM_NONE || n->kind == NORM_DYT ? 1 : n->rstd[row]};
+                           .rstd = keeps_no_statistic(n->kind) ? 1 : n->rstd[row]};
 }
 
 /* --- Backward ---------------------------------------------------------------------------------------- */
@@ -239,6 +255,26 @@ static inline double tanh_backward(const RowNorm *n, real a, const real *r, cons
     return dot;
 }
 
+/* y = γ⊙erf(a·r + s) + β: dr = a·h with h = g⊙γ⊙(2/√π)·exp(−z²), z = a·r + s; Σ h⊙r and Σ h are added to *out. The cap
+ * on z² keeps exp on its vector path; the slope there is nothing beside any other. */
+static inline void erf_backward(const RowNorm *n, real a, const real *r, const real *g, real *dr, RowNormGradient *out) {
+    const real *gamma = n->gamma, unit = (real)1.1283791670955125739; /* 2/√π */
+    real *dgamma = out->dgamma, *dbeta = out->dbeta, shift = n->shift, cap = sizeof(real) == 4 ? 87 : 708;
+    double dot = 0, sum = 0;
+#pragma omp simd reduction(+ : dot, sum)
+    for (int c = 0; c < n->C; c++) {
+        real upstream = g[c], z = a * r[c] + shift, square = z * z;
+        real h = gamma[c] * upstream * (unit * vm_exp(-(square > cap ? cap : square)));
+        dot += (double)h * (double)r[c];
+        sum += (double)h;
+        dgamma[c] += upstream * vm_erf(z);
+        dbeta[c] += upstream;
+        dr[c] = a * h;
+    }
+    out->dscalar += dot;
+    out->dshift += sum;
+}
+
 /* dr = norm'(g), the parameters' gradients added to *out; dr may be g. Returns the gradient at the mean
  * square that was given (BHYT with v̂), else 0. */
 static inline real norm_backward(const RowNorm *n, int64_t row, const real *r, const real *g, real *dr,
@@ -257,6 +293,9 @@ static inline real norm_backward(const RowNorm *n, int64_t row, const real *r, c
     }
     case NORM_DYT:
         out->dscalar += tanh_backward(n, (real)n->slope, r, g, dr, out);
+        return 0;
+    case NORM_DERF:
+        erf_backward(n, (real)n->slope, r, g, dr, out);
         return 0;
     case NORM_BHYT: {
         double dot = tanh_backward(n, (real)(n->slope * rstd), r, g, dr, out);

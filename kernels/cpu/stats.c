@@ -10,7 +10,8 @@
 #include <math.h>
 
 enum { TILE = 512 };
-static const double SATURATION = 2.6466524123622461977; /* atanh(0.99) */
+static const double TANH_SATURATION = 2.6466524123622461977; /* atanh(0.99) */
+static const double ERF_SATURATION = 1.821386367718448;        /* of which erf is 0.99 */
 
 /* --- Types ------------------------------------------------------------------------------------------- */
 
@@ -113,8 +114,12 @@ void NAME(cast)(Queue *queue, const Cast *args) {
 
 /* --- Statistics -------------------------------------------------------------------------------------- */
 
-/* Adds n elements; |tanh z| > 0.99 where |z| > atanh(0.99), so no tanh is taken. */
-static void stats_tile(double *out, const double *a, const double *b, double s, double gain, int64_t n) {
+/* A squash of gain·value + shift is saturated where that is beyond the limit: no tanh is taken. */
+typedef struct Squash {
+    double gain, shift, limit;
+} Squash;
+
+static void stats_tile(double *out, const double *a, const double *b, double s, Squash squash, int64_t n) {
     double squares = 0, max = out[STAT_MAX_ABS], dot = 0, other = 0, saturated = 0;
 #pragma omp simd reduction(+ : squares, dot, other, saturated)
     for (int64_t i = 0; i < n; i++) {
@@ -122,7 +127,7 @@ static void stats_tile(double *out, const double *a, const double *b, double s, 
         squares += value * value;
         dot += value * b[i];
         other += b[i] * b[i];
-        saturated += fabs(gain * value) > SATURATION ? 1 : 0;
+        saturated += fabs(squash.gain * value + squash.shift) > squash.limit ? 1 : 0;
     }
     for (int64_t i = 0; i < n; i++) max = fabs(s * a[i]) > max ? fabs(s * a[i]) : max;
     out[STAT_SUM_SQUARES] += squares;
@@ -136,12 +141,14 @@ static void stats_row(const TensorStats *args, int64_t n, double *out) {
     double s = args->s ? (double)*(const real *)args->s : 1;
     double gain = args->gain ? (double)*(const real *)args->gain * args->gain_factor : 0;
     if (args->row_gain) gain *= (double)((const real *)args->row_gain)[n];
+    Squash squash = {gain, args->shift ? (double)*(const real *)args->shift : 0,
+                     args->shift ? ERF_SATURATION : TANH_SATURATION};
     for (int c = 0; c < args->C; c += TILE) {
         double a[TILE], b[TILE] = {0};
         int64_t count = least(TILE, args->C - c), at = n * padded(args->C) + c;
         tile_load(a, args->a, args->type, at, count);
         if (args->b) tile_load(b, args->b, args->type, at, count);
-        stats_tile(out, a, b, s, gain, count);
+        stats_tile(out, a, b, s, squash, count);
     }
 }
 

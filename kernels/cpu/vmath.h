@@ -1,11 +1,11 @@
 /*
- * vmath.h: exp, tanh, erfc and the logistic function for loops that the compiler turns into vector code.
+ * vmath.h: exp, tanh, erf, erfc and the logistic function for loops that the compiler turns into vector code.
  *
  *     #pragma omp simd
  *     for (int c = 0; c < C; c++)
  *         y[c] = vm_tanh(x[c]);
  *
- * vm_exp, vm_tanh, vm_erfc and vm_sigmoid take and return `real`; with _f32 or _f64 behind the name, float or double.
+ * vm_exp, vm_tanh, vm_erf, vm_erfc and vm_sigmoid take and return `real`; with _f32 or _f64 behind the name, float or double.
  * The library is glibc's libmvec (link -lmvec -lm): its functions are declared here under names of our own
  * with gcc's attribute simd, so that gcc calls _ZGVeN16v_expf and its like without -ffast-math, which is the
  * only way that <math.h> offers. Where there is no libmvec (clang, another processor, another C library, an
@@ -47,17 +47,21 @@
     type name(type x) __asm__(symbol) __attribute__((simd("notinbranch"), const))
 VM_DECLARE(float, vm_library_expf, "expf");
 VM_DECLARE(float, vm_library_tanhf, "tanhf");
+VM_DECLARE(float, vm_library_erff, "erff");
 VM_DECLARE(float, vm_library_erfcf, "erfcf");
 VM_DECLARE(double, vm_library_exp, "exp");
 VM_DECLARE(double, vm_library_tanh, "tanh");
+VM_DECLARE(double, vm_library_erf, "erf");
 VM_DECLARE(double, vm_library_erfc, "erfc");
 #undef VM_DECLARE
 #else
 #define vm_library_expf  expf
 #define vm_library_tanhf tanhf
+#define vm_library_erff  erff
 #define vm_library_erfcf erfcf
 #define vm_library_exp   exp
 #define vm_library_tanh  tanh
+#define vm_library_erf   erf
 #define vm_library_erfc  erfc
 #endif
 
@@ -73,6 +77,13 @@ static inline float vm_tanh_f32(float x) {
 }
 static inline double vm_tanh_f64(double x) {
     return vm_library_tanh(x);
+}
+
+static inline float vm_erf_f32(float x) {
+    return vm_library_erff(x);
+}
+static inline double vm_erf_f64(double x) {
+    return vm_library_erf(x);
 }
 
 /* 1 − erf(x), whose small values for large x are exact to the last bits. */
@@ -96,6 +107,7 @@ static inline double vm_sigmoid_f64(double x) {
 
 #define vm_exp     NAME(vm_exp)
 #define vm_tanh    NAME(vm_tanh)
+#define vm_erf     NAME(vm_erf)
 #define vm_erfc    NAME(vm_erfc)
 #define vm_sigmoid NAME(vm_sigmoid)
 

@@ -1,5 +1,5 @@
 /*
- * elementary.cuh: e^x, a/b and tanh x as exactly as the type T keeps them that a result is rounded to.
+ * elementary.cuh: e^x, a/b, tanh x and erf x as exactly as the type T keeps them that a result is rounded to.
  *
  * expf, a division and tanhf, good to the last bits of fp32, are some 8, 10 and 20 instructions (sm_90, nvcc 13.0), and an
  * H200 gives about 24 an element to a kernel that moves 4 bytes of it. bf16 keeps 2^-9 of a value: there the hardware's
@@ -35,10 +35,10 @@ template <typename T> __device__ __forceinline__ float sigmoid(float x) {
 /* tanh x and its slope, 1 − tanh² x. Coarse: of ρ = 1/(1 + e^2|x|) = (1 − tanh |x|)/2 the value is 1 − 2ρ, whose error of
  * at most 2^-21 is 2^-17 of the smallest that it is used for; below, two terms of the series, of which the third is
  * 2^-19. The slope is 4ρ(1 − ρ), which does not cancel where it is small as 1 − tanh² would: within (10 + 4|x|)·2^-24. */
-struct Tanh {
+struct Squash {
     float value, slope;
 };
-template <typename T> __device__ __forceinline__ Tanh hyperbolic_tangent(float x) {
+template <typename T> __device__ __forceinline__ Squash hyperbolic_tangent(float x) {
     if constexpr (!is_coarse<T>) {
         const float value = tanhf(x);
         return {value, (1 - value) * (1 + value)};
@@ -46,6 +46,19 @@ template <typename T> __device__ __forceinline__ Tanh hyperbolic_tangent(float x
     const float rest = reciprocal_approx(1 + exponential<T>(2 * fabsf(x)));
     const float series = x * fmaf(x * x, -1.0f / 3, 1);
     return {fabsf(x) < 0.0625f ? series : copysignf(fmaf(-2, rest, 1), x), 4 * rest * (1 - rest)};
+}
+
+/* erf x and its slope, 2/√π·e^−x². Coarse: 1 − (a₁t + … + a₅t⁵)·e^−x² with t = 1/(1 + p|x|) (Abramowitz and Stegun, 7.1.26),
+ * within 2^-22 of the value and so 2^-18 of the smallest that it is used for; below, two terms of the series, of which the
+ * third is 2^-19. The power is taken once for both. */
+template <typename T> __device__ __forceinline__ Squash error_function(float x) {
+    const float unit = 1.1283791670955126f, power = exponential<T>(-x * x);
+    if constexpr (!is_coarse<T>) return {erff(x), unit * power};
+    const float t = reciprocal_approx(fmaf(0.3275911f, fabsf(x), 1));
+    float rest = fmaf(t, 1.061405429f, -1.453152027f);
+    rest = t * fmaf(t, fmaf(t, fmaf(t, rest, 1.421413741f), -0.284496736f), 0.254829592f);
+    const float series = unit * x * fmaf(x * x, -1.0f / 3, 1);
+    return {fabsf(x) < 0.0625f ? series : copysignf(fmaf(-rest, power, 1), x), unit * power};
 }
 
 #endif

@@ -51,6 +51,8 @@ __device__ void load_normed_branch(RowPacks<Row> &f, const Place<Row> &place, co
         return inner_norm<NORM_DYT, R, Row>(f, place, args.inner);
     case NORM_BHYT:
         return inner_norm<NORM_BHYT, R, Row>(f, place, args.inner);
+    case NORM_DERF:
+        return inner_norm<NORM_DERF, R, Row>(f, place, args.inner);
     default:
         return;
     }

@@ -39,6 +39,8 @@ template <typename R, bool INNER, typename Run> void dispatch_norm(NormKind norm
         return run.template operator()<R, INNER, NORM_DYT>();
     case NORM_BHYT:
         return run.template operator()<R, INNER, NORM_BHYT>();
+    case NORM_DERF:
+        return run.template operator()<R, INNER, NORM_DERF>();
     default:
         return run.template operator()<R, INNER, NORM_NONE>();
     }

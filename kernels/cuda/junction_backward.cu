@@ -15,7 +15,7 @@
 namespace {
 
 enum { D_GAMMA, D_BETA, D_BIAS, D_INNER_GAMMA, D_INNER_BETA, D_SDD_GAMMA, COLUMN_SUMS };
-enum { D_GATE, D_SCALAR, D_INNER_SCALAR, SCALAR_SUMS };
+enum { D_GATE, D_SCALAR, D_SHIFT, D_INNER_SCALAR, D_INNER_SHIFT, SCALAR_SUMS };
 
 /* How rows lie over a block, by their width: packs that a thread holds of one, rows in flight at once (narrow ones
  * need two for enough loads under way), blocks a multiprocessor. They leave 128 registers a thread; wide rows have 255, as
@@ -98,12 +98,12 @@ template <typename Width> struct InnerSums {
 /* What a thread sums over its rows in registers. */
 template <int PACKS> struct BlockSums {
     NormSums norm[PACKS];
-    float dbias[PACKS][PACK], dgate, dscalar, inner_dscalar; /* SDD's rmsnorm has no scalar */
+    float dbias[PACKS][PACK], dgate, dscalar, dshift, inner_dscalar, inner_dshift; /* SDD's rmsnorm has no scalar */
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int p = 0; p < PACKS; p++) norm[p].clear(), fill_pack(dbias[p], 0);
-        dgate = dscalar = inner_dscalar = 0;
+        dgate = dscalar = dshift = inner_dscalar = inner_dshift = 0;
     }
 };
 
@@ -148,7 +148,8 @@ __device__ void norm_gradient(float (&g)[PACKS][PACK], const Junction &forward, 
         sum[0] += pack_sum, sum[1] += pack_dot;
     }
     if constexpr (is_squash<KIND>) block_sums.inner_dscalar += slope_unit<KIND>(norm, statistics) * sum[1];
-    if constexpr (KIND != NORM_DYT) block_sum(sum, place.buffer);
+    if constexpr (KIND == NORM_DERF) block_sums.inner_dshift += sum[0];
+    if constexpr (!is_pointwise<KIND>) block_sum(sum, place.buffer);
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
         load_branch<S>(input, forward, row, place, p, after_sdd);
@@ -174,6 +175,9 @@ __device__ void branch_gradient(float (&df)[PACKS][PACK], const Junction &forwar
         break;
     case NORM_BHYT:
         norm_gradient<S, NORM_BHYT>(df, forward, false, row, place, sums);
+        break;
+    case NORM_DERF:
+        norm_gradient<S, NORM_DERF>(df, forward, false, row, place, sums);
         break;
     default:
         break;
@@ -286,6 +290,7 @@ __device__ __forceinline__ void begin_row(RowGradient<PACKS> &it, const Junction
         sum += pack_sum, dot += pack_dot;
     }
     if constexpr (is_squash<NORM>) sums.dscalar += slope_unit<NORM>(forward.norm, it.statistics) * dot;
+    if constexpr (NORM == NORM_DERF) sums.dshift += sum;
 }
 
 /* The gradient at the mean square that BHyT was given: −½·rstd³·λ/κ·Σ h⊙r, through v̂ = vhat[0]·v + vhat[1].
@@ -356,7 +361,8 @@ __device__ __forceinline__ void store_sums(const JunctionBackward &args, const P
             if (wanted[which]) partials.store_columns(D_INNER_GAMMA + which, place.column(p), inner);
         }
     }
-    sum[D_GATE] = sums.dgate, sum[D_SCALAR] = sums.dscalar, sum[D_INNER_SCALAR] = sums.inner_dscalar;
+    sum[D_GATE] = sums.dgate, sum[D_SCALAR] = sums.dscalar, sum[D_SHIFT] = sums.dshift;
+    sum[D_INNER_SCALAR] = sums.inner_dscalar, sum[D_INNER_SHIFT] = sums.inner_dshift;
     block_sum(sum, place.buffer);
 #pragma unroll
     for (int i = 0; i < SCALAR_SUMS; i++)
@@ -373,7 +379,7 @@ template <typename S, typename R, bool INNER, NormKind NORM, typename Width>
 __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
     junction_backward_kernel(JunctionBackward args, Junction forward, int rows_a_block, Partials partials) {
     constexpr int ROWS = INNER ? 1 : Width::ROWS, PACKS = Width::PACKS;
-    SHARED_ARRAY(float, buffer, 4 * WARP);
+    SHARED_ARRAY(float, buffer, SCALAR_SUMS *WARP); /* of the largest block_sum here */
     SHARED_MEMORY(float, inner_sums);
     const Columns<Width> place = {forward.C, (int)row_stride(forward.C), buffer, inner_sums};
     const int first = (int)blockIdx.x * rows_a_block, last = min(first + rows_a_block, (int)forward.N);
@@ -401,7 +407,7 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
         for (int k = 0; k < ROWS; k++)
             begin_row<S, R, NORM>(rows[k], args, forward, place, row0 + k, last, factors.scale_out, sums,
                                   row_sums[2 * k], row_sums[2 * k + 1]);
-        if constexpr (NORM != NORM_NONE && NORM != NORM_DYT) block_sum(row_sums, buffer);
+        if constexpr (NORM != NORM_NONE && !is_pointwise<NORM>) block_sum(row_sums, buffer);
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             const int row = row0 + k;
@@ -422,18 +428,31 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
     store_sums<INNER>(args, partials, place, sums);
 }
 
+/* Where the sums of scalars go, or NULL; DERF's shift stands behind its α. */
+struct ScalarOuts {
+    float *out[SCALAR_SUMS];
+
+    explicit ScalarOuts(const JunctionBackward &args) : out() {
+        const Junction &forward = *args.forward;
+        out[D_GATE] = static_cast<float *>(args.dgate);
+        out[D_SCALAR] = static_cast<float *>(args.norm.dscalar);
+        out[D_INNER_SCALAR] = static_cast<float *>(args.inner.dscalar);
+        if (forward.norm.kind == NORM_DERF && out[D_SCALAR]) out[D_SHIFT] = out[D_SCALAR] + 1;
+        if (forward.inner.kind == NORM_DERF && out[D_INNER_SCALAR]) out[D_INNER_SHIFT] = out[D_INNER_SCALAR] + 1;
+    }
+};
+
 /* One warp adds the blocks' sums of each scalar: dgate += −slope·α·Σ, the norms' own += Σ. */
-__global__ void add_scalars(JunctionBackward args, Partials partials, int blocks, float alpha) {
-    Accum *const outs[SCALAR_SUMS] = {args.dgate, args.norm.dscalar, args.inner.dscalar};
+__global__ void add_scalars(ScalarOuts outs, const Accum *gate_slope, Partials partials, int blocks, float alpha) {
 #pragma unroll
     for (int i = 0; i < SCALAR_SUMS; i++) {
-        if (!outs[i]) continue;
+        if (!outs.out[i]) continue;
         float sum = 0;
         for (int block = threadIdx.x; block < blocks; block += WARP)
             sum += partials.scalars[i * blocks + block];
         sum = warp_sum(sum);
-        const float factor = i == D_GATE ? -scalar_or(args.gate_slope, 1) * alpha : 1.0f;
-        if (threadIdx.x == 0) *static_cast<float *>(outs[i]) += factor * sum;
+        const float factor = i == D_GATE ? -scalar_or(gate_slope, 1) * alpha : 1.0f;
+        if (threadIdx.x == 0) *outs.out[i] += factor * sum;
     }
 }
 
@@ -488,8 +507,8 @@ template <typename S> struct RunBackward {
                         (int)chunks.count, stride, forward.C);
         const float alpha = forward.post && forward.alpha != 0 ? (float)forward.alpha : 1.0f;
         if (args->dgate || args->norm.dscalar || args->inner.dscalar)
-            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, on_device(*args), partials, (int)chunks.count,
-                   alpha);
+            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, ScalarOuts(*args), args->gate_slope, partials,
+                   (int)chunks.count, alpha);
     }
 };
 

@@ -1,5 +1,5 @@
 /*
- * norm.cuh: the row arithmetic of the five norms (MATH.md §1), in registers: what a thread does with its
+ * norm.cuh: the row arithmetic of the norms (MATH.md §1), in registers: what a thread does with its
  * packs of a row, forward and backward.
  *
  * A norm's kind is a template argument here; inner norms, which are rare, are chosen by a switch in the
@@ -12,8 +12,11 @@
 
 #include "elementary.cuh"
 
-/* Kinds that are γ⊙tanh(slope·r) + β, that keep the row's mean, and that keep its rstd. */
-template <NormKind KIND> constexpr bool is_squash = KIND == NORM_DYT || KIND == NORM_BHYT;
+/* Kinds that squash slope·r (+ shift) element by element, that do nothing else, that have a β, that keep the row's mean, and
+ * that keep its rstd. */
+template <NormKind KIND> constexpr bool is_squash = KIND == NORM_DYT || KIND == NORM_BHYT || KIND == NORM_DERF;
+template <NormKind KIND> constexpr bool is_pointwise = KIND == NORM_DYT || KIND == NORM_DERF;
+template <NormKind KIND> constexpr bool has_beta = KIND == NORM_LAYERNORM || is_pointwise<KIND>;
 template <NormKind KIND> constexpr bool keeps_mean = KIND == NORM_LAYERNORM;
 template <NormKind KIND>
 constexpr bool keeps_rstd = KIND == NORM_LAYERNORM || KIND == NORM_RMSNORM || KIND == NORM_BHYT;
@@ -46,13 +49,23 @@ __device__ __forceinline__ float output_scale_of(const Norm &norm) {
     return norm.output_scale == 0 ? 1.0f : (float)norm.output_scale;
 }
 
-/* What the learned scalar is multiplied by, and with it the slope inside the tanh: DyT's α, BHyT's λ/κ·rstd.
- */
+/* What the learned scalar is multiplied by, and with it the slope inside the squash: DyT's and DERF's α, BHyT's λ/κ·rstd;
+ * DERF's shift there. */
 template <NormKind KIND> __device__ __forceinline__ float slope_unit(const Norm &norm, RowStatistics row) {
     return KIND == NORM_BHYT ? row.rstd * (float)(1.0 / norm.kappa) : 1.0f;
 }
 template <NormKind KIND> __device__ __forceinline__ float slope_of(const Norm &norm, RowStatistics row) {
     return is_squash<KIND> ? scalar_or(norm.scalar, 0) * slope_unit<KIND>(norm, row) : 0;
+}
+template <NormKind KIND> __device__ __forceinline__ float shift_of(const Norm &norm) {
+    return KIND == NORM_DERF ? static_cast<const float *>(norm.scalar)[1] : 0;
+}
+
+/* The squash of r, as exactly as T keeps it. */
+template <NormKind KIND, typename T>
+__device__ __forceinline__ Squash squash(float slope, float shift, float r) {
+    if constexpr (KIND == NORM_DERF) return error_function<T>(fmaf(slope, r, shift));
+    else return hyperbolic_tangent<T>(__fmul_rn(slope, r));
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -149,12 +162,13 @@ __device__ __forceinline__ void apply_norm(float (&r)[PACK], const Norm &norm, R
                                            int column, int C) {
     float gamma[PACK], beta[PACK];
     load_pack_or(gamma, KIND == NORM_NONE ? NULL : norm.gamma, column, 1);
-    load_pack_or(beta, KIND == NORM_LAYERNORM || KIND == NORM_DYT ? norm.beta : NULL, column, 0);
+    load_pack_or(beta, has_beta<KIND> ? norm.beta : NULL, column, 0);
+    const float shift = shift_of<KIND>(norm);
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
         float hat = r[i];
         if constexpr (is_squash<KIND>)
-            hat = hyperbolic_tangent<T>(__fmul_rn(slope, r[i])).value;
+            hat = squash<KIND, T>(slope, shift, r[i]).value;
         else if constexpr (KIND != NORM_NONE)
             hat = __fmul_rn(r[i] - row.mean, row.rstd);
         r[i] = fmaf(gamma[i], hat, beta[i]);
@@ -190,13 +204,13 @@ __device__ __forceinline__ RowStatistics kept_statistics(const Norm &norm, int64
             keeps_rstd<KIND> ? static_cast<const float *>(norm.rstd)[row] : 1};
 }
 
-/* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT: dot = Σ h⊙r, of which the learned scalar's
- * gradient is slope_unit times. `Sums` takes what a pack adds to γ's and β's gradients. T as in apply_norm. */
+/* LAYERNORM: sum = Σ h, dot = Σ h⊙x̂. RMSNORM: dot = Σ h⊙x̂. DYT, BHYT, DERF: dot = Σ h⊙r, of which the learned scalar's
+ * gradient is slope_unit times; sum = Σ h, DERF's shift's. `Sums` takes what a pack adds to γ's and β's gradients. T as in apply_norm. */
 template <NormKind KIND, typename T, typename Sums>
 __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const float (&r)[PACK],
                                                     const float (&gamma)[PACK], const Norm &norm,
                                                     RowStatistics row, Sums &sums, float &sum, float &dot) {
-    const float slope = slope_of<KIND>(norm, row);
+    const float slope = slope_of<KIND>(norm, row), shift = shift_of<KIND>(norm);
     float dgamma[PACK], dbeta[PACK];
     sum = dot = 0;
     multiply_pack(g, output_scale_of(norm));
@@ -207,8 +221,8 @@ __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const floa
         if constexpr (KIND != NORM_NONE) {
             float hat = (r[i] - row.mean) * row.rstd;
             if constexpr (is_squash<KIND>) {
-                const Tanh tanh = hyperbolic_tangent<T>(__fmul_rn(slope, r[i]));
-                hat = tanh.value, g[i] *= tanh.slope;
+                const Squash squashed = squash<KIND, T>(slope, shift, r[i]);
+                hat = squashed.value, g[i] *= squashed.slope;
             }
             dgamma[i] = upstream * hat;
             dbeta[i] = upstream;
@@ -217,7 +231,7 @@ __device__ __forceinline__ void norm_gradient_begin(float (&g)[PACK], const floa
         }
     }
     if constexpr (KIND != NORM_NONE) sums.add_gamma(dgamma);
-    if constexpr (KIND == NORM_LAYERNORM || KIND == NORM_DYT) sums.add_beta(dbeta);
+    if constexpr (has_beta<KIND>) sums.add_beta(dbeta);
 }
 
 /* `given`: BHyT's mean square is not of r, so nothing flows through it. */
@@ -233,7 +247,7 @@ __device__ __forceinline__ void norm_gradient_finish(float (&g)[PACK], const flo
         if constexpr (KIND == NORM_LAYERNORM)
             g[i] = fmaf(row.rstd, g[i], fmaf((r[i] - row.mean) * row.rstd, along, across));
         if constexpr (KIND == NORM_RMSNORM) g[i] = fmaf(row.rstd, g[i], r[i] * row.rstd * along);
-        if constexpr (KIND == NORM_DYT) g[i] *= slope;
+        if constexpr (is_pointwise<KIND>) g[i] *= slope;
         if constexpr (KIND == NORM_BHYT) g[i] = slope * g[i] - through * r[i];
     }
 }

@@ -10,7 +10,8 @@
 namespace {
 
 constexpr int THREADS = 256;
-constexpr double SATURATION = 2.6466524123622461977; /* atanh(0.99) */
+constexpr double TANH_SATURATION = 2.6466524123622461977; /* atanh(0.99) */
+constexpr double ERF_SATURATION = 1.821386367718448;        /* of which erf is 0.99 */
 
 template <typename T> __device__ __forceinline__ double to_double(T value) {
     return (double)to_float(value);
@@ -42,6 +43,8 @@ __global__ void __launch_bounds__(THREADS)
     const T *a = static_cast<const T *>(args.a), *b = static_cast<const T *>(args.b);
     const double s = args.s ? (double)*static_cast<const float *>(args.s) : 1;
     const double gain = args.gain ? (double)*static_cast<const float *>(args.gain) * args.gain_factor : 0;
+    const double shift = args.shift ? (double)*static_cast<const float *>(args.shift) : 0;
+    const double limit = args.shift ? ERF_SATURATION : TANH_SATURATION;
     const int64_t first = blockIdx.x * rows, last = min(first + rows, args.N), stride = row_stride(args.C);
     double stats[STAT_COUNT] = {};
     for (int64_t n = first; n < last; n++) {
@@ -54,7 +57,7 @@ __global__ void __launch_bounds__(THREADS)
             stats[STAT_MAX_ABS] = fmax(stats[STAT_MAX_ABS], fabs(value));
             stats[STAT_DOT] += value * other;
             stats[STAT_OTHER_SUM_SQUARES] += other * other;
-            stats[STAT_SATURATED] += fabs(slope * value) > SATURATION ? 1 : 0;
+            stats[STAT_SATURATED] += fabs(slope * value + shift) > limit ? 1 : 0;
         }
     }
     block_stats(stats, buffer);

@@ -23,7 +23,7 @@ CHOICES = {
     "activation": ("gelu", "swiglu", "gelu-exact"),
     "bias": (*SWITCH, "qkv"),
     "tie_embeddings": SWITCH,
-    "norm": ("layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt"),
+    "norm": ("layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt", "derf"),
     "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post"),
     "final_norm": SWITCH,
     "embed_norm": SWITCH,
@@ -101,6 +101,8 @@ class TrainGptConfig(PretrainedConfig):
         sdd_init_scale=1.0,
         dyt_alpha_attn=0.5,
         dyt_alpha_other=0.5,
+        derf_alpha_attn=None,
+        derf_alpha_other=None,
         bhyt_lambda_attn=2.0,
         bhyt_lambda_mlp=1.0,
         use_cache=True,
@@ -135,6 +137,9 @@ class TrainGptConfig(PretrainedConfig):
         self.sdd, self.sdd_init_scale = sdd, sdd_init_scale
         self.sdd_eps = sdd_eps if sdd_eps is not None else 1e-5 if released else 1e-6
         self.dyt_alpha_attn, self.dyt_alpha_other = dyt_alpha_attn, dyt_alpha_other
+        of_derf = 1.0 if arch == "gpt2" else 0.5
+        self.derf_alpha_attn = of_derf if derf_alpha_attn is None else derf_alpha_attn
+        self.derf_alpha_other = of_derf if derf_alpha_other is None else derf_alpha_other
         self.bhyt_lambda_attn, self.bhyt_lambda_mlp = bhyt_lambda_attn, bhyt_lambda_mlp
         self.bhyt_lambda_final, self.bhyt_gamma_var, self.bhyt_c = bhyt_lambda_final, bhyt_gamma_var, bhyt_c
         self.bhyt_kappa, self.init_std = bhyt_kappa, init_std

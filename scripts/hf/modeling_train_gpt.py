@@ -152,6 +152,7 @@ class Norm(nn.Module):
     dyt             γ ⊙ tanh(α·x) + β (no β in llama)          arXiv 2503.10622
     bhyt-exact      γ ⊙ tanh(λ·x / (κ·√(mean(x²)+ε)))          arXiv 2601.09719
     bhyt            the same; a block's second norm is given an estimate of mean(x²)
+    derf            γ ⊙ erf(α·x + s) + β (no β in llama)       arXiv 2512.10938
 
     times `scale`, which is LayerNorm scaling's 1/√l (arXiv 2502.05795) or 1."""
 
@@ -165,15 +166,17 @@ class Norm(nn.Module):
             )
         self.scalar = scalar  # what α or λ begins with
         self.weight = nn.Parameter(torch.empty(width or config.n_embd))
-        if kind == "layernorm" or (kind == "dyt" and config.arch == "gpt2"):
+        if kind == "layernorm" or (kind in ("dyt", "derf") and config.arch == "gpt2"):
             self.bias = nn.Parameter(torch.empty(config.n_embd))
-        if kind == "dyt":
+        if kind in ("dyt", "derf"):
             self.alpha = nn.Parameter(torch.empty(1))
+        if kind == "derf":
+            self.shift = nn.Parameter(torch.empty(1))
         if kind in ("bhyt", "bhyt-exact"):
             self.register_parameter("lambda", nn.Parameter(torch.empty(1)))
 
     def initialize(self):
-        values = {"weight": self.gamma, "bias": 0.0, "alpha": self.scalar, "lambda": self.scalar}
+        values = {"weight": self.gamma, "bias": 0.0, "alpha": self.scalar, "lambda": self.scalar, "shift": 0.0}
         for name, parameter in self.named_parameters():
             nn.init.constant_(parameter, values[name])
 
@@ -187,6 +190,8 @@ class Norm(nn.Module):
             y = p["weight"] * z / torch.sqrt(mean_square(z) + self.eps)
         elif kind == "dyt":
             y = p["weight"] * torch.tanh(p["alpha"] * z) + p.get("bias", 0.0)
+        elif kind == "derf":
+            y = p["weight"] * torch.erf(p["alpha"] * z + p["shift"]) + p.get("bias", 0.0)
         else:
             v = mean_square(z) if v is None else v
             y = p["weight"] * torch.tanh(p["lambda"] * z / (self.kappa * torch.sqrt(v + self.eps)))
@@ -401,6 +406,7 @@ def block_norm(config, site, index):
     """A norm of a block; site 0: attention's, 1: the MLP's."""
     scalar = {
         "dyt": (config.dyt_alpha_attn, config.dyt_alpha_other),
+        "derf": (config.derf_alpha_attn, config.derf_alpha_other),
         "bhyt": (config.bhyt_lambda_attn, config.bhyt_lambda_mlp),
     }.get(config.norm.split("-")[0], (0.0, 0.0))[site]
     return Norm(config, config.norm, scalar, layer=index + 1)
@@ -521,7 +527,8 @@ class TrainGptModel(TrainGptPreTrainedModel):
             self.add("positions", Embedding(config.seq_len, config.n_embd, config.init_std))
         if config.embed_scale == "on":  # DyT's; at first √C
             self.embed_scale = nn.Parameter(torch.empty(1))
-        scalar = config.dyt_alpha_other if config.norm == "dyt" else config.bhyt_lambda_attn
+        alphas = {"dyt": config.dyt_alpha_other, "derf": config.derf_alpha_other}
+        scalar = alphas.get(config.norm, config.bhyt_lambda_attn)
         if config.embed_norm == "on":
             self.embed_norm = Norm(config, config.norm, scalar)
         self.add("layers", nn.ModuleList(Block(config, index) for index in range(config.n_layer)))

@@ -19,7 +19,7 @@ OVER_TIME = [
     ("residual_rms", "residual-over-time.png", "residual rms after each block"),
     ("gate", "gates.png", "GPAS gate g"),
     ("lambda", "lambda.png", "BHyT λ"),
-    ("alpha", "alpha.png", "DyT α"),
+    ("alpha", "alpha.png", "DyT's or Derf's α"),
 ]
 
 

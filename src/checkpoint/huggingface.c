@@ -33,7 +33,7 @@ const int HUGGINGFACE_OWN_COUNT = sizeof HUGGINGFACE_OWN_FLAGS / sizeof *HUGGING
 
 const char *const HUGGINGFACE_INITIAL_FLAGS[] = {
     "init-std", "init-std-embed", "deepnorm-init", "gpas-init", "sdd-init-scale", "dyt-alpha-attn", "dyt-alpha-other",
-    "bhyt-lambda-attn", "bhyt-lambda-mlp",
+    "bhyt-lambda-attn", "bhyt-lambda-mlp", "derf-alpha-attn", "derf-alpha-other",
 };
 const int HUGGINGFACE_INITIAL_COUNT = sizeof HUGGINGFACE_INITIAL_FLAGS / sizeof *HUGGINGFACE_INITIAL_FLAGS;
 

@@ -38,7 +38,7 @@ typedef struct PieceRow {
 } PieceRow;
 
 /* Which of a norm's three parameters a row is; the norm decides whether it is there. */
-typedef enum NormPart { NO_NORM, NORM_GAMMA, NORM_BETA, NORM_ALPHA, NORM_LAMBDA } NormPart;
+typedef enum NormPart { NO_NORM, NORM_GAMMA, NORM_BETA, NORM_ALPHA, NORM_LAMBDA, NORM_ALPHA_AND_SHIFT } NormPart;
 
 typedef struct Row {
     ParamId id;
@@ -55,7 +55,7 @@ typedef struct Row {
     {id, per_layer, kind, DIM_ONE, initial, when, part, {__VA_ARGS__}}
 #define MATRIX_ROW(id, per_layer, kind, cols, initial, when, ...) \
     {id, per_layer, kind, cols, initial, when, NO_NORM, {__VA_ARGS__}}
-/* A norm: γ, β, and the scalar of DyT or of BHyT. */
+/* A norm: γ, β, and the scalar of DyT or of BHyT, or the two of Derf. */
 #define NORM_ROWS(id, per_layer, when, scalar, key, gpt2, llama)                                                    \
     VECTOR_ROW(id, per_layer, PARAM_VECTOR, INIT_GAMMA, when, NORM_GAMMA,                                           \
                {key ".gamma", DIM_C, gpt2 ".weight", llama ".weight"}),                                             \
@@ -63,6 +63,9 @@ typedef struct Row {
                {key ".beta", DIM_C, gpt2 ".bias", llama ".bias"}),                                                  \
     VECTOR_ROW(id##_SCALAR, per_layer, PARAM_VECTOR, scalar, when, NORM_ALPHA,                                      \
                {key ".alpha", DIM_ONE, gpt2 ".alpha", llama ".alpha"}),                                             \
+    VECTOR_ROW(id##_SCALAR, per_layer, PARAM_VECTOR, scalar, when, NORM_ALPHA_AND_SHIFT,                            \
+               {key ".alpha", DIM_ONE, gpt2 ".alpha", llama ".alpha"},                                              \
+               {key ".shift", DIM_ONE, gpt2 ".shift", llama ".shift"}),                                             \
     VECTOR_ROW(id##_SCALAR, per_layer, PARAM_FREE, scalar, when, NORM_LAMBDA,                                       \
                {key ".lambda", DIM_ONE, gpt2 ".lambda", llama ".lambda"})
 
@@ -160,6 +163,7 @@ static bool has_part(const Config *c, NormKind kind, NormPart part) {
     case NORM_GAMMA: return true;
     case NORM_BETA: return kind == variant_norm(c)->kind && variant_has_beta(c);
     case NORM_ALPHA: return kind == NORM_DYT;
+    case NORM_ALPHA_AND_SHIFT: return kind == NORM_DERF;
     case NORM_LAMBDA: return kind == NORM_BHYT;
     }
     return false;
@@ -212,14 +216,15 @@ static void set_weight(const Config *c, Initial initial, ParamPiece *piece, int 
     }
 }
 
-/* The scalar of DyT or BHyT, by where the norm sits. */
+/* The scalar of DyT, BHyT or Derf, by where the norm sits. */
 static double initial_scalar(const Config *c, Initial where) {
-    bool dyt = variant_norm(c)->kind == NORM_DYT;
+    NormKind kind = variant_norm(c)->kind;
+    if (kind == NORM_DYT) return where == INIT_ATTN ? c->dyt_alpha_attn : c->dyt_alpha_other;
+    if (kind == NORM_DERF) return where == INIT_ATTN ? c->derf_alpha_attn : c->derf_alpha_other;
     switch (where) {
-    case INIT_ATTN: return dyt ? c->dyt_alpha_attn : c->bhyt_lambda_attn;
-    case INIT_FINAL: return dyt ? c->dyt_alpha_other : c->bhyt_lambda_final;
-    case INIT_MLP: return dyt ? c->dyt_alpha_other : c->bhyt_lambda_mlp;
-    default: return dyt ? c->dyt_alpha_other : c->bhyt_lambda_attn; /* --embed-norm feeds the first attention */
+    case INIT_FINAL: return c->bhyt_lambda_final;
+    case INIT_MLP: return c->bhyt_lambda_mlp;
+    default: return c->bhyt_lambda_attn; /* --embed-norm feeds the first attention */
     }
 }
 
@@ -243,7 +248,7 @@ static void set_initial(const Config *c, Initial initial, ParamPiece *piece, int
     case INIT_ATTN:
     case INIT_MLP:
     case INIT_FINAL:
-    case INIT_OTHER: piece->init_mean = initial_scalar(c, initial); break;
+    case INIT_OTHER: piece->init_mean = piece->row0 ? 0 : initial_scalar(c, initial); break; /* behind Derf's α: its shift */
     }
 }
 

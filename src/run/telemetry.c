@@ -84,7 +84,7 @@ static TensorStats stream_stats(const Model *m, const void *a, const Accum *s, c
                          .s = s, .b = b, .out = out};
 }
 
-/* How far the norm's tanh is saturated; Σ r² comes with it. */
+/* How far the norm's tanh or erf is saturated; Σ r² comes with it. */
 static void watch_norm(const Telemetry *t, const NormPlan *plan, const Junction *args) {
     const Model *m = t->model;
     bool second = plan->family == PARAM_NORM2;
@@ -94,6 +94,7 @@ static void watch_norm(const Telemetry *t, const NormPlan *plan, const Junction 
     stats.gain = args->norm.scalar;
     stats.gain_factor = args->norm.kind == NORM_BHYT ? 1 / args->norm.kappa : 1;
     stats.row_gain = args->norm.kind == NORM_BHYT ? args->norm.rstd : NULL;
+    if (args->norm.kind == NORM_DERF) stats.shift = (const char *)args->norm.scalar + dtype_size(m->k->accum);
     m->k->tensor_stats(m->queue, &stats);
 }
 
@@ -197,11 +198,12 @@ static void add_gates(const Telemetry *t, cJSON *o, int layer) {
     }
 }
 
-static void add_tanh(const Telemetry *t, cJSON *o, int layer) {
+static void add_squash(const Telemetry *t, cJSON *o, int layer) {
     const Model *m = t->model;
     NormKind kind = variant_norm(m->config)->kind;
-    if (kind != NORM_DYT && kind != NORM_BHYT) return;
-    cJSON *scalars = cJSON_AddArrayToObject(o, kind == NORM_DYT ? "alpha" : "lambda");
+    if (kind != NORM_DYT && kind != NORM_BHYT && kind != NORM_DERF) return;
+    cJSON *scalars = cJSON_AddArrayToObject(o, kind == NORM_BHYT ? "lambda" : "alpha");
+    cJSON *shifts = kind == NORM_DERF ? cJSON_AddArrayToObject(o, "shift") : NULL;
     bool watched = variant_placement(m->config)->norms != NORM_AFTER; /* norms of the stream are, those of outputs are not */
     cJSON *saturated = watched ? cJSON_AddArrayToObject(o, "saturated") : NULL;
     for (int i = 0; i < 2; i++) {
@@ -209,6 +211,7 @@ static void add_tanh(const Telemetry *t, cJSON *o, int layer) {
         if (!p) p = params_find(&m->params, i ? PARAM_INNER2_SCALAR : PARAM_INNER1_SCALAR, layer);
         double share = seen(t, layer, i ? NORM2 : NORM1, STAT_SATURATED) / ((double)m->N * m->C);
         cJSON_AddItemToArray(scalars, cJSON_CreateNumber(scalar(m, model_master(m, p->offset), 0)));
+        if (shifts) cJSON_AddItemToArray(shifts, cJSON_CreateNumber(scalar(m, model_master(m, p->offset), 1)));
         if (saturated) cJSON_AddItemToArray(saturated, cJSON_CreateNumber(share));
     }
     if (variant_norm(m->config)->approximates) cJSON_AddNumberToObject(o, "vhat_ratio", t->vhat_ratio[layer]);
@@ -237,7 +240,7 @@ static cJSON *layer_object(const Telemetry *t, int layer) {
     cJSON_AddNumberToObject(o, "grad_norm", sqrt(gradient));
     cJSON_AddNumberToObject(o, "update_ratio", weights > 0 ? sqrt(updates / weights) : 0);
     add_gates(t, o, layer);
-    add_tanh(t, o, layer);
+    add_squash(t, o, layer);
     return o;
 }
 

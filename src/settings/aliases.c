@@ -364,6 +364,8 @@ const WordAlias WORD_ALIASES[] = {
     {"rope-scaling", "yarn|dynamic|longrope|ntk|mrope", "none; there are linear and llama3"},
     {"norm", "rms|rms-norm|rms_norm|llamarmsnorm", "rmsnorm"},
     {"norm", "ln|layer|layer-norm|layer_norm", "layernorm"},
+    {"norm", "dynamic-tanh|dynamictanh|tanh", "dyt"},
+    {"norm", "dynamic-erf|dynamicerf|erf", "derf"},
     {"placement", "preln|pre-ln|pre-norm|prenorm|pre_ln", "pre"},
     {"placement", "postln|post-ln|post-norm|postnorm|post_ln", "post"},
     {"placement", "peri|peri-ln|periln|sandwich-ln|sandwich-norm", "sandwich"},

@@ -71,6 +71,8 @@ static const Flag VARIANT[] = {
     REAL("sdd-init-scale", sdd_init_scale, "1", 0, 1000, "SDD: factor on the initial 1/√(2.5·n-embd)"),
     REAL("dyt-alpha-attn", dyt_alpha_attn, "0.5", -100, 100, "dyt: initial α before attention"),
     REAL("dyt-alpha-other", dyt_alpha_other, "0.5", -100, 100, "dyt: initial α elsewhere"),
+    REAL("derf-alpha-attn", derf_alpha_attn, "auto", -100, 100, "derf: initial α before attention (auto: 1 gpt2, 0.5 llama)"),
+    REAL("derf-alpha-other", derf_alpha_other, "auto", -100, 100, "derf: initial α elsewhere (auto: the same)"),
     REAL("bhyt-lambda-attn", bhyt_lambda_attn, "2", -1000, 1000, "bhyt: initial λ before attention"),
     REAL("bhyt-lambda-mlp", bhyt_lambda_mlp, "1", -1000, 1000, "bhyt: initial λ before the MLP"),
     REAL("bhyt-lambda-final", bhyt_lambda_final, "0", 0, 1000, "bhyt: λ of the final norm (0: it is an rmsnorm)"),

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The words of --norm and --placement; norms after "auto" and placements are the rows of variant.c's tables in order. */
-#define NORM_CHOICES      "auto|layernorm|rmsnorm|dyt|bhyt-exact|bhyt"
+#define NORM_CHOICES      "auto|layernorm|rmsnorm|dyt|bhyt-exact|bhyt|derf"
 #define PLACEMENT_CHOICES "pre|post|sandwich|deepnorm|mix|lns|res-post"
 
 /* Choices: the values are the positions in the row's list of names. */
@@ -67,7 +67,7 @@ typedef struct Config {
     double gpas_init, gpas_clip;
     int64_t sdd;
     double sdd_eps, sdd_init_scale;
-    double dyt_alpha_attn, dyt_alpha_other;
+    double dyt_alpha_attn, dyt_alpha_other, derf_alpha_attn, derf_alpha_other;
     double bhyt_lambda_attn, bhyt_lambda_mlp, bhyt_lambda_final, bhyt_kappa;
     int64_t bhyt_gamma_var, bhyt_refresh;
     /* data */

@@ -43,6 +43,8 @@ static const Need IDLE[] = {
     {"sdd-init-scale", "sdd"},
     {"dyt-alpha-attn", "norm=dyt"},
     {"dyt-alpha-other", "norm=dyt"},
+    {"derf-alpha-attn", "norm=derf"},
+    {"derf-alpha-other", "norm=derf"},
     {"bhyt-lambda-attn", "norm=bhyt|bhyt-exact"},
     {"bhyt-lambda-mlp", "norm=bhyt|bhyt-exact"},
     {"bhyt-lambda-final", "norm=bhyt|bhyt-exact"},

@@ -4,7 +4,7 @@
 #ifndef PARAM_IDS_H
 #define PARAM_IDS_H
 
-/* A norm's three, in this order everywhere: γ [C], β [C], the scalar of DyT (α) or BHyT (λ) [1]. */
+/* A norm's three, in this order everywhere: γ [C], β [C], the scalar of DyT (α) or BHyT (λ) [1], or Derf's two (α, s) [2]. */
 #define NORM_PARAMS(family) family, family##_BETA, family##_SCALAR
 
 typedef enum ParamId {

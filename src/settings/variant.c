@@ -11,6 +11,7 @@ const NormRow NORMS[] = {
     {"dyt", NORM_DYT, false, 1e-6, "γ ⊙ tanh(α·x) + β", "arXiv 2503.10622"},
     {"bhyt-exact", NORM_BHYT, false, 1e-6, "γ ⊙ tanh(λ·x/(κ·√(mean(x²)+ε)))", "arXiv 2601.09719"},
     {"bhyt", NORM_BHYT, true, 1e-6, "the same, a block's second mean(x²) approximated", "arXiv 2601.09719"},
+    {"derf", NORM_DERF, false, 1e-6, "γ ⊙ erf(α·x + s) + β", "arXiv 2512.10938"},
 };
 const int NORM_COUNT = sizeof NORMS / sizeof *NORMS;
 
@@ -32,7 +33,7 @@ const PlacementRow *variant_placement(const Config *config) { return &PLACEMENTS
 
 bool variant_has_beta(const Config *config) {
     NormKind kind = variant_norm(config)->kind;
-    return kind == NORM_LAYERNORM || (kind == NORM_DYT && config->arch == ARCH_GPT2);
+    return kind == NORM_LAYERNORM || ((kind == NORM_DYT || kind == NORM_DERF) && config->arch == ARCH_GPT2);
 }
 
 bool variant_is_post(const Config *config, int layer) {
@@ -135,6 +136,9 @@ void variant_resolve(Config *c) {
     if (isnan(c->init_std_embed)) c->init_std_embed = released ? variant_sdd_std(c) : c->init_std;
     if (c->final_norm == SWITCH_AUTO) c->final_norm = row->final_norm ? SWITCH_ON : SWITCH_OFF;
     if (c->mix_post_layers == AUTO_INT) c->mix_post_layers = c->n_layer / 4;
+    /* Their released GPT-2 has 1 everywhere; of LLaMA there is none: their module's own default. */
+    if (isnan(c->derf_alpha_attn)) c->derf_alpha_attn = c->arch == ARCH_GPT2 ? 1 : 0.5;
+    if (isnan(c->derf_alpha_other)) c->derf_alpha_other = c->arch == ARCH_GPT2 ? 1 : 0.5;
     if (isnan(c->sdd_eps)) c->sdd_eps = released ? 1e-5 : 1e-6;
     if (released && strcmp(row->name, "post") == 0) c->embed_norm = FLAG_ON;
     check(row->type != PLACE_MIX || c->mix_post_layers <= c->n_layer,
@@ -185,7 +189,7 @@ static const Word SDD_WORDS[] = {
 static const Word OPTION_WORDS[] = {
     {"--final-norm", "a norm before the head; auto: not for post, deepnorm", ""},
     {"--embed-norm", "norm the embedding; on by itself for sdd released + post", "arXiv 2502.15499"},
-    {"--embed-scale", "one learned scalar on the embedding, at first √C", "arXiv 2503.10622"},
+    {"--embed-scale", "dyt's and derf's learned scalar on the embedding, at first √C", "arXiv 2503.10622"},
     {"--qk-norm", "rms of q and k before RoPE: by head, or projection", "arXiv 2302.05442"},
     {"--mix-post-layers", "mix: how many layers are post", "arXiv 2412.13795"},
     {"--lns-init", "lns: γ starts at 1/√layer and is learned on", "arXiv 2506.22049"},

@@ -79,7 +79,7 @@ def test_a_checkpoint_loads_in_transformers_and_gives_the_same_logits(case, torc
 # Each a step away from what GPT2LMHeadModel or LlamaForCausalLM computes; test_huggingface_config.c has all pairs.
 NOT_THEIRS = [
     "--placement post --final-norm on", "--placement deepnorm --final-norm on", "--placement mix", "--placement lns",
-    "--placement sandwich", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--final-norm off", "--embed-norm on",
+    "--placement sandwich", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--norm derf", "--final-norm off", "--embed-norm on",
     "--embed-scale on", "--gpas layer", "--gpas sublayer", "--sdd paper", "--sdd released", "--arch gpt2 --positions rope",
     "--arch gpt2 --activation swiglu", "--arch gpt2 --norm rmsnorm", "--arch gpt2 --bias off", "--arch gpt2 --n-kv-head 2",
     "--norm layernorm", "--activation gelu", "--bias on --activation gelu", "--positions learned",

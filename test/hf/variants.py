@@ -25,7 +25,7 @@ SHAPE = {
 # The parts that a variant is made of, the usual one first.
 PARTS = {
     "arch": ["llama", "gpt2"],
-    "norm": ["rmsnorm", "layernorm", "dyt", "bhyt-exact", "bhyt"],
+    "norm": ["rmsnorm", "layernorm", "dyt", "bhyt-exact", "bhyt", "derf"],
     "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post"],
     "gpas": ["off", "layer", "sublayer"],
     "sdd": ["off", "paper", "released"],

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the fixtures that test_reference.py compares train_gpt with, from model.py.  Needs JAX.
 
-    make_fixtures.py            writes fixtures/, fixtures_families/ and fixtures_variants/ anew; NAME …: those folders alone
+    make_fixtures.py            writes fixtures/, fixtures_families/, fixtures_variants/ and fixtures_newer/ anew; NAME …: those folders alone
     make_fixtures.py --check    writes nothing: the committed files must be what model.py gives, and
                                 model.py's gradients must agree with differences of its forward
 """
@@ -98,6 +98,12 @@ FOLDERS = {
         "lns-init-bhyt": {**LLAMA, "norm": "bhyt", "placement": "lns", "lns-init": "on"},
         "pre-embed-norm": {**LLAMA, "embed-norm": "on", "final-norm": "off"},
     }),
+    # Rows that are newer than the three papers.
+    "fixtures_newer": (TINY, {
+        "pre-derf": {**GPT2, "norm": "derf", "embed-scale": "on"},
+        "post-derf-gpas": {**LLAMA, "norm": "derf", "placement": "post", "gpas": "sublayer"},
+        "sandwich-derf-sdd": {**LLAMA, "norm": "derf", "placement": "sandwich", "sdd": "paper", "embed-norm": "on"},
+    }),
 }  # fmt: skip
 
 SHARD_MAGIC, SHARD_VERSION = 20240520, 1  # llm.c's, with uint16 tokens
@@ -115,6 +121,7 @@ def random_value(rng, shape, kind, n_in):
         "beta": 0.3 * z,
         "gamma": 1 + 0.3 * z,
         "alpha": 0.5 + 0.1 * z,
+        "shift": 0.2 * z,
         "lambda": 8 + 2 * z,
     }[kind]
 

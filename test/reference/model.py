@@ -145,17 +145,22 @@ def bhyt(x, p, eps, v=None, kappa=None):
     return p["gamma"] * jnp.tanh(p["lambda"] * x / (kappa * jnp.sqrt(v + eps)))
 
 
-NORMS = {"layernorm": layernorm, "rmsnorm": rmsnorm, "dyt": dyt, "bhyt-exact": bhyt, "bhyt": bhyt}
+def derf(x, p, eps, v=None, kappa=None):
+    return p["gamma"] * jax.scipy.special.erf(p["alpha"] * x + p["shift"]) + p.get("beta", 0.0)
+
+
+NORMS = {"layernorm": layernorm, "rmsnorm": rmsnorm, "dyt": dyt, "bhyt-exact": bhyt, "bhyt": bhyt, "derf": derf}
 
 
 def norm_parameters(kind, arch):
-    """The parameters of a norm: vectors of C, except dyt's α and bhyt's λ."""
+    """The parameters of a norm: vectors of C, except dyt's and derf's α, derf's shift and bhyt's λ."""
     return {
         "layernorm": ["gamma", "beta"],
         "rmsnorm": ["gamma"],
         "dyt": ["alpha", "gamma"] + (["beta"] if arch == "gpt2" else []),
         "bhyt-exact": ["lambda", "gamma"],
         "bhyt": ["lambda", "gamma"],
+        "derf": ["alpha", "shift", "gamma"] + (["beta"] if arch == "gpt2" else []),
     }[kind]
 
 
@@ -447,7 +452,7 @@ LAYOUTS = {
     ),
 }  # fmt: skip
 
-NORM_SUFFIX = {"gamma": ".weight", "beta": ".bias", "alpha": ".alpha", "lambda": ".lambda"}
+NORM_SUFFIX = {"gamma": ".weight", "beta": ".bias", "alpha": ".alpha", "shift": ".shift", "lambda": ".lambda"}
 
 
 def layer_norm_sites(s, layout):
@@ -481,7 +486,7 @@ def has_bias(s, site):
 
 
 def shapes(s):
-    """Name in the file → (shape, kind), kind being matrix, bias, gamma, beta, alpha, lambda or gate."""
+    """Name in the file → (shape, kind), kind being matrix, bias, gamma, beta, alpha, shift, lambda or gate."""
     layout, table = LAYOUTS[s.arch], {}
 
     def add_norm(name, kind):
