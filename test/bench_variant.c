@@ -37,6 +37,7 @@ static const Variant VARIANTS[] = {
     {"sandwich", 1.05, "placement=sandwich"},
     {"post", 0, "placement=post"},
     {"deepnorm", 0, "placement=deepnorm"},
+    {"keel", 0, "placement=keel"},
     {"sdd paper", 1.12, "sdd=paper"},
     {"sdd released", 1.12, "sdd=released"},
 };

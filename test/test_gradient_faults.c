@@ -115,6 +115,7 @@ static void unfrozen_post_gradients_are_off_by_the_scales_on_the_shortcut(void *
     static const char *const CASES[] = {
         SHAPE "n-layer=2 gpas=sublayer placement=post final-norm=on",
         SHAPE "n-layer=2 gpas=sublayer placement=deepnorm norm=layernorm",
+        SHAPE "n-layer=2 gpas=sublayer placement=keel norm=layernorm",
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         Fixture f;

@@ -23,7 +23,7 @@ static const char *const STEPS[] = {
     "final-norm=on", "final-norm=off", "embed-norm=on", "embed-scale=on", "gpas=layer", "gpas=sublayer", "sdd=paper",
     "sdd=released", "norm-eps=0.1", "final-norm-eps=0.2", "bhyt-kappa=3", "norm-eps=0", "rope-base=500", "rope-scaling=linear rope-factor=2.5",
     "rope-scaling=llama3 rope-original-seq-len=4", "bias=qkv", "qk-norm=head", "qk-norm=projection",
-    "placement=res-post", "placement=res-post qk-norm=projection", "head-dim=6", "n-embd=34 head-dim=8",
+    "placement=res-post", "placement=res-post qk-norm=projection", "placement=keel", "head-dim=6", "n-embd=34 head-dim=8",
     "activation=gelu-exact", "seq-len=9", "n-ffn=40", "n-head=2", "n-head=1",
     "n-layer=1", "bhyt-lambda-final=2", "gpas-act=tanh", "sdd-eps=1e-3", "lns-init=on", "dtype=fp64",
 };
@@ -247,7 +247,7 @@ static void one_flag_makes_a_model_of_our_own(void **state) {
         "arch=llama qk-norm=head bias=qkv", "arch=llama placement=res-post qk-norm=projection bias=on",
         "arch=llama placement=res-post qk-norm=projection norm=layernorm", "arch=llama activation=gelu-exact",
         "arch=llama sdd=paper", "arch=llama norm=dyt", "arch=llama norm=bhyt", "arch=llama norm=bhyt-exact",
-        "arch=llama norm=derf",
+        "arch=llama norm=derf", "arch=llama placement=keel", "arch=gpt2 placement=keel final-norm=on",
     };
     for (size_t i = 0; i < sizeof OWN / sizeof *OWN; i++) {
         Config config;

@@ -27,6 +27,7 @@ static const char *const SHAPES[] = {
     "vocab-size=70",
     "arch=llama placement=res-post qk-norm=projection bias=qkv n-layer=2 n-embd=64 n-head=2 head-dim=12 n-ffn=70 vocab-size=70",
     "arch=llama norm=bhyt placement=lns bhyt-lambda-final=1 n-layer=2 n-embd=64 n-head=2 vocab-size=70",
+    "arch=gpt2 placement=keel norm=layernorm n-layer=3 n-embd=64 n-head=2 vocab-size=70",
     "arch=gpt2 norm=derf placement=sandwich n-layer=2 n-embd=64 n-head=2 vocab-size=70",
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
@@ -620,6 +621,9 @@ static void variants_tensors_have_documented_names(void **state) {
         {"arch=gpt2 sdd=released", "transformer.h.1.mlp.sdd.alpha_down", 64},
         {"arch=llama placement=sandwich", "model.layers.1.self_attn.output_norm.weight", 64},
         {"arch=llama placement=sandwich", "model.layers.1.mlp.output_norm.weight", 64},
+        {"arch=llama placement=keel", "model.layers.1.input_layernorm.weight", 64},
+        {"arch=llama placement=keel", "model.layers.1.attn_residual_norm.weight", 64},
+        {"arch=gpt2 placement=keel", "transformer.h.1.mlp_residual_norm.bias", 64},
         {"arch=llama placement=res-post", "model.layers.1.post_attention_layernorm.weight", 64},
         {"arch=llama placement=res-post", "model.layers.1.post_feedforward_layernorm.weight", 64},
         {"arch=gpt2 placement=res-post", "transformer.h.1.mlp.output_norm.bias", 64},

@@ -67,10 +67,10 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
         refused += gpt2 && (!legal || relu);
     }
     if (every > 1) return; /* VARIANTS_EVERY=7, prime to the factors' sizes: a sample for slow checkers */
-    /* 5 norms with 10 placements, bhyt in two forms with 3; 11 forms of GPAS (2 with relu), 3 of SDD and 2 of QK-norm, 3
+    /* 5 norms with 11 placements, bhyt in two forms with 3; 11 forms of GPAS (2 with relu), 3 of SDD and 2 of QK-norm, 3
      * architectures. */
-    assert_int_equal(accepted, (5 * 10 + 2 * 3) * 11 * 5 * 3);
-    assert_int_equal(refused, 2 * 7 * 11 * 5 + (5 * 10 + 2 * 3) * 2 * 5);
+    assert_int_equal(accepted, (5 * 11 + 2 * 3) * 11 * 5 * 3);
+    assert_int_equal(refused, 2 * 8 * 11 * 5 + (5 * 11 + 2 * 3) * 2 * 5);
 }
 
 static void q_and_k_are_normed_once(void **state) {
@@ -107,6 +107,7 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
                                         "deepnorm",
                                         "mix",
                                         "lns",
+                                        "keel",
                                         "layer",
                                         "sublayer",
                                         "silu",
@@ -158,7 +159,7 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
         assert_true(PLACEMENTS[i].source[0] && strstr(text, PLACEMENTS[i].formula));
     const char *refused = strstr(text, "\nrefused\n");
     assert_non_null(refused);
-    assert_non_null(strstr(refused, "--norm bhyt with --placement post, sandwich, deepnorm, mix, res-post"));
+    assert_non_null(strstr(refused, "--norm bhyt with --placement post, sandwich, deepnorm, mix, res-post, keel"));
     assert_non_null(strstr(refused, "--gpas-act relu with --gpas-init 0"));
     assert_non_null(strstr(refused, "--qk-norm with --sdd"));
     assert_non_null(strstr(refused, "--placement mix with --mix-post-layers over --n-layer"));

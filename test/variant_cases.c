@@ -20,7 +20,7 @@
 const Factor METHODS[] = {
     FACTOR("norm", NORM_WORDS),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
-           "placement=mix mix-post-layers=1", "placement=lns", "placement=res-post"),
+           "placement=mix mix-post-layers=1", "placement=lns", "placement=res-post", "placement=keel"),
     FACTOR("gpas", "gpas=off", "gpas=layer", "gpas=sublayer"),
     FACTOR("sdd", SDD_WORDS),
 };
@@ -31,7 +31,7 @@ const Factor EVERYTHING[] = {
     FACTOR("norm", NORM_WORDS, "norm=bhyt bhyt-gamma-var=on"),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
            "placement=mix mix-post-layers=0", "placement=mix mix-post-layers=1",
-           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post"),
+           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post", "placement=keel"),
     FACTOR("gpas", "gpas=off", "gpas=layer gpas-act=silu", "gpas=layer gpas-act=identity",
            "gpas=layer gpas-act=relu", "gpas=layer gpas-act=tanh", "gpas=layer gpas-act=leaky-relu",
            "gpas=sublayer gpas-act=silu", "gpas=sublayer gpas-act=identity", "gpas=sublayer gpas-act=relu",

@@ -22,8 +22,8 @@ typedef struct VariantCase {
     int word[FACTORS_MOST]; /* of each factor */
 } VariantCase;
 
-/* norm × placement × gpas × sdd: 6 × 7 × 3 × 3, of which bhyt goes with two placements alone. */
-enum { LEGAL_METHODS = (5 * 7 + 2) * 3 * 3 };
+/* norm × placement × gpas × sdd: 6 × 8 × 3 × 3, of which bhyt goes with two placements alone. */
+enum { LEGAL_METHODS = (5 * 8 + 2) * 3 * 3 };
 extern const Factor METHODS[];
 extern const int METHOD_COUNT;
 

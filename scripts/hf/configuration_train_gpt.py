@@ -24,7 +24,7 @@ CHOICES = {
     "bias": (*SWITCH, "qkv"),
     "tie_embeddings": SWITCH,
     "norm": ("layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt", "derf"),
-    "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post"),
+    "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post", "keel"),
     "final_norm": SWITCH,
     "embed_norm": SWITCH,
     "embed_scale": SWITCH,
@@ -128,7 +128,7 @@ class TrainGptConfig(PretrainedConfig):
         released = sdd == "released"  # its authors' in the rest too
         self.norm_eps = norm_eps if norm_eps is not None else 1e-5 if self.norm == "layernorm" or released else 1e-6
         self.final_norm_eps = self.norm_eps if final_norm_eps is None else final_norm_eps
-        self.final_norm = final_norm or ("off" if placement in ("post", "deepnorm") else "on")
+        self.final_norm = final_norm or ("off" if placement in ("post", "deepnorm", "keel") else "on")
         self.embed_norm = "on" if released and placement == "post" else embed_norm
         self.embed_scale, self.qk_norm = embed_scale, qk_norm
         self.mix_post_layers = n_layer // 4 if mix_post_layers is None else mix_post_layers

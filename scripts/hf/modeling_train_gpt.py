@@ -426,21 +426,24 @@ class Block(Named):
     post         x ← N(G(x) + F(x))
     deepnorm     x ← N(α·G(x) + F(x)), α = (2L)^¼   arXiv 2203.00555
     mix          post in the first mix_post_layers layers, pre above: arXiv 2412.13795
-    res-post     x ← G(x + N(F(x)))                 arXiv 2111.09883"""
+    res-post     x ← G(x + N(F(x)))                 arXiv 2111.09883
+    keel         x ← N₂(2L·G(x) + F(N₁(x)))         N₂ is attn_residual_norm, mlp_residual_norm; arXiv 2601.19895"""
 
     def __init__(self, config, index):
         super().__init__(config)
         self.config, self.index = config, index
-        self.post = config.placement in ("post", "deepnorm") or (
+        self.post = config.placement in ("post", "deepnorm", "keel") or (
             config.placement == "mix" and index < config.mix_post_layers
         )
-        self.alpha = (2 * config.n_layer) ** 0.25 if config.placement == "deepnorm" else 1.0
+        self.alpha = (2 * config.n_layer) ** {"deepnorm": 0.25, "keel": 1}.get(config.placement, 0)
         self.add("attention", Attention(config, index))
         self.add("mlp", Mlp(config, index))
         self.before = ("norm1", "norm2") if config.placement != "res-post" else None
         self.after = ("after1", "after2") if not self.before and config.arch == "llama" else None  # OLMo 2's names
         for site, role in enumerate(self.before or self.after or ()):
             self.add(role, block_norm(config, site, index))
+        if config.placement == "keel":
+            self.attn_residual_norm, self.mlp_residual_norm = (block_norm(config, site, index) for site in (0, 1))
         if config.gpas != "off":
             self.gpas = Gpas(config)
 
@@ -452,6 +455,9 @@ class Block(Named):
 
     def meet(self, x, site, sublayer, v=None):
         gpas = (lambda y: self.gpas(y, site)) if self.config.gpas != "off" else lambda y: y
+        if self.config.placement == "keel":
+            after = (self.attn_residual_norm, self.mlp_residual_norm)[site]
+            return after(self.alpha * gpas(x) + sublayer(self.part(self.before[site])(x)))
         if self.post:
             return self.part(self.before[site])(self.alpha * gpas(x) + sublayer(x))
         y = sublayer(self.part(self.before[site])(x, v) if self.before else x)

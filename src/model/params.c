@@ -26,7 +26,7 @@ typedef enum Initial {
 } Initial;
 
 typedef enum When {
-    ALWAYS, LEARNED_POSITIONS, BIASES, QKV_BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, BEFORE, INNER, AFTER, FINAL, GATES,
+    ALWAYS, LEARNED_POSITIONS, BIASES, QKV_BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, BEFORE, INNER, AFTER, ADDED, FINAL, GATES,
     SDD, SDD_V, SDD_CONTEXT, QK_NORM,
 } When;
 
@@ -108,6 +108,7 @@ static const Row ROWS[] = {
         {"o.alpha", DIM_C, "attn.sdd.alpha_o", "self_attn.sdd.alpha_o"}),
     NORM_ROWS(PARAM_INNER1, true, INNER, INIT_ATTN, "inner1", "attn.output_norm", "self_attn.output_norm"),
     NORM_ROWS(PARAM_INNER1, true, AFTER, INIT_ATTN, "inner1", "attn.output_norm", "post_attention_layernorm"),
+    NORM_ROWS(PARAM_INNER1, true, ADDED, INIT_ATTN, "inner1", "attn_residual_norm", "attn_residual_norm"),
     NORM_ROWS(PARAM_NORM2, true, BEFORE, INIT_MLP, "norm2", "ln_2", "post_attention_layernorm"),
     /* Without SwiGLU the gate is left out and "up" is the MLP's one input matrix. */
     MATRIX_ROW(PARAM_MLP_IN, true, PARAM_MATRIX, DIM_C, INIT_VALUE, ALWAYS,
@@ -127,6 +128,7 @@ static const Row ROWS[] = {
         {"down.alpha", DIM_C, "mlp.sdd.alpha_down", "mlp.sdd.alpha_down"}),
     NORM_ROWS(PARAM_INNER2, true, INNER, INIT_MLP, "inner2", "mlp.output_norm", "mlp.output_norm"),
     NORM_ROWS(PARAM_INNER2, true, AFTER, INIT_MLP, "inner2", "mlp.output_norm", "post_feedforward_layernorm"),
+    NORM_ROWS(PARAM_INNER2, true, ADDED, INIT_MLP, "inner2", "mlp_residual_norm", "mlp_residual_norm"),
     VECTOR_ROW(PARAM_GATE, true, PARAM_FREE, INIT_GATE, GATES, NO_NORM,
         {"gpas.gate", DIM_GATES, "gpas.gate", "gpas.gate"}),
 
@@ -181,8 +183,9 @@ static bool is_there(const Config *c, const Row *row) {
     case EMBED_SCALE: return c->embed_scale == FLAG_ON;
     case EMBED_NORM: return c->embed_norm == FLAG_ON;
     case BEFORE: return variant_placement(c)->norms != NORM_AFTER;
-    case INNER: return variant_placement(c)->norms == NORM_BOTH;
+    case INNER: return variant_placement(c)->norms == NORM_BOTH && variant_placement(c)->type == PLACE_PRE;
     case AFTER: return variant_placement(c)->norms == NORM_AFTER;
+    case ADDED: return variant_placement(c)->norms == NORM_BOTH && variant_placement(c)->type == PLACE_POST;
     case FINAL: return kind != NORM_NONE;
     case GATES: return c->gpas != GPAS_OFF;
     case SDD: return c->sdd != SDD_OFF;

@@ -370,6 +370,7 @@ const WordAlias WORD_ALIASES[] = {
     {"placement", "postln|post-ln|post-norm|postnorm|post_ln", "post"},
     {"placement", "peri|peri-ln|periln|sandwich-ln|sandwich-norm", "sandwich"},
     {"placement", "res-post-norm|respost|residual-post-norm|reordered|reordered-norm|olmo2|swin", "res-post"},
+    {"placement", "highway|highway-post-ln|post-ln-highway", "keel"},
     {"placement", "mix-ln|mixln|mix_ln|mixed", "mix"},
     {"placement", "layernorm-scaling|scaled|lns-ln|scaling", "lns"},
     {"lr-schedule", "cosine_with_min_lr|cosine_annealing|cosine-annealing|cos", "cosine"},

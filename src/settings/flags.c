@@ -55,7 +55,7 @@ static const Flag VARIANT[] = {
     CHOICE("placement", placement, "pre", PLACEMENT_CHOICES, "where it sits"),
     REAL("norm-eps", norm_eps, "auto", 0, 1, "epsilon under the root (auto: 1e-5 layernorm and sdd released, 1e-6 else)"),
     REAL("final-norm-eps", final_norm_eps, "auto", 0, 1, "the same of the norm before the head (auto: norm-eps)"),
-    CHOICE("final-norm", final_norm, "auto", "auto|on|off", "a norm before the head (auto: off for post, deepnorm)"),
+    CHOICE("final-norm", final_norm, "auto", "auto|on|off", "a norm before the head (auto: off for post, deepnorm, keel)"),
     CHOICE("embed-norm", embed_norm, "off", "off|on", "norm the embedding before the first layer"),
     CHOICE("embed-scale", embed_scale, "off", "off|on", "one learned scalar, at first √n-embd, on the embedding"),
     CHOICE("qk-norm", qk_norm, "off", "off|head|projection", "rmsnorm q and k before RoPE: each head, or all of q and all of k"),

@@ -22,7 +22,7 @@ typedef enum ParamId {
     PARAM_ATTN_OUT,             /* [C, H·D] */
     PARAM_ATTN_OUT_BIAS,
     PARAM_SDD_ATTN_OUT,         /* [C] */
-    NORM_PARAMS(PARAM_INNER1),  /* sandwich's and res-post's, on attention's output */
+    NORM_PARAMS(PARAM_INNER1),  /* sandwich's and res-post's, on attention's output; keel's, after its addition */
     NORM_PARAMS(PARAM_NORM2),   /* the MLP's */
     PARAM_MLP_IN,               /* [F, C], or [2·padded(F), C] for SwiGLU */
     PARAM_MLP_IN_BIAS,
@@ -30,7 +30,7 @@ typedef enum ParamId {
     PARAM_MLP_OUT,              /* [C, F] */
     PARAM_MLP_OUT_BIAS,
     PARAM_SDD_MLP_OUT,          /* [C] */
-    NORM_PARAMS(PARAM_INNER2),  /* the same, on the MLP's output */
+    NORM_PARAMS(PARAM_INNER2),  /* the same of the MLP */
     PARAM_GATE,                 /* [1] or [2] GPAS; … here */
     NORM_PARAMS(PARAM_FINAL),   /* before the head */
     PARAM_HEAD,                 /* [V, C] where not tied */

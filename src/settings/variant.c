@@ -15,14 +15,18 @@ const NormRow NORMS[] = {
 };
 const int NORM_COUNT = sizeof NORMS / sizeof *NORMS;
 
+/* keel: equation, a = number of sublayers and the absence of an initial scheme as others report them of arXiv 2601.19895, whose
+ * text was not at hand. Whether its first layer is another, whether a norm precedes its head, and its learning rates were found
+ * in no source: here all sublayers are alike, and the last N₂ is what the head reads. */
 const PlacementRow PLACEMENTS[] = {
-    {"pre", PLACE_PRE, NORM_BEFORE, false, false, true, "x ← x + F(N(x))", "arXiv 2002.04745"},
-    {"post", PLACE_POST, NORM_BEFORE, false, false, false, "x ← N(x + F(x))", "arXiv 1706.03762"},
-    {"sandwich", PLACE_PRE, NORM_BOTH, false, false, true, "x ← x + N₂(F(N₁(x)))", "arXiv 2502.02732"},
-    {"deepnorm", PLACE_POST, NORM_BEFORE, true, false, false, "x ← N(α·x + F(x)), α = (2L)^¼", "arXiv 2203.00555"},
-    {"mix", PLACE_MIX, NORM_BEFORE, false, false, true, "post in the first layers, pre above", "arXiv 2412.13795"},
-    {"lns", PLACE_PRE, NORM_BEFORE, false, true, true, "pre, norm outputs times 1/√layer", "arXiv 2502.05795"},
-    {"res-post", PLACE_PRE, NORM_AFTER, false, false, true, "x ← x + N(F(x)), no norm before F", "arXiv 2111.09883"},
+    {"pre", PLACE_PRE, NORM_BEFORE, 0, false, false, true, "x ← x + F(N(x))", "arXiv 2002.04745"},
+    {"post", PLACE_POST, NORM_BEFORE, 0, false, false, false, "x ← N(x + F(x))", "arXiv 1706.03762"},
+    {"sandwich", PLACE_PRE, NORM_BOTH, 0, false, false, true, "x ← x + N₂(F(N₁(x)))", "arXiv 2502.02732"},
+    {"deepnorm", PLACE_POST, NORM_BEFORE, 0.25, true, false, false, "x ← N(α·x + F(x)), α = (2L)^¼", "arXiv 2203.00555"},
+    {"mix", PLACE_MIX, NORM_BEFORE, 0, false, false, true, "post in the first layers, pre above", "arXiv 2412.13795"},
+    {"lns", PLACE_PRE, NORM_BEFORE, 0, false, true, true, "pre, norm outputs times 1/√layer", "arXiv 2502.05795"},
+    {"res-post", PLACE_PRE, NORM_AFTER, 0, false, false, true, "x ← x + N(F(x)), no norm before F", "arXiv 2111.09883"},
+    {"keel", PLACE_POST, NORM_BOTH, 1, false, false, false, "x ← N₂(2L·x + F(N₁(x)))", "arXiv 2601.19895"},
 };
 const int PLACEMENT_COUNT = sizeof PLACEMENTS / sizeof *PLACEMENTS;
 
@@ -66,11 +70,17 @@ static NormPlan sublayer_norm(const Config *c, int i) {
     return norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_NORM2 : PARAM_NORM1, i / 2);
 }
 
-/* The norm that feeds sublayer i from a stream that no norm of its own has passed; NONE before a post block, and where the
- * only norm is on the sublayer's output. */
+/* Its second norm: on its output, or of post-type after the addition. */
+static NormPlan second_norm(const Config *c, int i) {
+    return norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_INNER2 : PARAM_INNER1, i / 2);
+}
+
+/* The norm that feeds sublayer i from a stream that no norm of its own has passed; NONE before a post block whose only norm is
+ * after the addition, and where the only norm is on the sublayer's output. */
 static NormPlan feeding_norm(const Config *c, int i) {
     if (i == 2 * c->n_layer) return norm_plan(c, variant_final_kind(c), PARAM_FINAL, -1);
-    bool raw = variant_is_post(c, i / 2) || variant_placement(c)->norms == NORM_AFTER;
+    PlacedNorms norms = variant_placement(c)->norms;
+    bool raw = norms == NORM_AFTER || (variant_is_post(c, i / 2) && norms == NORM_BEFORE);
     return raw ? (NormPlan){0} : sublayer_norm(c, i);
 }
 
@@ -87,14 +97,13 @@ static JunctionPlan after_sublayer(const Config *c, int i) {
         .there = true,
         .post = post,
         .sublayer = i,
-        .alpha = row->deep ? pow(2.0 * (double)c->n_layer, 0.25) : 1,
-        .norm = post ? sublayer_norm(c, i) : feeding_norm(c, i + 1),
+        .alpha = pow(2.0 * (double)c->n_layer, row->power),
+        .norm = !post ? feeding_norm(c, i + 1) : row->norms == NORM_BOTH ? second_norm(c, i) : sublayer_norm(c, i),
         .sdd = c->sdd == SDD_OFF ? PARAM_COUNT : i % 2 ? PARAM_SDD_MLP_OUT : PARAM_SDD_ATTN_OUT,
         .gate = gate_of(c, i),
         .gate_in = post || first_pre ? -1 : gate_of(c, i - 1),
     };
-    if (row->norms != NORM_BEFORE)
-        plan.inner = norm_plan(c, variant_norm(c)->kind, i % 2 ? PARAM_INNER2 : PARAM_INNER1, i / 2);
+    if (row->norms != NORM_BEFORE && !post) plan.inner = second_norm(c, i);
     return plan;
 }
 
@@ -173,7 +182,7 @@ typedef struct Word {
 static const Word GPAS_WORDS[] = {
     {"layer", "y = x − act(g)·sg(x) on the residual; one gate g a layer", "arXiv 2506.22049"},
     {"sublayer", "the same, a gate for attention and one for the MLP", "after arXiv 2506.22049"},
-    {"with post, deepnorm", "on the shortcut alone: x ← N(α·y + F(x))", "deepnorm: arXiv 2506.22049; post: after it"},
+    {"with post-type", "on the shortcut alone: x ← N(α·y + F(x))", "deepnorm: arXiv 2506.22049; others after it"},
 };
 static const Word GPAS_ACT_WORDS[] = {
     {"silu", "act(g) = g·σ(g)", "arXiv 2506.22049"},
@@ -187,7 +196,7 @@ static const Word SDD_WORDS[] = {
     {"released", "q, k by head, context, o, gate and up as one row, down", "its authors' code"},
 };
 static const Word OPTION_WORDS[] = {
-    {"--final-norm", "a norm before the head; auto: not for post, deepnorm", ""},
+    {"--final-norm", "a norm before the head; auto: not for post, deepnorm, keel", ""},
     {"--embed-norm", "norm the embedding; on by itself for sdd released + post", "arXiv 2502.15499"},
     {"--embed-scale", "dyt's and derf's learned scalar on the embedding, at first √C", "arXiv 2503.10622"},
     {"--qk-norm", "rms of q and k before RoPE: by head, or projection", "arXiv 2302.05442"},
@@ -225,7 +234,7 @@ void variant_print_table(void) {
     PRINT_WORDS("--sdd (off, or)", SDD_WORDS);
     PRINT_WORDS("options", OPTION_WORDS);
     printf("refused\n"
-           "  --norm bhyt with --placement post, sandwich, deepnorm, mix, res-post: it estimates a pre-norm block's statistic; "
+           "  --norm bhyt with --placement post, sandwich, deepnorm, mix, res-post, keel: it estimates a pre-norm block's statistic; "
            "--norm bhyt-exact goes there\n"
            "  --gpas-act relu with --gpas-init 0: its derivative there is 0, the gates would never move\n"
            "  --placement mix with --mix-post-layers over --n-layer\n"

@@ -22,14 +22,16 @@ typedef struct NormRow {
 
 typedef enum PlacementType { PLACE_PRE, PLACE_POST, PLACE_MIX } PlacementType;
 
-/* Where a sublayer's own norms are: before it, or after the addition in post-type; on its output; both. */
+/* Where a sublayer's own norms are: before it, or in post-type after the addition; on its output; both, where post-type has
+ * the second one after the addition. */
 typedef enum PlacedNorms { NORM_BEFORE, NORM_AFTER, NORM_BOTH } PlacedNorms;
 
 typedef struct PlacementRow {
     const char *name;
     PlacementType type;
     PlacedNorms norms;
-    bool deep;       /* DeepNorm's α on the shortcut, and its initial values */
+    double power;    /* post-type: α = (2L)^power on the shortcut */
+    bool deep;       /* DeepNorm's initial values */
     bool by_depth;   /* norm outputs times 1/√layer */
     bool final_norm; /* --final-norm auto */
     const char *formula, *source;
@@ -67,7 +69,7 @@ typedef struct JunctionPlan {
     bool there;
     bool post;       /* Junction.post */
     int sublayer;    /* whose output is added; −1: none */
-    double alpha;    /* DeepNorm's */
+    double alpha;    /* on the shortcut */
     NormPlan norm, inner;
     ParamId sdd;     /* α of the sublayer's last product; PARAM_COUNT: none */
     int gate;        /* this junction's gate: s_out (pre) or s_in (post); −1: none */

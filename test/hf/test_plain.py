@@ -83,7 +83,7 @@ NOT_THEIRS = [
     "--embed-scale on", "--gpas layer", "--gpas sublayer", "--sdd paper", "--sdd released", "--arch gpt2 --positions rope",
     "--arch gpt2 --activation swiglu", "--arch gpt2 --norm rmsnorm", "--arch gpt2 --bias off", "--arch gpt2 --n-kv-head 2",
     "--norm layernorm", "--activation gelu", "--bias on --activation gelu", "--positions learned",
-    "--arch gpt2 --placement lns",
+    "--arch gpt2 --placement lns", "--placement keel",
 ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ VARIANTS = {
     "llama sandwich sdd gpas": "--arch llama --placement sandwich --sdd paper --gpas layer --tie-embeddings on",
     "llama dyt": "--arch llama --norm dyt --embed-scale on --positions learned",
     "gpt2 derf": "--arch gpt2 --norm derf --placement sandwich --embed-scale on",
+    "llama keel gpas": "--arch llama --placement keel --gpas sublayer --sdd paper",
     "gpt2 deepnorm gpas": "--arch gpt2 --placement deepnorm --gpas layer --positions rope --tie-embeddings off",
 }  # fmt: skip
 FLAGS = {name: [word for item in variants.SHAPE.items() for word in ("--" + item[0], str(item[1]))] + flags.split()

@@ -26,7 +26,7 @@ SHAPE = {
 PARTS = {
     "arch": ["llama", "gpt2"],
     "norm": ["rmsnorm", "layernorm", "dyt", "bhyt-exact", "bhyt", "derf"],
-    "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post"],
+    "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post", "keel"],
     "gpas": ["off", "layer", "sublayer"],
     "sdd": ["off", "paper", "released"],
     "gpas-act": ["silu", "identity", "relu", "tanh", "leaky-relu"],

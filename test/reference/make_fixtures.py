@@ -103,6 +103,11 @@ FOLDERS = {
         "pre-derf": {**GPT2, "norm": "derf", "embed-scale": "on"},
         "post-derf-gpas": {**LLAMA, "norm": "derf", "placement": "post", "gpas": "sublayer"},
         "sandwich-derf-sdd": {**LLAMA, "norm": "derf", "placement": "sandwich", "sdd": "paper", "embed-norm": "on"},
+        "keel": {**LLAMA, "placement": "keel", "n-layer": 3},
+        "keel-gpas-layer": {**GPT2, "placement": "keel", "gpas": "layer", "gpas-act": "tanh", "final-norm": "on"},
+        "keel-gpas-sublayer-dyt-sdd": {
+            **LLAMA, "placement": "keel", "gpas": "sublayer", "norm": "dyt", "sdd": "released", "embed-norm": "on",
+        },
     }),
 }  # fmt: skip
 

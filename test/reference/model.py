@@ -89,7 +89,7 @@ class Settings:
         if settings.mix_post_layers < 0:
             derived["mix_post_layers"] = settings.n_layer // 4
         if settings.final_norm == "auto":
-            derived["final_norm"] = "off" if settings.placement in ("post", "deepnorm") else "on"
+            derived["final_norm"] = "off" if settings.placement in ("post", "deepnorm", "keel") else "on"
         if not settings.sdd_eps:
             derived["sdd_eps"] = 1e-5 if settings.sdd == "released" else 1e-6
         if settings.sdd == "released" and settings.placement == "post":
@@ -183,8 +183,8 @@ def bhyt_second_mean_square(s, layer_index, w, v, gate, sg):
 
 
 # ---------------------------------------------------------------------------------------------------
-# MATH.md 2: placements.  One sublayer: F the sublayer, N its norm, N2 sandwich's inner norm, G the
-# GPAS function (identity when off), alpha deepnorm's constant.
+# MATH.md 2, 9: placements.  One sublayer: F the sublayer, N its norm, N2 its second norm, G the GPAS
+# function (identity when off), alpha deepnorm's or keel's constant.
 
 PLACEMENTS = {
     "pre": lambda x, F, N, N2, G, alpha: G(x + F(N(x))),
@@ -192,6 +192,7 @@ PLACEMENTS = {
     "sandwich": lambda x, F, N, N2, G, alpha: G(x + N2(F(N(x)))),
     "deepnorm": lambda x, F, N, N2, G, alpha: N(alpha * G(x) + F(x)),
     "res-post": lambda x, F, N, N2, G, alpha: G(x + N2(F(x))),
+    "keel": lambda x, F, N, N2, G, alpha: N2(alpha * G(x) + F(N(x))),
 }
 
 
@@ -345,7 +346,7 @@ def mlp(s, w, x):
 def layer(s, layer_index, w, x, sg):
     """Layer number layer_index, counted from 1: attention, then the MLP."""
     placement = PLACEMENTS[placement_of(s, layer_index)]
-    alpha = (2 * s.n_layer) ** 0.25
+    alpha = 2 * s.n_layer if s.placement == "keel" else (2 * s.n_layer) ** 0.25
     v = mean_square(x)
     v_hat = bhyt_second_mean_square(s, layer_index, w, v, w.gate_attn, sg) if s.norm == "bhyt" else None
     sites = (
@@ -463,6 +464,8 @@ def layer_norm_sites(s, layout):
     if s.placement == "sandwich":
         sites["inner_attn"] = layout.attn + "output_norm"
         sites["inner_mlp"] = layout.mlp + "output_norm"
+    if s.placement == "keel":
+        sites["inner_attn"], sites["inner_mlp"] = "attn_residual_norm", "mlp_residual_norm"
     return sites
 
 
@@ -569,7 +572,7 @@ class LayerWeights(NamedTuple):
     k_norm: Optional[jax.Array]
     norm_attn: Optional[dict]
     norm_mlp: Optional[dict]
-    inner_attn: Optional[dict]  # sandwich's, res-post's
+    inner_attn: Optional[dict]  # sandwich's, res-post's, keel's
     inner_mlp: Optional[dict]
     gate_attn: Optional[jax.Array]  # GPAS's
     gate_mlp: Optional[jax.Array]
