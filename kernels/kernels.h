@@ -145,7 +145,7 @@ typedef struct NormGradient {
  * The residual junction (MATH.md §5)
  *
  *     f̃ = inner(sdd(f + bias))
- *     u = alpha·s_in·x + f̃        stored
+ *     u = alpha·s_in·s_ride·x + f̃ stored
  *     r = s_out·u                  never stored
  *     y = norm(r)                  the next sublayer's input; post-type: the new residual too
  *
@@ -160,9 +160,10 @@ typedef struct Junction {
     bool post;               /* post-type: the gate's scale is s_in (shortcut only), and y is the new residual */
 
     const Residual *x;       /* [N,C] the stored residual */
-    const Accum *s_in;       /* [1] scale that rides on x, or NULL for 1 */
+    const Accum *s_in;       /* [1] scale that rides on x, or NULL for 1; post-type: this junction's gate's */
+    const Accum *s_ride;     /* [1] post-type with a gate: the scale that rides on x, or NULL for 1 */
     double alpha;            /* DeepNorm's constant; 0 is read as 1 */
-    const Storage *f;        /* [N,C] the sublayer's raw output, or NULL: u = x, s_in must be NULL, alpha 1 */
+    const Storage *f;        /* [N,C] the sublayer's raw output, or NULL: u = x, s_in and s_ride must be NULL, alpha 1 */
     const Storage *bias;     /* [C] added to f, or NULL */
     Norm sdd;                /* RMSNORM with γ = SDD's α, or NONE */
     Norm inner;              /* sandwich's second norm, or NONE */
@@ -181,8 +182,8 @@ typedef struct Junction {
 /*
  * Backward. With g_y = dy (+ dresidual_in if post):
  *   pre-type:   dr = norm'(g_y) + dresidual_in (+ dmean_square_in·2r/C);  du = dr;  dgate += −slope·Σ dr⊙u
- *   post-type:  du = norm'(g_y) (+ dmean_square_in·2u/C);                 dgate += −slope·alpha·Σ du⊙x
- * dresidual_out = alpha·du in both: a GPAS scale passes the gradient unchanged, DeepNorm's constant multiplies it.
+ *   post-type:  du = norm'(g_y) (+ dmean_square_in·2u/C);                 dgate += −slope·alpha·s_ride·Σ du⊙x
+ * dresidual_out = alpha·du in both: a GPAS scale passes the gradient unchanged, the constant alpha multiplies it.
  * norm' uses r = s_out·u. df = sdd'(inner'(du)); dbias = column sums of df as it is before it is rounded to Storage.
  * With f = NULL, x stands for u.
  */

@@ -38,6 +38,7 @@ static const Variant VARIANTS[] = {
     {"post", 0, "placement=post"},
     {"deepnorm", 0, "placement=deepnorm"},
     {"keel", 0, "placement=keel"},
+    {"hybrid", 0, "placement=hybrid"},
     {"sdd paper", 1.12, "sdd=paper"},
     {"sdd released", 1.12, "sdd=released"},
 };

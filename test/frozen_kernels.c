@@ -31,6 +31,12 @@ static void record(const double *values, size_t count) {
     frozen.list[frozen.count++] = (Operand){copy_of(values, count), count};
 }
 
+/* The values times a scale, or as they are. */
+static void record_scaled(const double *values, const double *scale, size_t count) {
+    record(values, count);
+    for (size_t i = 0; scale && i < count; i++) frozen.list[frozen.count - 1].values[i] *= *scale;
+}
+
 static const double *replay(size_t count) {
     require(frozen.next < frozen.count && frozen.list[frozen.next].count == count,
             "frozen operand %d of %d is not the one that was recorded", frozen.next, frozen.count);
@@ -47,11 +53,10 @@ static double *gated(const double *x, const double *scale, size_t count) {
 
 static void replay_junction(Queue *queue, const Junction *args, size_t count) {
     Junction sum = *args;
-    double *x = NULL, *r = NULL;
-    if (args->s_in) {
-        sum.x = x = gated(args->x, args->s_in, count);
-        sum.s_in = NULL;
-    }
+    double *x = NULL, *ridden = NULL, *r = NULL;
+    if (args->s_ride) sum.x = ridden = gated(args->x, args->s_ride, count);
+    if (args->s_in) sum.x = x = gated(sum.x, args->s_in, count);
+    sum.s_in = sum.s_ride = NULL;
     if (!args->s_out) {
         kernels_cpu_f64.junction_forward(queue, &sum);
     } else {
@@ -72,6 +77,7 @@ static void replay_junction(Queue *queue, const Junction *args, size_t count) {
         kernels_cpu_f64.junction_forward(queue, &norm);
     }
     free(x);
+    free(ridden);
     free(r);
 }
 
@@ -82,7 +88,8 @@ static void junction_forward(Queue *queue, const Junction *args) {
         return;
     }
     bool noting = frozen.mode == FROZEN_RECORD;
-    if (noting && args->s_in) record(args->x, count);
+    if (noting && args->s_ride) record(args->x, count);
+    if (noting && args->s_in) record_scaled(args->x, args->s_ride, count);
     kernels_cpu_f64.junction_forward(queue, args);
     if (noting && args->s_out) record(args->f ? args->u : args->x, count);
 }

@@ -17,7 +17,7 @@ typedef struct JunctionVariant {
     bool first; /* f = NULL: the first junction, or the second of two norms that meet */
     bool wide;  /* residual_is_accum */
     bool bias;
-    Scale s_in, s_out;
+    Scale s_in, s_out, s_ride;
     double alpha, output_scale;
     double scalar;            /* DyT's and DERF's α, BHyT's λ; 0: a usual one */
     bool zero_scalar;
@@ -117,6 +117,10 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_LAYERNORM, .post = true, .wide = true, .only_residual = true, .sdd = true},
     {.norm = NORM_DYT, .post = true, .s_in = SCALE_USUAL, .bias = true},
     {.norm = NORM_BHYT, .post = true, .alpha = 1.7, .inner = NORM_RMSNORM},
+    /* post after pre, whose scale rides on x: hybrid */
+    {.norm = NORM_RMSNORM, .post = true, .s_in = SCALE_USUAL, .s_ride = SCALE_NEGATIVE},
+    {.norm = NORM_LAYERNORM, .post = true, .alpha = 1.5, .s_in = SCALE_NEGATIVE, .s_ride = SCALE_USUAL, .wide = true, .bias = true},
+    {.norm = NORM_RMSNORM, .post = true, .s_in = SCALE_USUAL, .s_ride = SCALE_ZERO},
 };
 
 /* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
@@ -219,9 +223,13 @@ static void ramp(Tensor *t, double step) {
 }
 
 typedef struct JunctionTensors {
-    Tensor *x, *s_in, *f, *bias, *s_out, *u, *mean_square_in, *vhat, *mean_square_out, *y;
+    Tensor *x, *s_in, *s_ride, *f, *bias, *s_out, *u, *mean_square_in, *vhat, *mean_square_out, *y;
     NormTensors norm, sdd, inner;
 } JunctionTensors;
+
+static bool has_zero_scale(const JunctionVariant *v) {
+    return v->s_in == SCALE_ZERO || v->s_out == SCALE_ZERO || v->s_ride == SCALE_ZERO;
+}
 
 static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v) {
     static const char *const names[] = {"none", "layernorm", "rmsnorm", "dyt", "bhyt", "derf"};
@@ -237,6 +245,7 @@ static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v)
                  {v->bias, "bias"},
                  {v->s_in, "s_in"},
                  {v->s_out, "s_out"},
+                 {v->s_ride, "s_ride"},
                  {v->alpha != 0, "alpha"},
                  {v->output_scale != 0, "scaled"},
                  {v->no_gamma, "gamma=NULL"},
@@ -255,7 +264,7 @@ static void junction_title(Case *c, const RowShape *s, const JunctionVariant *v)
                  {v->extreme, "extreme"}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (words[i].on) describe(c, " %s", words[i].name);
-    if (v->s_in == SCALE_ZERO || v->s_out == SCALE_ZERO) describe(c, " zero-scale");
+    if (has_zero_scale(v)) describe(c, " zero-scale");
 }
 
 /* The forward call. For backward, what the contract says it does not read is made unreadable. */
@@ -275,6 +284,7 @@ static Junction *junction(Case *c, const RowShape *s, const JunctionVariant *v, 
     if (v->extreme) extreme_rows(t->x);
     if (!v->first) {
         t->s_in = scale_operand(c, TO(j->s_in), v->s_in);
+        t->s_ride = scale_operand(c, TO(j->s_ride), v->s_ride);
         t->f = matrix(c, TO(j->f), STORAGE, IN, s->N, s->C);
         t->f->unread = backward && !v->sdd && v->inner == NORM_NONE;
         ramp(t->f, 12);
@@ -323,7 +333,7 @@ static void declare_junction_forward(Case *c, const void *shape, const void *var
 /*
  * How the contract's gradients follow from true derivatives. A GPAS scale is a stop-gradient: the gradient
  * crosses it unchanged, so a true derivative, which takes the scale as a factor, is divided by the scales
- * between (pre: s_out and, for x, s_in; post: s_in for x). A gate's gradient is −slope times the derivative
+ * between (pre: s_out and, for x, s_in; post: s_in and s_ride for x). A gate's gradient is −slope times the derivative
  * by its scale.
  */
 static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVariant *v,
@@ -338,7 +348,8 @@ static void junction_derivatives(Case *c, JunctionBackward *b, const JunctionVar
     if (t->bias) derivative(vector(c, TO(b->dbias), ACCUM, ADDED, t->bias->cols), t->bias, 1 / s_out);
     if (t->f && !v->df_is_dresidual)
         derivative(matrix(c, TO(b->df), STORAGE, OUT, t->f->rows, t->f->cols), t->f, 1 / s_out);
-    derivative(dresidual_out, t->x, 1 / (s_in * s_out));
+    double s_ride = t->s_ride ? t->s_ride->value[0] : 1;
+    derivative(dresidual_out, t->x, 1 / (s_in * s_ride * s_out));
     if (scale) {
         Tensor *slope = constant(flat(c, TO(b->gate_slope), ACCUM, IN, 1, 1), 0.55);
         derivative(flat(c, TO(b->dgate), ACCUM, ADDED, 1, 1), scale, -slope->value[0]);
@@ -363,7 +374,7 @@ static void declare_junction_backward(Case *c, const void *shape, const void *va
     if (v->mean_square) dmean_square = flat(c, TO(b->dmean_square_in), ACCUM, IN, 1, s->N);
     junction_derivatives(c, b, v, &t, dresidual_out);
     /* Differences need a scale to divide by and rows that they resolve. */
-    if (!degenerate(c, s, v) && v->s_in != SCALE_ZERO && v->s_out != SCALE_ZERO && !v->extreme) {
+    if (!degenerate(c, s, v) && !has_zero_scale(v) && !v->extreme) {
         Tensor *stream = v->post ? t.y : v->first ? t.x : t.u;
         if (dy) upstream(c, t.y, dy, NULL);
         if (dresidual_in) upstream(c, stream, dresidual_in, v->post ? NULL : t.s_out);

@@ -163,14 +163,14 @@ void PLAIN(junction_forward)(Queue *queue, const Junction *j) {
     (void)queue;
     int64_t ld = padded(j->C);
     real alpha = j->alpha == 0 ? (real)1 : (real)j->alpha, s_in = scalar_or_one(j->s_in),
-         s_out = scalar_or_one(j->s_out);
+         s_out = scalar_or_one(j->s_out), s_ride = scalar_or_one(j->s_ride);
     real *z = plain_array(j->C), *w = plain_array(j->C), *f = plain_array(j->C), *r = plain_array(j->C);
     for (int64_t n = 0; n < j->N; n++) {
         if (j->f) {
             inner_forward(j, n, z, w, f);
             for (int c = 0; c < j->C; c++)
                 put_r(j->residual_is_accum, j->u, n * ld + c,
-                      alpha * s_in * get_r(j->residual_is_accum, j->x, n * ld + c) + f[c]);
+                      alpha * s_in * s_ride * get_r(j->residual_is_accum, j->x, n * ld + c) + f[c]);
         }
         const Residual *u = j->f ? j->u : j->x;
         for (int c = 0; c < j->C; c++) r[c] = s_out * get_r(j->residual_is_accum, u, n * ld + c);
@@ -233,7 +233,7 @@ void PLAIN(junction_backward)(Queue *queue, const JunctionBackward *b) {
         }
     }
     for (int c = 0; b->dbias && c < C; c++) add_a(b->dbias, c, dbias[c]);
-    if (b->dgate) add_a(b->dgate, 0, -get_a(b->gate_slope, 0) * (j->post ? alpha : 1) * gate);
+    if (b->dgate) add_a(b->dgate, 0, -get_a(b->gate_slope, 0) * (j->post ? alpha * scalar_or_one(j->s_ride) : 1) * gate);
     sums_add(&norm, C, &j->norm, &b->norm), sums_add(&sdd, C, &j->sdd, &b->sdd), sums_add(&inner, C, &j->inner, &b->inner);
     free(u), free(r), free(g), free(du), free(df), free(z), free(w), free(unused), free(dbias);
 }

@@ -301,7 +301,7 @@ def test_a_resume_writes_where_the_checkpoint_stands_not_where_its_files_say(bas
 
 
 VARIANTS = ["", "--norm rmsnorm", "--norm dyt", "--norm bhyt-exact", "--norm bhyt", "--placement post",
-            "--placement sandwich", "--placement keel", "--placement deepnorm", "--placement mix --mix-post-layers 1",
+            "--placement sandwich", "--placement keel", "--placement hybrid", "--placement hybrid-first", "--placement deepnorm", "--placement mix --mix-post-layers 1",
             "--placement lns", "--final-norm off", "--embed-norm on", "--embed-scale on", "--gpas layer",
             "--gpas sublayer", "--gpas layer --gpas-act tanh", "--sdd paper", "--sdd released",
             "--norm bhyt --bhyt-gamma-var on", "--norm bhyt --bhyt-lambda-final 1", "--positions rope",

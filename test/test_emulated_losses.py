@@ -46,7 +46,7 @@ TRUTH = {}  # {arguments: the runs in fp64}, of the last variant: the same for b
 
 ARCHITECTURES, TYPES = ["gpt2", "llama"], ["fp32", "bf16"]
 NORMS = ["layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt", "derf"]
-PLACEMENTS = ["pre", "post", "sandwich", "deepnorm", "mix --mix-post-layers 1", "lns", "keel"]
+PLACEMENTS = ["pre", "post", "sandwich", "deepnorm", "mix --mix-post-layers 1", "lns", "keel", "hybrid", "hybrid-first"]
 GPAS = ["", "--gpas layer --gpas-init 0.3", "--gpas sublayer --gpas-init 0.3"]
 SDD = ["", "--sdd paper", "--sdd released"]
 METHODS = ["--gpas sublayer --gpas-init 0.3", "--sdd paper", "--sdd released", "--gpas layer --gpas-act tanh --gpas-init 0.3 --sdd paper"]
@@ -59,6 +59,7 @@ OPTIONS = ["--norm bhyt --bhyt-refresh 3 --bhyt-gamma-var on --bhyt-lambda-attn 
            "--placement deepnorm --gpas sublayer --gpas-act leaky-relu --gpas-init -0.5",
            "--sdd released --placement post --sdd-init-scale 0.1",
            "--residual-dtype fp32 --placement post", "--residual-dtype fp32 --placement keel --gpas layer --gpas-init 0.3 --recompute block",
+           "--residual-dtype fp32 --placement hybrid-first --gpas sublayer --gpas-init 0.3 --recompute block",
            "--residual-dtype fp32 --norm layernorm --recompute block",
            "--n-head 4 --n-kv-head 2 --sdd paper", "--n-head 4 --n-kv-head 1 --norm bhyt",
            "--n-embd 48 --n-ffn 50 --vocab-size 251 --seq-len 37 --norm bhyt-exact", "--total-batch-tokens 128 --recompute act",
@@ -73,15 +74,22 @@ def legal(norm, placement):
     return norm != "bhyt" or placement in ("pre", "lns")
 
 
+def goes(placement, method):
+    """hybrid norms q, k and v already."""
+    return "--sdd" not in method or not placement.startswith("hybrid")
+
+
 def combinations():
     """(type, flags) of each run."""
     pairs = [(norm, placement) for norm, placement in itertools.product(NORMS, PLACEMENTS) if legal(norm, placement)]
     if ALL:
         variants = [f"--norm {norm} --placement {placement} {gpas} {sdd}"
-                    for (norm, placement), gpas, sdd in itertools.product(pairs, GPAS, SDD)]
+                    for (norm, placement), gpas, sdd in itertools.product(pairs, GPAS, SDD) if goes(placement, sdd)]
     else:
         variants = [f"--norm {norm} --placement {placement}" for norm, placement in pairs]
         for (i, placement), (j, method) in itertools.product(enumerate(PLACEMENTS), enumerate(METHODS)):
+            if not goes(placement, method):
+                continue
             norms = [norm for norm in NORMS if legal(norm, placement)]
             variants.append(f"--norm {norms[(i + j) % len(norms)]} --placement {placement} {method}")
     kinds = list(itertools.product(ARCHITECTURES, TYPES))

@@ -23,7 +23,8 @@ static const char *const STEPS[] = {
     "final-norm=on", "final-norm=off", "embed-norm=on", "embed-scale=on", "gpas=layer", "gpas=sublayer", "sdd=paper",
     "sdd=released", "norm-eps=0.1", "final-norm-eps=0.2", "bhyt-kappa=3", "norm-eps=0", "rope-base=500", "rope-scaling=linear rope-factor=2.5",
     "rope-scaling=llama3 rope-original-seq-len=4", "bias=qkv", "qk-norm=head", "qk-norm=projection",
-    "placement=res-post", "placement=res-post qk-norm=projection", "placement=keel", "head-dim=6", "n-embd=34 head-dim=8",
+    "placement=res-post", "placement=res-post qk-norm=projection", "placement=keel",
+    "placement=hybrid", "placement=hybrid-first", "head-dim=6", "n-embd=34 head-dim=8",
     "activation=gelu-exact", "seq-len=9", "n-ffn=40", "n-head=2", "n-head=1",
     "n-layer=1", "bhyt-lambda-final=2", "gpas-act=tanh", "sdd-eps=1e-3", "lns-init=on", "dtype=fp64",
 };
@@ -38,6 +39,7 @@ static bool configure(Config *config, const char *settings) {
     if (bhyt && config->placement != 0 && strcmp(PLACEMENTS[config->placement].name, "lns")) return false;
     if (config->n_kv_head != AUTO_INT && config->n_head % config->n_kv_head) return false;
     if (config->qk_norm && config->sdd) return false;
+    if ((config->qk_norm || config->sdd) && strncmp(PLACEMENTS[config->placement].name, "hybrid", 6) == 0) return false;
     if (config->head_size == AUTO_INT && config->n_embd % config->n_head) return false;
     config_resolve(config, 1);
     return true;
@@ -248,6 +250,7 @@ static void one_flag_makes_a_model_of_our_own(void **state) {
         "arch=llama placement=res-post qk-norm=projection norm=layernorm", "arch=llama activation=gelu-exact",
         "arch=llama sdd=paper", "arch=llama norm=dyt", "arch=llama norm=bhyt", "arch=llama norm=bhyt-exact",
         "arch=llama norm=derf", "arch=llama placement=keel", "arch=gpt2 placement=keel final-norm=on",
+        "arch=llama placement=hybrid", "arch=llama placement=hybrid-first n-layer=1",
     };
     for (size_t i = 0; i < sizeof OWN / sizeof *OWN; i++) {
         Config config;

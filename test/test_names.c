@@ -137,7 +137,7 @@ static void values_lead_to_what_was_meant(void **state) {
         {"dtype", "float32", "; here it is fp32"},     {"dtype", "float16", "there is no fp16 here"},
         {"bias", "False", "; here it is off"},         {"tie-embeddings", "true", "; here it is on"},
         {"lr-schedule", "cosin", "; the nearest is cosine"}, {"device", "gpu", "; here it is cuda; CUDA_VISIBLE_DEVICES chooses among several"},
-        {"placement", "wombat", "pre|post|sandwich|deepnorm|mix|lns|res-post|keel"},
+        {"placement", "wombat", "pre|post|sandwich|deepnorm|mix|lns|res-post|keel|hybrid|hybrid-first"},
         {"dtype", "0", "auto|fp32|bf16|fp64"},
     };
     for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++) {

@@ -27,6 +27,7 @@ static const char *const SHAPES[] = {
     "vocab-size=70",
     "arch=llama placement=res-post qk-norm=projection bias=qkv n-layer=2 n-embd=64 n-head=2 head-dim=12 n-ffn=70 vocab-size=70",
     "arch=llama norm=bhyt placement=lns bhyt-lambda-final=1 n-layer=2 n-embd=64 n-head=2 vocab-size=70",
+    "arch=llama placement=hybrid-first head-dim=12 n-layer=3 n-embd=64 n-head=2 n-kv-head=1 vocab-size=70",
     "arch=gpt2 placement=keel norm=layernorm n-layer=3 n-embd=64 n-head=2 vocab-size=70",
     "arch=gpt2 norm=derf placement=sandwich n-layer=2 n-embd=64 n-head=2 vocab-size=70",
 };
@@ -466,7 +467,7 @@ static void vectors_and_scalars_start_at_the_value_of_their_variant(void **state
         {"sdd=paper", PARAM_SDD_MLP_OUT, 2, 0.57735026918962573},
         {"sdd=paper", PARAM_Q_ALPHA, 1, 1},
         {"sdd=paper", PARAM_K_ALPHA, 1, 1},
-        {"sdd=paper", PARAM_SDD_V, 1, 1},
+        {"sdd=paper", PARAM_V_ALPHA, 1, 1},
         {"sdd=paper", PARAM_SDD_MLP_IN, 1, 1},
         {"sdd=released", PARAM_SDD_ATTN_OUT, 2, 0.40824829046386302},
         {"sdd=released", PARAM_SDD_MLP_OUT, 0, 0.40824829046386302},
@@ -599,6 +600,22 @@ static void released_sdd_sets_every_epsilon_and_the_embedding(void **state) {
     assert_true(config.norm_eps == 1e-6 && config.init_std_embed == 0.02);
 }
 
+static void hybrid_has_a_norm_before_attention_in_its_first_block_alone(void **state) {
+    (void)state;
+    for (int first = 0; first < 2; first++) {
+        Config config;
+        Params params;
+        configure(&config, "arch=llama n-layer=3 n-embd=64 n-head=2 vocab-size=70", first ? "placement=hybrid-first" : "placement=hybrid");
+        params_build(&params, &config);
+        for (int l = 0; l < 3; l++) {
+            assert_int_equal(params_find(&params, PARAM_NORM1, l) != NULL, first && l == 0);
+            assert_non_null(params_find(&params, PARAM_NORM2, l));
+            assert_non_null(params_find(&params, PARAM_V_ALPHA, l));
+        }
+        params_free(&params);
+    }
+}
+
 static void variants_tensors_have_documented_names(void **state) {
     (void)state;
     static const struct {
@@ -621,6 +638,10 @@ static void variants_tensors_have_documented_names(void **state) {
         {"arch=gpt2 sdd=released", "transformer.h.1.mlp.sdd.alpha_down", 64},
         {"arch=llama placement=sandwich", "model.layers.1.self_attn.output_norm.weight", 64},
         {"arch=llama placement=sandwich", "model.layers.1.mlp.output_norm.weight", 64},
+        {"arch=llama placement=hybrid head-dim=24", "model.layers.1.self_attn.v_norm.weight", 24},
+        {"arch=llama placement=hybrid", "model.layers.1.post_attention_layernorm.weight", 64},
+        {"arch=llama placement=hybrid-first", "model.layers.0.input_layernorm.weight", 64},
+        {"arch=gpt2 placement=hybrid", "transformer.h.1.attn.q_norm.weight", 32},
         {"arch=llama placement=keel", "model.layers.1.input_layernorm.weight", 64},
         {"arch=llama placement=keel", "model.layers.1.attn_residual_norm.weight", 64},
         {"arch=gpt2 placement=keel", "transformer.h.1.mlp_residual_norm.bias", 64},
@@ -671,6 +692,7 @@ int main(void) {
         cmocka_unit_test(derf_starts_at_its_slope_and_without_a_shift),
         cmocka_unit_test(variants_parameters_have_the_decay_and_clip_group_of_their_kind),
         cmocka_unit_test(released_sdd_sets_every_epsilon_and_the_embedding),
+        cmocka_unit_test(hybrid_has_a_norm_before_attention_in_its_first_block_alone),
         cmocka_unit_test(variants_tensors_have_documented_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

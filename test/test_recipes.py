@@ -11,7 +11,7 @@ FOLDER = os.path.join(ROOT, "scripts", "recipes")
 # Millions of parameters, of the shapes as published.
 PARAMETERS = {"gpas-71m": 70.58, "gpas-130m": 134.11, "gpas-250m": 247.37, "gpas-350m": 367.97, "gpas-1b": 1339.08,
               "gpas-1b-sandwich": 1339.18, "bhyt-374m": 374.64, "bhyt-1b": 1235.81, "bhyt-3b": 3212.75, "sdd-581m": 692.12,
-              "sdd-1b": 1178.88, "sdd-1b-pre": 1178.52}
+              "sdd-1b": 1178.88, "sdd-1b-pre": 1178.52, "hybridnorm-1b": 1178.49}
 TOKENS = {"gpas-71m": 1.31e9, "gpas-350m": 7.86e9, "bhyt-374m": 20 * 374.64e6, "sdd-1b": 200e9}
 
 

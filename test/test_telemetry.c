@@ -52,7 +52,7 @@ static void see_sublayer(const Junction *j) {
     for (int64_t n = 0; n < j->N; n++)
         for (int c = 0; c < j->C; c++) {
             int64_t at = n * padded(j->C) + c;
-            double u = ((const double *)j->u)[at], f = u - alpha * or_one(j->s_in) * ((const double *)j->x)[at];
+            double u = ((const double *)j->u)[at], f = u - alpha * or_one(j->s_in) * or_one(j->s_ride) * ((const double *)j->x)[at];
             added += f * f;
             sum += u * u;
         }

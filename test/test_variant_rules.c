@@ -46,6 +46,7 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
     (void)state;
     static const char *const BHYT[] = {"--norm bhyt", "--placement must be pre or lns", "--norm bhyt-exact",
                                        NULL};
+    static const char *const TWICE[] = {"--placement hybrid", "norms q, k and v already", NULL};
     static const char *const RELU[] = {"--gpas-act relu", "--gpas-init 0",
                                        "silu, identity, tanh or leaky-relu", NULL};
     enum { FACTORS = 5 }; /* norm, placement, gpas, sdd, arch */
@@ -60,17 +61,18 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
         if (legal)
             assert_takes_a_step(settings);
         else if (gpt2)
-            assert_resolve_refuses(settings, BHYT); /* a process each: one architecture will do */
+            assert_resolve_refuses(settings, strstr(words, "norm=bhyt ") ? BHYT : TWICE); /* a process each: one architecture will do */
         snprintf(settings, sizeof settings, "%s gpas-init=0", words);
         if (legal && relu && gpt2) assert_resolve_refuses(settings, RELU);
         accepted += legal;
         refused += gpt2 && (!legal || relu);
     }
     if (every > 1) return; /* VARIANTS_EVERY=7, prime to the factors' sizes: a sample for slow checkers */
-    /* 5 norms with 11 placements, bhyt in two forms with 3; 11 forms of GPAS (2 with relu), 3 of SDD and 2 of QK-norm, 3
-     * architectures. */
-    assert_int_equal(accepted, (5 * 11 + 2 * 3) * 11 * 5 * 3);
-    assert_int_equal(refused, 2 * 8 * 11 * 5 + (5 * 11 + 2 * 3) * 2 * 5);
+    /* 5 norms with 11 placements, and with 2 that go with neither SDD nor QK-norm, bhyt in two forms with 3; 11 forms of GPAS
+     * (2 with relu), 3 of SDD and 2 of QK-norm, 3 architectures. */
+    int pairs = (5 * 11 + 2 * 3) * 5 + 5 * 2; /* with SDD and QK-norm */
+    assert_int_equal(accepted, pairs * 11 * 3);
+    assert_int_equal(refused, (7 * 13 * 5 - pairs) * 11 + pairs * 2);
 }
 
 static void q_and_k_are_normed_once(void **state) {
@@ -79,6 +81,10 @@ static void q_and_k_are_normed_once(void **state) {
     assert_resolve_refuses("qk-norm=head sdd=paper", HEAD);
     assert_resolve_refuses("qk-norm=projection sdd=released", PROJECTION);
     assert_resolves("qk-norm=head sdd=off");
+    static const char *const HYBRID[] = {"--placement hybrid-first", "--sdd paper", NULL};
+    static const char *const BOTH[] = {"--placement hybrid", "--qk-norm head", NULL};
+    assert_resolve_refuses("placement=hybrid-first sdd=paper", HYBRID);
+    assert_resolve_refuses("placement=hybrid qk-norm=head", BOTH);
 }
 
 static void post_layers_are_counted_where_there_are_some(void **state) {
@@ -108,6 +114,8 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
                                         "mix",
                                         "lns",
                                         "keel",
+                                        "hybrid",
+                                        "hybrid-first",
                                         "layer",
                                         "sublayer",
                                         "silu",
@@ -159,7 +167,7 @@ static void the_list_has_every_word_of_the_flags_with_a_line_and_what_is_refused
         assert_true(PLACEMENTS[i].source[0] && strstr(text, PLACEMENTS[i].formula));
     const char *refused = strstr(text, "\nrefused\n");
     assert_non_null(refused);
-    assert_non_null(strstr(refused, "--norm bhyt with --placement post, sandwich, deepnorm, mix, res-post, keel"));
+    assert_non_null(strstr(refused, "--norm bhyt with --placement post, sandwich, deepnorm, mix, res-post, keel, hybrid, hybrid-first"));
     assert_non_null(strstr(refused, "--gpas-act relu with --gpas-init 0"));
     assert_non_null(strstr(refused, "--qk-norm with --sdd"));
     assert_non_null(strstr(refused, "--placement mix with --mix-post-layers over --n-layer"));

@@ -20,7 +20,8 @@
 const Factor METHODS[] = {
     FACTOR("norm", NORM_WORDS),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
-           "placement=mix mix-post-layers=1", "placement=lns", "placement=res-post", "placement=keel"),
+           "placement=mix mix-post-layers=1", "placement=lns", "placement=res-post", "placement=keel",
+           "placement=hybrid", "placement=hybrid-first"),
     FACTOR("gpas", "gpas=off", "gpas=layer", "gpas=sublayer"),
     FACTOR("sdd", SDD_WORDS),
 };
@@ -31,7 +32,8 @@ const Factor EVERYTHING[] = {
     FACTOR("norm", NORM_WORDS, "norm=bhyt bhyt-gamma-var=on"),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
            "placement=mix mix-post-layers=0", "placement=mix mix-post-layers=1",
-           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post", "placement=keel"),
+           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post", "placement=keel",
+           "placement=hybrid", "placement=hybrid-first"),
     FACTOR("gpas", "gpas=off", "gpas=layer gpas-act=silu", "gpas=layer gpas-act=identity",
            "gpas=layer gpas-act=relu", "gpas=layer gpas-act=tanh", "gpas=layer gpas-act=leaky-relu",
            "gpas=sublayer gpas-act=silu", "gpas=sublayer gpas-act=identity", "gpas=sublayer gpas-act=relu",
@@ -67,6 +69,9 @@ void variant_settings(const Factor *factors, int count, const VariantCase *c, ch
 }
 
 bool variant_is_legal(const char *settings) {
+    bool norms_qkv = strstr(settings, "placement=hybrid"), elsewhere = strstr(settings, "qk-norm=") ||
+                     strstr(settings, "sdd=paper") || strstr(settings, "sdd=released");
+    if (norms_qkv && elsewhere) return false;
     bool approximates =
         strstr(settings, "norm=bhyt ") || strcmp(settings + strlen(settings) - 9, "norm=bhyt") == 0;
     return !approximates || strstr(settings, "placement=pre") || strstr(settings, "placement=lns");
@@ -103,7 +108,7 @@ bool variant_covers(const VariantCase *cases, int n, int f, int a, int g, int b)
 bool variant_may_meet(const Factor *factors, int count, int f, int a, int g, int b) {
     for (int norm = 0; norm < factors[0].count; norm++)
         for (int placement = 0; placement < factors[1].count; placement++) {
-            VariantCase c = {{norm, placement}}; /* the only factors with a rule are the first two */
+            VariantCase c = {{norm, placement}}; /* the rules are theirs, and off is what others begin with */
             c.word[f] = a;
             c.word[g] = b;
             if (is_legal(factors, count, &c)) return true;

@@ -22,8 +22,8 @@ typedef struct VariantCase {
     int word[FACTORS_MOST]; /* of each factor */
 } VariantCase;
 
-/* norm × placement × gpas × sdd: 6 × 8 × 3 × 3, of which bhyt goes with two placements alone. */
-enum { LEGAL_METHODS = (5 * 8 + 2) * 3 * 3 };
+/* norm × placement × gpas × sdd: 6 × 10 × 3 × 3, of which bhyt goes with two placements alone, and two with no SDD. */
+enum { LEGAL_METHODS = ((5 * 8 + 2) * 3 + 5 * 2) * 3 };
 extern const Factor METHODS[];
 extern const int METHOD_COUNT;
 
@@ -42,7 +42,7 @@ void variant_settings(const Factor *factors, int count, const VariantCase *c, ch
  * that every two words of METHODS meet in both. Returns how many there were. */
 int variant_for_each(const char *shape, void (*test)(const char *settings));
 
-/* The one rule of MATH.md §2: bhyt approximates within pre-norm blocks. */
+/* The rules: bhyt approximates within pre-norm blocks; q and k are normed once. */
 bool variant_is_legal(const char *settings);
 
 /* Pairwise cover: legal cases such that any two words of two factors that some legal case has together are

@@ -43,11 +43,15 @@ typedef struct Context {
     const Junction *j;
     int C;
     int64_t ld;
-    real s_in, s_out; /* s_in: alpha too */
+    real s_in, s_out; /* s_in: alpha and s_ride too */
     const real *bias; /* zeros where there is none */
     const real *zeros;
     RowNorm norm, inner, sdd;
 } Context;
+
+static double scale_or_one(const Accum *scale) {
+    return scale ? (double)*(const real *)scale : 1;
+}
 
 static Context context_of(const Junction *j, const Workspace *w) {
     int64_t ld = padded(j->C);
@@ -58,8 +62,8 @@ static Context context_of(const Junction *j, const Workspace *w) {
         .j = j,
         .C = j->C,
         .ld = ld,
-        .s_in = (real)(alpha * (j->s_in ? *(const real *)j->s_in : 1)),
-        .s_out = j->s_out ? *(const real *)j->s_out : 1,
+        .s_in = (real)(alpha * scale_or_one(j->s_in) * scale_or_one(j->s_ride)),
+        .s_out = (real)scale_or_one(j->s_out),
         .bias = j->bias ? j->bias : zeros,
         .zeros = zeros,
         .norm = norm_prepare(&j->norm, j->C, w->vectors, ld),
@@ -282,6 +286,6 @@ void NAME(junction_backward)(Queue *queue, const JunctionBackward *b) {
     if (b->dbias) columns_add(b->dbias, w.columns + D_BIAS * c.ld, pieces, COLUMNS * c.ld, j->C, 1);
     if (b->dgate) {
         double slope = *(const real *)b->gate_slope, alpha = j->post && j->alpha != 0 ? j->alpha : 1;
-        scalar_add(b->dgate, &w, pieces, D_GATE, -slope * alpha);
+        scalar_add(b->dgate, &w, pieces, D_GATE, -slope * alpha * scale_or_one(j->s_ride));
     }
 }

@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(Row::THREADS, INNER ? 1 : Row::BLOCKS)
     place.buffer = buffer;
     if (place.row >= args.N) return; /* a whole warp, and only where rows are warps */
     const int64_t start = place.row * row_stride(args.C);
-    const float shortcut = scalar_or(args.s_in, 1) * (args.alpha == 0 ? 1.0f : (float)args.alpha);
+    const float shortcut =
+        scalar_or(args.s_in, 1) * scalar_or(args.s_ride, 1) * (args.alpha == 0 ? 1.0f : (float)args.alpha);
     const float scale_out = scalar_or(args.s_out, 1);
 
     RowPacks<Row> r, branch;

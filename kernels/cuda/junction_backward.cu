@@ -442,8 +442,9 @@ struct ScalarOuts {
     }
 };
 
-/* One warp adds the blocks' sums of each scalar: dgate += −slope·α·Σ, the norms' own += Σ. */
-__global__ void add_scalars(ScalarOuts outs, const Accum *gate_slope, Partials partials, int blocks, float alpha) {
+/* One warp adds the blocks' sums of each scalar: dgate += −slope·α·s_ride·Σ, the norms' own += Σ. */
+__global__ void add_scalars(ScalarOuts outs, const Accum *gate_slope, const Accum *s_ride, Partials partials, int blocks,
+                            float alpha) {
 #pragma unroll
     for (int i = 0; i < SCALAR_SUMS; i++) {
         if (!outs.out[i]) continue;
@@ -451,7 +452,7 @@ __global__ void add_scalars(ScalarOuts outs, const Accum *gate_slope, Partials p
         for (int block = threadIdx.x; block < blocks; block += WARP)
             sum += partials.scalars[i * blocks + block];
         sum = warp_sum(sum);
-        const float factor = i == D_GATE ? -scalar_or(gate_slope, 1) * alpha : 1.0f;
+        const float factor = i == D_GATE ? -scalar_or(gate_slope, 1) * scalar_or(s_ride, 1) * alpha : 1.0f;
         if (threadIdx.x == 0) *outs.out[i] += factor * sum;
     }
 }
@@ -507,8 +508,8 @@ template <typename S> struct RunBackward {
                         (int)chunks.count, stride, forward.C);
         const float alpha = forward.post && forward.alpha != 0 ? (float)forward.alpha : 1.0f;
         if (args->dgate || args->norm.dscalar || args->inner.dscalar)
-            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, ScalarOuts(*args), args->gate_slope, partials,
-                   (int)chunks.count, alpha);
+            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, ScalarOuts(*args), args->gate_slope,
+                   forward.s_ride, partials, (int)chunks.count, alpha);
     }
 };
 

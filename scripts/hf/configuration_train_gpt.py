@@ -24,7 +24,7 @@ CHOICES = {
     "bias": (*SWITCH, "qkv"),
     "tie_embeddings": SWITCH,
     "norm": ("layernorm", "rmsnorm", "dyt", "bhyt-exact", "bhyt", "derf"),
-    "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post", "keel"),
+    "placement": ("pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post", "keel", "hybrid", "hybrid-first"),
     "final_norm": SWITCH,
     "embed_norm": SWITCH,
     "embed_scale": SWITCH,
@@ -168,5 +168,7 @@ class TrainGptConfig(PretrainedConfig):
             raise ValueError(f"norm bhyt goes with placement pre or lns, not {self.placement}; bhyt-exact with all")
         if self.qk_norm != "off" and self.sdd != "off":
             raise ValueError(f"qk_norm {self.qk_norm} with sdd {self.sdd}: SDD norms q and k already")
+        if self.placement.startswith("hybrid") and (self.qk_norm != "off" or self.sdd != "off"):
+            raise ValueError(f"placement {self.placement} norms q, k and v already: qk_norm and sdd must be off")
         if self.bhyt_c is not None and len(self.bhyt_c) != self.n_layer:
             raise ValueError(f"bhyt_c has {len(self.bhyt_c)} numbers for {self.n_layer} layers")

@@ -315,9 +315,13 @@ class Attention(Named):
             "released": {"q": D, "k": D, "context": self.heads * D, "o": C},  # q and k: each head by itself
         }
         self.sdd = Sdd(config, sites[config.sdd])
-        if config.qk_norm != "off":  # arXiv 2302.05442
-            q, k = (D, D) if config.qk_norm == "head" else self.widths[:2]
+        hybrid = config.placement.startswith("hybrid")  # arXiv 2503.04598
+        self.by_head = hybrid or config.sdd == "released" or config.qk_norm == "head"
+        if hybrid or config.qk_norm != "off":  # the latter: arXiv 2302.05442
+            q, k = (D, D) if self.by_head else self.widths[:2]
             self.q_norm, self.k_norm = Norm(config, "rmsnorm", width=q), Norm(config, "rmsnorm", width=k)
+        if hybrid:
+            self.v_norm = Norm(config, "rmsnorm", width=D)
         self.output_norm = output_norm(config, 0, index)
 
     def project(self, x):
@@ -334,12 +338,13 @@ class Attention(Named):
     def forward(self, x, table, slots, padding, alone, cache):
         q, k, v = self.project(x)
         heads = lambda z: z.unflatten(-1, (-1, self.head_size))  # [B, T, heads, D]
-        by_head = self.config.sdd == "released" or self.config.qk_norm == "head"
-        q, k = (heads(q), heads(k)) if by_head else (q, k)
+        q, k = (heads(q), heads(k)) if self.by_head else (q, k)
         q, k, v = self.sdd("q", q), self.sdd("k", k), self.sdd("v", v)
-        if self.config.qk_norm != "off":
+        if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (q, k, heads(v)) if by_head else (heads(q), heads(k), heads(v))
+        q, k, v = (q, k, heads(v)) if self.by_head else (heads(q), heads(k), heads(v))
+        if hasattr(self, "v_norm"):
+            v = self.v_norm(v)
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
@@ -427,7 +432,9 @@ class Block(Named):
     deepnorm     x ← N(α·G(x) + F(x)), α = (2L)^¼   arXiv 2203.00555
     mix          post in the first mix_post_layers layers, pre above: arXiv 2412.13795
     res-post     x ← G(x + N(F(x)))                 arXiv 2111.09883
-    keel         x ← N₂(2L·G(x) + F(N₁(x)))         N₂ is attn_residual_norm, mlp_residual_norm; arXiv 2601.19895"""
+    keel         x ← N₂(2L·G(x) + F(N₁(x)))         N₂ is attn_residual_norm, mlp_residual_norm; arXiv 2601.19895
+    hybrid       z ← N(G(x) + A(x)), x ← G(z + M(z))   A norms its q, k and v by head; N is norm2; arXiv 2503.04598
+    hybrid-first the same, and the first layer is pre"""
 
     def __init__(self, config, index):
         super().__init__(config)
@@ -438,10 +445,12 @@ class Block(Named):
         self.alpha = (2 * config.n_layer) ** {"deepnorm": 0.25, "keel": 1}.get(config.placement, 0)
         self.add("attention", Attention(config, index))
         self.add("mlp", Mlp(config, index))
+        self.hybrid = config.placement == "hybrid" or (config.placement == "hybrid-first" and index > 0)
         self.before = ("norm1", "norm2") if config.placement != "res-post" else None
         self.after = ("after1", "after2") if not self.before and config.arch == "llama" else None  # OLMo 2's names
         for site, role in enumerate(self.before or self.after or ()):
-            self.add(role, block_norm(config, site, index))
+            if not (self.hybrid and role == "norm1"):
+                self.add(role, block_norm(config, site, index))
         if config.placement == "keel":
             self.attn_residual_norm, self.mlp_residual_norm = (block_norm(config, site, index) for site in (0, 1))
         if config.gpas != "off":
@@ -458,6 +467,8 @@ class Block(Named):
         if self.config.placement == "keel":
             after = (self.attn_residual_norm, self.mlp_residual_norm)[site]
             return after(self.alpha * gpas(x) + sublayer(self.part(self.before[site])(x)))
+        if self.hybrid:
+            return self.part("norm2")(gpas(x) + sublayer(x)) if site == 0 else gpas(x + sublayer(x))
         if self.post:
             return self.part(self.before[site])(self.alpha * gpas(x) + sublayer(x))
         y = sublayer(self.part(self.before[site])(x, v) if self.before else x)

@@ -136,6 +136,7 @@ static Junction junction(const Model *m, const Pass *pass, int i) {
     }
     if (plan->sublayer < 0) return args;
     args.s_in = scale_of(m, plan->post ? plan->gate : plan->gate_in);
+    args.s_ride = plan->post ? scale_of(m, plan->gate_in) : NULL;
     args.s_out = plan->post ? NULL : scale_of(m, plan->gate);
     args.f = output_of(m, pass, plan->sublayer);
     args.bias = weight(m, output_bias(plan->sublayer), layer);
@@ -164,7 +165,7 @@ static void junction_again(Model *m, const Pass *pass, int j) {
     if (m->plan[i].post) return;
     Junction args = junction(m, pass, i);
     args.x = pass->buffers->site[i].u;
-    args.s_in = NULL;
+    args.s_in = args.s_ride = NULL;
     args.f = args.bias = NULL;
     args.sdd = args.inner = (Norm){0};
     args.u = NULL;
@@ -318,7 +319,8 @@ static void linear_backward(Model *m, LinearIds ids, const Storage *dy, const St
 
 static QkvNorm qkv_norm(const Config *c) {
     if (c->sdd == SDD_PAPER || c->qk_norm == QK_NORM_PROJECTION) return QKV_NORM_PROJECTION;
-    return c->sdd == SDD_RELEASED || c->qk_norm == QK_NORM_HEAD ? QKV_NORM_HEAD : QKV_NORM_NONE;
+    bool heads = c->sdd == SDD_RELEASED || c->qk_norm == QK_NORM_HEAD || variant_norms_qkv(c);
+    return heads ? QKV_NORM_HEAD : QKV_NORM_NONE;
 }
 
 static Qkv qkv_args(const Model *m, const Pass *pass, int l) {
@@ -332,10 +334,10 @@ static Qkv qkv_args(const Model *m, const Pass *pass, int l) {
         .raw = block->raw,
         .qkv = block->qkv,
         .norm = qkv_norm(m->config),
-        .eps = m->config->qk_norm ? m->config->norm_eps : m->config->sdd_eps,
+        .eps = m->config->sdd ? m->config->sdd_eps : m->config->norm_eps,
         .alpha_q = vector(m, PARAM_Q_ALPHA, l),
         .alpha_k = vector(m, PARAM_K_ALPHA, l),
-        .alpha_v = vector(m, PARAM_SDD_V, l),
+        .alpha_v = vector(m, PARAM_V_ALPHA, l),
         .rstd = block->qkv_rstd,
         .rope = m->rope,
         .position = pass->position,
@@ -484,7 +486,7 @@ static void attention_backward(Model *m, const Pass *pass, int l) {
             .draw = m->dqkv,
             .dalpha_q = gradient(m, PARAM_Q_ALPHA, l),
             .dalpha_k = gradient(m, PARAM_K_ALPHA, l),
-            .dalpha_v = gradient(m, PARAM_SDD_V, l),
+            .dalpha_v = gradient(m, PARAM_V_ALPHA, l),
             .dbias = dbias,
         });
     }

@@ -103,7 +103,7 @@ static void lay_out_block(Model *m, Arena *arena, int l, Shared *shared) {
     size_t column = (size_t)m->N * dtype_size(m->k->accum), qkv = rows_bytes(m->N, m->QKV, storage);
     size_t context = rows_bytes(m->N, m->H * m->D, storage);
     block->qkv = own_or_shared(arena, keep.inner, &shared[0], qkv);
-    bool qk_norm = c->sdd != SDD_OFF || c->qk_norm != QK_NORM_OFF;
+    bool qk_norm = c->sdd != SDD_OFF || c->qk_norm != QK_NORM_OFF || variant_norms_qkv(c);
     block->raw = qk_norm ? own_or_shared(arena, keep.inner, &shared[1], qkv) : block->qkv;
     block->context = own_or_shared(arena, keep.inner, &shared[2], context);
     block->normed = c->sdd == SDD_RELEASED ? own_or_shared(arena, keep.inner, &shared[3], context) : block->context;
@@ -259,6 +259,14 @@ static void fill_rope(Model *m) {
     free(table);
 }
 
+/* The first junction whose buffers serve all of stage i's parity: one of post-type, which has more, if there is one. */
+static const Site *passing_source(const Model *m, int i) {
+    int first = i / 2 % 2 ? 2 : 4;
+    for (int j = first; j <= 4 * m->L; j += 4)
+        if (m->plan[j].post) return &m->kept.site[j];
+    return &m->kept.site[first];
+}
+
 /* Validation and generation go through the buffers of junctions 1 and 2 in turn: post-type ones read the stream
  * before while they write their own. A second stage's output has a place of its own. */
 static void make_passing(Model *m) {
@@ -270,7 +278,7 @@ static void make_passing(Model *m) {
     for (int i = 0; i < stages; i++) {
         if (!m->plan[i].there) continue;
         Site *site = &m->passing.site[i];
-        const Site *from = i < 2 ? &m->kept.site[i] : &m->kept.site[i / 2 % 2 ? 2 : 4];
+        const Site *from = i < 2 ? &m->kept.site[i] : passing_source(m, i);
         *site = *from;
         if (i % 2) site->y = m->kept.site[i].y;
         site->u = m->plan[i].sublayer < 0 ? stream : from->u;

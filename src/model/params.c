@@ -26,8 +26,8 @@ typedef enum Initial {
 } Initial;
 
 typedef enum When {
-    ALWAYS, LEARNED_POSITIONS, BIASES, QKV_BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, BEFORE, INNER, AFTER, ADDED, FINAL, GATES,
-    SDD, SDD_V, SDD_CONTEXT, QK_NORM,
+    ALWAYS, LEARNED_POSITIONS, BIASES, QKV_BIASES, UNTIED, EMBED_SCALE, EMBED_NORM, BEFORE_ATTENTION, BEFORE, INNER, AFTER, ADDED, FINAL, GATES,
+    SDD, SDD_V, SDD_CONTEXT, QK_NORM, QKV_NORM,
 } When;
 
 /* A piece of a row that is there only for SwiGLU (gate) starts at row 0, the next one at a padded row. */
@@ -79,7 +79,7 @@ static const Row ROWS[] = {
         {"embed.scale", DIM_ONE, "transformer.embed_scale", "model.embed_scale"}),
     NORM_ROWS(PARAM_EMBED_NORM, false, EMBED_NORM, INIT_OTHER, "embed.norm", "transformer.embed_norm", "model.embed_norm"),
 
-    NORM_ROWS(PARAM_NORM1, true, BEFORE, INIT_ATTN, "norm1", "ln_1", "input_layernorm"),
+    NORM_ROWS(PARAM_NORM1, true, BEFORE_ATTENTION, INIT_ATTN, "norm1", "ln_1", "input_layernorm"),
     MATRIX_ROW(PARAM_QKV, true, PARAM_MATRIX, DIM_C, INIT_WEIGHT, ALWAYS,
         {"q", DIM_HD, "attn.c_attn.weight", "self_attn.q_proj.weight"},
         {"k", DIM_KD, "", "self_attn.k_proj.weight"},
@@ -96,8 +96,10 @@ static const Row ROWS[] = {
         {"q.alpha", DIM_Q_ALPHA, "attn.q_norm.weight", "self_attn.q_norm.weight"}),
     VECTOR_ROW(PARAM_K_ALPHA, true, PARAM_VECTOR, INIT_ONE, QK_NORM, NO_NORM,
         {"k.alpha", DIM_K_ALPHA, "attn.k_norm.weight", "self_attn.k_norm.weight"}),
-    VECTOR_ROW(PARAM_SDD_V, true, PARAM_VECTOR, INIT_ONE, SDD_V, NO_NORM,
+    VECTOR_ROW(PARAM_V_ALPHA, true, PARAM_VECTOR, INIT_ONE, SDD_V, NO_NORM,
         {"v.alpha", DIM_KD, "attn.sdd.alpha_v", "self_attn.sdd.alpha_v"}),
+    VECTOR_ROW(PARAM_V_ALPHA, true, PARAM_VECTOR, INIT_ONE, QKV_NORM, NO_NORM,
+        {"v.alpha", DIM_K_ALPHA, "attn.v_norm.weight", "self_attn.v_norm.weight"}),
     VECTOR_ROW(PARAM_SDD_CONTEXT, true, PARAM_VECTOR, INIT_ONE, SDD_CONTEXT, NO_NORM,
         {"context.alpha", DIM_HD, "attn.sdd.alpha_context", "self_attn.sdd.alpha_context"}),
     MATRIX_ROW(PARAM_ATTN_OUT, true, PARAM_MATRIX, DIM_HD, INIT_RESIDUAL, ALWAYS,
@@ -140,7 +142,9 @@ static const Row ROWS[] = {
 enum { ROW_COUNT = sizeof ROWS / sizeof *ROWS };
 
 /* Whether q and k are normed head by head, where they are at all. */
-static bool norms_heads(const Config *c) { return c->sdd == SDD_RELEASED || c->qk_norm == QK_NORM_HEAD; }
+static bool norms_heads(const Config *c) {
+    return c->sdd == SDD_RELEASED || c->qk_norm == QK_NORM_HEAD || variant_norms_qkv(c);
+}
 
 static int dim(const Config *c, Dim which) {
     switch (which) {
@@ -171,7 +175,7 @@ static bool has_part(const Config *c, NormKind kind, NormPart part) {
     return false;
 }
 
-static bool is_there(const Config *c, const Row *row) {
+static bool is_there(const Config *c, const Row *row, int layer) {
     NormKind kind = row->when == FINAL ? variant_final_kind(c) : variant_norm(c)->kind;
     if (!has_part(c, kind, row->part)) return false;
     switch (row->when) {
@@ -182,6 +186,7 @@ static bool is_there(const Config *c, const Row *row) {
     case UNTIED: return c->tie_embeddings == SWITCH_OFF;
     case EMBED_SCALE: return c->embed_scale == FLAG_ON;
     case EMBED_NORM: return c->embed_norm == FLAG_ON;
+    case BEFORE_ATTENTION: return variant_norms_before_attention(c, layer);
     case BEFORE: return variant_placement(c)->norms != NORM_AFTER;
     case INNER: return variant_placement(c)->norms == NORM_BOTH && variant_placement(c)->type == PLACE_PRE;
     case AFTER: return variant_placement(c)->norms == NORM_AFTER;
@@ -191,7 +196,8 @@ static bool is_there(const Config *c, const Row *row) {
     case SDD: return c->sdd != SDD_OFF;
     case SDD_V: return c->sdd == SDD_PAPER;
     case SDD_CONTEXT: return c->sdd == SDD_RELEASED;
-    case QK_NORM: return c->qk_norm != QK_NORM_OFF;
+    case QK_NORM: return c->qk_norm != QK_NORM_OFF || variant_norms_qkv(c);
+    case QKV_NORM: return variant_norms_qkv(c);
     }
     return false;
 }
@@ -328,9 +334,9 @@ static void add_param(Params *params, const Config *c, const Row *row, int layer
 }
 
 /* Whether a row is of this stretch of the arenas: what is read in the storage type first, vectors after all of it. */
-static bool is_of_stretch(const Config *c, const Row *row, bool vectors) {
+static bool is_of_stretch(const Config *c, const Row *row, int layer, bool vectors) {
     bool vector = row->kind == PARAM_VECTOR || row->kind == PARAM_FREE;
-    return vector == vectors && is_there(c, row);
+    return vector == vectors && is_there(c, row, layer);
 }
 
 /* Ends the bucket that is open, if it holds anything, with room for as many pieces as there are ranks. */
@@ -350,7 +356,7 @@ static void close_bucket(Params *params, const Config *c, int ready) {
 static int add_rows(Params *params, const Config *c, int first, int layer, bool vectors) {
     int r = first;
     for (; r < ROW_COUNT && ROWS[r].per_layer == (layer >= 0); r++)
-        if (is_of_stretch(c, &ROWS[r], vectors)) add_param(params, c, &ROWS[r], layer);
+        if (is_of_stretch(c, &ROWS[r], layer, vectors)) add_param(params, c, &ROWS[r], layer);
     return r;
 }
 

@@ -169,6 +169,8 @@ static double scalar(const Model *m, const void *base, int64_t element) {
     return value;
 }
 
+static double gate_scale(const Model *m, int gate) { return gate < 0 ? 1 : scalar(m, m->gate_scale, gate); }
+
 /* ‖u − a·x‖² from Σu², Σu·x, Σx². */
 static double added_squares(const Telemetry *t, int layer, int which, double a) {
     double square = seen(t, layer, which, STAT_SUM_SQUARES) - 2 * a * seen(t, layer, which, STAT_DOT) +
@@ -179,8 +181,8 @@ static double added_squares(const Telemetry *t, int layer, int which, double a) 
 static void add_sublayer(const Telemetry *t, cJSON *o, int sublayer, const char *rms, const char *share) {
     const Model *m = t->model;
     const JunctionPlan *plan = &m->plan[2 * (sublayer + 1)];
-    int gate = plan->post ? plan->gate : plan->gate_in, which = sublayer % 2 ? MLP : ATTN;
-    double a = plan->alpha * (gate < 0 ? 1 : scalar(m, m->gate_scale, gate)), count = (double)m->N * m->C;
+    int which = sublayer % 2 ? MLP : ATTN;
+    double a = plan->alpha * gate_scale(m, plan->gate_in) * (plan->post ? gate_scale(m, plan->gate) : 1), count = (double)m->N * m->C;
     double added = added_squares(t, sublayer / 2, which, a), u = seen(t, sublayer / 2, which, STAT_SUM_SQUARES);
     cJSON_AddNumberToObject(o, rms, sqrt(added / count));
     cJSON_AddNumberToObject(o, share, u > 0 ? sqrt(added / u) : 0);
@@ -209,6 +211,7 @@ static void add_squash(const Telemetry *t, cJSON *o, int layer) {
     for (int i = 0; i < 2; i++) {
         const Param *p = params_find(&m->params, i ? PARAM_NORM2_SCALAR : PARAM_NORM1_SCALAR, layer);
         if (!p) p = params_find(&m->params, i ? PARAM_INNER2_SCALAR : PARAM_INNER1_SCALAR, layer);
+        if (!p) continue; /* hybrid's attention has none */
         double share = seen(t, layer, i ? NORM2 : NORM1, STAT_SATURATED) / ((double)m->N * m->C);
         cJSON_AddItemToArray(scalars, cJSON_CreateNumber(scalar(m, model_master(m, p->offset), 0)));
         if (shifts) cJSON_AddItemToArray(shifts, cJSON_CreateNumber(scalar(m, model_master(m, p->offset), 1)));

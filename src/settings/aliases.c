@@ -371,6 +371,8 @@ const WordAlias WORD_ALIASES[] = {
     {"placement", "peri|peri-ln|periln|sandwich-ln|sandwich-norm", "sandwich"},
     {"placement", "res-post-norm|respost|residual-post-norm|reordered|reordered-norm|olmo2|swin", "res-post"},
     {"placement", "highway|highway-post-ln|post-ln-highway", "keel"},
+    {"placement", "hybridnorm|hybrid-norm|hybrid_norm", "hybrid"},
+    {"placement", "hybridnorm*|hybrid*|hybrid-star|hybridnorm-star", "hybrid-first"},
     {"placement", "mix-ln|mixln|mix_ln|mixed", "mix"},
     {"placement", "layernorm-scaling|scaled|lns-ln|scaling", "lns"},
     {"lr-schedule", "cosine_with_min_lr|cosine_annealing|cosine-annealing|cos", "cosine"},

@@ -13,7 +13,7 @@
 
 /* The words of --norm and --placement; norms after "auto" and placements are the rows of variant.c's tables in order. */
 #define NORM_CHOICES      "auto|layernorm|rmsnorm|dyt|bhyt-exact|bhyt|derf"
-#define PLACEMENT_CHOICES "pre|post|sandwich|deepnorm|mix|lns|res-post|keel"
+#define PLACEMENT_CHOICES "pre|post|sandwich|deepnorm|mix|lns|res-post|keel|hybrid|hybrid-first"
 
 /* Choices: the values are the positions in the row's list of names. */
 enum { ARCH_GPT2, ARCH_LLAMA };

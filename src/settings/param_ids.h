@@ -15,9 +15,9 @@ typedef enum ParamId {
     NORM_PARAMS(PARAM_NORM1),   /* attention's; per layer, as all down to … */
     PARAM_QKV,                  /* [(H + 2·Hkv)·D, C] */
     PARAM_QKV_BIAS,
-    PARAM_Q_ALPHA,              /* SDD's or --qk-norm's: [H·D], or [D] per head */
+    PARAM_Q_ALPHA,              /* SDD's, --qk-norm's or hybrid's: [H·D], or [D] per head */
     PARAM_K_ALPHA,
-    PARAM_SDD_V,
+    PARAM_V_ALPHA,
     PARAM_SDD_CONTEXT,          /* [H·D] */
     PARAM_ATTN_OUT,             /* [C, H·D] */
     PARAM_ATTN_OUT_BIAS,

@@ -27,6 +27,10 @@ const PlacementRow PLACEMENTS[] = {
     {"lns", PLACE_PRE, NORM_BEFORE, 0, false, true, true, "pre, norm outputs times 1/√layer", "arXiv 2502.05795"},
     {"res-post", PLACE_PRE, NORM_AFTER, 0, false, false, true, "x ← x + N(F(x)), no norm before F", "arXiv 2111.09883"},
     {"keel", PLACE_POST, NORM_BOTH, 1, false, false, false, "x ← N₂(2L·x + F(N₁(x)))", "arXiv 2601.19895"},
+    {"hybrid", PLACE_HYBRID, NORM_BEFORE, 0, false, false, true, "z ← N(x + A(x)), q, k, v normed by head; x ← z + M(z)",
+     "arXiv 2503.04598"},
+    {"hybrid-first", PLACE_HYBRID_FIRST, NORM_BEFORE, 0, false, false, true, "hybrid, the first block pre (HybridNorm*)",
+     "arXiv 2503.04598"},
 };
 const int PLACEMENT_COUNT = sizeof PLACEMENTS / sizeof *PLACEMENTS;
 
@@ -40,9 +44,25 @@ bool variant_has_beta(const Config *config) {
     return kind == NORM_LAYERNORM || ((kind == NORM_DYT || kind == NORM_DERF) && config->arch == ARCH_GPT2);
 }
 
-bool variant_is_post(const Config *config, int layer) {
+bool variant_is_post(const Config *config, int sublayer) {
+    switch (variant_placement(config)->type) {
+    case PLACE_PRE: return false;
+    case PLACE_POST: return true;
+    case PLACE_MIX: return sublayer / 2 < config->mix_post_layers;
+    case PLACE_HYBRID:
+    case PLACE_HYBRID_FIRST: return sublayer % 2 == 0 && !variant_norms_before_attention(config, sublayer / 2);
+    }
+    return false;
+}
+
+bool variant_norms_qkv(const Config *config) {
     PlacementType type = variant_placement(config)->type;
-    return type == PLACE_POST || (type == PLACE_MIX && layer < config->mix_post_layers);
+    return type == PLACE_HYBRID || type == PLACE_HYBRID_FIRST;
+}
+
+bool variant_norms_before_attention(const Config *config, int layer) {
+    const PlacementRow *row = variant_placement(config);
+    return row->norms != NORM_AFTER && (!variant_norms_qkv(config) || (row->type == PLACE_HYBRID_FIRST && layer == 0));
 }
 
 NormKind variant_final_kind(const Config *config) {
@@ -80,8 +100,15 @@ static NormPlan second_norm(const Config *c, int i) {
 static NormPlan feeding_norm(const Config *c, int i) {
     if (i == 2 * c->n_layer) return norm_plan(c, variant_final_kind(c), PARAM_FINAL, -1);
     PlacedNorms norms = variant_placement(c)->norms;
-    bool raw = norms == NORM_AFTER || (variant_is_post(c, i / 2) && norms == NORM_BEFORE);
+    bool fed = variant_norms_qkv(c) && i % 2 && variant_is_post(c, i - 1); /* by the norm after attention */
+    bool raw = norms == NORM_AFTER || fed || (variant_is_post(c, i) && norms == NORM_BEFORE);
     return raw ? (NormPlan){0} : sublayer_norm(c, i);
+}
+
+/* The norm after a post-type sublayer's addition: its own, the second where it has two; hybrid's is the MLP's. */
+static NormPlan added_norm(const Config *c, int i) {
+    if (variant_placement(c)->norms == NORM_BOTH) return second_norm(c, i);
+    return sublayer_norm(c, variant_norms_qkv(c) ? i + 1 : i);
 }
 
 static int gate_of(const Config *c, int sublayer) {
@@ -92,16 +119,16 @@ static int gate_of(const Config *c, int sublayer) {
 /* What sublayer i's output meets. */
 static JunctionPlan after_sublayer(const Config *c, int i) {
     const PlacementRow *row = variant_placement(c);
-    bool post = variant_is_post(c, i / 2), first_pre = i == 0 || variant_is_post(c, (i - 1) / 2);
+    bool post = variant_is_post(c, i), scaled = i > 0 && !variant_is_post(c, i - 1); /* what it adds to */
     JunctionPlan plan = {
         .there = true,
         .post = post,
         .sublayer = i,
         .alpha = pow(2.0 * (double)c->n_layer, row->power),
-        .norm = !post ? feeding_norm(c, i + 1) : row->norms == NORM_BOTH ? second_norm(c, i) : sublayer_norm(c, i),
+        .norm = post ? added_norm(c, i) : feeding_norm(c, i + 1),
         .sdd = c->sdd == SDD_OFF ? PARAM_COUNT : i % 2 ? PARAM_SDD_MLP_OUT : PARAM_SDD_ATTN_OUT,
         .gate = gate_of(c, i),
-        .gate_in = post || first_pre ? -1 : gate_of(c, i - 1),
+        .gate_in = scaled ? gate_of(c, i - 1) : -1,
     };
     if (row->norms != NORM_BEFORE && !post) plan.inner = second_norm(c, i);
     return plan;
@@ -158,6 +185,9 @@ void variant_resolve(Config *c) {
           "(--norm bhyt-exact goes with all)", row->name);
     check(!c->qk_norm || !c->sdd, "--qk-norm %s with --sdd: SDD norms q and k already; one of the two must be off",
           config_choice("qk-norm", c->qk_norm));
+    const char *twice = c->sdd ? "sdd" : c->qk_norm ? "qk-norm" : NULL;
+    check(!variant_norms_qkv(c) || !twice, "--placement %s with --%s %s: it norms q, k and v already; one of the two must be off",
+          row->name, twice, config_choice(twice, c->sdd ? c->sdd : c->qk_norm));
     bool starts_here = !c->init_from && !c->resume;
     check(!c->gpas || !starts_here || strcmp(config_choice("gpas-act", c->gpas_act), "relu") || c->gpas_init != 0,
           "--gpas-act relu has derivative 0 at --gpas-init 0, so such gates never move: give --gpas-init another value, "
@@ -234,10 +264,10 @@ void variant_print_table(void) {
     PRINT_WORDS("--sdd (off, or)", SDD_WORDS);
     PRINT_WORDS("options", OPTION_WORDS);
     printf("refused\n"
-           "  --norm bhyt with --placement post, sandwich, deepnorm, mix, res-post, keel: it estimates a pre-norm block's statistic; "
-           "--norm bhyt-exact goes there\n"
+           "  --norm bhyt with --placement post, sandwich, deepnorm, mix, res-post, keel, hybrid, hybrid-first: it estimates a "
+           "pre-norm block's statistic; --norm bhyt-exact goes there\n"
            "  --gpas-act relu with --gpas-init 0: its derivative there is 0, the gates would never move\n"
            "  --placement mix with --mix-post-layers over --n-layer\n"
-           "  --qk-norm with --sdd, which norms q and k already\n"
+           "  --qk-norm with --sdd, which norms q and k already; --placement hybrid, hybrid-first with either\n"
            "Everything else goes with everything else.\n");
 }

@@ -20,7 +20,9 @@ typedef struct NormRow {
     const char *formula, *source;
 } NormRow;
 
-typedef enum PlacementType { PLACE_PRE, PLACE_POST, PLACE_MIX } PlacementType;
+/* HYBRID: attention is post-type and reads the raw stream, its heads' q, k and v normed; the MLP is pre-type and fed by
+ * attention's norm. HYBRID_FIRST: the first block is pre. */
+typedef enum PlacementType { PLACE_PRE, PLACE_POST, PLACE_MIX, PLACE_HYBRID, PLACE_HYBRID_FIRST } PlacementType;
 
 /* Where a sublayer's own norms are: before it, or in post-type after the addition; on its output; both, where post-type has
  * the second one after the addition. */
@@ -46,9 +48,12 @@ extern const int PLACEMENT_COUNT;
 const NormRow *variant_norm(const Config *config);
 const PlacementRow *variant_placement(const Config *config);
 
-/* Whether norms of this run have a β; whether layer l (from 0) is post-type; the final norm's kind (NONE: off). */
+/* Whether norms of this run have a β; whether sublayer i (0: attention of layer 0, 1: its MLP, …) is post-type; whether a norm
+ * comes before attention of layer l; whether q, k and v are normed head by head; the final norm's kind (NONE: off). */
 bool variant_has_beta(const Config *config);
-bool variant_is_post(const Config *config, int layer);
+bool variant_is_post(const Config *config, int sublayer);
+bool variant_norms_before_attention(const Config *config, int layer);
+bool variant_norms_qkv(const Config *config);
 NormKind variant_final_kind(const Config *config);
 
 
@@ -73,7 +78,7 @@ typedef struct JunctionPlan {
     NormPlan norm, inner;
     ParamId sdd;     /* α of the sublayer's last product; PARAM_COUNT: none */
     int gate;        /* this junction's gate: s_out (pre) or s_in (post); −1: none */
-    int gate_in;     /* gate whose scale rides on x (pre); −1: none */
+    int gate_in;     /* gate whose scale rides on x; −1: none */
     bool gives_mean_square, takes_mean_square; /* bhyt */
 } JunctionPlan;
 

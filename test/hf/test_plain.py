@@ -84,6 +84,7 @@ NOT_THEIRS = [
     "--arch gpt2 --activation swiglu", "--arch gpt2 --norm rmsnorm", "--arch gpt2 --bias off", "--arch gpt2 --n-kv-head 2",
     "--norm layernorm", "--activation gelu", "--bias on --activation gelu", "--positions learned",
     "--arch gpt2 --placement lns", "--placement keel",
+    "--placement hybrid", "--placement hybrid-first",
 ]  # fmt: skip
 
 

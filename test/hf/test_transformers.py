@@ -31,6 +31,7 @@ VARIANTS = {
     "llama dyt": "--arch llama --norm dyt --embed-scale on --positions learned",
     "gpt2 derf": "--arch gpt2 --norm derf --placement sandwich --embed-scale on",
     "llama keel gpas": "--arch llama --placement keel --gpas sublayer --sdd paper",
+    "llama hybrid gpas": "--arch llama --placement hybrid-first --gpas sublayer --norm derf --n-kv-head 1",
     "gpt2 deepnorm gpas": "--arch gpt2 --placement deepnorm --gpas layer --positions rope --tie-embeddings off",
 }  # fmt: skip
 FLAGS = {name: [word for item in variants.SHAPE.items() for word in ("--" + item[0], str(item[1]))] + flags.split()

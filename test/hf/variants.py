@@ -26,7 +26,7 @@ SHAPE = {
 PARTS = {
     "arch": ["llama", "gpt2"],
     "norm": ["rmsnorm", "layernorm", "dyt", "bhyt-exact", "bhyt", "derf"],
-    "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post", "keel"],
+    "placement": ["pre", "post", "sandwich", "deepnorm", "mix", "lns", "res-post", "keel", "hybrid", "hybrid-first"],
     "gpas": ["off", "layer", "sublayer"],
     "sdd": ["off", "paper", "released"],
     "gpas-act": ["silu", "identity", "relu", "tanh", "leaky-relu"],
@@ -52,6 +52,9 @@ MAIN = ["norm", "placement", "gpas", "sdd", "arch"]
 
 def is_refused(variant):
     if variant.get("qk-norm", "off") != "off" and variant.get("sdd", "off") != "off":
+        return True
+    norms_qkv = variant.get("placement", "pre").startswith("hybrid")
+    if norms_qkv and (variant.get("qk-norm", "off") != "off" or variant.get("sdd", "off") != "off"):
         return True
     return variant.get("norm") == "bhyt" and variant.get("placement", "pre") not in ("pre", "lns")
 

@@ -108,6 +108,11 @@ FOLDERS = {
         "keel-gpas-sublayer-dyt-sdd": {
             **LLAMA, "placement": "keel", "gpas": "sublayer", "norm": "dyt", "sdd": "released", "embed-norm": "on",
         },
+        "hybrid": {**LLAMA, "placement": "hybrid", "n-layer": 3, "head-dim": 6},
+        "hybrid-gpas-sublayer": {**GPT2, "placement": "hybrid", "n-layer": 3, "gpas": "sublayer", "gpas-act": "identity"},
+        "hybrid-first-gpas-layer-derf": {
+            **LLAMA, "placement": "hybrid-first", "n-layer": 3, "gpas": "layer", "norm": "derf", "embed-norm": "on",
+        },
     }),
 }  # fmt: skip
 

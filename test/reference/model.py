@@ -193,6 +193,7 @@ PLACEMENTS = {
     "deepnorm": lambda x, F, N, N2, G, alpha: N(alpha * G(x) + F(x)),
     "res-post": lambda x, F, N, N2, G, alpha: G(x + N2(F(x))),
     "keel": lambda x, F, N, N2, G, alpha: N2(alpha * G(x) + F(N(x))),
+    "bare": lambda x, F, N, N2, G, alpha: G(x + F(x)),  # hybrid's MLP, on what attention's norm gave
 }
 
 
@@ -200,7 +201,14 @@ def placement_of(s, layer_index):
     """mix is post below and pre above; lns is pre, its 1/√l is in norm_of."""
     if s.placement == "mix":
         return "post" if layer_index <= s.mix_post_layers else "pre"
+    if s.placement.startswith("hybrid"):
+        return "hybrid" if is_hybrid(s, layer_index) else "pre"
     return "pre" if s.placement == "lns" else s.placement
+
+
+def is_hybrid(s, layer_index):
+    """MATH.md 9: hybrid-first has a pre block first."""
+    return s.placement == "hybrid" or (s.placement == "hybrid-first" and layer_index > 1)
 
 
 def norm_of(s, layer_index, p, v=None):
@@ -296,9 +304,9 @@ def rope(s, x):
 
 def qk_norm(s, x, gamma):
     """MATH.md 9: x, (B, T, heads, D), normed head by head, or over all heads as one row."""
-    if s.qk_norm == "off":
+    if gamma is None:
         return x
-    rows = x if s.qk_norm == "head" else x.reshape(*x.shape[:2], -1)
+    rows = x.reshape(*x.shape[:2], -1) if s.qk_norm == "projection" else x
     return rmsnorm(rows, {"gamma": gamma}, s.norm_eps).reshape(x.shape)
 
 
@@ -313,7 +321,7 @@ def attention(s, w, x):
     q = sdd_rms(s, q, w.alpha.get("q")).reshape(B, T, H, D)
     k = sdd_rms(s, k, w.alpha.get("k")).reshape(B, T, Hkv, D)
     v = v.reshape(B, T, Hkv, D)
-    q, k = qk_norm(s, q, w.q_norm), qk_norm(s, k, w.k_norm)
+    q, k, v = qk_norm(s, q, w.q_norm), qk_norm(s, k, w.k_norm), qk_norm(s, v, w.v_norm)
     if s.positions == "rope":
         q, k = rope(s, q), rope(s, k)
     k, v = jnp.repeat(k, H // Hkv, axis=2), jnp.repeat(v, H // Hkv, axis=2)
@@ -345,18 +353,20 @@ def mlp(s, w, x):
 
 def layer(s, layer_index, w, x, sg):
     """Layer number layer_index, counted from 1: attention, then the MLP."""
-    placement = PLACEMENTS[placement_of(s, layer_index)]
+    placement = placement_of(s, layer_index)
     alpha = 2 * s.n_layer if s.placement == "keel" else (2 * s.n_layer) ** 0.25
     v = mean_square(x)
     v_hat = bhyt_second_mean_square(s, layer_index, w, v, w.gate_attn, sg) if s.norm == "bhyt" else None
     sites = (
-        (attention, w.norm_attn, None, w.inner_attn, w.gate_attn),
-        (mlp, w.norm_mlp, v_hat, w.inner_mlp, w.gate_mlp),
+        (placement, attention, w.norm_attn, None, w.inner_attn, w.gate_attn),
+        (placement, mlp, w.norm_mlp, v_hat, w.inner_mlp, w.gate_mlp),
     )
-    for F, p, v_given, p_inner, gate in sites:
+    if placement == "hybrid":  # the one norm is after attention's addition
+        sites = ("post", attention, w.norm_mlp, None, None, w.gate_attn), ("bare", mlp, None, None, None, w.gate_mlp)
+    for how, F, p, v_given, p_inner, gate in sites:
         N = norm_of(s, layer_index, p, v_given)
         N2 = norm_of(s, layer_index, p_inner)
-        x = placement(x, functools.partial(F, s, w), N, N2, gpas(s, gate, sg), alpha)
+        x = PLACEMENTS[how](x, functools.partial(F, s, w), N, N2, gpas(s, gate, sg), alpha)
     return x
 
 
@@ -456,11 +466,13 @@ LAYOUTS = {
 NORM_SUFFIX = {"gamma": ".weight", "beta": ".bias", "alpha": ".alpha", "shift": ".shift", "lambda": ".lambda"}
 
 
-def layer_norm_sites(s, layout):
+def layer_norm_sites(s, layout, layer_index):
     """Attribute of LayerWeights → name of the norm in the layer."""
     if s.placement == "res-post":
         return {"inner_attn": layout.after_attn, "inner_mlp": layout.after_mlp}
     sites = {"norm_attn": layout.norm_attn, "norm_mlp": layout.norm_mlp}
+    if is_hybrid(s, layer_index):
+        del sites["norm_attn"]
     if s.placement == "sandwich":
         sites["inner_attn"] = layout.attn + "output_norm"
         sites["inner_mlp"] = layout.mlp + "output_norm"
@@ -506,16 +518,17 @@ def shapes(s):
         add_norm(layout.outer + "embed_norm", s.norm)
     for i in range(s.n_layer):
         prefix = layout.layer.format(i)
-        for name in layer_norm_sites(s, layout).values():
+        for name in layer_norm_sites(s, layout, i + 1).values():
             add_norm(prefix + name, s.norm)
         for site, (n_out, n_in) in matrix_shapes(s).items():
             shape = (n_in, n_out) if layout.conv1d else (n_out, n_in)
             table[prefix + layout.matrix[site] + ".weight"] = (shape, "matrix")
             if has_bias(s, site):
                 table[prefix + layout.matrix[site] + ".bias"] = ((n_out,), "bias")
-        if s.qk_norm != "off":
-            for site, width in (("q", s.q_width), ("k", s.kv_width)):
-                width = s.head_size if s.qk_norm == "head" else width
+        hybrid = s.placement.startswith("hybrid")
+        if s.qk_norm != "off" or hybrid:
+            for site, width in (("q", s.q_width), ("k", s.kv_width), ("v", s.kv_width))[: 3 if hybrid else 2]:
+                width = width if s.qk_norm == "projection" else s.head_size
                 table[prefix + layout.attn + site + "_norm.weight"] = ((width,), "gamma")
         for site, width in sdd_sites(s).items():
             table[prefix + alpha_name(layout, site)] = ((width,), "gamma")
@@ -568,8 +581,9 @@ class LayerWeights(NamedTuple):
     up: Matrix
     down: Matrix
     alpha: dict  # SDD's
-    q_norm: Optional[jax.Array]  # --qk-norm's
+    q_norm: Optional[jax.Array]  # --qk-norm's, hybrid's
     k_norm: Optional[jax.Array]
+    v_norm: Optional[jax.Array]  # hybrid's
     norm_attn: Optional[dict]
     norm_mlp: Optional[dict]
     inner_attn: Optional[dict]  # sandwich's, res-post's, keel's
@@ -593,12 +607,13 @@ def read_layer(s, weights, layer_index):
         biases = [None] * 3 if fused.bias is None else jnp.split(fused.bias, borders)
         matrices.update({site: Matrix(*pair) for site, pair in zip("qkv", zip(rows, biases))})
     gates = weights.get(prefix + "gpas.gate")  # one for both sites, or one each
-    norms = {at: read_norm(weights, prefix + name) for at, name in layer_norm_sites(s, layout).items()}
+    norms = {at: read_norm(weights, prefix + name) for at, name in layer_norm_sites(s, layout, layer_index).items()}
     return LayerWeights(
         **matrices,
         alpha={site: weights[prefix + alpha_name(layout, site)] for site in sdd_sites(s)},
         q_norm=weights.get(prefix + layout.attn + "q_norm.weight"),
         k_norm=weights.get(prefix + layout.attn + "k_norm.weight"),
+        v_norm=weights.get(prefix + layout.attn + "v_norm.weight"),
         norm_attn=norms.get("norm_attn"),
         norm_mlp=norms.get("norm_mlp"),
         inner_attn=norms.get("inner_attn"),
