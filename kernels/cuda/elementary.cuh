@@ -49,7 +49,7 @@ template <typename T> __device__ __forceinline__ Squash hyperbolic_tangent(float
 }
 
 /* erf x and its slope, 2/√π·e^−x². Coarse: 1 − (a₁t + … + a₅t⁵)·e^−x² with t = 1/(1 + p|x|) (Abramowitz and Stegun, 7.1.26),
- * within 2^-22 of the value and so 2^-18 of the smallest that it is used for; below, two terms of the series, of which the
+ * within 2^-20 of the value and so 2^-17 of the smallest that it is used for; below, two terms of the series, of which the
  * third is 2^-19. The power is taken once for both. */
 template <typename T> __device__ __forceinline__ Squash error_function(float x) {
     const float unit = 1.1283791670955126f, power = exponential<T>(-x * x);
