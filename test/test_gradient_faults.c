@@ -130,9 +130,11 @@ static void unfrozen_post_gradients_are_off_by_the_scales_on_the_shortcut(void *
         assert_ratio(&f, params_find(&f.model.params, PARAM_TOKENS, -1), analytic, 0,
                      (int64_t)f.model.V * f.model.C, all);
         for (int l = 0; l < f.model.L; l++)
-            for (int mlp = 0; mlp < 2; mlp++) /* the norm after sublayer j: only later gates are above it */
-                assert_ratio(&f, params_find(&f.model.params, mlp ? PARAM_NORM2 : PARAM_NORM1, l), analytic,
-                             0, f.model.C, scales_from(&f, 2 * l + mlp + 1));
+            for (int mlp = 0; mlp < 2; mlp++) { /* the norm after sublayer j: only later gates are above it */
+                const Param *norm = params_find(&f.model.params, mlp ? PARAM_INNER2 : PARAM_INNER1, l); /* keel's */
+                if (!norm) norm = params_find(&f.model.params, mlp ? PARAM_NORM2 : PARAM_NORM1, l);
+                assert_ratio(&f, norm, analytic, 0, f.model.C, scales_from(&f, 2 * l + mlp + 1));
+            }
         free(analytic);
         frozen_forget();
         teardown(&f);
@@ -165,6 +167,23 @@ static void a_post_gate_whose_gradient_is_taken_from_u_is_seen(void **state) {
     assert_seen(&broken, "placement=post gpas=layer", 0.5, "gpas.gate");
     assert_seen(&broken, "placement=deepnorm norm=layernorm gpas=sublayer", 0.5, "gpas.gate");
     assert_seen(&broken, "placement=mix mix-post-layers=1 gpas=layer", 0.5, "layer.0.gpas.gate");
+}
+
+/* hybrid's attention adds to a stream on which the scale of the block before rides: its gate's gradient has that factor. */
+static void no_ride(Queue *queue, const JunctionBackward *args) {
+    Junction forward = *args->forward;
+    JunctionBackward wrong = *args;
+    forward.s_ride = NULL;
+    wrong.forward = &forward;
+    kernels_cpu_f64.junction_backward(queue, &wrong);
+}
+
+static void a_gate_that_forgets_the_scale_before_its_own_is_seen(void **state) {
+    (void)state;
+    static Kernels broken;
+    broken = broken_by(no_ride);
+    assert_seen(&broken, "placement=hybrid gpas=sublayer", 1e-2, "gpas.gate");
+    assert_seen(&broken, "placement=hybrid-first gpas=layer", 1e-2, "gpas.gate");
 }
 
 static double gate_gradient(const Kernels *k, const char *settings) {
@@ -235,6 +254,7 @@ int main(void) {
         cmocka_unit_test(unfrozen_post_gradients_are_off_by_the_scales_on_the_shortcut),
         cmocka_unit_test(a_post_gate_whose_gradient_is_taken_from_u_is_seen),
         cmocka_unit_test(a_post_gate_taken_from_u_would_never_train),
+        cmocka_unit_test(a_gate_that_forgets_the_scale_before_its_own_is_seen),
         cmocka_unit_test(bhyt_without_the_gradient_through_v_is_seen),
         cmocka_unit_test(bhyt_with_a_gradient_into_lambda_is_seen),
     };

@@ -12,7 +12,7 @@ FOLDER = os.path.join(ROOT, "scripts", "recipes")
 PARAMETERS = {"gpas-71m": 70.58, "gpas-130m": 134.11, "gpas-250m": 247.37, "gpas-350m": 367.97, "gpas-1b": 1339.08,
               "gpas-1b-sandwich": 1339.18, "bhyt-374m": 374.64, "bhyt-1b": 1235.81, "bhyt-3b": 3212.75, "sdd-581m": 692.12,
               "sdd-1b": 1178.88, "sdd-1b-pre": 1178.52, "hybridnorm-1b": 1178.49}
-TOKENS = {"gpas-71m": 1.31e9, "gpas-350m": 7.86e9, "bhyt-374m": 20 * 374.64e6, "sdd-1b": 200e9}
+TOKENS = {"gpas-71m": 1.31e9, "gpas-350m": 7.86e9, "bhyt-374m": 20 * 374.64e6, "sdd-1b": 200e9, "hybridnorm-1b": 1e12}
 
 
 def test_each_recipe_is_known_here_and_in_the_table():
@@ -28,11 +28,11 @@ def test_a_recipe_plans_its_run(name):
     done = run("--config", path, "--dry-run")
     assert "memory (cuda/bf16" in done.stdout
     assert f" {PARAMETERS[name]} M parameters" in done.stdout
-    updates, tokens, unit = re.search(r"; (\d+) updates, ([\d.]+) ([MB]) tokens", done.stdout).groups()
+    updates, tokens, unit = re.search(r"; (\d+) updates, ([\d.]+) ([MBT]) tokens", done.stdout).groups()
     with open(path, encoding="utf-8") as file:
         assert re.search(rf"^steps = {updates}\b", file.read(), re.MULTILINE)
     if name in TOKENS:
-        assert float(tokens) * {"M": 1e6, "B": 1e9}[unit] == pytest.approx(TOKENS[name], rel=0.01)
+        assert float(tokens) * {"M": 1e6, "B": 1e9, "T": 1e12}[unit] == pytest.approx(TOKENS[name], rel=0.01)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -159,16 +159,18 @@ static void compare_activations(const cJSON *o, int l) {
 static void compare_norms(const Model *m, const cJSON *o, int l) {
     const NormRow *norm = variant_norm(m->config);
     if (norm->kind != NORM_DYT && norm->kind != NORM_BHYT && norm->kind != NORM_DERF) return;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0, at = 0; i < 2; i++) { /* those that are there, one after the other: hybrid's attention has none */
         const Param *p = params_find(&m->params, i ? PARAM_NORM2_SCALAR : PARAM_NORM1_SCALAR, l);
         bool stands_after = !p; /* res-post: norms of what a sublayer adds, which are not watched */
         if (stands_after) p = params_find(&m->params, i ? PARAM_INNER2_SCALAR : PARAM_INNER1_SCALAR, l);
+        if (!p) continue;
         double scalar = element_get(m, m->master, p->offset);
-        assert_near("a norm's scalar", l, field(o, norm->kind == NORM_BHYT ? "lambda" : "alpha", i), scalar, 1);
+        assert_near("a norm's scalar", l, field(o, norm->kind == NORM_BHYT ? "lambda" : "alpha", at), scalar, 1);
         if (norm->kind == NORM_DERF)
-            assert_near("a shift", l, field(o, "shift", i), element_get(m, m->master, p->offset + 1), 1);
+            assert_near("a shift", l, field(o, "shift", at), element_get(m, m->master, p->offset + 1), 1);
+        at++;
         if (stands_after) continue;
-        assert_near("saturated", l, field(o, "saturated", i), seen.layer[l].saturated[i], 1);
+        assert_near("saturated", l, field(o, "saturated", at - 1), seen.layer[l].saturated[i], 1);
         saturates = saturates || seen.layer[l].saturated[i] > 0;
     }
     if (norm->approximates) assert_near("vhat_ratio", l, field(o, "vhat_ratio", -1), seen.layer[l].vhat_ratio, 1);

@@ -32,7 +32,9 @@ const Factor EVERYTHING[] = {
     FACTOR("norm", NORM_WORDS, "norm=bhyt bhyt-gamma-var=on"),
     FACTOR("placement", "placement=pre", "placement=post", "placement=sandwich", "placement=deepnorm",
            "placement=mix mix-post-layers=0", "placement=mix mix-post-layers=1",
-           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post", "placement=keel",
+           "placement=mix mix-post-layers=2", "placement=lns", "placement=lns lns-init=on", "placement=res-post",
+           /* 2L·x would saturate them */
+           "placement=keel dyt-alpha-attn=0.2 dyt-alpha-other=0.2 derf-alpha-attn=0.2 derf-alpha-other=0.2",
            "placement=hybrid", "placement=hybrid-first"),
     FACTOR("gpas", "gpas=off", "gpas=layer gpas-act=silu", "gpas=layer gpas-act=identity",
            "gpas=layer gpas-act=relu", "gpas=layer gpas-act=tanh", "gpas=layer gpas-act=leaky-relu",
