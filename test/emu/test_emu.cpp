@@ -451,7 +451,17 @@ void elementary_functions_keep_their_bounds(void **) {
                        const double fall = 1 / cosh((double)x);
                        return fabsf(x) > 40 ? 0 : error_of(hyperbolic_tangent<Coarse>(x).slope, fall * fall, 10 + 4 * fabs((double)x));
                    }), 1);
-    const Tanh right = hyperbolic_tangent<Coarse>(1e30f), left = hyperbolic_tangent<Coarse>(-INFINITY);
+    assert_between(least, worst_of([](float x) {
+                       return error_of(error_function<Coarse>(x).value, erf((double)x), 64);
+                   }), 1);
+    assert_between(least, worst_of([](float x) {
+                       const double square = (double)x * (double)x;
+                       return square > 80 ? 0 : error_of(error_function<Coarse>(x).slope, M_2_SQRTPI * exp(-square), 8 + 3 * square);
+                   }), 1);
+    const Squash top = error_function<Coarse>(1e30f), bottom = error_function<Coarse>(-INFINITY);
+    assert_true(top.value == 1 && top.slope == 0 && bottom.value == -1 && bottom.slope == 0);
+    assert_true(isnan(error_function<Coarse>(NAN).value) && isnan(error_function<Coarse>(NAN).slope));
+    const Squash right = hyperbolic_tangent<Coarse>(1e30f), left = hyperbolic_tangent<Coarse>(-INFINITY);
     assert_true(right.value == 1 && right.slope == 0 && left.value == -1 && left.slope == 0);
     assert_true(isnan(hyperbolic_tangent<Coarse>(NAN).value) && isnan(sigmoid<Coarse>(NAN)));
     assert_true(sigmoid<Coarse>(-1e30f) == 0 && fabsf(sigmoid<Coarse>(1e30f) - 1) <= 0x1p-23f);
