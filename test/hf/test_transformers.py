@@ -121,7 +121,7 @@ def test_what_is_left_open_follows_as_in_the_program(name, trained):
         assert same, (key, here[key], written[key])
 
 
-@pytest.mark.parametrize("setting", [{"norm": "derf"}, {"placement": "keel"}, {"arch": "mamba"}, {"sdd": "on"}])
+@pytest.mark.parametrize("setting", [{"norm": "crms"}, {"placement": "resi-dual"}, {"arch": "mamba"}, {"sdd": "on"}])
 def test_what_the_model_does_not_compute_is_refused_by_its_key(setting):
     with pytest.raises(NotImplementedError, match=" ".join(*setting.items())):
         TrainGptConfig(**setting)
