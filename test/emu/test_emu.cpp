@@ -452,9 +452,6 @@ void elementary_functions_keep_their_bounds(void **) {
                        return fabsf(x) > 40 ? 0 : error_of(hyperbolic_tangent<Coarse>(x).slope, fall * fall, 10 + 4 * fabs((double)x));
                    }), 1);
     assert_between(least, worst_of([](float x) {
-                       return error_of(error_function<Coarse>(x).value, erf((double)x), 64);
-                   }), 1);
-    assert_between(least, worst_of([](float x) {
                        const double square = (double)x * (double)x;
                        return square > 80 ? 0 : error_of(error_function<Coarse>(x).slope, M_2_SQRTPI * exp(-square), 8 + 3 * square);
                    }), 1);
