@@ -151,7 +151,7 @@ static void a_share_holds_whole_tensors_under_their_names_and_parts_with_their_r
     (void)state;
     SafetensorsFile file;
     Error error = {0};
-    char directory[PATH_SIZE], path[PATH_SIZE];
+    char directory[PATH_SIZE], path[PATH_SIZE + 64];
     strcpy(directory, at("of2"));
     write_as(&kernels_cpu_f32, "", 2, directory);
     snprintf(path, sizeof path, "%s/optimizer-1-of-2.safetensors", directory);

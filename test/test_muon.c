@@ -43,7 +43,7 @@ static double apart(const Model *m, const Param *p, const void *a, const void *b
 
 static void assert_pytorch(const char *name, const char *settings, const char *split) {
     Fixture f;
-    char path[256], all[512], prefix[8];
+    char path[256], all[512], prefix[16];
     Error error = {0};
     SafetensorsFile file;
     snprintf(path, sizeof path, "test/reference/fixtures_muon/%s.safetensors", name);

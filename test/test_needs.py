@@ -54,7 +54,8 @@ VALUES = {"rope-base": 500, "rope-scaling": "linear", "rope-factor": 3, "rope-or
           "mix-post-layers": 1, "bhyt-refresh": 7, "max-new-tokens": 7, "top-k": 7, "lns-init": "on",
           "deepnorm-init": "off", "gpas-act": "relu", "bhyt-gamma-var": "on", "decay-on": "all", "residual-dtype": "fp32",
           "gemm-tune": "on", "reduce-dtype": "bf16", "zero": 0, "pack-long": "split", "end-of-document": 7, "stop-at-end": "off",
-          "bucket-mb": 7, "check-sync": 7, "wsd-decay-steps": 0, "restart-steps": 7, "lr-from-zero": "on"}
+          "bucket-mb": 7, "check-sync": 7, "wsd-decay-steps": 0, "restart-steps": 7, "lr-from-zero": "on",
+          "muon-split": "off"}
 
 
 def test_each_flag_without_effect_is_named(data):
