@@ -92,9 +92,10 @@ def combinations():
                 continue
             norms = [norm for norm in NORMS if legal(norm, placement)]
             variants.append(f"--norm {norms[(i + j) % len(norms)]} --placement {placement} {method}")
-    kinds = list(itertools.product(ARCHITECTURES, TYPES))
     for i, variant in enumerate(variants + OPTIONS):
-        for arch, dtype in kinds if ALL else [kinds[(i + i // 6) % 4]]:
+        types = ["bf16"] if "--residual-dtype" in variant else TYPES  # elsewhere fp32 is the stream's type already
+        kinds = list(itertools.product(ARCHITECTURES, types))
+        for arch, dtype in kinds if ALL else [kinds[(i + i // 4) % len(kinds)]]:
             yield dtype, " ".join(f"--arch {arch} {variant}".split())
 
 
