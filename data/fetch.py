@@ -19,7 +19,7 @@ from console import EXIT_RUNTIME, Arguments, Failure, run_tool, say
 from encoders import make_encoder
 from parts import Parts, Quiet
 from prepare import Writer
-from shards import ShardSet, check_name, token_bytes_for, train_command
+from shards import ShardSet, check_name, check_replaces_a_set, token_bytes_for, train_command
 from tokenizer_files import tokenizer_facts, tokenizer_files
 
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
@@ -216,6 +216,7 @@ def fetch(chosen):
     place = place_of(recipe, chosen, os.path.join(folder, "fetched"))
     files = place.list()
     tasks = tasks_of(recipe, files, chosen)
+    check_replaces_a_set(chosen.out, chosen.name)
     options = {"tokenizer": chosen.tokenizer, "eot_token": chosen.eot_token, "special_tokens": chosen.special_tokens,
                "separator": chosen.separator, "format": recipe["format"], "field": chosen.field or recipe["field"],
                "skip_bad": chosen.skip_bad}  # fmt: skip

@@ -71,6 +71,10 @@ def work(arguments):
     chosen = parse_arguments(arguments)
     tokenizer = pairs.find(chosen.tokenizer)
     partial = chosen.out + ".partial"
+    for read in filter(None, (chosen.file, chosen.labels)):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(read, chosen.out):
+                raise Failure("--out %s: these are the questions themselves" % chosen.out)
     try:
         with open(partial, "w", encoding="utf-8") as file:
             count, tokens = write_items(chosen, tokenizer, file)

@@ -31,6 +31,7 @@ from console import CONTROLS, EXIT_RUNTIME, EXIT_USAGE, Failure, os_failure, uni
 HEADER_BYTES = 1024
 FORMATS = {2: (20240520, 1), 4: (20240801, 7)}  # bytes per token: magic, version
 COPY_BYTES = 1 << 22
+LARGEST_FACTS = 1 << 28  # bytes of a NAME.json
 
 
 def token_bytes_for(vocab_size):
@@ -213,6 +214,22 @@ class ShardStream:
         self.n_tokens, self.n_shards = n_keep, -(-n_keep // self.shard_tokens)
 
 
+def check_replaces_a_set(folder, name):
+    """An earlier set of this name may be replaced; a NAME.json that tells of none is somebody's, perhaps the very text."""
+    path = os.path.join(folder, name + ".json")
+    if not os.path.lexists(path):
+        return
+    try:
+        with open(path, "rb") as file:
+            is_ours = "train_tokens" in dict(json.loads(file.read(LARGEST_FACTS)))
+    except OSError as error:
+        raise os_failure("--out: " + path, error, EXIT_USAGE) from None
+    except (ValueError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise Failure("--out: %s is there, and tells of no set: it would be replaced; another --name, or --out" % path)
+
+
 class ShardSet:
     """The set called NAME in a folder, while it is written. Use as a context manager:
 
@@ -234,6 +251,7 @@ class ShardSet:
         self.val = ShardStream(self.partial, name + "_val", token_bytes, shard_tokens)
 
     def __enter__(self):
+        check_replaces_a_set(self.folder, self.name)
         try:
             os.makedirs(self.partial, exist_ok=True)
             self._lock = os.open(self.partial, os.O_RDONLY)

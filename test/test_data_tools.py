@@ -337,6 +337,17 @@ def test_an_earlier_set_of_the_same_name_is_replaced_whole(tmp_path):
     assert left == {"a.txt", "a_train_notes.bin", "a_train_000000.bin", "a_val_000000.bin", "a.json", "a.tokenizer"}
 
 
+@pytest.mark.parametrize("mine", ['[{"text": "a story of mine, and no set"}]', '{"text": "the same, by itself"}\n', "[" * 100000, ""])
+def test_a_file_that_tells_of_no_set_is_not_replaced_least_of_all_the_text_itself(tmp_path, mine):
+    (tmp_path / "a.json").write_text(mine)
+    (tmp_path / "a.txt").write_text("0123456789" * 10)
+    for text in ("a.json", "a.txt"):
+        done = prepare(tmp_path / text, "--out", tmp_path)
+        assert done.returncode == 2 and re.fullmatch(r"prepare\.py: [^\n]*a\.json is there[^\n]*\n", done.stderr), done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.txt"] and (tmp_path / "a.json").read_text() == mine
+    assert prepare(tmp_path / "a.txt", "--out", tmp_path, "--name", "b").returncode == 0
+
+
 ERRORS = {
     "no such file": (["{}/none.txt"], "none.txt: No such file or directory"),
     "a folder": (["{}"], ": is a folder"),

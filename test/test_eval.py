@@ -299,6 +299,10 @@ def test_files_that_hold_no_items_are_refused(trained, tmp_path):
     good = write_rows(tmp_path / "good.jsonl", [GOOD])
     refused(*SMALL, "--eval", good, says="--resume RUN or --init-from FILE")
     refused(*model, "--eval", good, "--eval-out", tmp_path, says="no file")
+    before = good.read_bytes()
+    os.symlink(good.name, tmp_path / "same.jsonl")
+    refused(*model, "--eval", tmp_path / "same.jsonl", "--eval-out", good, says="the questions themselves")
+    assert good.read_bytes() == before
     refused(*model, "--eval", good, "--eval-out", tmp_path / "none" / "x", says="cannot create")
     text = write_rows(tmp_path / "text.jsonl", QUESTIONS)
     fixture = Fixture("fixtures/gpt2")

@@ -117,6 +117,13 @@ def test_tensorboard_has_the_curves_as_the_run_ended(tmp_path, package):
     assert any("| lr | 0.5 |" in text for text in texts.values())
 
 
+def test_lines_that_were_passed_over_are_told(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "metrics.jsonl").write_text(text_of(lines_of([3.0, 2.0], steps=2)) + "[[[\nnull\n")
+    done = run_script("scripts/to_tensorboard.py", tmp_path)
+    assert done.returncode == 0 and re.fullmatch(r"to_tensorboard\.py: [^\n]*passed over 2 of its lines[^\n]*\n", done.stderr)
+
+
 def test_a_run_is_followed_until_it_ends(tmp_path):
     pytest.importorskip("tensorboard")
     run, lines = tmp_path / "run", list(lines_of(falling(5.5, 3.0, 60)))

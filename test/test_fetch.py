@@ -193,6 +193,13 @@ def test_a_recipe_that_is_wrong_is_one_line(c4, tmp_path, recipe, says):
     assert says in str(caught.value) and os.listdir(tmp_path) == ["r.json"]
 
 
+def test_a_recipe_is_not_replaced_by_its_set(c4, tmp_path):
+    (tmp_path / "r.json").write_text('{"train": ["*/c4-train*"], "format": "json"}')
+    with pytest.raises(Failure, match="r.json is there, and tells of no set"):
+        fetch.work([str(tmp_path / "r.json"), "--from", str(c4), "--tokenizer", "bytes", "--out", str(tmp_path)])
+    assert os.listdir(tmp_path) == ["r.json"] and "c4-train" in (tmp_path / "r.json").read_text()
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["nothing"], "nothing: no such recipe; there are c4, fineweb"), ([], "which recipe?"), (["c4", "--from", "/none"], "no such folder"),
     (["c4", "--workers", "0"], "--workers 0: 1 to"), (["c4", "--val-fraction", "1"], "--val-fraction 1: "),

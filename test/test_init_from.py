@@ -236,13 +236,14 @@ def test_files_that_are_no_safetensors_are_called_by_their_name(tmp_path):
     "name, says",
     [("pytorch_model.bin", "save_pretrained"), ("pytorch_model.bin.index.json", "save_pretrained"), ("adapter_config.json", "LoRA"),
      ("adapter_model.safetensors", "LoRA"), ("a.Q4_K_M.gguf", "GGUF"), ("weights.safetensors", "name the file itself"),
-     ("metrics.jsonl", "no complete checkpoint"), ("consolidated.00.pth", "Meta"), ("nothing.txt", "neither")],
+     ("metrics.jsonl", "no complete checkpoint"), ("consolidated.00.pth", "Meta"), ("nothing.txt", "neither"),
+     ("token_bytes.safetensors", "nor a run's checkpoints"), ("optimizer-0-of-1.safetensors", "nor a run's checkpoints")],
 )  # fmt: skip
 def test_directories_without_safetensors_say_what_they_hold(name, says, tmp_path):
     (tmp_path / name).write_bytes(b"{}")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     message = refused("--dry-run", "--init-from", tmp_path, says=(str(tmp_path), says))
-    assert name == "nothing.txt" or name in message
+    assert (name in message) == ("nor a run's checkpoints" not in says and name != "nothing.txt")
     if name.endswith("index.json"):
         refused("--dry-run", "--init-from", tmp_path / name, says=says)
 

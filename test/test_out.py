@@ -58,3 +58,18 @@ def test_a_probe_that_cannot_be_written_is_refused_before_any_work(data, tmp_pat
     for path, says in {"folder": "no file", "folder/": "no file", "/dev/full": "no file", "absent/probe": "cannot create"}.items():
         refused(*data, "--probe", path, says=("--probe", says), cwd=tmp_path)
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == []
+
+
+def test_a_probe_replaces_nothing_that_it_is_made_of(data, tmp_path):
+    run(*data, "--steps", 1, "--out", "run", cwd=tmp_path)
+    model = tmp_path / "run" / "latest" / "model.safetensors"
+    before = model.read_bytes()
+    for path, flags in (("run/latest/model.safetensors", ["--resume", "run"]), ("run/step_00000001/state.json", ["--resume", "run"]),
+                        ("run/latest/model.safetensors", ["--init-from", "run/latest"]),
+                        ("run/latest/model.safetensors", ["--init-from", "run/latest/model.safetensors"])):
+        refused(*data, *flags, "--probe", path, says="a file of the model", cwd=tmp_path)
+    shard = data[data.index("--train-data") + 1]
+    refused(*data, "--probe", shard, says="a file of --train-data", cwd=tmp_path)
+    assert model.read_bytes() == before
+    for _ in range(2):
+        run(*data, "--resume", "run", "--probe", "probe", cwd=tmp_path)  # an earlier one it does

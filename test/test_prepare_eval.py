@@ -89,6 +89,15 @@ def test_a_record_that_cannot_be_asked_is_refused_by_file_and_row(kind, record, 
     assert said.startswith(f"prepare_eval.py: {tmp_path}/f, row 2: ") and says in said and said.count("\n") == 1
 
 
+def test_questions_are_not_replaced_by_their_ids(tmp_path):
+    text = json.dumps(READ[-1][1]) + "\n"
+    (tmp_path / "out").write_text(text)
+    os.symlink("out", tmp_path / "f")
+    done = run_script("data/prepare_eval.py", "jsonl", tmp_path / "f", "--tokenizer", "bytes", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "these are the questions themselves" in done.stderr
+    assert (tmp_path / "out").read_text() == text and sorted(os.listdir(tmp_path)) == ["f", "out"]
+
+
 def test_files_without_items_or_tokenizer_are_refused(tmp_path):
     assert "holds no items" in prepare(tmp_path, "jsonl", ["", " "], code=2)
     assert "tokenizer" in prepare(tmp_path, "jsonl", [READ[-1][1]], tokenizer=tmp_path, code=2)

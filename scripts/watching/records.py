@@ -5,6 +5,7 @@ off, without what a resume has overtaken. Standard library only.
 import hashlib
 import json
 import os
+import sys
 import time
 
 from watching.fields import FIELDS, SUBLAYERS
@@ -177,6 +178,10 @@ def pass_on(records, cursor, give, follow, every):
             if not follow:
                 raise Failure("%s: No such file or directory" % records.path) from None
         if not follow or records.ended:
+            if records.broken:
+                program = os.path.basename(sys.argv[0])
+                print("%s: %s: passed over %d of its lines, which are none of metrics" % (program, records.path, records.broken),
+                      file=sys.stderr)  # fmt: skip
             return count
         time.sleep(every)
 
@@ -193,8 +198,6 @@ def add_arguments(parser):
 
 def tell(program, main):
     """Runs main(); what it cannot do is one line, and exit 2 (1 for the machine)."""
-    import sys
-
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:

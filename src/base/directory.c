@@ -15,6 +15,11 @@ bool path_join(char path[PATH_SIZE], const char *directory, const char *name, Er
     return (n > 0 && n < PATH_SIZE) || error_set(error, "%.200s…: the path is too long", directory);
 }
 
+bool paths_are_one(const char *a, const char *b) {
+    struct stat one, other;
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
 bool name_is_plain(const char *name) {
     size_t length = strlen(name);
     return length > 0 && length < NAME_SIZE && name[0] != '.' &&

@@ -22,6 +22,9 @@ bool path_join(char path[PATH_SIZE], const char *directory, const char *name, Er
  * '_', '-', the first not a '.', shorter than NAME_SIZE. */
 bool name_is_plain(const char *name);
 
+/* Whether two names are of the same file or directory, which is there. */
+bool paths_are_one(const char *a, const char *b);
+
 /* A descriptor for reading a regular file that is no symbolic link, and its size; −1 with *error set, and
  * errno (ENOENT where it is not there). */
 int inner_file_open(const char *path, uint64_t *size, Error *error);

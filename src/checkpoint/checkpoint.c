@@ -166,10 +166,8 @@ bool checkpoint_parent(const char *path, char parent[CHECKPOINT_PATH], Error *er
 
 bool checkpoint_stands_in(const char *path, const char *directory) {
     char parent[CHECKPOINT_PATH];
-    struct stat a, b;
     Error ignored;
-    return checkpoint_parent(path, parent, &ignored) && stat(parent, &a) == 0 && stat(directory, &b) == 0 &&
-           a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return checkpoint_parent(path, parent, &ignored) && paths_are_one(parent, directory);
 }
 
 int64_t checkpoint_newest_step(const char *out) {

@@ -3,6 +3,7 @@
 #include "init_from.h"
 #include "../base/file_kind.h"
 #include "checkpoint.h"
+#include "token_bytes.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -74,7 +75,8 @@ static bool explain_directory(const char *directory, Error *error) {
     DIR *entries = opendir(directory);
     struct dirent *entry = NULL;
     while (entries && (entry = readdir(entries)))
-        if (ends_with(entry->d_name, ".safetensors") || ends_with(entry->d_name, ".gguf")) break;
+        if ((ends_with(entry->d_name, ".safetensors") && strcmp(entry->d_name, TOKEN_BYTES_FILE) &&
+             strncmp(entry->d_name, "optimizer", strlen("optimizer"))) || ends_with(entry->d_name, ".gguf")) break;
     if (entry && ends_with(entry->d_name, ".gguf"))
         error_set(error, "%s: holds neither %s nor %s, but %.80s: a GGUF model, llama.cpp's form; take the safetensors "
                   "that it was made from", directory, WHOLE_NAME, INDEX_NAME, entry->d_name);

@@ -1,5 +1,6 @@
 /* eval_items.c: see eval_items.h. */
 #include "eval_items.h"
+#include "../base/directory.h"
 #include "eval_out.h"
 #include "likelihood.h"
 #include "stop.h"
@@ -137,7 +138,11 @@ Evaluation *evaluation_open(const Config *config, const TokenBytes *table, const
         e->tally[e->files++].path = at;
         at = comma ? comma + 1 : NULL;
     }
-    for (int i = 0; i < e->files; i++) survey(e, &e->tally[i]);
+    for (int i = 0; i < e->files; i++) {
+        check(!config->eval_out || !paths_are_one(config->eval_out, e->tally[i].path),
+              "--eval-out %s: these are the questions themselves", config->eval_out);
+        survey(e, &e->tally[i]);
+    }
     e->out = eval_out_open(config->eval_out);
     return e;
 }

@@ -102,11 +102,21 @@ void modes_generate(Run *run) {
     token_bytes_free(&table);
 }
 
+/* A probe replaces an earlier one, and nothing that it is made of. */
+static void check_probe_is_no_input(const Run *run) {
+    const char *path = run->start.config.probe, *weights = run->start.init_from.weights, *resume = run->start.resume_from;
+    const bool is_model = paths_are_one(path, weights) || checkpoint_stands_in(path, weights) || checkpoint_stands_in(path, resume);
+    check(!is_model, "--probe %s: it is a file of the model that it is to tell of", path);
+    for (size_t i = 0; i < run->train_set.n_shards; i++)
+        check(!paths_are_one(path, run->train_set.shards[i].path), "--probe %s: it is a file of --train-data", path);
+}
+
 void modes_probe(Run *run) {
     Error error = {0};
     check(probe_can_write(run->start.config.probe, &error), "--probe %s", error.text);
     run_open_model(run, true);
     run_open_training_data(run);
+    check_probe_is_no_input(run);
     const struct FeedSlot *batch = feed_open(&run->feed);
     check(run_next_batch(run, batch, &error), "--train-data: %s", error.text);
     say_notice(run);
