@@ -28,10 +28,10 @@ struct RowState {
 
 /* Online softmax of one 16-row tile: scores become probabilities, the running maximum and sum move on, and
  * `out` follows. */
-template <int D, int TILES>
+template <int D, int TILES, bool MASKED>
 __device__ __forceinline__ void softmax_step(float (&scores)[KEYS / 16][TILES][2][4], int tile,
                                              float (&out)[D / 8][4], RowState (&rows)[2], int key0,
-                                             bool masked, float scale_log2) {
+                                             float scale_log2) {
     const int column = key0 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -42,7 +42,7 @@ __device__ __forceinline__ void softmax_step(float (&scores)[KEYS / 16][TILES][2
             for (int i = 0; i < 2; i++) {
                 float &score = scores[n / 2][tile][n % 2][2 * r + i];
                 const int key = column + n * 8 + i;
-                if (masked && (key > rows[r].t || key < rows[r].first_key)) score = -INFINITY;
+                if (MASKED && (key > rows[r].t || key < rows[r].first_key)) score = -INFINITY;
                 most = fmaxf(most, score);
             }
         }
@@ -83,21 +83,20 @@ __device__ __forceinline__ void finish_rows(float (&factor)[TILES][2], float *ls
         }
 }
 
-/* One tile of keys and values, both in `stage`: scores, softmax, and what the values add to `sum`. */
-template <int D, int TILES>
+/* One tile of keys and values, both in `stage`: scores, softmax, and what the values add to `sum`. MASKED at compile
+ * time: told at run time, the compiler puts the mask under a predicate, in every tile's way. */
+template <int D, int TILES, bool MASKED>
 __device__ __forceinline__ void visit_keys(float (&sum)[TILES][D / 8][4], RowState (&rows)[TILES][2],
                                            const uint32_t (&q)[TILES][D / 16][4], const bf16 *stage, int key0,
-                                           bool masked, float scale_log2) {
+                                           float scale_log2) {
     typedef AttentionConfig<D, TILES> C;
     float scores[KEYS / 16][TILES][2][4];
 #pragma unroll
-    for (int n = 0; n < KEYS / 16; n++) {
-        clear(scores[n]);
+    for (int n = 0; n < KEYS / 16; n++)
         multiply_rows<D, TILES>(scores[n], q, stage + n * 16 * C::STRIDE);
-    }
 #pragma unroll
     for (int i = 0; i < TILES; i++)
-        softmax_step<D, TILES>(scores, i, sum[i], rows[i], key0, masked, scale_log2);
+        softmax_step<D, TILES, MASKED>(scores, i, sum[i], rows[i], key0, scale_log2);
 #pragma unroll
     for (int n = 0; n < KEYS / 16; n++) {
         uint32_t p[TILES][4];
@@ -143,7 +142,10 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     for (int tile = walk.first; tile <= walk.last; tile++) {
         const bf16 *stage = walk.hand_over(shared, tile);
         if (tile * KEYS > query0 + TILES * 16 - 1) continue; /* above this warp's diagonal */
-        visit_keys<D, TILES>(sum, rows, q, stage, tile * KEYS, walk.masked(tile, query0), scale_log2);
+        if (walk.masked(tile, query0))
+            visit_keys<D, TILES, true>(sum, rows, q, stage, tile * KEYS, scale_log2);
+        else
+            visit_keys<D, TILES, false>(sum, rows, q, stage, tile * KEYS, scale_log2);
     }
 
     float factor[TILES][2];

@@ -141,10 +141,17 @@ __device__ __forceinline__ void copy_rows(bf16 *shared, const HeadRows &head, in
 }
 
 /* The address that a lane gives ldmatrix_x4 for a 16×16 tile: matrices in the order (row, column) of 8×8
- * blocks (0,0), (8,0), (0,8), (8,8). */
+ * blocks (0,0), (8,0), (0,8), (8,8), as A's fragment has them, and B's of two 8 columns when transposed. */
 __device__ __forceinline__ int tile_offset(int stride) {
     const int lane = threadIdx.x % WARP;
     return lane % 16 * stride + lane / 16 * 8;
+}
+
+/* The same in the order (0,0), (0,8), (8,0), (8,8): B's fragments of rows 0…7 and of rows 8…15, each in neighbouring
+ * registers, which mma wants; others cost it a move each. */
+__device__ __forceinline__ int pair_offset(int stride) {
+    const int lane = threadIdx.x % WARP;
+    return (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8;
 }
 
 /* The A fragments of a warp's TILES · 16 rows. */
@@ -183,21 +190,32 @@ __device__ __forceinline__ void finish_own_rows(uint32_t (&a)[TILES][D / 16][4],
  * Products
  * ------------------------------------------------------------------------------------------------------ */
 
-/* c[tile][half] are the 16×8 accumulators of columns 8·half … 8·half + 7. */
+/* c[tile][half] are the 16×8 accumulators of columns 8·half … 8·half + 7, which start as start[tile][half]. What all
+ * rounds start from is an operand of the first product, not a copy in its result's place. */
+template <int D, int TILES>
+__device__ __forceinline__ void multiply_rows(float (&c)[TILES][2][4], const uint32_t (&a)[TILES][D / 16][4],
+                                              const bf16 *rows, const float (&start)[TILES][2][4]) {
+    typedef float Sums[2][4];
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) {
+        uint32_t x[4]; /* rows 0…7 at d and at d+8, rows 8…15 at d and at d+8 */
+        ldmatrix_x4(x, rows + d * 16 + pair_offset(D + 8));
+        const uint32_t low[2] = {x[0], x[1]}, high[2] = {x[2], x[3]};
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            const Sums &sums = d == 0 ? start[tile] : const_cast<const Sums &>(c[tile]);
+            mma_m16n8k16_bf16(c[tile][0], a[tile][d], low, sums[0]);
+            mma_m16n8k16_bf16(c[tile][1], a[tile][d], high, sums[1]);
+        }
+    }
+}
+
+/* The same from zero. */
 template <int D, int TILES>
 __device__ __forceinline__ void multiply_rows(float (&c)[TILES][2][4], const uint32_t (&a)[TILES][D / 16][4],
                                               const bf16 *rows) {
-#pragma unroll
-    for (int d = 0; d < D / 16; d++) {
-        uint32_t x[4]; /* rows 0…7 at d, rows 8…15 at d, rows 0…7 at d+8, rows 8…15 at d+8 */
-        ldmatrix_x4(x, rows + d * 16 + tile_offset(D + 8));
-        const uint32_t low[2] = {x[0], x[2]}, high[2] = {x[1], x[3]};
-#pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            mma_m16n8k16_bf16(c[tile][0], a[tile][d], low, c[tile][0]);
-            mma_m16n8k16_bf16(c[tile][1], a[tile][d], high, c[tile][1]);
-        }
-    }
+    const float zero[TILES][2][4] = {};
+    multiply_rows<D, TILES>(c, a, rows, zero);
 }
 
 template <int D, int TILES>

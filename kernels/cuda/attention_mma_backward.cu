@@ -6,7 +6,7 @@
  *
  *     dV = Pᵀ·dO      dK = dSᵀ·Q / √D      dQ = dS·K / √D
  *
- *   terms   lse·log₂e and delta of each row, for the other two
+ *   terms   lse·log₂e and −delta of each row, for the other two
  *   dkv     a block a key-value head and 64 or 128 of its keys; walks over the heads of its group and, for each,
  *           over the queries that see a key of the block. A warp computes Sᵀ = K·Qᵀ and dPᵀ = V·dOᵀ, so that Pᵀ
  *           and dSᵀ come out as operands of the other two products
@@ -31,9 +31,14 @@ namespace {
 
 constexpr int TILE_ROWS = ATTENTION_TILE;
 
-/* terms [B,H,2,padded T]: what the backward needs of a query row. exp2(score·scale·log₂e − lse·log₂e) is its
- * probability; rows from T on have lse = ∞: probability 0. */
-enum { LSE_LOG2, DELTA, TERMS };
+/* terms [B,H,padded T/64,2,64]: what the backward needs of a query row: lse·log₂e and −delta. exp2(score·scale·log₂e −
+ * lse·log₂e) is its probability; rows from T on have lse = ∞: probability 0. A tile's lie in one piece. */
+enum { LSE_LOG2, MINUS_DELTA, TERMS };
+
+/* Where a head's first term of row t lies; the other is TILE_ROWS further. */
+__device__ __forceinline__ uint32_t term_offset(uint32_t t) {
+    return t / TILE_ROWS * (TERMS * TILE_ROWS) + t % TILE_ROWS;
+}
 
 /* --------------------------------------------------------------------------------------------------------
  * terms: a group of lanes to each row, 8 elements a lane
@@ -64,9 +69,9 @@ __global__ void __launch_bounds__(ATTENTION_THREADS)
     for (int distance = LANES / 2; distance > 0; distance /= 2)
         delta += __shfl_xor_sync(ALL_LANES, delta, distance);
     if (lane == 0 && t < rows) {
-        float *row = terms + b_head * TERMS * rows + t;
-        row[LSE_LOG2 * rows] = t < T ? lse[b_head * T + t] * LOG2_E : INFINITY;
-        row[DELTA * rows] = delta;
+        float *row = terms + b_head * TERMS * rows + term_offset(t);
+        row[LSE_LOG2 * TILE_ROWS] = t < T ? lse[b_head * T + t] * LOG2_E : INFINITY;
+        row[MINUS_DELTA * TILE_ROWS] = -delta;
     }
 }
 
@@ -91,14 +96,14 @@ __device__ inline int last_query(const uint32_t *doc_start, int k0, int k1, int 
 
 /* dPᵀ starts from −delta of its columns' queries: 16 from `n` on. */
 template <int TILES>
-__device__ __forceinline__ void start_columns(float (&dp)[TILES][2][4], const QueryRows *rows, int n) {
+__device__ __forceinline__ void start_columns(float (&start)[TILES][2][4], const QueryRows *rows, int n) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float *two = &rows->terms[DELTA][n + half * 8 + threadIdx.x % 4 * 2];
+        const float *two = &rows->terms[MINUS_DELTA][n + half * 8 + threadIdx.x % 4 * 2];
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) dp[tile][half][i] = -two[i % 2];
+            for (int i = 0; i < 4; i++) start[tile][half][i] = two[i % 2];
     }
 }
 
@@ -152,35 +157,39 @@ __device__ __forceinline__ void copy_queries(bf16 *stage, QueryRows *rows, const
     const int T = shape.T, i = threadIdx.x;
     copy_rows<D, TILE_ROWS>(stage, queries, q0, T);
     copy_rows<D, TILE_ROWS>(stage + C::TILE, dout, q0, T);
-    if (i < TILE_ROWS / 2) { /* four rows of one term a thread */
-        const int term = i / (TILE_ROWS / 4), row = i % (TILE_ROWS / 4) * 4;
-        cp_async_16(&rows->terms[term][row], head_terms + (int64_t)term * shape.padded_T + q0 + row);
-    } else if (shape.doc_start && i >= TILE_ROWS)
+    if (i < TILE_ROWS / 2) /* four rows of one term a thread */
+        cp_async_16(&rows->terms[0][0] + i * 4, head_terms + (q0 * TERMS + i * 4));
+    else if (shape.doc_start && i >= TILE_ROWS)
         cp_async_4(&rows->first_key[i - TILE_ROWS],
                    shape.doc_start + queries.token + min(q0 + i - TILE_ROWS, T - 1));
     cp_async_commit();
 }
 
-/* What 16 queries from `n` on add to dK and dV of a warp's keys, which start at key0; q0: the tile's first. */
-template <int D, int TILES>
+/* What a tile of queries, from q0 on, adds to dK and dV of a warp's keys, which start at key0: 16 at a time, as
+ * registers are full with these. MASKED at compile time: without a mask nothing lies above the diagonal either. */
+template <int D, int TILES, bool MASKED>
 __device__ __forceinline__ void
 visit_queries(float (&dk)[TILES][D / 8][4], float (&dv)[TILES][D / 8][4],
               const uint32_t (&k)[TILES][D / 16][4], const uint32_t (&v)[TILES][D / 16][4], const bf16 *stage,
-              const QueryRows *rows, int n, int q0, int key0, bool masked, const AttentionShape &shape) {
+              const QueryRows *rows, int q0, int key0, const AttentionShape &shape) {
     typedef AttentionConfig<D, TILES> C;
-    const bf16 *q_rows = stage + n * C::STRIDE, *dout_rows = q_rows + C::TILE;
-    float s[TILES][2][4], dp[TILES][2][4];
-    clear(s);
-    multiply_rows<D, TILES>(s, k, q_rows);
-    if (masked) mask_columns<TILES>(s, rows, n, key0 - (q0 + n), q0, shape.doc_start != NULL);
-    start_columns(dp, rows, n);
-    multiply_rows<D, TILES>(dp, v, dout_rows);
-    key_gradients<TILES>(s, dp, rows, n, shape.scale * LOG2_E);
-    uint32_t p[TILES][4], ds[TILES][4];
-    as_operand<TILES>(p, s);
-    as_operand<TILES>(ds, dp);
-    accumulate_rows<D, TILES>(dv, p, dout_rows);
-    accumulate_rows<D, TILES>(dk, ds, q_rows);
+#pragma unroll 1
+    for (int n = 0; n < TILE_ROWS; n += 16) {
+        if (MASKED && q0 + n + 15 < key0) continue; /* above this warp's diagonal */
+        const bf16 *q_rows = stage + n * C::STRIDE, *dout_rows = q_rows + C::TILE;
+        float s[TILES][2][4], dp[TILES][2][4], start[TILES][2][4];
+        multiply_rows<D, TILES>(s, k, q_rows);
+        if constexpr (MASKED)
+            mask_columns<TILES>(s, rows, n, key0 - (q0 + n), q0, shape.doc_start != NULL);
+        start_columns(start, rows, n);
+        multiply_rows<D, TILES>(dp, v, dout_rows, start);
+        key_gradients<TILES>(s, dp, rows, n, shape.scale * LOG2_E);
+        uint32_t p[TILES][4], ds[TILES][4];
+        as_operand<TILES>(p, s);
+        as_operand<TILES>(ds, dp);
+        accumulate_rows<D, TILES>(dv, p, dout_rows);
+        accumulate_rows<D, TILES>(dk, ds, q_rows);
+    }
 }
 
 /* Whether the tile of queries from q0 on needs a mask, for keys from k0 on: the diagonal crosses it, or a document's
@@ -239,12 +248,11 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
         const bool masked = hand_over_queries<C::ROWS>(&rows[stage], q0, k0, shape.doc_start != NULL);
         if (++tile > last_tile) tile = first_tile, head++;
         if (head < end_head) copy_next(1 - stage);
-#pragma unroll 1 /* registers are full with one */
-        for (int n = 0; n < TILE_ROWS; n += 16) {
-            if (q0 + n + 15 < key0) continue; /* above this warp's diagonal */
-            visit_queries<D, TILES>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], n, q0, key0,
-                                    masked, shape);
-        }
+        if (masked)
+            visit_queries<D, TILES, true>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], q0, key0, shape);
+        else
+            visit_queries<D, TILES, false>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], q0, key0,
+                                           shape);
     }
 
     __syncthreads(); /* the stages are free */
@@ -262,23 +270,22 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
 /* The two rows of a 16-row tile that a thread holds a quarter of: g and g + 8 with g = lane / 4. */
 struct QueryRow {
     int t, first_key;
-    float lse_log2, delta;
+    float lse_log2, minus_delta;
 };
 
 /* dP starts from −delta of its rows. */
 template <int TILES>
-__device__ __forceinline__ void start_rows(float (&dp)[TILES][2][4], const QueryRow (&rows)[TILES][2]) {
+__device__ __forceinline__ void start_rows(float (&start)[TILES][2][4], const QueryRow (&rows)[TILES][2]) {
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-        for (int i = 0; i < 8; i++) dp[tile][i / 4][i % 4] = -rows[tile][i % 4 / 2].delta;
+        for (int i = 0; i < 8; i++) start[tile][i / 4][i % 4] = rows[tile][i % 4 / 2].minus_delta;
 }
 
 /* S and dP − delta of a warp's queries and 16 keys: the latter becomes dS. */
-template <int TILES>
+template <int TILES, bool MASKED>
 __device__ __forceinline__ void query_gradients(const float (&s)[TILES][2][4], float (&dp)[TILES][2][4],
-                                                const QueryRow (&rows)[TILES][2], int key0, bool masked,
-                                                float scale_log2) {
+                                                const QueryRow (&rows)[TILES][2], int key0, float scale_log2) {
     const int column = key0 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++)
@@ -289,26 +296,34 @@ __device__ __forceinline__ void query_gradients(const float (&s)[TILES][2][4], f
                 const QueryRow &row = rows[tile][i / 2];
                 const int key = column + half * 8 + i % 2;
                 float p = exp2_approx(s[tile][half][i] * scale_log2 - row.lse_log2);
-                if (masked && (key > row.t || key < row.first_key)) p = 0;
+                if (MASKED && (key > row.t || key < row.first_key)) p = 0;
                 dp[tile][half][i] *= p;
             }
 }
 
-/* What 16 keys from key0 on add to dQ of a warp's queries; `keys`: their rows, a tile before the values'. */
-template <int D, int TILES>
+/* What a tile of keys, from tile0 on, adds to dQ of a warp's queries, which start at query0: 16 at a time, as registers
+ * are full with these. `stage`: the keys' rows, then the values'. MASKED at compile time: without a mask nothing lies
+ * above the diagonal either. */
+template <int D, int TILES, bool MASKED>
 __device__ __forceinline__ void
 visit_keys(float (&dq)[TILES][D / 8][4], const uint32_t (&q)[TILES][D / 16][4],
-           const uint32_t (&dout)[TILES][D / 16][4], const bf16 *keys, const QueryRow (&rows)[TILES][2],
-           int key0, bool masked, float scale_log2) {
-    float s[TILES][2][4], dp[TILES][2][4];
-    clear(s);
-    multiply_rows<D, TILES>(s, q, keys);
-    start_rows(dp, rows);
-    multiply_rows<D, TILES>(dp, dout, keys + AttentionConfig<D, TILES>::TILE);
-    query_gradients<TILES>(s, dp, rows, key0, masked, scale_log2);
-    uint32_t ds[TILES][4];
-    as_operand<TILES>(ds, dp);
-    accumulate_rows<D, TILES>(dq, ds, keys);
+           const uint32_t (&dout)[TILES][D / 16][4], const bf16 *stage, const QueryRow (&rows)[TILES][2],
+           int tile0, int query0, float scale_log2) {
+    typedef AttentionConfig<D, TILES> C;
+    float start[TILES][2][4];
+    start_rows(start, rows);
+#pragma unroll 1
+    for (int n = 0; n < TILE_ROWS; n += 16) {
+        if (MASKED && tile0 + n > query0 + TILES * 16 - 1) break; /* above this warp's diagonal */
+        const bf16 *keys = stage + n * C::STRIDE;
+        float s[TILES][2][4], dp[TILES][2][4];
+        multiply_rows<D, TILES>(s, q, keys);
+        multiply_rows<D, TILES>(dp, dout, keys + C::TILE, start);
+        query_gradients<TILES, MASKED>(s, dp, rows, tile0 + n, scale_log2);
+        uint32_t ds[TILES][4];
+        as_operand<TILES>(ds, dp);
+        accumulate_rows<D, TILES>(dq, ds, keys);
+    }
 }
 
 template <int D, int TILES>
@@ -333,11 +348,11 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
             QueryRow &row = rows[i][r];
             row.t = block.query_of(row0, i, r);
             row.first_key = row_first_key(doc_start, min(row.t, T - 1));
-            const float *term =
-                terms + (int64_t)(block.b * shape.H + block.head) * (TERMS * shape.padded_T) + row.t;
+            const float *term = terms + (int64_t)(block.b * shape.H + block.head) * (TERMS * shape.padded_T) +
+                                term_offset(row.t);
             const bool exists = row.t < T;
-            row.lse_log2 = exists ? term[LSE_LOG2 * shape.padded_T] : INFINITY;
-            row.delta = exists ? term[DELTA * shape.padded_T] : 0;
+            row.lse_log2 = exists ? term[LSE_LOG2 * TILE_ROWS] : INFINITY;
+            row.minus_delta = exists ? term[MINUS_DELTA * TILE_ROWS] : 0;
         }
     uint32_t q[TILES][D / 16][4], dout_rows[TILES][D / 16][4];
     finish_own_rows<D, TILES>(q, dout_rows, shared, row0);
@@ -348,13 +363,10 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     walk.start(shared, walk.first);
     for (int tile = walk.first; tile <= walk.last; tile++) {
         const bf16 *stage = walk.hand_over(shared, tile);
-        const bool masked = walk.masked(tile, query0);
-#pragma unroll 1 /* registers are full with one */
-        for (int n = 0; n < TILE_ROWS; n += 16) {
-            const int key0 = tile * TILE_ROWS + n;
-            if (key0 > query0 + TILES * 16 - 1) break; /* above this warp's diagonal */
-            visit_keys<D, TILES>(dq, q, dout_rows, stage + n * C::STRIDE, rows, key0, masked, scale_log2);
-        }
+        if (walk.masked(tile, query0))
+            visit_keys<D, TILES, true>(dq, q, dout_rows, stage, rows, tile * TILE_ROWS, query0, scale_log2);
+        else
+            visit_keys<D, TILES, false>(dq, q, dout_rows, stage, rows, tile * TILE_ROWS, query0, scale_log2);
     }
 
     __syncthreads(); /* the stages are free */
