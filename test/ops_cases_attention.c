@@ -12,6 +12,9 @@ static const HeadShape head_shapes[] = {
     {1, 33, 2, 1, 256}, {3, 3, 3, 3, 8},    {2, 64, 3, 3, 40}, {1, 129, 2, 1, 24},
     {2, 5, 2, 1, 5},    {1, 4, 1, 1, 1},    {1, 70, 3, 1, 7},  {1, 257, 1, 1, 64}};
 
+/* Rows enough for several to each partial sum. */
+static const HeadShape qkv_long_shapes[] = {{2, 650, 2, 1, 8}};
+
 static int64_t head_width(const HeadShape *s) {
     return (int64_t)(s->H + 2 * s->Hkv) * s->D;
 }
@@ -258,6 +261,7 @@ static void declare_attention_decode(Case *c, const void *shape, const void *var
 const Family families_attention[] = {
     FAMILY(qkv_forward, declare_qkv_forward, head_shapes, qkv_variants),
     FAMILY(qkv_backward, declare_qkv_backward, head_shapes, qkv_variants),
+    FAMILY(qkv_backward, declare_qkv_backward, qkv_long_shapes, qkv_variants),
     FAMILY(attention_forward, declare_attention_forward, head_shapes, attention_variants),
     FAMILY(attention_backward, declare_attention_backward, head_shapes, attention_variants),
     FAMILY(attention_forward, declare_attention_forward, tile_shapes, tile_variants),

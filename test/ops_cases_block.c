@@ -14,7 +14,10 @@ typedef struct EmbeddingVariant {
 
 static const EmbeddingShape embedding_shapes[] = {{1, 1, 1, 1},      {2, 3, 7, 3},    {1, 31, 64, 257},
                                                   {3, 7, 65, 11},    {2, 65, 96, 31}, {1, 130, 130, 7},
-                                                  {2, 96, 257, 130}, {1, 7, 768, 31}};
+                                                  {2, 96, 257, 130}, {1, 7, 768, 31},
+                                                  /* more keys than one digit of a sort by key holds, and more tokens
+                                                   * than one block of it */
+                                                  {2, 650, 9, 1500}};
 static const EmbeddingVariant embedding_variants[] = {{0},
                                                       {.positions = true},
                                                       {.positions = true, .position = true},
@@ -173,7 +176,8 @@ typedef struct ActivationVariant {
 } ActivationVariant;
 
 static const ActivationShape activation_shapes[] = {{1, 1},   {3, 7},    {7, 64},    {31, 65}, {65, 31},
-                                                    {2, 257}, {130, 96}, {200, 130}, {5, 768}, {1, 3072}};
+                                                    {2, 257}, {130, 96}, {200, 130}, {5, 768}, {1, 3072},
+                                                    {1300, 9}}; /* rows enough for several to each partial sum */
 static const ActivationVariant activation_variants[] = {
     {.kind = ACTIVATION_GELU},
     {.kind = ACTIVATION_GELU, .bias = true},

@@ -32,7 +32,8 @@ typedef struct JunctionVariant {
 } JunctionVariant;
 
 static const RowShape junction_shapes[] = {{1, 1},   {3, 1},    {1, 7},   {7, 3},    {3, 31},   {2, 65},
-                                           {31, 96}, {130, 64}, {5, 257}, {65, 130}, {200, 31}, {4, 768}};
+                                           {31, 96}, {130, 64}, {5, 257}, {65, 130}, {200, 31}, {4, 768},
+                                           {1100, 8}}; /* rows enough for several to each partial sum */
 
 static const JunctionVariant junction_variants[] = {
     /* pre: the two norms of the plain architectures, with everything that may be left out */

@@ -158,22 +158,37 @@ __global__ void __launch_bounds__(THREADS, NO_SPILLS)
     }
 }
 
-/* A thread owns one pack of columns and walks down a chunk of rows, as in backward; four rows' loads are under way at
- * once. Padding becomes zero because h's padding is. */
+/* Rows that a thread loads before it uses one. SwiGLU has two or three loads a row, and enough of them as they come. */
+template <ActivationKind KIND> constexpr int rows_at_once = KIND == ACTIVATION_SWIGLU ? 1 : 2;
+
+/* y of one pack of ROWS rows from n on, all of whose loads are under way before the first is used. */
+template <typename S, ActivationKind KIND, bool NORMED, int ROWS>
+__device__ __forceinline__ void rows_forward(const S *__restrict__ h, S *__restrict__ y, const Rows &r,
+                                             int64_t n, int64_t column) {
+    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
+    float x[ROWS][PARTS][PACK], normed[ROWS][2][PACK];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) load_parts<S, PARTS, NORMED>(x[k], normed[k], h, r, n + k, column);
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        activate<S, KIND>(normed[k][0], normed[k][1]);
+        store_pack(y + (n + k) * r.part + column, normed[k][0]);
+    }
+}
+
+/* A thread owns one pack of columns and walks down a chunk of rows, as in backward. Padding becomes zero because h's
+ * padding is. */
 template <typename S, ActivationKind KIND, bool NORMED>
 __global__ void __launch_bounds__(THREADS)
     activation_forward_kernel(const S *__restrict__ h, S *__restrict__ y, Rows r, int64_t rows) {
-    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
+    constexpr int ROWS = rows_at_once<KIND>;
     const int64_t column = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK;
     if (column >= r.part) return;
     const int64_t first = blockIdx.y * rows, last = min(first + rows, r.N);
-#pragma unroll 4
-    for (int64_t n = first; n < last; n++) {
-        float x[PARTS][PACK], normed[2][PACK];
-        load_parts<S, PARTS, NORMED>(x, normed, h, r, n, column);
-        activate<S, KIND>(normed[0], normed[1]);
-        store_pack(y + n * r.part + column, normed[0]);
-    }
+    int64_t n = first;
+#pragma unroll(ROWS == 1 ? 4 : 1)
+    for (; n + ROWS <= last; n += ROWS) rows_forward<S, KIND, NORMED, ROWS>(h, y, r, n, column);
+    if (ROWS > 1 && n < last) rows_forward<S, KIND, NORMED, 1>(h, y, r, n, column);
 }
 
 /* Partial sums, [chunks][stride] each; NULL: not wanted. */
@@ -181,52 +196,82 @@ struct Partials {
     float *alpha, *bias;
 };
 
+/* What a thread sums over its rows, of one pack of columns of each part. */
+template <int PARTS> struct ColumnSums {
+    float alpha[PARTS][PACK], bias[PARTS][PACK];
+};
+
+/* h's gradient at one pack of row n, in the place of d, which was the normed row; x: h itself. */
+template <typename S, ActivationKind KIND, bool NORMED, int PARTS>
+__device__ __forceinline__ void row_gradient(float (&d)[2][PACK], const float (&x)[PARTS][PACK],
+                                             const float (&g)[PACK], const float *means, const Rows &r,
+                                             int64_t n, int64_t column, ColumnSums<PARTS> &sums) {
+    activate_backward<S, KIND>(d[0], d[1], g);
+#pragma unroll
+    for (int p = 0; p < PARTS; p++) {
+        if constexpr (NORMED) {
+            const int64_t statistic = n * r.statistics + p % r.statistics;
+            const float rstd = r.rstd[statistic], mean = means[statistic];
+            float alpha[PACK];
+            load_pack(alpha, r.alpha + p * r.part + column);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                const float hat = x[p][j] * rstd;
+                sums.alpha[p][j] += d[p][j] * hat;
+                d[p][j] = rstd * (alpha[j] * d[p][j] - hat * mean);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sums.bias[p][j] += d[p][j];
+    }
+}
+
+/* ROWS rows from n on. All are loaded before the first is stored: dh may be h, so that the compiler may move no load over
+ * a store. */
+template <typename S, ActivationKind KIND, bool NORMED, int ROWS, int PARTS>
+__device__ __forceinline__ void rows_backward(const S *h, const S *dy, S *dh, const float *means,
+                                              const Rows &r, int64_t n, int64_t column,
+                                              ColumnSums<PARTS> &sums) {
+    float x[ROWS][PARTS][PACK], d[ROWS][2][PACK], g[ROWS][PACK];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        load_pack(g[k], dy + (n + k) * r.part + column);
+        load_parts<S, PARTS, NORMED>(x[k], d[k], h, r, n + k, column);
+    }
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) {
+        row_gradient<S, KIND, NORMED>(d[k], x[k], g[k], means, r, n + k, column, sums);
+#pragma unroll
+        for (int p = 0; p < PARTS; p++)
+            store_pack(dh + (n + k) * r.stride() + p * r.part + column, d[k][p]);
+    }
+}
+
 /*
- * A thread owns one pack of columns (of gate and of up) and walks down a chunk of rows. dh may be h: a thread
- * reads what it then writes. Bytes an element of y in bf16: GELU 6, SwiGLU 10; gpt2-124m at 65,536 tokens:
- * 1.2 GB, floor 0.25 ms at 4.8 TB/s on an H200. Not yet measured.
+ * A thread owns one pack of columns (of gate and of up) and walks down a chunk of rows. dh may be h: a thread reads
+ * what it then writes. Bytes an element of y in bf16: GELU 6, SwiGLU 10.
  */
 template <typename S, ActivationKind KIND, bool NORMED>
 __global__ void __launch_bounds__(THREADS)
     activation_backward_kernel(const S *h, const S *dy, S *dh, const float *__restrict__ means, Rows r,
                                int64_t rows, Partials partials) {
-    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1;
+    constexpr int PARTS = KIND == ACTIVATION_SWIGLU ? 2 : 1, ROWS = rows_at_once<KIND>;
     const int64_t column = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK;
     if (column >= r.part) return;
     const int64_t first = blockIdx.y * rows, last = min(first + rows, r.N);
-    float dbias[PARTS][PACK], dalpha[PARTS][PACK];
+    ColumnSums<PARTS> sums;
 #pragma unroll
-    for (int p = 0; p < PARTS; p++) fill_pack(dbias[p], 0), fill_pack(dalpha[p], 0);
-#pragma unroll 2
-    for (int64_t n = first; n < last; n++) {
-        float x[PARTS][PACK], d[2][PACK], g[PACK]; /* d: the normed row, then its gradient, then h's */
-        load_pack(g, dy + n * r.part + column);
-        load_parts<S, PARTS, NORMED>(x, d, h, r, n, column);
-        activate_backward<S, KIND>(d[0], d[1], g);
-#pragma unroll
-        for (int p = 0; p < PARTS; p++) {
-            if constexpr (NORMED) {
-                const int64_t statistic = n * r.statistics + p % r.statistics;
-                const float rstd = r.rstd[statistic], mean = means[statistic];
-                float alpha[PACK];
-                load_pack(alpha, r.alpha + p * r.part + column);
-#pragma unroll
-                for (int j = 0; j < PACK; j++) {
-                    const float hat = x[p][j] * rstd;
-                    dalpha[p][j] += d[p][j] * hat;
-                    d[p][j] = rstd * (alpha[j] * d[p][j] - hat * mean);
-                }
-            }
-#pragma unroll
-            for (int j = 0; j < PACK; j++) dbias[p][j] += d[p][j];
-            store_pack(dh + n * r.stride() + p * r.part + column, d[p]);
-        }
-    }
+    for (int p = 0; p < PARTS; p++) fill_pack(sums.bias[p], 0), fill_pack(sums.alpha[p], 0);
+    int64_t n = first;
+#pragma unroll(ROWS == 1 ? 2 : 1)
+    for (; n + ROWS <= last; n += ROWS)
+        rows_backward<S, KIND, NORMED, ROWS>(h, dy, dh, means, r, n, column, sums);
+    if (ROWS > 1 && n < last) rows_backward<S, KIND, NORMED, 1>(h, dy, dh, means, r, n, column, sums);
 #pragma unroll
     for (int p = 0; p < PARTS; p++) {
         const int64_t at = blockIdx.y * r.stride() + p * r.part + column;
-        if (NORMED && partials.alpha) store_pack(partials.alpha + at, dalpha[p]);
-        if (partials.bias) store_pack(partials.bias + at, dbias[p]);
+        if (NORMED && partials.alpha) store_pack(partials.alpha + at, sums.alpha[p]);
+        if (partials.bias) store_pack(partials.bias + at, sums.bias[p]);
     }
 }
 

@@ -275,6 +275,26 @@ __global__ void __launch_bounds__(THREADS, NO_SPILLS)
     if (partials.bias) store_pair(partials.bias + blockIdx.y * r.stride + column, dbias, half);
 }
 
+/* Where nothing is normed and nothing turns, draw is dqkv, and in its place there is only the bias to sum: a thread owns
+ * a pack of columns and walks down the same chunks. Bytes an element: 2 in bf16. */
+template <typename S>
+__global__ void __launch_bounds__(THREADS)
+    bias_kernel(const S *__restrict__ dqkv, int64_t N, int64_t stride, int64_t rows, float *__restrict__ partial) {
+    const int64_t column = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK;
+    if (column >= stride) return;
+    const int64_t begin = blockIdx.y * rows, end = min(begin + rows, N);
+    float sum[PACK];
+    fill_pack(sum, 0);
+#pragma unroll 4
+    for (int64_t n = begin; n < end; n++) {
+        float g[PACK];
+        load_pack(g, dqkv + n * stride + column);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum[j] += g[j];
+    }
+    store_pack(partial + blockIdx.y * stride + column, sum);
+}
+
 /* --------------------------------------------------------------------------------------------------------
  * Launches
  * ------------------------------------------------------------------------------------------------------ */
@@ -339,6 +359,18 @@ template <typename S, QkvNorm NORM> void run_backward(Queue *queue, const QkvBac
     add_columns(queue, args->dbias, partials.bias, (int)chunks.count, r.stride, (int64_t)r.heads() * r.D);
 }
 
+/* dqkv is draw already. */
+template <typename S> void run_bias(Queue *queue, const QkvBackward *args) {
+    if (!args->dbias) return;
+    const Rows r = rows_of(args->forward, -1.0f);
+    const Chunks chunks = split_rows(r.N);
+    float *partial =
+        static_cast<float *>(cuda_scratch(queue, backward_bytes(r.N, r.heads(), r.D), "qkv_backward"));
+    LAUNCH((bias_kernel<S>), dim3((unsigned)ceil_div(r.stride / PACK, THREADS), chunks.count), THREADS, 0,
+           queue->stream, static_cast<const S *>(args->dqkv), r.N, r.stride, chunks.rows, partial);
+    add_columns(queue, args->dbias, partial, (int)chunks.count, r.stride, (int64_t)r.heads() * r.D);
+}
+
 void check_qkv(const Qkv *args) {
     check(args->D >= 8 && args->D <= 256 && args->D % 8 == 0,
           "qkv on cuda: head sizes are multiples of 8 up to 256, not %d", args->D);
@@ -367,8 +399,10 @@ template <typename S> void qkv_backward(Queue *queue, const QkvBackward *args) {
         run_backward<S, QKV_NORM_HEAD>(queue, args);
     else if (args->forward->norm == QKV_NORM_PROJECTION)
         run_backward<S, QKV_NORM_PROJECTION>(queue, args);
-    else
+    else if (args->forward->rope || args->dqkv != args->draw)
         run_backward<S, QKV_NORM_NONE>(queue, args);
+    else
+        run_bias<S>(queue, args);
 }
 INSTANTIATE(qkv_backward, QkvBackward);
 

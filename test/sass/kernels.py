@@ -100,9 +100,12 @@ def junction_forward(norm, width, presets):
 
 
 def junction_backward(norm, width, presets):
+    """The usual one; whole where every thread of the block has a pack of the row."""
+    packs, threads = width // 8, ceil_div(width // 8, 32) * 32
+    whole = str(packs == threads).lower()
     return Row(f"junction_backward/{norm}-{width}", "junction_backward",
-               f"junction_backward_kernel<{BF16}, {BF16}, false, {KINDS[norm]}, Narrow>",
-               STORE, "element", 16, lambda s: chunks(s.N, 2), presets, threads=ceil_div(padded(width) // 8, 32) * 32)
+               f"junction_backward_usual_kernel<{BF16}, {KINDS[norm]}, {whole}>",
+               f"{LOAD}|{STORE}", "element", 16, lambda s: chunks(s.N, 2), presets, threads=threads)
 
 
 def activation(direction, kind, number, presets):
@@ -139,7 +142,7 @@ ROWS = [
     cross_entropy("stage", "LDGSTS", ("LDGSTS", 8)),
     cross_entropy("softmax", "MUFU", (r"LDS\.128", 8), without="STG"),
     cross_entropy("gradient", "MUFU", (STORE, 8), needs="STG"),
-    Row("loss_reduce", "step", "loss_reduce_kernel", "LDG", "element", ("LDG", 1), lambda s: 1),
+    Row("loss_reduce", "step", "loss_reduce_kernel", "LDG", "element", ("LDG", 1), lambda s: 1, threads=1024),
     junction_backward("layernorm", 768, GPT2[:1]),
     junction_backward("layernorm", 1600, GPT2[1:]),
     junction_backward("rmsnorm", 2048, LLAMA),
@@ -149,9 +152,10 @@ ROWS = [
         lambda s: ceil_div(padded(s.T), 16) * s.H * s.B, whole=True),
     attention("attention_dkv", "attention_dkv_mma_kernel", "attention_mma_backward", 128, "16-queries"),
     attention("attention_dq", "attention_dq_mma_kernel", "attention_mma_backward", 128, "16-keys"),
-    qkv("qkv_backward/bias", "backward_kernel", "STG", GPT2),
+    Row("qkv_backward/bias", "qkv", f"bias_kernel<{BF16}>", LOAD, "element", (LOAD, 8),
+        lambda s: ceil_div(3 * s.C // 8, 128) * chunks(s.N), GPT2),
     qkv("qkv_backward/rope", "backward_kernel", "LDG", LLAMA),
-    Row("add_columns", "columns", "add_columns_kernel", "LDG", "element", ("LDG", 1), lambda s: ceil_div(s.C, 8)),
+    Row("add_columns", "columns", "add_columns_kernel<false>", "LDG", "element", ("LDG", 1), lambda s: ceil_div(s.C, 8)),
     Row("sum_squares", "step", "sum_squares_chunks", LOAD, "element", (LOAD, 4),
         lambda s: ceil_div(s.parameters, 65536)),
     Row("adamw", "step", f"adamw_kernel<{BF16}>", STORE, "element", 8, lambda s: ceil_div(s.parameters, 4096)),
