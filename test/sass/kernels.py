@@ -131,7 +131,7 @@ def qkv(name, kernel, hot, presets):
 ROWS = [
     Row("embedding_forward", "embedding", f"embedding_forward_kernel<{BF16}, {BF16}>", STORE, "element", (STORE, 8),
         lambda s: s.N),
-    Row("embedding_backward", "embedding", f"add_rows_kernel<{BF16}>", LOAD, "element", (LOAD, 8), lambda s: s.N),
+    Row("embedding_backward", "embedding", f"add_sorted_rows_kernel<{BF16}>", LOAD, "element", (LOAD, 8), lambda s: s.N),
     junction_forward("layernorm", 768, GPT2[:1]),
     junction_forward("layernorm", 1600, GPT2[1:]),
     junction_forward("rmsnorm", 2048, LLAMA),
