@@ -148,7 +148,9 @@ class Step:
         qkv = s.N * 3 * s.H * s.D
         if s.swiglu:
             self.add("q, k, v", "qkv_forward/rope", s.L, qkv, BF16, BF16)
-        self.add("q, k, v", "qkv_backward/" + ("rope" if s.swiglu else "bias"), s.L, qkv, BF16, BF16)
+            self.add("q, k, v", "qkv_backward/rope", s.L, qkv, BF16, BF16)
+        else:
+            self.add("q, k, v", "qkv_backward/bias", s.L, qkv, BF16, 0)
         self.add("embedding", "embedding_forward", 1, E, BF16, BF16)
         self.add("embedding", "embedding_backward", 1 if s.swiglu else 2, E, BF16, 0)  # by token; by position
 
