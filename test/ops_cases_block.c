@@ -16,8 +16,8 @@ static const EmbeddingShape embedding_shapes[] = {{1, 1, 1, 1},      {2, 3, 7, 3
                                                   {3, 7, 65, 11},    {2, 65, 96, 31}, {1, 130, 130, 7},
                                                   {2, 96, 257, 130}, {1, 7, 768, 31},
                                                   /* more keys than one digit of a sort by key holds, and more tokens
-                                                   * than one block of it */
-                                                  {2, 650, 9, 1500}};
+                                                   * than one block of it; more tokens of a key than a block's threads */
+                                                  {2, 650, 9, 1500}, {1, 300, 9, 1}};
 static const EmbeddingVariant embedding_variants[] = {{0},
                                                       {.positions = true},
                                                       {.positions = true, .position = true},

@@ -127,6 +127,14 @@ static const JunctionVariant junction_variants[] = {
 /* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
  * and 4,096 channels, and nearly the most that the CUDA backend takes. Few rows, and of the variants the four of every
  * norm that are kernels of their own: without and with an inner norm (SDD's is one), the residual in each type. */
+/* What nearly every layer has: rows that fill warps, and rows that do not. */
+static const RowShape junction_usual_shapes[] = {{1100, 8}, {1030, 512}, {6, 1600}};
+static const JunctionVariant junction_usual[] = {
+    {.norm = NORM_LAYERNORM, .bias = true, .df_is_dresidual = true, .in_place = true},
+    {.norm = NORM_LAYERNORM, .frozen = true, .df_is_dresidual = true},
+    {.norm = NORM_RMSNORM, .first = true, .df_is_dresidual = true},
+    {.norm = NORM_RMSNORM, .bias = true, .df_is_dresidual = true, .in_place = true}};
+
 static const RowShape junction_wide_shapes[] = {{2, 1030}, {1, 2052}, {2, 4099}, {2, 8190}};
 static const JunctionVariant junction_wide[] = {
     {.norm = NORM_NONE, .bias = true, .s_out = SCALE_USUAL},
@@ -461,6 +469,7 @@ const Family families_junction[] = {
     FAMILY(junction_backward, declare_junction_backward, junction_shapes, junction_variants),
     FAMILY(junction_forward, declare_junction_forward, junction_wide_shapes, junction_wide, .whole = true),
     FAMILY(junction_backward, declare_junction_backward, junction_wide_shapes, junction_wide, .whole = true),
+    FAMILY(junction_backward, declare_junction_backward, junction_usual_shapes, junction_usual, .whole = true),
     FAMILY(gpas_scales, declare_gpas_scales, gpas_shapes, gpas_variants),
     FAMILY(product_norm, declare_product_norm, product_shapes, no_variant, .no_bits = true),
     FAMILY(bhyt_terms, declare_bhyt_terms, bhyt_shapes, bhyt_variants),

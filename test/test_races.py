@@ -124,6 +124,7 @@ PROBED = {
     "columns.cu": ("columns.cu", "linear_backward_weight junction_backward"),
     "cross_entropy.cu": ("cross_entropy.cu", "cross_entropy"),
     "embedding.cu": ("embedding.cu", "embedding_backward"),
+    "junction_usual.cuh": ("junction_backward.cu", "junction_backward"),
     "stats.cu": ("stats.cu", "tensor_stats"),
     "types.cuh": ("junction.cu", "junction_forward"),  # layernorm sums over a block twice
     "variant.cu": ("variant.cu", "product_norm bhyt_terms"),
