@@ -14,7 +14,7 @@ from program import PROGRAM, ROOT, environment, file_bytes
 
 # A loaded machine's seconds beside what the program itself takes, which README says: from the end of --timeout on, ranks ask
 # each other who is there (3), let the others speak (2) and let go of the library (10); mpirun then ends what is left.
-GRACE_S = 20
+GRACE_S = 45
 START_S = 120  # until something is seen of a run
 TIMEOUT_S = 3
 STEPS, SAVE_EVERY, VAL_EVERY = 40, 3, 2
