@@ -82,7 +82,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 
 def test_every_ready_made_grid_is_accepted_by_the_program():
-    counts = {"gpas": 12 * 2, "sdd-robust": 4 * 4, "bhyt": 7 * 2, "depth": 4 * 4, "tuned": 14 * 4, "tuned-depth": 3 * 2 * 4}
+    counts = {"gpas": 12 * 2, "sdd-robust": 4 * 4, "bhyt": 7 * 2, "depth": 4 * 4, "tuned": 17 * 4, "tuned-depth": 4 * 2 * 4}
     assert set(grids.ready_made()) == set(counts)
     for name, count in counts.items():
         grid = grids.read(name)

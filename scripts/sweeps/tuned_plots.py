@@ -129,7 +129,7 @@ def draw_differences(tuning, plan, rows, out):
     left_out, rows = max(0, len(rows) - MOST_ROWS), rows[:MOST_ROWS]
     base = in_words(*baseline_of(plan))
     several = any(math.isfinite(row.found.low) for row in rows)
-    note = "Dots: the seeds; each at its own best %s." % tuning.flag
+    note = "Dots: the seeds; each at its own best %s. Arrows: beyond the picture." % tuning.flag
     if several:
         note += " Diamond and bar: mean and 95 % interval (Student's t). Verdicts: p\u00a0<\u00a00.05 after Holm's correction."
     figure, (axis,) = picture.new_figure(1, "%s: final validation loss less that of %s" % (plan.name, base), note)
@@ -151,6 +151,8 @@ def draw_difference(axis, y, row, reach):
     found, color, words = row.found, color_of(row), row.verdict()
     inside = [difference for difference in found.differences.values() if abs(difference) <= reach]
     axis.plot(inside, [y + 0.25] * len(inside), color=color, linestyle="none", marker="o", markersize=3.5, alpha=0.6)
+    for far in {math.copysign(reach, difference) for difference in found.differences.values() if abs(difference) > reach}:
+        axis.plot([far], [y + 0.25], color=color, marker="<" if far < 0 else ">", markersize=4.5, clip_on=False)
     if math.isfinite(found.low):
         axis.plot([found.low, found.high], [y, y], color=color, linewidth=1.6, solid_capstyle="butt", marker="|", markersize=8)
         if abs(found.mean) <= reach:
