@@ -130,13 +130,24 @@ class Job:
         self.fields = words(chosen.fields, [field.name for field in fields.FIELDS], "--fields")
         self.floor = read_floor(chosen.floor) if chosen.floor else None
         self.runs = [Run(path, printable(label), chosen.follow) for path, label in zip(chosen.runs, labels)]
-        name = self.runs[0].label if len(self.runs) == 1 else "%d runs" % len(self.runs)
-        self.title = printable(chosen.title or "Training of %s" % name)
+        self.title = printable(chosen.title or title_of(self.runs))
         self.out, self.every = chosen.out, chosen.every or 10
 
     def failure(self, path, error):
         why = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         return Failure("%s: %s%s" % (path, why, "" if self.out else "; --out FILE says another place"))
+
+
+def title_of(runs):
+    return "Training of %s" % (runs[0].label if len(runs) == 1 else "%d runs" % len(runs))
+
+
+def tell_of_absent(runs, watched, names):
+    """A picture of some of the runs says so: by its title, and here, which ones it lacks."""
+    absent = [run.label for run in runs if run not in watched]
+    if watched and absent and {"layers", "heat"}.intersection(names):
+        print("plot.py: not among the pictures of layers, as their runs kept no such statistics (--stats-every): %s"
+              % ", ".join(absent), file=sys.stderr)  # fmt: skip
 
 
 def draw(chosen):
@@ -148,6 +159,7 @@ def draw(chosen):
     if not wanted:
         raise Failure("none of the runs holds statistics of its layers%s; --stats-every N keeps them"
                       % (" of these names" if chosen.fields else ""))  # fmt: skip
+    tell_of_absent(job.runs, watched, wanted)
     for name, path in wanted.items():
         try:
             picture.check_place(path)
@@ -155,7 +167,7 @@ def draw(chosen):
                 curves.draw(job.runs, job.floor, job.title, path)
             else:
                 (layers if name == "layers" else heat).draw(
-                    watched, job.fields, job.title if chosen.title else "%s: layers" % job.title, path
+                    watched, job.fields, job.title if chosen.title else "%s: layers" % title_of(watched), path
                 )
         except (OSError, ValueError) as error:
             raise job.failure(path, error) from None

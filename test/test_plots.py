@@ -227,6 +227,18 @@ def test_statistics_of_a_run_are_drawn_over_the_steps_and_of_several_by_layer(tm
     assert_readable(figures["layers.png"])
 
 
+def test_a_picture_of_some_of_the_runs_says_so(tmp_path, figures, capsys):
+    kept = write(tmp_path / "kept", falling(5.5, 3.0, 30), stats=[(10, LAYERS), (20, LAYERS)])
+    plain = [write(tmp_path / name, falling(5.5, 3.0, 30)) for name in ("plain", "other")]
+    draw(kept, *plain)
+    titles = {name: figure._suptitle.get_text() for name, figure in figures.items()}
+    assert titles == {"loss.png": "Training of 3 runs", "layers.png": "Training of kept: layers", "heat.png": "Training of kept: layers"}
+    assert re.fullmatch(r"plot\.py: [^\n]*--stats-every\): plain, other\n", capsys.readouterr().err)
+    draw(kept, *plain, "--only", "loss")
+    draw(*plain)
+    assert capsys.readouterr().err == ""
+
+
 def test_pictures_lie_next_to_the_run_or_where_out_says_and_that_is_said(tmp_path):
     pytest.importorskip("matplotlib")
     run = write(tmp_path / "runs/a", falling(5.5, 3.0, 30), stats=[(10, LAYERS)])
