@@ -125,6 +125,7 @@ PROBED = {
     "cross_entropy.cu": ("cross_entropy.cu", "cross_entropy"),
     "embedding.cu": ("embedding.cu", "embedding_backward"),
     "junction_usual.cuh": ("junction_backward.cu", "junction_backward"),
+    "muon.cu": ("muon.cu", "scaled_copy"),
     "stats.cu": ("stats.cu", "tensor_stats"),
     "types.cuh": ("junction.cu", "junction_forward"),  # layernorm sums over a block twice
     "variant.cu": ("variant.cu", "product_norm bhyt_terms"),
