@@ -12,6 +12,8 @@ static const HeadShape head_shapes[] = {
     {1, 33, 2, 1, 256}, {3, 3, 3, 3, 8},    {2, 64, 3, 3, 40}, {1, 129, 2, 1, 24},
     {2, 5, 2, 1, 5},    {1, 4, 1, 1, 1},    {1, 70, 3, 1, 7},  {1, 257, 1, 1, 64}};
 
+/* Every variant of a sample meets this one: each is a kernel of its own. */
+static const HeadShape head_small[] = {{2, 7, 2, 1, 16}};
 /* Rows enough for several to each partial sum. */
 static const HeadShape qkv_long_shapes[] = {{2, 650, 2, 1, 8}};
 
@@ -261,6 +263,7 @@ static void declare_attention_decode(Case *c, const void *shape, const void *var
 const Family families_attention[] = {
     FAMILY(qkv_forward, declare_qkv_forward, head_shapes, qkv_variants),
     FAMILY(qkv_backward, declare_qkv_backward, head_shapes, qkv_variants),
+    FAMILY(qkv_backward, declare_qkv_backward, head_small, qkv_variants, .whole = true),
     FAMILY(qkv_backward, declare_qkv_backward, qkv_long_shapes, qkv_variants),
     FAMILY(attention_forward, declare_attention_forward, head_shapes, attention_variants),
     FAMILY(attention_backward, declare_attention_backward, head_shapes, attention_variants),

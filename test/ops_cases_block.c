@@ -26,6 +26,9 @@ static const EmbeddingVariant embedding_variants[] = {{0},
                                                       {.position = true, .wide = true},
                                                       {.positions = true, .fixed_positions = true}};
 
+/* Every variant of a sample meets this one: each is a kernel of its own. */
+static const EmbeddingShape embedding_small[] = {{2, 3, 7, 3}};
+
 static Embedding *embedding(Case *c, const EmbeddingShape *s, const EmbeddingVariant *v, bool backward,
                             Tensor **table, Tensor **positions, Tensor **scale, Tensor **x) {
     Embedding *e = arguments(c, sizeof *e);
@@ -258,6 +261,7 @@ static void declare_activation_backward(Case *c, const void *shape, const void *
 const Family families_block[] = {
     FAMILY(embedding_forward, declare_embedding_forward, embedding_shapes, embedding_variants),
     FAMILY(embedding_backward, declare_embedding_backward, embedding_shapes, embedding_variants),
+    FAMILY(embedding_backward, declare_embedding_backward, embedding_small, embedding_variants, .whole = true),
     FAMILY(linear_forward, declare_linear_forward, linear_shapes, linear_variants, .no_bits = true),
     FAMILY(linear_backward_input, declare_linear_backward_input, linear_shapes, linear_backward_input_variants,
            .no_bits = true),

@@ -124,9 +124,6 @@ static const JunctionVariant junction_variants[] = {
     {.norm = NORM_RMSNORM, .post = true, .s_in = SCALE_USUAL, .s_ride = SCALE_ZERO},
 };
 
-/* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
- * and 4,096 channels, and nearly the most that the CUDA backend takes. Few rows, and of the variants the four of every
- * norm that are kernels of their own: without and with an inner norm (SDD's is one), the residual in each type. */
 /* What nearly every layer has: rows that fill warps, and rows that do not. */
 static const RowShape junction_usual_shapes[] = {{1100, 8}, {1030, 512}, {6, 1600}};
 static const JunctionVariant junction_usual[] = {
@@ -135,6 +132,11 @@ static const JunctionVariant junction_usual[] = {
     {.norm = NORM_RMSNORM, .first = true, .df_is_dresidual = true},
     {.norm = NORM_RMSNORM, .bias = true, .df_is_dresidual = true, .in_place = true}};
 
+/* Rows so wide that a GPU gives each a block of threads, and its registers or shared memory run out: over 1,024, 2,048
+ * and 4,096 channels, and nearly the most that the CUDA backend takes. Few rows, and of the variants the four of every
+ * norm that are kernels of their own: without and with an inner norm (SDD's is one), the residual in each type. Narrow rows meet
+ * them all as well, whatever is sampled. */
+static const RowShape junction_narrow_shapes[] = {{3, 31}};
 static const RowShape junction_wide_shapes[] = {{2, 1030}, {1, 2052}, {2, 4099}, {2, 8190}};
 static const JunctionVariant junction_wide[] = {
     {.norm = NORM_NONE, .bias = true, .s_out = SCALE_USUAL},
@@ -467,6 +469,8 @@ static void declare_bhyt_terms(Case *c, const void *shape, const void *variant) 
 const Family families_junction[] = {
     FAMILY(junction_forward, declare_junction_forward, junction_shapes, junction_variants),
     FAMILY(junction_backward, declare_junction_backward, junction_shapes, junction_variants),
+    FAMILY(junction_forward, declare_junction_forward, junction_narrow_shapes, junction_wide, .whole = true),
+    FAMILY(junction_backward, declare_junction_backward, junction_narrow_shapes, junction_wide, .whole = true),
     FAMILY(junction_forward, declare_junction_forward, junction_wide_shapes, junction_wide, .whole = true),
     FAMILY(junction_backward, declare_junction_backward, junction_wide_shapes, junction_wide, .whole = true),
     FAMILY(junction_backward, declare_junction_backward, junction_usual_shapes, junction_usual, .whole = true),
