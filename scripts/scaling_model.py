@@ -15,6 +15,8 @@ import os
 import statistics
 import sys
 
+from assumptions import Assumptions, read_changes
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(ROOT, "scripts", "results", "scaling.md")
 
@@ -45,20 +47,11 @@ SEQUENCE, TOKENS_A_GPU = 1024, 32768
 GPUS = [8, 64, 512, 1024]
 
 
-class Cluster:
-    """The assumptions, in seconds and bytes."""
+class Cluster(Assumptions):
+    """Of GPUs, nodes and what joins them."""
 
     def __init__(self, changes=(), **more):
-        values = {name: row[0] for name, row in ASSUMED.items()}
-        for name, value in [*changes, *more.items()]:
-            if name not in values:
-                raise SystemExit(f"scaling_model.py: {name} is no assumption; there are {', '.join(values)}")
-            values[name] = float(value)
-        self.values = values
-
-    def __getitem__(self, name):
-        scale = {"TFLOP/s": 1e12, "TB/s": 1e12, "GB/s": 1e9, "MB": 1e6, "µs": 1e-6, "%": 0.01}.get(ASSUMED[name][1], 1)
-        return self.values[name] * scale
+        super().__init__(ASSUMED, [*changes, *more.items()])
 
     def collective(self, size, ranks):
         """Seconds of a reduce-scatter or an all-gather of so many bytes: a ring."""
@@ -228,9 +221,7 @@ def page(cluster):
               f"rate does not explain 10 ms; {least:.0f} to {most:.0f} µs more a call would, or ranks that are not ready at the same time: which of them, only",
               "a trace could tell. (llm.c of today groups a kind of tensor's gathers: 16 launches, each behind its AdamW.) This program",
               "gathers buckets: few calls, one behind another.", "",
-              "## What it assumes", "", "| name | value | why |", "|---|---|---|"]
-    for name, (_, unit, why) in ASSUMED.items():
-        lines.append(f"| `{name}` | {cluster.values[name]:g} {unit} | {why} |")
+              "## What it assumes", "", *cluster.rows()]
     lines += ["", "Rings of all GPUs; no trees, no in-network sums. Links do not slow compute down, nor other jobs the links. Micro-steps of",
               "8192 tokens; FLOPs are 6 a parameter and token. AdamW moves 28 bytes a parameter of the rank's share. Blocks have 12 width²",
               "parameters, of the 7B 12.06 (SwiGLU). `--set name=value` changes a number, `--write` makes this page and the picture.", ""]
@@ -265,9 +256,10 @@ def main():
     parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="another assumption")
     options = parser.parse_args()
     try:
-        cluster = Cluster([(name, float(value)) for name, value in (change.split("=") for change in options.set)])
-    except ValueError:
-        parser.error("--set takes name=value, a number")
+        cluster = Cluster(read_changes(options.set))
+    except ValueError as error:
+        print(f"scaling_model.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     text = page(cluster)
     if not options.write:
         print(text)

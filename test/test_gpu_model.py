@@ -100,14 +100,14 @@ def test_what_was_measured_stands_beside_and_rates_are_fitted_to_it(tmp_path):
 
 def refused(*arguments):
     done = run_script(SCRIPT, *arguments)
-    assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1, done
+    assert done.returncode == 2 and not done.stdout and len(done.stderr.splitlines()) == 1, done
     return done.stderr
 
 
 def test_bad_input_is_a_line(tmp_path):
     assert "gem is no assumption; there are peak, gemm" in refused("--set", "gem=1")
-    for value in "0", "-1", "nan", "inf":
-        assert "a positive number is wanted" in refused("--set", f"gemm={value}")
+    for value in "-1", "nan", "inf":
+        assert "a number of 0 or more is wanted" in refused("--set", f"gemm={value}")
     assert "name=value" in refused("--set", "gemm")
     assert "none.json" in refused("--results", tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('{"marks": ')

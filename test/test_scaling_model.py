@@ -56,4 +56,4 @@ def test_the_published_points_are_said_to_agree_only_where_they_do():
         row = next(line for line in page.splitlines() if line.startswith(f"| {what} |"))
         assert ("agrees" in row) == (least <= value <= most) and ("misses" in row) != ("agrees" in row)
     done = run_script("scripts/scaling_model.py", "--set", "speed=3")
-    assert done.returncode == 1 and "speed is no assumption" in done.stderr
+    assert done.returncode == 2 and "speed is no assumption" in done.stderr

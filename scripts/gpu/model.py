@@ -5,7 +5,7 @@
     scripts/gpu/model.py --write                  scripts/results/gpu-model.md and gpu-model.png (needs matplotlib)
     scripts/gpu/model.py --set issue=0.9          with other numbers than those that it assumes
     scripts/gpu/model.py --results FILE           beside what `make gpu-check` has measured, and with rates fitted to that
-                                                  (by itself: the newest of test/results/*.json that has a GPU's marks)
+                                                  (by itself: the one of test/results/*.json that has a GPU's marks)
 
 An operation takes as long as what it needs most of: memory, instructions or tensor cores. Bytes and FLOPs are counted from
 shapes (step_costs.py), instructions in the machine code (test/sass).
@@ -22,6 +22,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from assumptions import Assumptions, read_changes  # noqa: E402
 from gpu import step_costs  # noqa: E402
 from gpu.step_costs import PARTS, ROOT, Step  # noqa: E402
 
@@ -47,21 +48,11 @@ PRESETS = list(step_costs.SHAPES)
 FITTED = {"gemm": "products", "share": "bandwidth", "attention": "attention"}
 
 
-class Rates:
-    """The assumptions, in units of one."""
+class Rates(Assumptions):
+    """Of a GPU."""
 
     def __init__(self, changes=()):
-        self.values = {name: row[0] for name, row in ASSUMED.items()}
-        for name, value in changes:
-            if name not in self.values:
-                raise SystemExit(f"model.py: {name} is no assumption; there are {', '.join(self.values)}")
-            if not (value > 0 and math.isfinite(value)):
-                raise SystemExit(f"model.py: {name}={value:g}: a positive number is wanted")
-            self.values[name] = value
-
-    def __getitem__(self, name):
-        scale = {"TFLOP/s": 1e12, "TB/s": 1e12, "GHz": 1e9, "µs": 1e-6, "ns": 1e-9}.get(ASSUMED[name][1], 1)
-        return self.values[name] * scale
+        super().__init__(ASSUMED, changes)
 
     def seconds(self, operation):
         """(of one launch, what it waits for)."""
@@ -106,19 +97,21 @@ class Prediction:
 # ------------------------------------------------------------------------------------------------- what was measured
 
 
-def newest_results():
-    """A GPU's file among the committed ones, or None."""
-    files = [path for path in glob.glob(os.path.join(ROOT, "test", "results", "*.json")) if "marks" in read_results(path)]
-    return max(files, key=os.path.getmtime, default=None)
+def committed_results():
+    """The GPU's file among the committed ones, or None."""
+    files = [path for path in sorted(glob.glob(os.path.join(ROOT, "test", "results", "*.json"))) if "marks" in read_results(path)]
+    if len(files) > 1:
+        raise ValueError(f"--results says which: there are {', '.join(map(os.path.basename, files))}")
+    return files[0] if files else None
 
 
 def read_results(path):
-    try:
-        with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8") as file:
+        try:
             results = json.load(file)
-        return results if isinstance(results, dict) else {}
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"model.py: {path}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return results if isinstance(results, dict) else {}
 
 
 def fit(results, rates):
@@ -185,8 +178,7 @@ def page(compiler, table, rates, results, source):
              *table_of_presets(predictions, marks_of(results)), "", *table_of_parts(predictions)]  # fmt: skip
     for preset, found in predictions.items():
         lines += ["", f"## {preset}: what takes longest, beside products", "", *table_of_losses(found, rates)]
-    lines += ["", "## What it assumes", "", "| name | value | why |", "|---|---|---|"]
-    lines += [f"| `{name}` | {rates.values[name]:.4g} {unit} | {why} |".replace("  |", " |") for name, (_, unit, why) in ASSUMED.items()]
+    lines += ["", "## What it assumes", "", *rates.rows()]
     lines += ["", f"Instructions are those of `test/sass/table.txt` ({compiler}). Nothing overlaps with anything; caches keep nothing between",
               "kernels; of the embedding's gradient the adding of rows is counted, not the search for equal tokens. A number is changed by",
               "`--set name=value`; `--write` makes this page and its picture."]  # fmt: skip
@@ -219,29 +211,19 @@ def draw(predictions, path):
     picture.save(figure, path)
 
 
-def read_changes(texts):
-    changes = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            changes.append((name, float(value)))
-        except ValueError:
-            raise SystemExit(f"model.py: --set takes name=value, a number: not {text}") from None
-    return changes
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="scripts/results/gpu-model.md and gpu-model.png")
     parser.add_argument("--set", nargs="+", default=[], metavar="name=value", help="another assumption")
     parser.add_argument("--results", metavar="FILE", help="of gpu_check.py")
     options = parser.parse_args()
-    source = options.results or newest_results()
-    results = read_results(source) if source else {}
     try:
+        source = options.results or committed_results()
+        results = read_results(source) if source else {}
         text, predictions = page(*step_costs.read_table(), Rates(read_changes(options.set)), results, source)
-    except (OSError, step_costs.BadTable) as error:
-        raise SystemExit(f"model.py: {error}") from None
+    except (OSError, ValueError) as error:  # BadTable is one
+        print(f"model.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     if not options.write:
         sys.stdout.write(text)
         return
