@@ -48,10 +48,10 @@ ifdef SANITIZE
 endif
 
 HOST     := $(patsubst src/%.c,$(BUILD)/src/%.o,$(wildcard src/*/*.c))
-CPU      := $(foreach type,f32 f64,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
+CPU      := $(foreach type,f32 f64 bf16,$(patsubst kernels/cpu/%.c,$(BUILD)/cpu_$(type)/%.o,$(wildcard kernels/cpu/*.c)))
 ifdef STANDALONE
     CFLAGS  += -Itest/standalone/include
-    CPU     += $(BUILD)/standalone/json.o $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o
+    CPU     := $(filter-out %/product_bf16.o,$(CPU)) $(foreach part,json gemm_f32 gemm_f64 product_bf16,$(BUILD)/standalone/$(part).o)
 endif
 LIBRARY  := $(HOST) $(CPU)
 PROGRAM  := $(if $(filter build,$(BUILD)),train_gpt,$(BUILD)/train_gpt)
@@ -113,7 +113,7 @@ $(BUILD)/version: TEXT = $(VERSION)
 $(BUILD)/src/settings/usage.o $(BUILD)/cuda/settings/usage.o $(BUILD)/emu/settings/usage.o: $(BUILD)/version
 $(BUILD)/src/settings/usage.o $(BUILD)/cuda/settings/usage.o: CFLAGS += -DVERSION='"$(VERSION)"'
 
-# One source, two element types.
+# One source, three element types.
 $(BUILD)/cpu_f32/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
@@ -122,13 +122,18 @@ $(BUILD)/cpu_f64/%.o: kernels/cpu/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCPU_F64 -MMD -MP -c $< -o $@
 
-$(foreach type,f32 f64,$(addprefix $(BUILD)/cpu_$(type)/,backend.o collective.o)): CFLAGS += $(MPI_FLAGS)
+$(BUILD)/cpu_bf16/%.o: kernels/cpu/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DCPU_BF16 -MMD -MP -c $< -o $@
+
+$(foreach type,f32 f64 bf16,$(addprefix $(BUILD)/cpu_$(type)/,backend.o collective.o)): CFLAGS += $(MPI_FLAGS)
 $(BUILD)/src/ranks/rendezvous.o: CFLAGS += $(MPI_FLAGS)
 
 # In place of libraries, for machines that have none.
 $(BUILD)/standalone/json.o: test/standalone/json.c
 $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o: test/standalone/gemm.c
 $(BUILD)/standalone/gemm_f64.o: CFLAGS += -DCPU_F64
+$(BUILD)/standalone/product_bf16.o: CFLAGS += -DCPU_BF16
 $(BUILD)/standalone/%.o:
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
@@ -219,13 +224,13 @@ floors:
 # The other compilers, as far as they are here: no warning from any.
 test-compilers: $(BUILD)/has_build $(BUILD)/has_tests
 	@if command -v clang >/dev/null; then echo "clang: no warning allowed"; \
-	    for type in F32 F64; do clang $(CLANG_FLAGS) $(MPI_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
+	    for type in F32 F64 BF16; do clang $(CLANG_FLAGS) $(MPI_FLAGS) -DCPU_$$type $(wildcard kernels/cpu/*.c) || exit 1; done; \
 	    clang $(CLANG_FLAGS) $(wildcard src/*/*.c) $(filter-out test/ops_plain%,$(wildcard test/*.c test/ranks/*.c test/fuzz/*.c)) || exit 1; \
 	    clang $(CLANG_FLAGS) -x c train_gpt.cu || exit 1; \
 	else echo "clang is not here: skipped"; fi
 	@echo "$(CC), without the libraries (test/standalone): no warning allowed"
 	@$(CC) -std=gnu11 -fsyntax-only -fopenmp $(WARNINGS) -Itest/standalone/include -DVERSION='""' $(wildcard src/*/*.c) \
-	    $(wildcard test/standalone/*.c) kernels/cpu/linear.c test/test_ops.c test/ranks/test_collective.c
+	    $(wildcard test/standalone/*.c) kernels/cpu/product.c test/test_ops.c test/ranks/test_collective.c
 	@if [ $(CUDA) = 1 ]; then echo "nvcc: no warning allowed"; \
 	    $(MAKE) --no-print-directory -j$(CORES) $(BUILD)/gpu_probe; \
 	else echo "nvcc is not here, or not wanted: skipped"; fi

@@ -3,8 +3,8 @@
  *
  * Everything that touches a tensor is an operation declared here, once, with its shapes, types and meaning.
  * struct Kernels is one implementation of all of them: a device, its types, its memory, queues and events, and
- * one function pointer an operation. Its values: cpu/f32, cpu/f64, cuda/f32, cuda/bf16, and, for tests, the two
- * CUDA ones on the host emulation. The model calls nothing else; test/test_ops holds every implementation to
+ * one function pointer an operation. Its values: cpu/f32, cpu/f64, cpu/bf16, cuda/f32, cuda/bf16, and, for tests, the
+ * two CUDA ones on the host emulation. The model calls nothing else; test/test_ops holds every implementation to
  * what is written here.
  *
  * HOW TO READ THE DECLARATIONS
@@ -711,6 +711,7 @@ typedef struct Kernels {
  * implementation does not have yet; the program refuses such a device with the operation's name. */
 extern const Kernels kernels_cpu_f32;
 extern const Kernels kernels_cpu_f64;
+extern const Kernels kernels_cpu_bf16;
 extern const Kernels kernels_cuda_f32;
 extern const Kernels kernels_cuda_bf16;
 

@@ -12,6 +12,11 @@ const Implementation implementations[] = {
      .host_memory = true,
      .openmp = true,
      .any_head_size = true},
+    {.kernels = &kernels_cpu_bf16,
+     .plain = &kernels_plain_bf16,
+     .host_memory = true,
+     .openmp = true,
+     .any_head_size = true},
 #ifdef WITH_CUDA
     {.kernels = &kernels_cuda_f32, .plain = &kernels_plain_f32},
     {.kernels = &kernels_cuda_bf16, .plain = &kernels_plain_bf16},

@@ -8,7 +8,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "cpu.h"
+#include "product.h"
 #include "../../src/base/threads.h"
 
 #include <omp.h>
@@ -44,6 +44,11 @@ static bool cpu_open(int index, char *text, size_t size) {
                  "make ARCH=x86-64",
                  missing);
     if (missing) return false;
+    const char *lacks = NAME(multiply_lacks)();
+    if (lacks)
+        snprintf(text, size, "bf16 wants a processor and a oneDNN with %s, which is not to be had here: it would be slower than "
+                 "fp32", lacks);
+    if (lacks) return false;
     threads_team(); /* before anything asks how many there are */
     return NAME(canary)(text, size);
 }
@@ -231,13 +236,9 @@ static double cpu_event_elapsed(Event *from, Event *to) {
 /* --- The table: no graphs, no choice of GEMM algorithms ------------------------------------------------ */
 
 const Kernels NAME(kernels_cpu) = {
-#ifdef CPU_F64
-    .name = "cpu/f64",
-#else
-    .name = "cpu/f32",
-#endif
+    .name = "cpu/" TYPE_NAME,
     .device = "cpu",
-    .storage = REAL_DTYPE,
+    .storage = STORED_DTYPE,
     .accum = REAL_DTYPE,
 
     .open = cpu_open,

@@ -1,9 +1,10 @@
 /*
  * cpu.h: what every file of the CPU backend shares.
  *
- * Each C file of this folder is compiled twice, for cpu/f32 and (with -DCPU_F64) for cpu/f64: it writes `real` for
- * the element type and NAME(f) for every symbol with external linkage. On the CPU Storage, Accum and Residual
- * are all `real`. A queue runs its work at once, on OpenMP's threads.
+ * Each C file of this folder is compiled three times, for cpu/f32, for cpu/f64 (-DCPU_F64) and for cpu/bf16 (-DCPU_BF16): it
+ * writes `real` for the type that it computes in, which is Accum, `stored` for Storage, and NAME(f) for every symbol with
+ * external linkage. In cpu/f32 and cpu/f64 the two are one type. stored.h brings a row from one to the other.
+ * A queue runs its work at once, on OpenMP's threads.
  *
  * Reductions: work is split into pieces whose number depends on the shapes alone, never on the number of
  * threads, and pieces are added up in order; so results do not depend on threads or scheduling (GEMMs of a
@@ -19,14 +20,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef CPU_F64
-typedef double real;
-#define NAME(symbol) symbol##_f64
-#define REAL_DTYPE   DTYPE_F64
-#else
+#if defined(CPU_F64)
+typedef double real, stored;
+#define NAME(symbol)  symbol##_f64
+#define TYPE_NAME     "f64"
+#define REAL_DTYPE    DTYPE_F64
+#define STORED_DTYPE  DTYPE_F64
+#elif defined(CPU_BF16)
 typedef float real;
-#define NAME(symbol) symbol##_f32
-#define REAL_DTYPE   DTYPE_F32
+typedef struct stored {
+    uint16_t bits; /* the upper half of a float; a struct, so that no arithmetic is done with it by mistake */
+} stored;
+#define NAME(symbol)  symbol##_bf16
+#define TYPE_NAME     "bf16"
+#define REAL_DTYPE    DTYPE_F32
+#define STORED_DTYPE  DTYPE_BF16
+#else
+typedef float real, stored;
+#define NAME(symbol)  symbol##_f32
+#define TYPE_NAME     "f32"
+#define REAL_DTYPE    DTYPE_F32
+#define STORED_DTYPE  DTYPE_F32
 #endif
 
 struct Queue {

@@ -105,10 +105,15 @@ static inline double vm_sigmoid_f64(double x) {
     return (x < 0 ? e : 1.0) / (1.0 + e);
 }
 
-#define vm_exp     NAME(vm_exp)
-#define vm_tanh    NAME(vm_tanh)
-#define vm_erf     NAME(vm_erf)
-#define vm_erfc    NAME(vm_erfc)
-#define vm_sigmoid NAME(vm_sigmoid)
+#ifdef CPU_F64
+#define VM_REAL(symbol) symbol##_f64
+#else
+#define VM_REAL(symbol) symbol##_f32
+#endif
+#define vm_exp     VM_REAL(vm_exp)
+#define vm_tanh    VM_REAL(vm_tanh)
+#define vm_erf     VM_REAL(vm_erf)
+#define vm_erfc    VM_REAL(vm_erfc)
+#define vm_sigmoid VM_REAL(vm_sigmoid)
 
 #endif

@@ -12,6 +12,7 @@
 static const Kernels *const IMPLEMENTATIONS[] = {
     &kernels_cpu_f32, /* the first of a device has its default type */
     &kernels_cpu_f64,
+    &kernels_cpu_bf16,
 #ifdef WITH_CUDA
     &kernels_cuda_bf16,
     &kernels_cuda_f32,

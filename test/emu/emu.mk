@@ -57,7 +57,7 @@ PLAIN_TYPES := $(filter-out $(BUILD)/plain_LONG/%,$(PLAIN))
 $(BUILD)/plain/train_gpt: $(EMU)/train_gpt.o $(EMU_HOST) $(PLAIN_TYPES) $(filter %/json.o,$(CPU))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -fopenmp $^ $(LDLIBS) -o $@ \
-	    -Wl,--defsym=kernels_cpu_f32=kernels_plain_f32,--defsym=kernels_cpu_f64=kernels_plain_f64 \
+	    -Wl,--defsym=kernels_cpu_f32=kernels_plain_f32,--defsym=kernels_cpu_f64=kernels_plain_f64,--defsym=kernels_cpu_bf16=kernels_plain_bf16 \
 	    -Wl,--defsym=kernels_cuda_f32=kernels_plain_f32,--defsym=kernels_cuda_bf16=kernels_plain_bf16
 
 # The host's side of CUDA against the emulated device's lateness.

@@ -1,0 +1,25 @@
+/* product.h: a matrix product of a library's, apart from what a linear layer makes of it. */
+#ifndef PRODUCT_H
+#define PRODUCT_H
+
+#include "cpu.h"
+
+/* C[M,N] = op(A)·op(B) + bias, or C += op(A)·op(B), with op(A) [M,K] and op(B) [K,N] row-major; op transposes. Sums are Accum;
+ * an element is rounded to C's type once. The same shapes and number of threads give the same bits. */
+typedef struct Product {
+    const char *operation; /* for messages */
+    int64_t M, N, K;
+    bool transpose_a, transpose_b;
+    const stored *a, *b;
+    int64_t lda, ldb, ldc;
+    const stored *bias; /* [N], or NULL; not with add */
+    bool add;           /* to C, which is Accum then, and else Storage */
+    void *c;
+} Product;
+
+void NAME(multiply)(const Product *p);
+
+/* NULL where the library multiplies Storage at least as fast here as any wider type; else what it lacks for that. */
+const char *NAME(multiply_lacks)(void);
+
+#endif
