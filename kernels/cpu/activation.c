@@ -17,8 +17,9 @@ static const real GELU_SQUARE_CAP = 10000;
 static const real ROOT_HALF = (real)0.70710678118654752440084436210485;
 static const real NORMAL_DENSITY = (real)0.39894228040143267793994605993438; /* of 0: 1/√(2π) */
 
-enum { BUFFERS = 1, COLUMNS = 2 };
-enum { D_ALPHA, D_BIAS };
+/* Rows a thread; all but the first stand for rows of tensors whose type is not `real`. */
+enum { BUFFER_NORMED, BUFFER_H, BUFFER_Y, BUFFER_DH, BUFFERS_ALL, BUFFERS = STORED_IS_REAL ? 1 : BUFFERS_ALL };
+enum { D_ALPHA, D_BIAS, COLUMNS };
 
 /* The parts of a row of h: SwiGLU's gate and up, or the whole. */
 typedef struct Shape {
@@ -174,42 +175,50 @@ static void norm_row_backward(const Activation *a, const Shape *s, const real *h
 
 /* --- Operations -------------------------------------------------------------------------------------- */
 
+/* buffers: those of a thread; buffer i begins at i·ldh. */
+static void forward_row(const Activation *a, const Shape *s, int64_t n, real *buffers) {
+    const real *h = row_read(a->h, n * s->ldh, buffers + BUFFER_H * s->ldh, s->ldh);
+    if (a->norm != ACTIVATION_NORM_NONE) {
+        real *rstd = (real *)a->rstd + n * s->statistics, *normed = buffers + BUFFER_NORMED * s->ldh;
+        norm_rstd(a, s, h, rstd);
+        norm_row(a, s, h, rstd, normed);
+        h = normed;
+    }
+    real *y = row_room(a->y, n * s->ldy, buffers + BUFFER_Y * s->ldh);
+    plain_row(a, s, y, h);
+    row_write(a->y, n * s->ldy, y, s->F);
+}
+
 void NAME(activation_forward)(Queue *queue, const Activation *a) {
     Shape s = shape_of(a);
     real *buffers = NAME(cpu_scratch)(queue, workspace_bytes(a->N, s.ldh), "activation_forward");
 #pragma omp parallel if (a->N * s.ldh > SERIAL_ELEMENTS)
     {
-        real *buffer = buffers + omp_get_thread_num() * s.ldh;
+        real *own = buffers + BUFFERS * omp_get_thread_num() * s.ldh;
 #pragma omp for schedule(static)
-        for (int64_t n = 0; n < a->N; n++) {
-            const real *h = (const real *)a->h + n * s.ldh;
-            if (a->norm != ACTIVATION_NORM_NONE) {
-                real *rstd = (real *)a->rstd + n * s.statistics;
-                norm_rstd(a, &s, h, rstd);
-                norm_row(a, &s, h, rstd, buffer);
-                h = buffer;
-            }
-            plain_row(a, &s, (real *)a->y + n * s.ldy, h);
-        }
+        for (int64_t n = 0; n < a->N; n++) forward_row(a, &s, n, own);
     }
 }
 
-static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n, real *buffer,
+static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n, real *buffers,
                          real *columns) {
     const Activation *a = b->forward;
-    const real *h = (const real *)a->h + n * s->ldh, *dy = (const real *)b->dy + n * s->ldy;
-    real *dh = (real *)b->dh + n * s->ldh;
+    const int64_t at = n * s->ldh;
+    const real *h = row_read(a->h, at, buffers + BUFFER_H * s->ldh, s->ldh);
+    const real *dy = row_read(b->dy, n * s->ldy, buffers + BUFFER_Y * s->ldh, s->F);
+    real *dh = row_room(b->dh, at, buffers + BUFFER_DH * s->ldh), *normed = buffers + BUFFER_NORMED * s->ldh;
     if (a->norm == ACTIVATION_NORM_NONE) {
         plain_row_backward(a, s, dh, h, dy);
     } else {
         const real *rstd = (const real *)a->rstd + n * s->statistics;
-        norm_row(a, s, h, rstd, buffer);
-        plain_row_backward(a, s, buffer, buffer, dy);
-        norm_row_backward(a, s, h, rstd, buffer, dh, columns + D_ALPHA * s->ldh);
+        norm_row(a, s, h, rstd, normed);
+        plain_row_backward(a, s, normed, normed, dy);
+        norm_row_backward(a, s, h, rstd, normed, dh, columns + D_ALPHA * s->ldh);
     }
-    if (!b->dbias) return;
-    for (int i = 0; i < s->parts; i++)
-        row_add(columns + D_BIAS * s->ldh + i * s->part, dh + i * s->part, s->F);
+    for (int i = 0; i < s->parts; i++) {
+        row_write(b->dh, at + i * s->part, dh + i * s->part, s->F);
+        if (b->dbias) row_add(columns + D_BIAS * s->ldh + i * s->part, dh + i * s->part, s->F);
+    }
 }
 
 void NAME(activation_backward)(Queue *queue, const ActivationBackward *b) {
@@ -224,7 +233,7 @@ void NAME(activation_backward)(Queue *queue, const ActivationBackward *b) {
         row_fill(sums, 0, COLUMNS * s.ldh);
         int64_t end = piece_begin(a->N, pieces, p + 1);
         for (int64_t n = piece_begin(a->N, pieces, p); n < end; n++)
-            backward_row(b, &s, n, buffers + omp_get_thread_num() * s.ldh, sums);
+            backward_row(b, &s, n, buffers + BUFFERS * omp_get_thread_num() * s.ldh, sums);
     }
     for (int i = 0; i < s.parts; i++) {
         int64_t at = i * s.part;

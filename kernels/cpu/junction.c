@@ -2,7 +2,7 @@
  * junction.c: what happens between two sublayers? (MATH.md §5, kernels.h: Junction)
  *
  * One pass over memory in each direction: a row comes into the first-level cache once, every step works on it
- * there, and it is written once. Forward of the plain case reads x and f and writes u and y; backward reads
+ * there, and it is written once (stored.h). Forward of the plain case reads x and f and writes u and y; backward reads
  * dy, dresidual_in and u and writes dresidual_out. The norms themselves are in norm.h.
  */
 #include "norm.h"
@@ -10,11 +10,13 @@
 /* Columns and scalars that backward sums, one row of each a piece. */
 enum { D_GAMMA, D_BETA, D_BIAS, D_INNER_GAMMA, D_INNER_BETA, D_SDD_GAMMA, D_SDD_BETA, COLUMNS };
 enum { D_SCALAR, D_SHIFT, D_INNER_SCALAR, D_INNER_SHIFT, D_SDD_SCALAR, D_GATE, SCALARS };
-enum { VECTORS = 7, BUFFERS = 5 };
-enum { BUFFER_DR, BUFFER_INPUT, BUFFER_DF, BUFFER_Z, BUFFER_R };
+enum { ZEROS = 6, BIAS, VECTORS };
+/* The last ones stand for rows of tensors whose type is another than `real`. */
+enum { BUFFER_DR, BUFFER_INPUT, BUFFER_DF, BUFFER_Z, BUFFER_R, BUFFER_X, BUFFER_F, BUFFER_U, BUFFER_Y, BUFFERS_ALL };
+enum { BUFFERS = STORED_IS_REAL ? BUFFER_X : BUFFERS_ALL };
 
 typedef struct Workspace {
-    real *vectors;   /* VECTORS rows: prepared γ and β of three norms, and a row of zeros */
+    real *vectors;   /* VECTORS rows: prepared γ and β of three norms, a row of zeros, and the bias */
     real *buffers;   /* BUFFERS rows a thread */
     real *columns;   /* COLUMNS rows a piece */
     double *scalars; /* SCALARS a piece */
@@ -55,7 +57,7 @@ static double scale_or_one(const Accum *scale) {
 
 static Context context_of(const Junction *j, const Workspace *w) {
     int64_t ld = padded(j->C);
-    real *zeros = w->vectors + 6 * ld;
+    real *zeros = w->vectors + ZEROS * ld;
     row_fill(zeros, 0, ld);
     double alpha = j->alpha == 0 ? 1 : j->alpha;
     Context c = {
@@ -64,7 +66,7 @@ static Context context_of(const Junction *j, const Workspace *w) {
         .ld = ld,
         .s_in = (real)(alpha * scale_or_one(j->s_in) * scale_or_one(j->s_ride)),
         .s_out = (real)scale_or_one(j->s_out),
-        .bias = j->bias ? j->bias : zeros,
+        .bias = j->bias ? row_read(j->bias, 0, w->vectors + BIAS * ld, j->C) : zeros,
         .zeros = zeros,
         .norm = norm_prepare(&j->norm, j->C, w->vectors, ld),
         .inner = norm_prepare(&j->inner, j->C, w->vectors + 2 * ld, ld),
@@ -100,30 +102,39 @@ static const real *row_scaled(const Context *c, const real *u, real *buffer) {
 
 /* --- Forward ----------------------------------------------------------------------------------------- */
 
-static void forward_row(const Context *c, int64_t n, real *buffer) {
+/* buffers: those of a thread; buffer i begins at i·ld. */
+static void forward_row(const Context *c, int64_t n, real *buffers) {
     const Junction *j = c->j;
-    int64_t at = n * c->ld;
-    const real *x = (const real *)j->x + at, *u = x;
+    const int C = c->C;
+    const bool accum = j->residual_is_accum;
+    const int64_t at = n * c->ld, ld = c->ld;
+    const real *u = residual_read(j->x, at, accum, buffers + BUFFER_X * ld, C);
     if (j->f) {
-        const real *f = (const real *)j->f + at, *bias = c->bias;
+        const real *f = row_read(j->f, at, buffers + BUFFER_F * ld, C), *bias = c->bias;
         if (has_inner(j)) {
-            row_combine(buffer, 1, f, bias, c->zeros, c->C);
-            if (c->sdd.kind != NORM_NONE) norm_forward(&c->sdd, n, buffer, buffer, false);
-            if (c->inner.kind != NORM_NONE) norm_forward(&c->inner, n, buffer, buffer, false);
-            f = buffer;
+            real *input = buffers + BUFFER_INPUT * ld;
+            row_combine(input, 1, f, bias, c->zeros, C);
+            if (c->sdd.kind != NORM_NONE) norm_forward(&c->sdd, n, input, input, false);
+            if (c->inner.kind != NORM_NONE) norm_forward(&c->inner, n, input, input, false);
+            f = input;
             bias = c->zeros;
         }
-        real *stored = (real *)j->u + at;
-        row_combine(stored, c->s_in, x, f, bias, c->C);
-        u = stored;
+        real *sum = residual_room(j->u, at, accum, buffers + BUFFER_U * ld);
+        row_combine(sum, c->s_in, u, f, bias, C);
+        residual_write(j->u, at, accum, sum, C);
+        if (!accum) row_round(sum, C);
+        u = sum;
     }
 
-    real *y = j->y ? (real *)j->y + at : j->y_residual ? (real *)j->y_residual + at : NULL;
+    real *y = j->y            ? row_room(j->y, at, buffers + BUFFER_Y * ld)
+              : j->y_residual ? residual_room(j->y_residual, at, accum, buffers + BUFFER_Y * ld)
+                              : NULL;
     real *mean_square_out = j->mean_square_out;
-    const real *r = row_scaled(c, u, buffer);
+    const real *r = row_scaled(c, u, buffers + BUFFER_R * ld);
     real mean_square = norm_forward(&c->norm, n, r, y, mean_square_out);
     if (mean_square_out) mean_square_out[n] = mean_square;
-    if (j->y && j->y_residual) memcpy((real *)j->y_residual + at, y, (size_t)c->C * sizeof(real));
+    if (j->y) row_write(j->y, at, y, C);
+    if (j->y_residual) residual_write(j->y_residual, at, accum, y, C);
 }
 
 void NAME(junction_forward)(Queue *queue, const Junction *j) {
@@ -131,9 +142,9 @@ void NAME(junction_forward)(Queue *queue, const Junction *j) {
     Context c = context_of(j, &w);
 #pragma omp parallel if (j->N * j->C > SERIAL_ELEMENTS)
     {
-        real *buffer = w.buffers + BUFFERS * omp_get_thread_num() * c.ld;
+        real *buffers = w.buffers + BUFFERS * omp_get_thread_num() * c.ld;
 #pragma omp for schedule(static)
-        for (int64_t n = 0; n < j->N; n++) forward_row(&c, n, buffer);
+        for (int64_t n = 0; n < j->N; n++) forward_row(&c, n, buffers);
     }
 }
 
@@ -166,7 +177,7 @@ static const real *branch_backward(const Context *c, int64_t n, const real *du, 
     if (!has_inner(j)) return du;
 
     real *input = piece->buffer[BUFFER_INPUT], *df = piece->buffer[BUFFER_DF];
-    row_combine(input, 1, (const real *)j->f + n * c->ld, c->bias, c->zeros, c->C);
+    row_combine(input, 1, row_read(j->f, n * c->ld, piece->buffer[BUFFER_F], c->C), c->bias, c->zeros, c->C);
     if (c->inner.kind != NORM_NONE) {
         const real *z = input;
         if (c->sdd.kind != NORM_NONE) {
@@ -180,12 +191,11 @@ static const real *branch_backward(const Context *c, int64_t n, const real *du, 
     return df;
 }
 
-/* The gradient at r through the norm, ; zeros where nothing arrives at y. */
-static const real *norm_path(const Context *c, const JunctionBackward *b, int64_t n, const real *r,
+/* The gradient at r through the norm; zeros where nothing arrives at y. `dresidual` is the stream's after this junction, or
+ * NULL. */
+static const real *norm_path(const Context *c, const JunctionBackward *b, int64_t n, const real *r, const real *dresidual,
                              Piece *piece) {
-    int64_t at = n * c->ld;
-    const real *dy = b->dy ? (const real *)b->dy + at : NULL;
-    const real *dresidual = b->dresidual_in ? (const real *)b->dresidual_in + at : NULL;
+    const real *dy = b->dy ? row_read(b->dy, n * c->ld, piece->buffer[BUFFER_Y], c->C) : NULL;
     real *dr = piece->buffer[BUFFER_DR], *dmean_square_out = b->dmean_square_out;
     if (c->j->post && dresidual) {
         row_combine(dr, 1, dresidual, dy ? dy : c->zeros, c->zeros, c->C);
@@ -202,28 +212,32 @@ static const real *norm_path(const Context *c, const JunctionBackward *b, int64_
 
 static void backward_row(const Context *c, const JunctionBackward *b, int64_t n, Piece *piece) {
     const Junction *j = c->j;
-    int C = c->C;
-    int64_t at = n * c->ld;
-    const real *u = (const real *)(j->f ? j->u : j->x) + at;
-    const real *r = row_scaled(c, u, piece->buffer[BUFFER_R]), *dr = norm_path(c, b, n, r, piece);
+    const int C = c->C;
+    const bool accum = j->residual_is_accum;
+    const int64_t at = n * c->ld;
+    const real *u = residual_read(j->f ? j->u : j->x, at, accum, piece->buffer[BUFFER_U], C);
+    const real *dresidual =
+        b->dresidual_in ? residual_read(b->dresidual_in, at, accum, piece->buffer[BUFFER_X], C) : NULL;
+    const real *r = row_scaled(c, u, piece->buffer[BUFFER_R]), *dr = norm_path(c, b, n, r, dresidual, piece);
 
     const real *dmean_square_in = b->dmean_square_in;
     real k = dmean_square_in ? 2 * dmean_square_in[n] / C : 0; /* d(mean r²)/dr = 2r/C */
-    const real *shortcut = b->dresidual_in && !j->post ? (const real *)b->dresidual_in + at : c->zeros;
-    real *dresidual_out = (real *)b->dresidual_out + at;
+    real *dresidual_out = residual_room(b->dresidual_out, at, accum, piece->buffer[BUFFER_Y]);
     real alpha = j->alpha == 0 ? 1 : (real)j->alpha;
     real *du = alpha == 1 ? dresidual_out : piece->buffer[BUFFER_DR];
-    row_finish(du, dr, shortcut, k, r, C);
+    row_finish(du, dr, dresidual && !j->post ? dresidual : c->zeros, k, r, C);
 
-    if (b->dgate) piece->dgate += row_dot(du, j->post ? (const real *)j->x + at : u, C);
+    if (b->dgate)
+        piece->dgate += row_dot(du, j->post ? residual_read(j->x, at, accum, piece->buffer[BUFFER_X], C) : u, C);
     if (alpha != 1) {
 #pragma omp simd
         for (int i = 0; i < C; i++) dresidual_out[i] = alpha * du[i];
     }
+    residual_write(b->dresidual_out, at, accum, dresidual_out, C);
     if (!j->f) return;
     const real *df = branch_backward(c, n, du, piece);
     if (b->dbias) row_add(piece->dbias, df, C);
-    if (b->df) memcpy((real *)b->df + at, df, (size_t)C * sizeof(real));
+    if (b->df) row_write(b->df, at, df, C);
 }
 
 /* Rows of one piece; its sums go to its rows of the workspace. */

@@ -82,8 +82,7 @@ static int update_chunk(const MuonUpdate *a, int64_t begin, int64_t end) {
         real *master = (real *)a->master + s.first;
         lost += update_stretch((real)(a->state->in.lr * slot->lr_scale), (real)slot->weight_decay, master,
                                (const real *)a->direction + s.first, s.count);
-        if (a->storage && a->storage != a->master)
-            memcpy((real *)a->storage + s.first, master, (size_t)s.count * sizeof(real));
+        lost += storage_follow(a->storage, a->master, s.first, master, s.count);
     }
     return lost;
 }
@@ -102,28 +101,44 @@ void NAME(muon_update)(Queue *queue, const MuonUpdate *a) {
 
 /* --- Into and out of Newton–Schulz ------------------------------------------------------------------- */
 
+enum { TILE = 32 };
+
+/* n ≤ TILE numbers of src, as `real`; the same way they go into dst. */
+static const real *piece_read(const ScaledCopy *a, int64_t at, real buffer[TILE], int64_t n) {
+    return residual_read(a->src, at, a->narrow, buffer, n);
+}
+static void piece_write(const ScaledCopy *a, int64_t at, const real *piece, int64_t n) {
+    residual_write(a->dst, at, !a->narrow, piece, n);
+}
+
 static void copy_rows(const ScaledCopy *a, real factor) {
     const int64_t stride = padded(a->cols);
 #pragma omp parallel for schedule(static) if ((int64_t)a->rows * a->cols > SERIAL_ELEMENTS)
-    for (int64_t r = 0; r < a->rows; r++) {
-        const real *src = (const real *)a->src + r * stride;
-        real *dst = (real *)a->dst + r * stride;
+    for (int64_t r = 0; r < a->rows; r++)
+        for (int64_t column = 0; column < a->cols; column += TILE) {
+            const int64_t at = r * stride + column, n = least(TILE, a->cols - column);
+            real buffer[TILE], out[TILE];
+            const real *src = piece_read(a, at, buffer, n);
 #pragma omp simd
-        for (int64_t c = 0; c < a->cols; c++) dst[c] = factor * src[c];
-    }
+            for (int64_t i = 0; i < n; i++) out[i] = factor * src[i];
+            piece_write(a, at, out, n);
+        }
 }
 
 /* Tiles that fit into the first-level cache both ways; a thread has whole rows of the result. */
 static void copy_columns(const ScaledCopy *a, real factor) {
-    enum { TILE = 32 };
     const int64_t src_stride = padded(a->cols), dst_stride = padded(a->rows);
 #pragma omp parallel for schedule(static) if ((int64_t)a->rows * a->cols > SERIAL_ELEMENTS)
     for (int64_t column = 0; column < a->cols; column += TILE)
         for (int64_t row = 0; row < a->rows; row += TILE) {
-            const int64_t columns_end = least(column + TILE, a->cols), rows_end = least(row + TILE, a->rows);
-            for (int64_t c = column; c < columns_end; c++)
-                for (int64_t r = row; r < rows_end; r++)
-                    ((real *)a->dst)[c * dst_stride + r] = factor * ((const real *)a->src)[r * src_stride + c];
+            const int64_t columns = least(TILE, a->cols - column), rows = least(TILE, a->rows - row);
+            real tile[TILE][TILE];
+            for (int64_t r = 0; r < rows; r++) {
+                real buffer[TILE];
+                const real *src = piece_read(a, (row + r) * src_stride + column, buffer, columns);
+                for (int64_t c = 0; c < columns; c++) tile[c][r] = factor * src[c];
+            }
+            for (int64_t c = 0; c < columns; c++) piece_write(a, (column + c) * dst_stride + row, tile[c], rows);
         }
 }
 
@@ -137,8 +152,9 @@ void NAME(scaled_copy)(Queue *queue, const ScaledCopy *a) {
 
 void NAME(axpby)(Queue *queue, const Axpby *args) {
     (void)queue;
-    const real a = (real)args->a, b = (real)args->b, *x = args->x;
-    real *y = args->y;
+    const real a = (real)args->a, b = (real)args->b;
+    const stored *x = args->x;
+    stored *y = args->y;
 #pragma omp parallel for simd schedule(static) if (args->n > SERIAL_ELEMENTS)
-    for (int64_t i = 0; i < args->n; i++) y[i] = a * x[i] + b * y[i];
+    for (int64_t i = 0; i < args->n; i++) y[i] = stored_of(a * stored_get(x[i]) + b * stored_get(y[i]));
 }

@@ -10,6 +10,7 @@
 #define NORM_H
 
 #include "rows.h"
+#include "stored.h"
 #include "vmath.h"
 
 /* A Norm made ready for its rows: nothing is NULL that a loop reads, output_scale is inside γ and β. */

@@ -10,14 +10,15 @@ typedef struct Product {
     const char *operation; /* for messages */
     int64_t M, N, K;
     bool transpose_a, transpose_b;
-    const stored *a, *b;
+    const Storage *a, *b;
     int64_t lda, ldb, ldc;
-    const stored *bias; /* [N], or NULL; not with add */
+    const Storage *bias; /* [N], or NULL; not with add */
     bool add;           /* to C, which is Accum then, and else Storage */
     void *c;
 } Product;
 
 void NAME(multiply)(const Product *p);
+void multiply_f32(const Product *p); /* in cpu/bf16 for factors that are rounded nowhere: A, B and C in fp32 */
 
 /* NULL where the library multiplies Storage at least as fast here as any wider type; else what it lacks for that. */
 const char *NAME(multiply_lacks)(void);

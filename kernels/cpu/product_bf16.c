@@ -180,7 +180,7 @@ static void clear_padding(const Product *p) {
 static void fill_bias(const Product *p) {
     const stored none = {0};
     for (int64_t m = 0; m < p->M; m++)
-        for (int64_t n = 0; n < p->N; n++) ((stored *)p->c)[m * p->ldc + n] = p->bias ? p->bias[n] : none;
+        for (int64_t n = 0; n < p->N; n++) ((stored *)p->c)[m * p->ldc + n] = p->bias ? ((const stored *)p->bias)[n] : none;
 }
 
 void NAME(multiply)(const Product *p) {

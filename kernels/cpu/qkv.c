@@ -6,8 +6,8 @@
  */
 #include "norm.h"
 
-enum { COLUMNS = 2 };
-enum { D_ALPHA, D_BIAS };
+enum { D_ALPHA, D_BIAS, COLUMNS };
+enum { BUFFER_IN, BUFFER_OUT, BUFFERS_ALL, BUFFERS = STORED_IS_REAL ? 0 : BUFFERS_ALL }; /* rows a thread */
 enum { MAX_HALF = 128 }; /* half of the largest head */
 
 /* A stretch of the row with one statistic. */
@@ -41,7 +41,7 @@ static Segment segment_of(const Qkv *q, int i) {
 }
 
 static size_t workspace_bytes(int64_t N, int64_t width) {
-    return (size_t)(COLUMNS * piece_count(N)) * (size_t)padded(width) * sizeof(real);
+    return (size_t)(COLUMNS * piece_count(N) + BUFFERS * thread_limit()) * (size_t)padded(width) * sizeof(real);
 }
 
 size_t NAME(qkv_scratch)(const Limits *limits) {
@@ -78,9 +78,10 @@ static void check_shape(const Qkv *q) {
 
 /* --- Operations -------------------------------------------------------------------------------------- */
 
-static void forward_row(const Qkv *q, int64_t n, int64_t width, int64_t ld) {
-    const real *raw = (const real *)q->raw + n * ld;
-    real *out = (real *)q->qkv + n * ld;
+/* buffers: those of a thread; buffer i begins at i·ld. */
+static void forward_row(const Qkv *q, int64_t n, int64_t width, int64_t ld, real *buffers) {
+    const real *raw = row_read(q->raw, n * ld, buffers + BUFFER_IN * ld, width);
+    real *out = row_room(q->qkv, n * ld, buffers + BUFFER_OUT * ld);
     if (raw != out) memcpy(out, raw, (size_t)width * sizeof(real));
     int segments = segment_count(q);
     for (int i = 0; i < segments; i++) {
@@ -93,32 +94,35 @@ static void forward_row(const Qkv *q, int64_t n, int64_t width, int64_t ld) {
         ((real *)q->rstd)[n * segments + i] = rstd;
     }
     if (q->rope) rotate_row(q, n, out, 1);
+    row_write(q->qkv, n * ld, out, width);
 }
 
 void NAME(qkv_forward)(Queue *queue, const Qkv *q) {
-    (void)queue;
     check_shape(q);
     int64_t N = (int64_t)q->B * q->T, width = width_of(q), ld = padded(width);
+    real *buffers = NAME(cpu_scratch)(queue, workspace_bytes(N, width), "qkv_forward");
 #pragma omp parallel for schedule(static) if (N * width > SERIAL_ELEMENTS)
-    for (int64_t n = 0; n < N; n++) forward_row(q, n, width, ld);
+    for (int64_t n = 0; n < N; n++)
+        forward_row(q, n, width, ld, buffers + BUFFERS * omp_get_thread_num() * ld);
 }
 
-static void backward_row(const QkvBackward *b, int64_t n, int64_t width, int64_t ld, real *sums) {
+static void backward_row(const QkvBackward *b, int64_t n, int64_t width, int64_t ld, real *sums, real *buffers) {
     const Qkv *q = b->forward;
-    const real *upstream = (const real *)b->dqkv + n * ld;
-    real *draw = (real *)b->draw + n * ld;
+    const real *upstream = row_read(b->dqkv, n * ld, buffers + BUFFER_IN * ld, width);
+    real *draw = row_room(b->draw, n * ld, buffers + BUFFER_OUT * ld);
     if (draw != upstream) memcpy(draw, upstream, (size_t)width * sizeof(real));
     if (q->rope) rotate_row(q, n, draw, -1);
     int segments = segment_count(q);
     for (int i = 0; i < segments; i++) {
         Segment s = segment_of(q, i);
         if (!s.alpha) continue;
-        const real *raw = (const real *)q->raw + n * ld + s.begin;
+        const real *raw = row_read(q->raw, n * ld + s.begin, buffers + BUFFER_IN * ld, s.width);
         real rstd = ((const real *)q->rstd)[n * segments + i], *d = draw + s.begin;
         real mean_dot = (real)(rms_dot(raw, rstd, s.alpha, d, s.width) / s.width);
         rms_backward(raw, rstd, s.alpha, d, mean_dot, d, sums + D_ALPHA * ld + s.sums, s.width);
     }
     if (b->dbias) row_add(sums + D_BIAS * ld, draw, width);
+    row_write(b->draw, n * ld, draw, width);
 }
 
 void NAME(qkv_backward)(Queue *queue, const QkvBackward *b) {
@@ -126,12 +130,14 @@ void NAME(qkv_backward)(Queue *queue, const QkvBackward *b) {
     check_shape(q);
     int64_t N = (int64_t)q->B * q->T, width = width_of(q), ld = padded(width), pieces = piece_count(N);
     real *columns = NAME(cpu_scratch)(queue, workspace_bytes(N, width), "qkv_backward");
+    real *buffers = columns + COLUMNS * pieces * ld;
 #pragma omp parallel for schedule(static) if (N * width > SERIAL_ELEMENTS)
     for (int64_t p = 0; p < pieces; p++) {
         real *sums = columns + p * COLUMNS * ld;
         row_fill(sums, 0, COLUMNS * ld);
         int64_t end = piece_begin(N, pieces, p + 1);
-        for (int64_t n = piece_begin(N, pieces, p); n < end; n++) backward_row(b, n, width, ld, sums);
+        for (int64_t n = piece_begin(N, pieces, p); n < end; n++)
+            backward_row(b, n, width, ld, sums, buffers + BUFFERS * omp_get_thread_num() * ld);
     }
 
     Accum *dalpha[3] = {b->dalpha_q, b->dalpha_k, b->dalpha_v};

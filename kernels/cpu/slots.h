@@ -1,8 +1,10 @@
-/* slots.h: how is a range of the arenas cut into pieces for threads, and which parameter is an element of? */
+/* slots.h: how is a range of the arenas cut into pieces for threads, which parameter is an element of, and how do masters become
+ * the copy that products read? */
 #ifndef SLOTS_H
 #define SLOTS_H
 
 #include "rows.h"
+#include "stored.h"
 
 enum { CHUNK = 1 << 15 }; /* elements; a multiple of 64 */
 
@@ -19,6 +21,23 @@ static inline int slot_find(const ParamSlot *slots, int n_slots, int64_t at) {
             high = middle;
     }
     return low;
+}
+
+/* The copy in Storage of elements first … first + n − 1, whose masters are given, where there is one apart. Returns how many
+ * finite numbers have none there: they are too large for it. */
+static inline int storage_follow(Storage *storage, const Accum *masters, int64_t first, const real *master, int64_t n) {
+    if (!storage || storage == masters) return 0;
+    row_write(storage, first, master, n);
+    int lost = 0;
+#ifdef CPU_BF16
+    const stored *copy = (const stored *)storage + first;
+#pragma omp simd reduction(+ : lost)
+    for (int64_t i = 0; i < n; i++) {
+        real value = stored_get(copy[i]);
+        lost += (value - value != 0) & (master[i] - master[i] == 0);
+    }
+#endif
+    return lost;
 }
 
 #endif

@@ -183,8 +183,7 @@ static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
         real *master = (real *)a->master + first;
         lost += adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
                               (real *)a->v + first, count);
-        if (a->storage && a->storage != a->master)
-            memcpy((real *)a->storage + first, master, (size_t)count * sizeof(real));
+        lost += storage_follow(a->storage, a->master, first, master, count);
     }
     return lost;
 }

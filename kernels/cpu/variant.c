@@ -2,6 +2,7 @@
  * variant.c: the small computations that some variants need once a step or less (MATH.md §1.2, §3).
  */
 #include "norm.h"
+#include "product.h"
 
 enum { PRODUCT_ROWS = 256 }; /* rows of W_O·W_V that exist at a time */
 
@@ -56,42 +57,72 @@ static void fold_heads(const ProductNorm *args, int64_t first, int64_t rows, rea
             ld_o = padded((int64_t)args->H * args->D);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) {
-        const real *w_o = (const real *)args->w_o + (first + i) * ld_o;
+        const stored *w_o = (const stored *)args->w_o + (first + i) * ld_o;
         real *out = folded + i * ld;
         row_fill(out, 0, ld);
-        for (int64_t head = 0; head < args->H; head++)
-            row_add(out + head * args->Hkv / args->H * args->D, w_o + head * args->D, args->D);
+        for (int64_t head = 0; head < args->H; head++) {
+            real *to = out + head * args->Hkv / args->H * args->D;
+#pragma omp simd
+            for (int d = 0; d < args->D; d++) to[d] += stored_get(w_o[head * args->D + d]);
+        }
     }
 }
 
+typedef struct ProductSpace {
+    double *squares; /* [PRODUCT_ROWS] */
+    real *folded;    /* [PRODUCT_ROWS, width] */
+    real *product;   /* [PRODUCT_ROWS, C] */
+    real *w_v;       /* [width, C] where Storage is not `real` */
+} ProductSpace;
+
 static size_t product_bytes(int64_t width, int64_t C) {
-    return ((size_t)PRODUCT_ROWS * (size_t)(padded(width) + padded(C))) * sizeof(real) +
-           PRODUCT_ROWS * sizeof(double);
+    size_t elements = (size_t)PRODUCT_ROWS * (size_t)(padded(width) + padded(C));
+    if (!STORED_IS_REAL) elements += (size_t)(width * padded(C));
+    return PRODUCT_ROWS * sizeof(double) + elements * sizeof(real);
+}
+
+static ProductSpace product_space(Queue *queue, int64_t width, int64_t C) {
+    ProductSpace s = {.squares = NAME(cpu_scratch)(queue, product_bytes(width, C), "product_norm")};
+    s.folded = (real *)(s.squares + PRODUCT_ROWS);
+    s.product = s.folded + PRODUCT_ROWS * padded(width);
+    s.w_v = s.product + PRODUCT_ROWS * padded(C);
+    return s;
 }
 
 size_t NAME(variant_scratch)(const Limits *limits) {
-    return product_bytes((int64_t)limits->Hkv * limits->D, limits->C) + NAME(linear_scratch)(limits);
+    return product_bytes((int64_t)limits->Hkv * limits->D, limits->C);
+}
+
+/* The product's factors are rounded nowhere: neither is Storage's. */
+static void multiply_real(const Product *p) {
+#ifdef CPU_F64
+    multiply_f64(p);
+#else
+    multiply_f32(p);
+#endif
 }
 
 void NAME(product_norm)(Queue *queue, const ProductNorm *args) {
     int64_t width = (int64_t)args->Hkv * args->D, C = args->C, ld = padded(C);
-    size_t bytes = product_bytes(width, C);
-    char *scratch = NAME(cpu_scratch)(queue, bytes, "product_norm");
-    real *folded = (real *)scratch, *product = folded + PRODUCT_ROWS * padded(width);
-    double *squares = (double *)(product + PRODUCT_ROWS * ld);
-    Queue rest = {.scratch = scratch + bytes, .scratch_bytes = queue->scratch_bytes - bytes};
-    const real *w_v = (const real *)args->w_qkv + (int64_t)(args->H + args->Hkv) * args->D * ld;
-
+    ProductSpace s = product_space(queue, width, C);
+    const real *w_v = row_read(args->w_qkv, (int64_t)(args->H + args->Hkv) * args->D * ld, s.w_v, width * ld);
     double total = 0;
     for (int64_t first = 0; first < C; first += PRODUCT_ROWS) {
         int64_t rows = least(PRODUCT_ROWS, C - first);
-        fold_heads(args, first, rows, folded);
-        NAME(linear_backward_input)
-        (&rest, &(LinearBackward){
-                    .N = rows, .in = (int)C, .out = (int)width, .dy = folded, .w = w_v, .dx = product});
+        fold_heads(args, first, rows, s.folded);
+        multiply_real(&(Product){.operation = "product_norm",
+                                 .M = rows,
+                                 .N = C,
+                                 .K = width,
+                                 .a = s.folded,
+                                 .lda = padded(width),
+                                 .b = w_v,
+                                 .ldb = ld,
+                                 .c = s.product,
+                                 .ldc = ld});
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < rows; i++) squares[i] = row_sum_squares(product + i * ld, C);
-        for (int64_t i = 0; i < rows; i++) total += squares[i];
+        for (int64_t i = 0; i < rows; i++) s.squares[i] = row_sum_squares(s.product + i * ld, C);
+        for (int64_t i = 0; i < rows; i++) total += s.squares[i];
     }
     *(real *)args->out = (real)(total / ((double)args->T * C));
 }
