@@ -46,8 +46,7 @@ static bool cpu_open(int index, char *text, size_t size) {
     if (missing) return false;
     const char *lacks = NAME(multiply_lacks)();
     if (lacks)
-        snprintf(text, size, "bf16 wants a processor and a oneDNN with %s, which is not to be had here: it would be slower than "
-                 "fp32", lacks);
+        snprintf(text, size, "without %s it would be slower than fp32", lacks);
     if (lacks) return false;
     threads_team(); /* before anything asks how many there are */
     return NAME(canary)(text, size);

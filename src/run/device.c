@@ -128,10 +128,21 @@ static const Kernels *plan_cuda(const Config *config) {
 
 static const Kernels *open_cpu(Config *config) {
     const Kernels *k = find("cpu", config->dtype);
-    check(k, "--dtype %s does not exist on --device cpu; fp32 and fp64 do", config_choice("dtype", config->dtype));
     char text[256] = "";
-    require(k->open(0, text, sizeof text), "--device cpu: %s", text);
-    return k;
+    if (k->open(0, text, sizeof text)) return k;
+    const bool asked_too_much = k->storage == DTYPE_BF16;
+    fail(asked_too_much ? EXIT_USAGE : EXIT_RUNTIME, "%s: %s", asked_too_much ? "--dtype bf16 on the CPU" : "--device cpu", text);
+}
+
+void device_print_types(void) {
+    char text[256] = "";
+    const bool bf16 = kernels_cpu_bf16.open(0, text, sizeof text);
+    printf("types on this machine's CPU:\n"
+           "  fp32          taken where --dtype is not given\n"
+           "  bf16          %s%s\n"
+           "  fp64          for checking\n",
+           bf16 ? "the processor multiplies it faster than fp32" : "refused: ", bf16 ? "" : text);
+    if (bf16) kernels_cpu_bf16.close();
 }
 
 static bool inherits_threads;

@@ -24,6 +24,9 @@ void device_inherit_threads(Config *config, int argc, char **argv);
  * machine's CPUs and of a quota of its container; who has asked for more hears of it once a machine. */
 void device_share_cpus(Config *config, const Neighbours *neighbours);
 
+/* What --version says of types: which there are on this machine's CPU, and which is taken. */
+void device_print_types(void);
+
 /* A line that says why --device auto took the CPU in a build that could use a GPU; NULL if it did not. */
 const char *device_notice(void);
 

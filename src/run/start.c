@@ -91,9 +91,15 @@ static void read_flags(Start *start) {
     needs_check(c, argc, argv);
 }
 
+/* What --version says beside the build. */
+static void print_surroundings(void) {
+    ranks_print_launchers();
+    device_print_types();
+}
+
 void start_read(Start *start, int argc, char **argv) {
     start->argc = argc, start->argv = argv;
-    usage_answer(argc, argv, ranks_print_launchers);
+    usage_answer(argc, argv, print_surroundings);
     find_ranks(start);
     smoke_check(argc, argv);
     find_checkpoint(start, INT64_MAX);

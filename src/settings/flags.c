@@ -124,7 +124,7 @@ static const Flag TRAIN[] = {
     REAL("skip-sigma", skip_sigma, "0", 0, 1e6,
          "skip a step whose loss or gradient norm is so many deviations above the last 128 (0: only non-finite)"),
     REAL("z-loss", z_loss, "0", 0, 1, "coefficient of the squared log-sum-exp of the logits"),
-    CHOICE("dtype", dtype, "auto", "auto|fp32|bf16|fp64", "type of matrices and activations (auto: bf16 on a GPU, fp32 on a CPU)"),
+    CHOICE("dtype", dtype, "auto", "auto|fp32|bf16|fp64", "type of matrices and activations (auto: bf16 on a GPU, fp32 on a CPU; --version says whether bf16 is fast on this one)"),
     CHOICE("residual-dtype", residual_dtype, "storage", "storage|fp32", "type of the residual stream"),
     CHOICE("recompute", recompute, "none", "none|act|block",
            "save memory: norms and activations, or whole blocks, are computed again in backward"),

@@ -1,6 +1,6 @@
-/* product_bf16.c: without oneDNN there are no products of bf16: see kernels/cpu/product.h. */
+/* product_bf16.c: without oneDNN there are no products of bf16. See kernels/cpu/product.h. */
 #include "../../kernels/cpu/product.h"
 
-const char *NAME(multiply_lacks)(void) { return "a matrix product of bf16 (this build is one without oneDNN)"; }
+const char *NAME(multiply_lacks)(void) { return "oneDNN"; }
 
-void NAME(multiply)(const Product *p) { fail(EXIT_RUNTIME, "%s: %s", p->operation, NAME(multiply_lacks)()); }
+void NAME(multiply)(const Product *p) { fail(EXIT_RUNTIME, "%s: there are no products of bf16 without oneDNN", p->operation); }
