@@ -17,9 +17,9 @@ typedef struct Softmax {
     real factor[TILE]; /* exp(old max − new max) */
 } Softmax;
 
-/* scores → exp(score − max), with max and sum brought up to date: queries lane … lane+31, `keys` of the tile.
- */
-static void softmax_update(Softmax *restrict softmax, real *restrict scores, int lane, int keys) {
+/* scores → exp(score − max), there and as operands, with max and sum brought up to date: queries lane … lane+31, `keys` of
+ * the tile. */
+static void softmax_update(Softmax *restrict softmax, real *restrict scores, operand *weights, int lane, int keys) {
     real max[HALF], sum[HALF] = {0};
     memcpy(max, softmax->max + lane, sizeof max);
     for (int i = 0; i < keys; i++)
@@ -28,14 +28,17 @@ static void softmax_update(Softmax *restrict softmax, real *restrict scores, int
             real score = scores[i * TILE + lane + j];
             max[j] = score > max[j] ? score : max[j];
         }
-    for (int i = 0; i < keys; i++)
+    for (int i = 0; i < keys; i++) {
+        real *row = scores + i * TILE + lane;
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
-            real score = scores[i * TILE + lane + j];
+            real score = row[j];
             real p = exp_clamped(score - max[j]) * seen(score);
-            scores[i * TILE + lane + j] = p;
+            row[j] = p;
             sum[j] += p;
         }
+        if (i % PAIR == PAIR - 1) operands_across(weights + i / PAIR * TILE + lane, row - (PAIR - 1) * TILE, row);
+    }
 #pragma omp simd
     for (int j = 0; j < HALF; j++) {
         real factor = exp_clamped(softmax->max[lane + j] - max[j]);
@@ -54,26 +57,31 @@ static void rescale(real *restrict out_t, const real *restrict factor, int width
 
 /* One tile of queries at work. */
 typedef struct Work {
-    real *queries_t, *out_t; /* [width][TILE] */
-    real *keys, *values;     /* [TILE][width] */
-    real *scores;            /* [TILE][TILE] */
+    operand *queries_t; /* [width / PAIR][TILE] */
+    operand *keys;      /* [TILE][width / PAIR] */
+    operand *values;    /* [TILE / PAIR][width] */
+    real *out_t;        /* [width][TILE] */
+    real *scores;       /* [TILE][TILE] */
+    operand *weights;   /* [TILE / PAIR][TILE]; where PAIR is 1, scores */
     View view;
     Softmax softmax;
 } Work;
 
 size_t NAME(attend_tile_scratch)(int D) {
-    return 4 * aligned_bytes((size_t)TILE * (size_t)head_width(D)) + aligned_bytes(TILE * TILE) +
+    size_t tile = (size_t)TILE * (size_t)head_width(D), weights = PAIR > 1 ? TILE * TILE / PAIR : 0;
+    return 3 * aligned_bytes(tile / PAIR) + aligned_bytes(tile) + aligned_bytes(TILE * TILE) + aligned_bytes(weights) +
            (sizeof(Work) + 255) / 256 * 256;
 }
 
 static Work *carve(void *scratch, int D) {
-    size_t tile = aligned_bytes((size_t)TILE * (size_t)head_width(D)) / sizeof(real);
+    size_t tile = (size_t)TILE * (size_t)head_width(D), operands = aligned_bytes(tile / PAIR) / sizeof(operand);
     Work *work = scratch;
-    work->queries_t = (real *)((char *)scratch + (sizeof(Work) + 255) / 256 * 256);
-    work->out_t = work->queries_t + tile;
-    work->keys = work->out_t + tile;
-    work->values = work->keys + tile;
-    work->scores = work->values + tile;
+    work->queries_t = (operand *)((char *)scratch + (sizeof(Work) + 255) / 256 * 256);
+    work->keys = work->queries_t + operands;
+    work->values = work->keys + operands;
+    work->out_t = (real *)(work->values + operands);
+    work->scores = work->out_t + aligned_bytes(tile) / sizeof(real);
+    work->weights = (operand *)(PAIR > 1 ? work->scores + TILE * TILE : work->scores);
     return work;
 }
 
@@ -81,7 +89,7 @@ static void start(Work *work, const Head *head, int first) {
     int D = head->D, width = head_width(D), count = min_int(TILE, head->queries - first);
     NAME(view_fill)(&work->view, head->time + first, count, head->doc_start ? head->doc_start + first : NULL);
     NAME(pack_rows)(work->keys, head->q + first * head->ld_q, head->ld_q, count, D);
-    NAME(tile_transpose)(work->queries_t, TILE, work->keys, width, TILE, width);
+    NAME(tile_transpose)(work->queries_t, TILE, work->keys, width / PAIR, TILE, width / PAIR);
     memset(work->out_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
     for (int j = 0; j < TILE; j++) work->softmax.max[j] = SCORE_HIDDEN;
     memset(work->softmax.sum, 0, sizeof work->softmax.sum);
@@ -91,10 +99,10 @@ static void sweep_keys(Work *work, const Head *head, int first_key, int key_coun
     int D = head->D, width = head_width(D);
     const View *view = &work->view;
     NAME(pack_rows)(work->keys, head->k + first_key * head->ld_kv, head->ld_kv, key_count, D);
-    NAME(pack_rows)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D);
+    NAME(pack_pairs)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D);
     NAME(tile_scores)(work->scores, work->keys, work->queries_t, D, view, first_key);
     for (int lane = 0; lane < TILE; lane += HALF)
-        softmax_update(&work->softmax, work->scores, lane, keys_needed(view, first_key, lane));
+        softmax_update(&work->softmax, work->scores, work->weights, lane, keys_needed(view, first_key, lane));
     rescale(work->out_t, work->softmax.factor, width);
     int lanes = on_diagonal(view, first_key) ? HALF : TILE;
     for (int lane = 0; lane < TILE; lane += lanes)
@@ -104,21 +112,21 @@ static void sweep_keys(Work *work, const Head *head, int first_key, int key_coun
                         .lanes = lanes,
                         .a = work->values,
                         .lda = width,
-                        .b = work->scores + lane,
+                        .b = work->weights + lane,
                         .ldb = TILE,
                         .c = work->out_t + lane,
                         .ldc = TILE,
                         .add = true});
 }
 
-static void finish(const Work *work, const Head *head, int first) {
-    int D = head->D, width = head_width(D);
-    NAME(tile_transpose)(work->keys, width, work->out_t, TILE, width, TILE);
-    for (int j = 0; j < work->view.count; j++) {
-        real *out = head->out + (first + j) * head->ld_out, sum = work->softmax.sum[j];
-        for (int d = 0; d < D; d++) out[d] = work->keys[j * width + d] / sum;
-        if (head->lse) head->lse[first + j] = work->softmax.max[j] + (real)log(sum);
-    }
+static void finish(Work *work, const Head *head, int first) {
+    const Softmax *softmax = &work->softmax;
+    for (int d = 0; d < head->D; d++)
+#pragma omp simd
+        for (int j = 0; j < TILE; j++) work->out_t[d * TILE + j] /= softmax->sum[j];
+    NAME(store_rows)(head->out + first * head->ld_out, head->ld_out, work->out_t, work->view.count, head->D, work->scores);
+    for (int j = 0; head->lse && j < work->view.count; j++)
+        head->lse[first + j] = softmax->max[j] + (real)log(softmax->sum[j]);
 }
 
 void NAME(attend_tile)(const Head *head, int tile, void *scratch) {
@@ -133,7 +141,7 @@ void NAME(attend_tile)(const Head *head, int tile, void *scratch) {
 
 size_t NAME(attention_scratch)(const Limits *limits) {
     size_t forward = (size_t)omp_get_max_threads() * NAME(attend_tile_scratch)(limits->D);
-    size_t backward = NAME(attention_backward_scratch)(limits->T, limits->D);
+    size_t backward = NAME(attention_backward_scratch)(limits);
     size_t decode = NAME(attention_decode_scratch)(limits), most = forward > backward ? forward : backward;
     return most > decode ? most : decode;
 }
@@ -150,7 +158,7 @@ void NAME(attention_forward)(Queue *queue, const Attention *args) {
     for (int64_t task = 0; task < tasks; task++) {
         int tile = (int)(tiles - 1 - task / ((int64_t)B * H)); /* the longest first */
         int h = (int)(task % H), b = (int)(task / H % B), hkv = h / (H / Hkv);
-        const real *sequence = (const real *)args->qkv + (int64_t)b * T * ld;
+        const stored *sequence = (const stored *)args->qkv + (int64_t)b * T * ld;
         Head head = {.D = D,
                      .queries = T,
                      .time = 0,
@@ -160,7 +168,7 @@ void NAME(attention_forward)(Queue *queue, const Attention *args) {
                      .v = sequence + (H + Hkv + hkv) * D,
                      .ld_kv = ld,
                      .doc_start = args->doc_start ? args->doc_start + (int64_t)b * T : NULL,
-                     .out = (real *)args->out + (int64_t)b * T * ld_out + h * D,
+                     .out = (stored *)args->out + (int64_t)b * T * ld_out + h * D,
                      .ld_out = ld_out,
                      .lse = (real *)args->lse + ((int64_t)b * H + h) * T};
         NAME(attend_tile)(&head, tile, scratch + (size_t)omp_get_thread_num() * each);

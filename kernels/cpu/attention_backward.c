@@ -21,17 +21,21 @@
 
 /* Everything about 64 queries of one head. */
 typedef struct QueryTile {
-    real *q_t, *dout_t; /* [width][TILE] */
-    real *q, *dout;     /* [TILE][width] */
-    real *dq_t;         /* [width][TILE] */
-    real *lse, *delta;  /* [TILE] */
+    operand *q_t, *dout_t; /* [width / PAIR][TILE] */
+    operand *q, *dout;     /* [TILE / PAIR][width] */
+    real *dq_t;            /* [width][TILE] */
+    real *lse, *delta;     /* [TILE] */
     View view;
 } QueryTile;
 
-/* Everything about 64 keys, and a pair of tiles at work. */
+/* Everything about 64 keys, and a pair of tiles at work. Where PAIR is 1, what has two layouts has one place. */
 typedef struct KeyTile {
-    real *k, *v, *dk, *dv; /* [TILE][width] */
-    real *p, *ds;          /* [TILE][TILE] of the pair (keys, queries) */
+    operand *k, *v;             /* [TILE][width / PAIR] */
+    operand *k_across;          /* [TILE / PAIR][width] */
+    real *dk, *dv;              /* [TILE][width] */
+    real *p, *ds;               /* [TILE][TILE] of the pair (keys, queries) */
+    operand *p_along, *ds_along; /* [TILE][TILE / PAIR] */
+    operand *ds_across;         /* [TILE / PAIR][TILE] */
     int first, count;
 } KeyTile;
 
@@ -39,10 +43,11 @@ typedef struct KeyTile {
 typedef struct Slice {
     int T, D;
     int64_t ld, ld_out;
-    const real *q, *k, *v, *out, *dout, *lse;
-    real *dq, *dk, *dv;
-    const uint32_t *doc_start; /* or NULL */
-    bool first_of_group;       /* dk and dv start from zero; otherwise they go on from what is there */
+    const stored *q, *k, *v, *out, *dout;
+    const real *lse;
+    stored *dq, *dk, *dv;
+    const uint32_t *doc_start;          /* or NULL */
+    bool first_of_group, last_of_group; /* the sums of dk and dv start from zero; are stored */
 } Slice;
 
 static Slice slice_of(const AttentionBackward *args, int b, int h) {
@@ -50,8 +55,8 @@ static Slice slice_of(const AttentionBackward *args, int b, int h) {
     int H = forward->H, Hkv = forward->Hkv, D = forward->D, hkv = h / (H / Hkv);
     int64_t ld = padded((int64_t)(H + 2 * Hkv) * D), ld_out = padded((int64_t)H * D);
     int64_t row = (int64_t)b * forward->T;
-    const real *qkv = (const real *)forward->qkv + row * ld;
-    real *dqkv = (real *)args->dqkv + row * ld;
+    const stored *qkv = (const stored *)forward->qkv + row * ld;
+    stored *dqkv = (stored *)args->dqkv + row * ld;
     int q = h * D, k = (H + hkv) * D, v = (H + Hkv + hkv) * D;
     return (Slice){.T = forward->T,
                    .D = D,
@@ -63,56 +68,83 @@ static Slice slice_of(const AttentionBackward *args, int b, int h) {
                    .dq = dqkv + q,
                    .dk = dqkv + k,
                    .dv = dqkv + v,
-                   .out = (const real *)forward->out + row * ld_out + q,
-                   .dout = (const real *)args->dout + row * ld_out + q,
+                   .out = (const stored *)forward->out + row * ld_out + q,
+                   .dout = (const stored *)args->dout + row * ld_out + q,
                    .lse = (const real *)forward->lse + ((int64_t)b * H + h) * forward->T,
                    .doc_start = forward->doc_start ? forward->doc_start + row : NULL,
-                   .first_of_group = h % (H / Hkv) == 0};
+                   .first_of_group = h % (H / Hkv) == 0,
+                   .last_of_group = h % (H / Hkv) == H / Hkv - 1};
 }
 
 /* --------------------------------------------------------------------------------------------------------
- * Scratch: each thread has one KeyTile and, for the joint way, all QueryTiles of a head
+ * Scratch: each thread has one KeyTile and, for the joint way, all QueryTiles of a head. The sums of a group's
+ * heads for dK and dV are kept there for all tiles of keys; without groups those of one tile are enough.
  * ------------------------------------------------------------------------------------------------------ */
 
 static size_t query_tile_bytes(int D) {
-    return ((size_t)5 * TILE * (size_t)head_width(D) + 2 * TILE) * sizeof(real);
+    size_t tile = (size_t)TILE * (size_t)head_width(D);
+    return (4 * tile / PAIR + tile + 2 * TILE) * sizeof(real);
 }
 static size_t key_tile_bytes(int D) {
-    return ((size_t)4 * TILE * (size_t)head_width(D) + 2 * TILE * TILE) * sizeof(real);
+    size_t tile = (size_t)TILE * (size_t)head_width(D);
+    return (2 * tile + 2 * TILE * TILE + (PAIR > 1 ? (tile + 3 * TILE * TILE) / PAIR : 0)) * sizeof(real);
+}
+static size_t sums_bytes(int T, int D, bool groups) {
+    return 2 * (size_t)(groups ? tiles_of(T) : 1) * TILE * (size_t)head_width(D) * sizeof(real);
 }
 static size_t tile_structs_bytes(int T) {
     return ((size_t)tiles_of(T) * sizeof(QueryTile) + 255) / 256 * 256;
 }
 
-static size_t thread_bytes(int T, int D) {
-    size_t bytes = key_tile_bytes(D) + (size_t)tiles_of(T) * query_tile_bytes(D) + tile_structs_bytes(T);
+static size_t thread_bytes(int T, int D, bool groups) {
+    size_t bytes = key_tile_bytes(D) + (size_t)tiles_of(T) * query_tile_bytes(D) + tile_structs_bytes(T) +
+                   sums_bytes(T, D, groups);
     return (bytes + 255) / 256 * 256;
 }
 
-size_t NAME(attention_backward_scratch)(int T, int D) {
-    return (size_t)omp_get_max_threads() * thread_bytes(T, D);
+size_t NAME(attention_backward_scratch)(const Limits *limits) {
+    return (size_t)omp_get_max_threads() * thread_bytes(limits->T, limits->D, limits->H > limits->Hkv);
 }
 
 typedef struct Workspace {
     KeyTile key;
     QueryTile *queries; /* [tiles_of(T)] */
+    real *sums;         /* dk and dv of a tile of keys, of all of them where there are groups */
 } Workspace;
+
+/* Words of scratch, all as wide as a real. */
+static void *take(real **next, size_t words) {
+    real *taken = *next;
+    *next += words;
+    return taken;
+}
+
+static void carve_key_tile(KeyTile *key, real **next, size_t tile) {
+    key->k = take(next, tile / PAIR), key->v = take(next, tile / PAIR);
+    key->p = take(next, TILE * TILE), key->ds = take(next, TILE * TILE);
+    if (PAIR > 1) {
+        key->k_across = take(next, tile / PAIR);
+        key->p_along = take(next, TILE * TILE / PAIR);
+        key->ds_along = take(next, TILE * TILE / PAIR), key->ds_across = take(next, TILE * TILE / PAIR);
+    } else {
+        key->k_across = key->k;
+        key->p_along = (operand *)key->p, key->ds_along = key->ds_across = (operand *)key->ds;
+    }
+}
 
 static Workspace carve(char *scratch, int T, int D) {
     size_t tile = (size_t)TILE * (size_t)head_width(D);
     Workspace work = {.queries = (QueryTile *)scratch};
     real *next = (real *)(scratch + tile_structs_bytes(T));
-    KeyTile *key = &work.key;
-    key->k = next, key->v = key->k + tile, key->dk = key->v + tile, key->dv = key->dk + tile;
-    key->p = key->dv + tile, key->ds = key->p + TILE * TILE;
-    next = key->ds + TILE * TILE;
+    carve_key_tile(&work.key, &next, tile);
     for (int i = 0; i < tiles_of(T); i++) {
         QueryTile *query = &work.queries[i];
-        query->q_t = next, query->dout_t = query->q_t + tile, query->q = query->dout_t + tile;
-        query->dout = query->q + tile, query->dq_t = query->dout + tile;
-        query->lse = query->dq_t + tile, query->delta = query->lse + TILE;
-        next = query->delta + TILE;
+        query->q_t = take(&next, tile / PAIR), query->dout_t = take(&next, tile / PAIR);
+        query->q = take(&next, tile / PAIR), query->dout = take(&next, tile / PAIR);
+        query->dq_t = take(&next, tile);
+        query->lse = take(&next, TILE), query->delta = take(&next, TILE);
     }
+    work.sums = next;
     return work;
 }
 
@@ -120,61 +152,54 @@ static Workspace carve(char *scratch, int T, int D) {
  * Loading and storing tiles
  * ------------------------------------------------------------------------------------------------------ */
 
-/* delta[j] = Σ_d out·dout, summed as product() sums dP: where a query sees one key, out is that key's value,
+/* delta[j] = Σ_d out·dout is summed as product() sums dP: where a query sees one key, out is that key's value,
  * and dP − delta is exactly zero. */
-static void fill_delta(real *restrict delta, const real *restrict out_t, const real *restrict dout_t, int D) {
-    memset(delta, 0, TILE * sizeof(real));
-    for (int d = 0; d < D; d++)
-#pragma omp simd
-        for (int j = 0; j < TILE; j++) delta[j] += out_t[d * TILE + j] * dout_t[d * TILE + j];
-}
-
 static void query_load(QueryTile *tile, const Slice *slice, int index) {
-    int D = slice->D, width = head_width(D), first = index * TILE, count = min_int(TILE, slice->T - first);
-    real *out = tile->q, *out_t = tile->dq_t; /* for a moment */
+    int D = slice->D, steps = head_width(D) / PAIR, first = index * TILE, count = min_int(TILE, slice->T - first);
+    const stored *q = slice->q + first * slice->ld, *dout = slice->dout + first * slice->ld_out;
+    operand *rows = tile->q, *out_t = (operand *)tile->dq_t; /* for a moment */
     NAME(view_fill)(&tile->view, first, count, slice->doc_start ? slice->doc_start + first : NULL);
-    NAME(pack_rows)(tile->dout, slice->dout + first * slice->ld_out, slice->ld_out, count, D);
-    NAME(tile_transpose)(tile->dout_t, TILE, tile->dout, width, TILE, width);
-    NAME(pack_rows)(out, slice->out + first * slice->ld_out, slice->ld_out, count, D);
-    NAME(tile_transpose)(out_t, TILE, out, width, TILE, width);
-    fill_delta(tile->delta, out_t, tile->dout_t, D);
-    NAME(pack_rows)(tile->q, slice->q + first * slice->ld, slice->ld, count, D);
-    NAME(tile_transpose)(tile->q_t, TILE, tile->q, width, TILE, width);
-    memset(tile->dq_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
+    NAME(pack_rows)(tile->dout, dout, slice->ld_out, count, D);
+    NAME(tile_transpose)(tile->dout_t, TILE, tile->dout, steps, TILE, steps);
+    NAME(pack_rows)(rows, slice->out + first * slice->ld_out, slice->ld_out, count, D);
+    NAME(tile_transpose)(out_t, TILE, rows, steps, TILE, steps);
+    NAME(tile_dot)(tile->delta, out_t, tile->dout_t, D);
+    NAME(pack_rows)(rows, q, slice->ld, count, D);
+    NAME(tile_transpose)(tile->q_t, TILE, rows, steps, TILE, steps);
+    if (PAIR > 1) {
+        NAME(pack_pairs)(tile->q, q, slice->ld, count, D);
+        NAME(pack_pairs)(tile->dout, dout, slice->ld_out, count, D);
+    }
+    memset(tile->dq_t, 0, (size_t)TILE * (size_t)head_width(D) * sizeof(real));
     memset(tile->lse, 0, TILE * sizeof(real));
     memcpy(tile->lse, slice->lse + first, (size_t)count * sizeof(real));
 }
 
-/* Uses the tile's q, which is not needed any more. */
-static void query_store(const QueryTile *tile, const Slice *slice, int index) {
-    int D = slice->D, width = head_width(D);
-    NAME(tile_transpose)(tile->q, width, tile->dq_t, TILE, width, TILE);
-    for (int j = 0; j < tile->view.count; j++) {
-        real *dq = slice->dq + (index * TILE + j) * slice->ld;
-        for (int d = 0; d < D; d++) dq[d] = tile->q[j * width + d];
-    }
+static void query_store(const QueryTile *tile, const Slice *slice, int index, real *room) {
+    NAME(store_rows)(slice->dq + index * TILE * slice->ld, slice->ld, tile->dq_t, tile->view.count, slice->D, room);
 }
 
 static void key_load(KeyTile *tile, const Slice *slice, int index) {
     tile->first = index * TILE;
     tile->count = min_int(TILE, slice->T - tile->first);
-    NAME(pack_rows)(tile->k, slice->k + tile->first * slice->ld, slice->ld, tile->count, slice->D);
-    NAME(pack_rows)(tile->v, slice->v + tile->first * slice->ld, slice->ld, tile->count, slice->D);
+    const stored *k = slice->k + tile->first * slice->ld, *v = slice->v + tile->first * slice->ld;
+    NAME(pack_rows)(tile->k, k, slice->ld, tile->count, slice->D);
+    NAME(pack_rows)(tile->v, v, slice->ld, tile->count, slice->D);
+    if (PAIR > 1) NAME(pack_pairs)(tile->k_across, k, slice->ld, tile->count, slice->D);
 }
 
-/* The sums that a key tile starts from: zero, or those of the group's heads before this one. */
-static void key_gradient_load(KeyTile *tile, const Slice *slice) {
-    int count = slice->first_of_group ? 0 : tile->count;
-    NAME(pack_rows)(tile->dk, slice->dk + tile->first * slice->ld, slice->ld, count, slice->D);
-    NAME(pack_rows)(tile->dv, slice->dv + tile->first * slice->ld, slice->ld, count, slice->D);
+/* Puts the tile's gradients where its group's sums are kept: zero, or those of the heads before this one. */
+static void key_gradient_start(KeyTile *tile, const Slice *slice, real *sums) {
+    size_t size = (size_t)TILE * (size_t)head_width(slice->D);
+    tile->dk = sums, tile->dv = sums + size;
+    if (slice->first_of_group) memset(sums, 0, 2 * size * sizeof(real));
 }
 
 static void key_gradient_store(const KeyTile *tile, const Slice *slice) {
     int width = head_width(slice->D);
-    size_t bytes = (size_t)slice->D * sizeof(real);
-    for (int i = 0; i < tile->count; i++) {
-        memcpy(slice->dk + (tile->first + i) * slice->ld, tile->dk + i * width, bytes);
-        memcpy(slice->dv + (tile->first + i) * slice->ld, tile->dv + i * width, bytes);
+    for (int i = 0; slice->last_of_group && i < tile->count; i++) {
+        row_write(slice->dk, (tile->first + i) * slice->ld, tile->dk + i * width, slice->D);
+        row_write(slice->dv, (tile->first + i) * slice->ld, tile->dv + i * width, slice->D);
     }
 }
 
@@ -186,21 +211,25 @@ static bool sees(const QueryTile *query, const KeyTile *key) {
     return key->first + TILE > query->view.start_min && key->first < query->view.time + query->view.count;
 }
 
-/* p: scores → P; ds: dP → dS times the scores' scale, so that dQ = dS·K and dK = dSᵀ·Q. For queries
- * lane … lane+31 and `keys` of the tile. */
-static void softmax_backward(real *restrict p, real *restrict ds, const QueryTile *restrict query, real scale,
-                             int lane, int keys) {
+/* p: scores → P; ds: dP → dS times the scores' scale, so that dQ = dS·K and dK = dSᵀ·Q; both as operands too. For
+ * queries lane … lane+31 and `keys` of the tile. */
+static void softmax_backward(const KeyTile *key, const QueryTile *restrict query, real scale, int lane, int keys) {
     real lse[HALF], delta[HALF];
     memcpy(lse, query->lse + lane, sizeof lse);
     memcpy(delta, query->delta + lane, sizeof delta);
-    for (int i = 0; i < keys; i++)
+    for (int i = 0; i < keys; i++) {
+        int at = i * TILE + lane;
+        real *restrict p = key->p + at, *restrict ds = key->ds + at;
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
-            int at = i * TILE + lane + j;
-            real score = p[at], probability = exp_clamped(score - lse[j]) * seen(score);
-            p[at] = probability;
-            ds[at] = scale * probability * (ds[at] - delta[j]);
+            real score = p[j], probability = exp_clamped(score - lse[j]) * seen(score);
+            p[j] = probability;
+            ds[j] = scale * probability * (ds[j] - delta[j]);
         }
+        operands_along(key->p_along + at / PAIR, p);
+        operands_along(key->ds_along + at / PAIR, ds);
+        if (i % PAIR == PAIR - 1) operands_across(key->ds_across + i / PAIR * TILE + lane, ds - (PAIR - 1) * TILE, ds);
+    }
 }
 
 static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
@@ -212,27 +241,27 @@ static void pair_compute(KeyTile *key, const QueryTile *query, int D) {
                     .depth = D,
                     .lanes = lanes,
                     .a = key->v,
-                    .lda = head_width(D),
+                    .lda = head_width(D) / PAIR,
                     .b = query->dout_t + lane,
                     .ldb = TILE,
                     .c = key->ds + lane,
                     .ldc = TILE,
                     .scale = 1});
     for (int lane = 0; lane < TILE; lane += HALF)
-        softmax_backward(key->p, key->ds, query, score_scale(D), lane, keys_needed(view, key->first, lane));
+        softmax_backward(key, query, score_scale(D), lane, keys_needed(view, key->first, lane));
 }
 
 /* to[key][d] += weights[key][query]·from[query][d]; on the diagonal keys 32 … 63 start at query 32. */
-static void add_key_gradient(real *to, const real *weights, const real *from, const View *view, int first_key,
+static void add_key_gradient(real *to, const operand *weights, const operand *from, const View *view, int first_key,
                              int D) {
     int width = head_width(D), rows = on_diagonal(view, first_key) ? HALF : TILE;
     for (int row = 0; row < TILE; row += rows) NAME(product)
     (&(TileProduct){.rows = rows,
                     .depth = view->count - row,
                     .lanes = width,
-                    .a = weights + row * TILE + row,
-                    .lda = TILE,
-                    .b = from + row * width,
+                    .a = weights + (row * TILE + row) / PAIR,
+                    .lda = TILE / PAIR,
+                    .b = from + row / PAIR * width,
                     .ldb = width,
                     .c = to + row * width,
                     .ldc = width,
@@ -240,8 +269,8 @@ static void add_key_gradient(real *to, const real *weights, const real *from, co
 }
 
 static void pair_add_key_gradient(KeyTile *key, const QueryTile *query, int D) {
-    add_key_gradient(key->dv, key->p, query->dout, &query->view, key->first, D);
-    add_key_gradient(key->dk, key->ds, query->q, &query->view, key->first, D);
+    add_key_gradient(key->dv, key->p_along, query->dout, &query->view, key->first, D);
+    add_key_gradient(key->dk, key->ds_along, query->q, &query->view, key->first, D);
 }
 
 static void pair_add_query_gradient(const KeyTile *key, QueryTile *query, int D) {
@@ -250,9 +279,9 @@ static void pair_add_query_gradient(const KeyTile *key, QueryTile *query, int D)
     (&(TileProduct){.rows = width,
                     .depth = min_int(key->count, keys_needed(&query->view, key->first, lane)),
                     .lanes = lanes,
-                    .a = key->k,
+                    .a = key->k_across,
                     .lda = width,
-                    .b = key->ds + lane,
+                    .b = key->ds_across + lane,
                     .ldb = TILE,
                     .c = query->dq_t + lane,
                     .ldc = TILE,
@@ -265,10 +294,11 @@ static void pair_add_query_gradient(const KeyTile *key, QueryTile *query, int D)
 
 static void joint(const Slice *slice, Workspace *work) {
     int tiles = tiles_of(slice->T), D = slice->D;
+    bool groups = !(slice->first_of_group && slice->last_of_group);
     for (int i = 0; i < tiles; i++) query_load(&work->queries[i], slice, i);
     for (int j = 0; j < tiles; j++) {
         key_load(&work->key, slice, j);
-        key_gradient_load(&work->key, slice);
+        key_gradient_start(&work->key, slice, work->sums + (groups ? j : 0) * (ptrdiff_t)(2 * TILE) * head_width(D));
         for (int i = j; i < tiles; i++) {
             if (!sees(&work->queries[i], &work->key)) continue;
             pair_compute(&work->key, &work->queries[i], D);
@@ -277,13 +307,13 @@ static void joint(const Slice *slice, Workspace *work) {
         }
         key_gradient_store(&work->key, slice);
     }
-    for (int i = 0; i < tiles; i++) query_store(&work->queries[i], slice, i);
+    for (int i = 0; i < tiles; i++) query_store(&work->queries[i], slice, i, work->key.p);
 }
 
 static void split_keys(const Slice *slice, int index, Workspace *work) {
     QueryTile *query = &work->queries[0];
     key_load(&work->key, slice, index);
-    key_gradient_load(&work->key, slice);
+    key_gradient_start(&work->key, slice, work->sums);
     for (int i = index; i < tiles_of(slice->T); i++) {
         query_load(query, slice, i);
         if (!sees(query, &work->key)) continue;
@@ -301,7 +331,7 @@ static void split_queries(const Slice *slice, int index, Workspace *work) {
         pair_compute(&work->key, query, slice->D);
         pair_add_query_gradient(&work->key, query, slice->D);
     }
-    query_store(query, slice, index);
+    query_store(query, slice, index, work->key.p);
 }
 
 /* Whether `owners` equal pieces leave more than 2 in 7 of the threads' time unused, so that 7 products shared
@@ -316,7 +346,7 @@ void NAME(attention_backward)(Queue *queue, const AttentionBackward *args) {
     int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv, D = forward->D, group = H / Hkv;
     attention_check("attention_backward", B, T, H, Hkv, D);
     if (B == 0 || T == 0) return;
-    size_t each = thread_bytes(T, D);
+    size_t each = thread_bytes(T, D, group > 1);
     int threads;
     char *scratch = NAME(scratch_per_thread)(queue, each, "attention_backward", &threads);
     int64_t owners = (int64_t)B * Hkv, tiles = tiles_of(T);

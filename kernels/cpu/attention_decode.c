@@ -17,9 +17,9 @@ static void append(const AttentionDecode *args, int64_t ld, int64_t ld_cache) {
 #pragma omp parallel for schedule(static) if ((int64_t)args->B * T * width > 16384)
     for (int64_t n = 0; n < (int64_t)args->B * T; n++) {
         int64_t b = n / T, at = b * args->capacity + args->length[b] + n % T;
-        const real *k = (const real *)args->qkv + n * ld + args->H * args->D;
-        memcpy((real *)args->k_cache + at * ld_cache, k, (size_t)width * sizeof(real));
-        memcpy((real *)args->v_cache + at * ld_cache, k + width, (size_t)width * sizeof(real));
+        const stored *k = (const stored *)args->qkv + n * ld + args->H * args->D;
+        memcpy((stored *)args->k_cache + at * ld_cache, k, (size_t)width * sizeof(stored));
+        memcpy((stored *)args->v_cache + at * ld_cache, k + width, (size_t)width * sizeof(stored));
     }
 }
 
@@ -28,22 +28,22 @@ static void scores_of(real *restrict scores, const real *restrict q, const Head 
     int D = head->D, i = 0;
     int64_t ld = head->ld_kv;
     for (; i + 4 <= count; i += 4) {
-        const real *restrict k = head->k + (first + i) * ld;
+        const stored *restrict k = head->k + (first + i) * ld;
         real sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
 #pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
         for (int d = 0; d < D; d++) {
-            sum0 += q[d] * k[d];
-            sum1 += q[d] * k[ld + d];
-            sum2 += q[d] * k[2 * ld + d];
-            sum3 += q[d] * k[3 * ld + d];
+            sum0 += q[d] * stored_get(k[d]);
+            sum1 += q[d] * stored_get(k[ld + d]);
+            sum2 += q[d] * stored_get(k[2 * ld + d]);
+            sum3 += q[d] * stored_get(k[3 * ld + d]);
         }
         scores[i] = sum0, scores[i + 1] = sum1, scores[i + 2] = sum2, scores[i + 3] = sum3;
     }
     for (; i < count; i++) {
-        const real *restrict k = head->k + (first + i) * ld;
+        const stored *restrict k = head->k + (first + i) * ld;
         real sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int d = 0; d < D; d++) sum += q[d] * k[d];
+        for (int d = 0; d < D; d++) sum += q[d] * stored_get(k[d]);
         scores[i] = sum;
     }
 }
@@ -57,7 +57,8 @@ typedef struct Gathered {
 /* One query over keys first … end − 1. */
 static void gather(Gathered *g, const Head *head, int query, int first, int end) {
     int D = head->D;
-    const real *q = head->q + query * head->ld_q;
+    real buffer[HEAD_MAX];
+    const real *q = row_read(head->q, query * head->ld_q, buffer, D);
     real scores[TILE], scale = score_scale(D), rest = score_scale_rest(D);
     g->max = SCORE_HIDDEN, g->sum = 0;
     for (int d = 0; d < D; d++) g->value[d] = 0;
@@ -75,20 +76,26 @@ static void gather(Gathered *g, const Head *head, int query, int first, int end)
         g->sum *= factor;
         for (int d = 0; d < D; d++) g->value[d] *= factor;
         for (int i = 0; i < count; i++) {
-            const real *restrict v = head->v + (first + i) * head->ld_kv;
+            const stored *restrict v = head->v + (first + i) * head->ld_kv;
             real *restrict value = g->value;
             g->sum += scores[i];
 #pragma omp simd
-            for (int d = 0; d < D; d++) value[d] += scores[i] * v[d];
+            for (int d = 0; d < D; d++) value[d] += scores[i] * stored_get(v[d]);
         }
     }
+}
+
+static void store_one(const Head *head, int query, const Gathered *g) {
+    int64_t at = query * head->ld_out;
+    real buffer[HEAD_MAX], *out = row_room(head->out, at, buffer);
+    for (int d = 0; d < head->D; d++) out[d] = g->value[d] / g->sum;
+    row_write(head->out, at, out, head->D);
 }
 
 static void attend_one(const Head *head, int query) {
     Gathered g;
     gather(&g, head, query, 0, head->time + query + 1);
-    real *out = head->out + query * head->ld_out;
-    for (int d = 0; d < head->D; d++) out[d] = g.value[d] / g.sum;
+    store_one(head, query, &g);
 }
 
 /* The head's query, from what was gathered over its pieces, in their order. */
@@ -103,7 +110,7 @@ static void merge(const Head *head, const Gathered *pieces, int count) {
         all.sum += factor * pieces[p].sum;
         for (int d = 0; d < head->D; d++) all.value[d] += factor * pieces[p].value[d];
     }
-    for (int d = 0; d < head->D; d++) head->out[d] = all.value[d] / all.sum;
+    store_one(head, 0, &all);
 }
 
 static Head head_of(const AttentionDecode *args, int b, int h) {
@@ -113,12 +120,12 @@ static Head head_of(const AttentionDecode *args, int b, int h) {
     return (Head){.D = D,
                   .queries = T,
                   .time = (int)args->length[b],
-                  .q = (const real *)args->qkv + (int64_t)b * T * ld + h * D,
+                  .q = (const stored *)args->qkv + (int64_t)b * T * ld + h * D,
                   .ld_q = ld,
-                  .k = (const real *)args->k_cache + cache,
-                  .v = (const real *)args->v_cache + cache,
+                  .k = (const stored *)args->k_cache + cache,
+                  .v = (const stored *)args->v_cache + cache,
                   .ld_kv = ld_cache,
-                  .out = (real *)args->out + (int64_t)b * T * ld_out + h * D,
+                  .out = (stored *)args->out + (int64_t)b * T * ld_out + h * D,
                   .ld_out = ld_out};
 }
 

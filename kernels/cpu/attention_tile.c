@@ -1,54 +1,35 @@
 /*
- * attention_tile.c: products, transposition, packing and masking of attention's tiles. See attention_tile.h.
+ * attention_tile.c: products, transposition, packing, storing and masking of attention's tiles. See attention_tile.h.
  */
 #include "attention_tile.h"
 
 /* A block of ROWS rows by up to LANE_VECTORS vectors of C is held in registers: 16 accumulators of the 32
  * registers of AVX-512 and NEON, 8 of the 16 of AVX2 and SSE. */
-#if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, LANE_VECTORS = 4 };
-#elif defined(__AVX__)
-enum { VECTOR_BYTES = 32, LANE_VECTORS = 2 };
-#elif defined(__aarch64__)
-enum { VECTOR_BYTES = 16, LANE_VECTORS = 4 };
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { LANE_VECTORS = 4 };
 #else
-enum { VECTOR_BYTES = 16, LANE_VECTORS = 2 };
+enum { LANE_VECTORS = 2 };
 #endif
-enum { ROWS = 4, LANES = VECTOR_BYTES / sizeof(real) };
-
-typedef real Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* gcc would read a vector of B again for each row that uses it, and the loads would be the limit. */
-INLINE void keep_in_register(Vector *vector) {
-#if defined(__AVX512F__)
-    __asm__("" : "+v"(*vector));
-#elif defined(__x86_64__)
-    __asm__("" : "+x"(*vector));
-#else
-    (void)vector;
-#endif
-}
+enum { ROWS = 4 };
 
 /* --------------------------------------------------------------------------------------------------------
  * Products
  * ------------------------------------------------------------------------------------------------------ */
 
-INLINE void product_block(const TileProduct *p, int vectors, const real *a, int a_row, int a_depth,
-                          const real *b, real *c) {
+INLINE void product_block(const TileProduct *p, int vectors, const operand *a, int a_row, int a_step,
+                          const operand *b, real *c) {
     Vector sum[ROWS][LANE_VECTORS];
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < vectors; v++)
             sum[r][v] = p->add ? *(const Vector *)(c + r * p->ldc + v * LANES) : (Vector){0};
-    for (int k = 0; k < p->depth; k++, a += a_depth, b += p->ldb) {
-        Vector lanes[LANE_VECTORS];
+    for (int k = 0; k < p->depth; k += PAIR, a += a_step, b += p->ldb) {
+        Lanes lanes[LANE_VECTORS];
         for (int v = 0; v < vectors; v++) {
-            lanes[v] = *(const Vector *)(b + v * LANES);
-            keep_in_register(&lanes[v]);
+            lanes[v] = lanes_read(b + v * LANES);
+            lanes_keep(&lanes[v]);
         }
         for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < vectors; v++) sum[r][v] += a[r * a_row] * lanes[v];
+            for (int v = 0; v < vectors; v++) lanes_add_one(&sum[r][v], a[r * a_row], &lanes[v]);
     }
     real scale = p->add ? 1 : p->scale, rest = p->add ? 0 : p->scale_rest;
     for (int r = 0; r < ROWS; r++)
@@ -56,20 +37,20 @@ INLINE void product_block(const TileProduct *p, int vectors, const real *a, int 
             *(Vector *)(c + r * p->ldc + v * LANES) = scale * sum[r][v] + rest * sum[r][v];
 }
 
-INLINE void product_strip(const TileProduct *p, int vectors, int lane, int a_row, int a_depth) {
+INLINE void product_strip(const TileProduct *p, int vectors, int lane, int a_row, int a_step) {
     for (int m = 0; m < p->rows; m += ROWS)
-        product_block(p, vectors, p->a + (ptrdiff_t)m * a_row, a_row, a_depth, p->b + lane,
+        product_block(p, vectors, p->a + (ptrdiff_t)m * a_row, a_row, a_step, p->b + lane,
                       p->c + (ptrdiff_t)m * p->ldc + lane);
 }
 
-INLINE void product_strips(const TileProduct *p, int a_row, int a_depth) {
+INLINE void product_strips(const TileProduct *p, int a_row, int a_step) {
     int lane = 0;
     for (; lane + LANE_VECTORS * LANES <= p->lanes; lane += LANE_VECTORS * LANES)
-        product_strip(p, LANE_VECTORS, lane, a_row, a_depth);
+        product_strip(p, LANE_VECTORS, lane, a_row, a_step);
     int rest = (p->lanes - lane) / LANES;
-    if (rest == 3) product_strip(p, min_int(3, LANE_VECTORS), lane, a_row, a_depth);
-    if (rest == 2) product_strip(p, 2, lane, a_row, a_depth);
-    if (rest == 1) product_strip(p, 1, lane, a_row, a_depth);
+    if (rest == 3) product_strip(p, min_int(3, LANE_VECTORS), lane, a_row, a_step);
+    if (rest == 2) product_strip(p, 2, lane, a_row, a_step);
+    if (rest == 1) product_strip(p, 1, lane, a_row, a_step);
 }
 
 void NAME(product)(const TileProduct *p) {
@@ -79,8 +60,19 @@ void NAME(product_a_transposed)(const TileProduct *p) {
     product_strips(p, 1, p->lda);
 }
 
+void NAME(tile_dot)(real *sum, const operand *a, const operand *b, int depth) {
+    for (int lane = 0; lane < TILE; lane += LANES) {
+        Vector dot = {0};
+        for (int k = 0; k < depth; k += PAIR) {
+            const Lanes x = lanes_read(a + k / PAIR * TILE + lane), y = lanes_read(b + k / PAIR * TILE + lane);
+            lanes_add(&dot, &x, &y);
+        }
+        *(Vector *)(sum + lane) = dot;
+    }
+}
+
 /* --------------------------------------------------------------------------------------------------------
- * Transposition and packing
+ * Transposition, packing and storing
  * ------------------------------------------------------------------------------------------------------ */
 
 #if defined(__has_builtin)
@@ -89,11 +81,13 @@ void NAME(product_a_transposed)(const TileProduct *p) {
 #endif
 #endif
 
+typedef real Word __attribute__((may_alias)); /* real or operand: only moved */
+
 #ifdef HAVE_SHUFFLE
 typedef real Eight __attribute__((vector_size(8 * sizeof(real)), may_alias));
 
 /* Eight rows by eight columns: three rounds of a perfect shuffle of the rows. */
-INLINE void transpose_block(real *restrict to, int ld_to, const real *restrict from, int ld_from) {
+INLINE void transpose_block(Word *restrict to, int ld_to, const Word *restrict from, int ld_from) {
     Eight row[8], next[8];
     for (int i = 0; i < 8; i++) row[i] = *(const Eight *)(from + i * ld_from);
     for (int round = 0; round < 3; round++) {
@@ -106,25 +100,52 @@ INLINE void transpose_block(real *restrict to, int ld_to, const real *restrict f
     for (int i = 0; i < 8; i++) *(Eight *)(to + i * ld_to) = row[i];
 }
 #else
-INLINE void transpose_block(real *restrict to, int ld_to, const real *restrict from, int ld_from) {
+INLINE void transpose_block(Word *restrict to, int ld_to, const Word *restrict from, int ld_from) {
     for (int i = 0; i < 8; i++)
         for (int j = 0; j < 8; j++) to[i * ld_to + j] = from[j * ld_from + i];
 }
 #endif
 
-void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, int rows, int columns) {
+void NAME(tile_transpose)(void *to, int ld_to, const void *from, int ld_from, int rows, int columns) {
     for (int i = 0; i < rows; i += 8)
         for (int j = 0; j < columns; j += 8)
-            transpose_block(to + j * ld_to + i, ld_to, from + i * ld_from + j, ld_from);
+            transpose_block((Word *)to + j * ld_to + i, ld_to, (const Word *)from + i * ld_from + j, ld_from);
 }
 
-void NAME(pack_rows)(real *restrict to, const real *restrict from, int64_t ld, int count, int D) {
+void NAME(pack_rows)(operand *restrict to, const stored *restrict from, int64_t ld, int count, int D) {
     int width = head_width(D);
-    for (int j = 0; j < count; j++, to += width, from += ld) {
-        for (int d = 0; d < D; d++) to[d] = from[d];
+    stored *restrict row = (stored *)to;
+    for (int j = 0; j < count; j++, row += width, from += ld) {
+        for (int d = 0; d < D; d++) row[d] = from[d];
+        for (int d = D; d < width; d++) row[d] = stored_of(0);
+    }
+    memset(row, 0, (size_t)(TILE - count) * (size_t)width * sizeof(stored));
+}
+
+#ifdef CPU_BF16
+void NAME(pack_pairs)(operand *restrict to, const stored *restrict from, int64_t ld, int count, int D) {
+    int width = head_width(D), j = 0;
+    for (; j < count; j += PAIR, to += width, from += PAIR * ld) {
+        const stored *restrict next = j + 1 < count ? from + ld : from; /* or none */
+        const uint32_t there = j + 1 < count ? 0xffff0000 : 0;
+#pragma omp simd
+        for (int d = 0; d < D; d++) to[d] = from[d].bits | ((uint32_t)next[d].bits << 16 & there);
         for (int d = D; d < width; d++) to[d] = 0;
     }
-    memset(to, 0, (size_t)(TILE - count) * (size_t)width * sizeof(real));
+    memset(to, 0, (size_t)((TILE - j) / PAIR) * (size_t)width * sizeof(operand));
+}
+#else
+void NAME(pack_pairs)(operand *to, const stored *from, int64_t ld, int count, int D) {
+    NAME(pack_rows)(to, from, ld, count, D);
+}
+#endif
+
+void NAME(store_rows)(stored *to, int64_t ld, const real *from_t, int count, int D, real *room) {
+    for (int first = 0; first < D; first += TILE) {
+        int columns = min_int(TILE, head_width(D) - first);
+        NAME(tile_transpose)(room, TILE, from_t + first * TILE, TILE, columns, TILE);
+        for (int j = 0; j < count; j++) row_write(to, j * ld + first, room + j * TILE, min_int(TILE, D - first));
+    }
 }
 
 char *NAME(scratch_per_thread)(Queue *queue, size_t each, const char *operation, int *threads) {
@@ -161,7 +182,7 @@ static void mask(real *restrict scores, const View *restrict view, int first_key
     }
 }
 
-void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
+void NAME(tile_scores)(real *scores, const operand *keys, const operand *queries_t, int D, const View *view,
                        int first_key) {
     int lanes = on_diagonal(view, first_key) ? HALF : TILE;
     for (int lane = 0; lane < TILE; lane += lanes)
@@ -170,7 +191,7 @@ void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, in
                         .depth = D,
                         .lanes = lanes,
                         .a = keys,
-                        .lda = head_width(D),
+                        .lda = head_width(D) / PAIR,
                         .b = queries_t + lane,
                         .ldb = TILE,
                         .c = scores + lane,

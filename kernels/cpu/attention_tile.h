@@ -12,7 +12,7 @@
 #ifndef ATTENTION_TILE_H
 #define ATTENTION_TILE_H
 
-#include "cpu.h"
+#include "attention_operand.h"
 #include "vmath.h"
 
 #include <float.h>
@@ -81,12 +81,12 @@ static inline void attention_check(const char *operation, int B, int T, int H, i
  * ------------------------------------------------------------------------------------------------------ */
 
 typedef struct TileProduct {
-    int rows;      /* of C; a multiple of 4 */
-    int depth;     /* k runs over 0 … depth−1; 0 is allowed */
-    int lanes;     /* of B and C; a multiple of 16 */
-    const real *a; /* A(m, k) = a[m·lda + k]; for product_a_transposed a[k·lda + m] */
+    int rows;         /* of C; a multiple of 4 */
+    int depth;        /* k runs over 0 … depth−1, and with the last of a pair over the next; 0 is allowed */
+    int lanes;        /* of B and C; a multiple of 16 */
+    const operand *a; /* A(m, k) = a[m·lda + k / PAIR]; for product_a_transposed a[k / PAIR·lda + m] */
     int lda;
-    const real *b; /* [depth][ldb], 64-byte aligned, ldb a multiple of 16 */
+    const operand *b; /* [depth / PAIR][ldb], 64-byte aligned, ldb a multiple of 16 */
     int ldb;
     real *c; /* [rows][ldc], likewise */
     int ldc;
@@ -97,12 +97,19 @@ typedef struct TileProduct {
 void NAME(product)(const TileProduct *p);
 void NAME(product_a_transposed)(const TileProduct *p);
 
-/* to[columns][ld_to] = from[rows][ld_from] transposed; rows, columns and both ld multiples of 16, 64-byte
- * aligned. */
-void NAME(tile_transpose)(real *to, int ld_to, const real *from, int ld_from, int rows, int columns);
+/* sum[lane] = Σ_k a(k, lane)·b(k, lane), a and b [depth / PAIR][TILE], rounded as product() rounds such a sum. */
+void NAME(tile_dot)(real *sum, const operand *a, const operand *b, int depth);
 
-/* to[TILE][head_width(D)] = `count` rows of a head; the rest is zero. */
-void NAME(pack_rows)(real *to, const real *from, int64_t ld, int count, int D);
+/* to[columns][ld_to] = from[rows][ld_from] transposed, of real or of operand; all four multiples of 8, 64-byte aligned. */
+void NAME(tile_transpose)(void *to, int ld_to, const void *from, int ld_from, int rows, int columns);
+
+/* `count` rows of a head as operands, the rest of 64 rows zero: k along them, to[TILE][head_width(D) / PAIR], or across
+ * them, to[TILE / PAIR][head_width(D)]. */
+void NAME(pack_rows)(operand *to, const stored *from, int64_t ld, int count, int D);
+void NAME(pack_pairs)(operand *to, const stored *from, int64_t ld, int count, int D);
+
+/* `count` rows of a head from from_t[head_width(D)][TILE], by way of room[TILE][TILE]. */
+void NAME(store_rows)(stored *to, int64_t ld, const real *from_t, int count, int D, real *room);
 
 /* threads: as many of OpenMP's as the queue's scratch has room for at `each` bytes; at least one. Results do
  * not depend on it. */
@@ -130,10 +137,10 @@ static inline int keys_needed(const View *view, int first_key, int lane) {
     return on_diagonal(view, first_key) ? lane + HALF : TILE;
 }
 
-/* scores[key][query] = K·Qᵀ/√D, SCORE_HIDDEN where a key is hidden; keys [TILE][head_width], queries_t
- * [head_width][TILE]. A score is rounded before lse is taken from it, in backward as in forward, so that the
+/* scores[key][query] = K·Qᵀ/√D, SCORE_HIDDEN where a key is hidden; keys [TILE][head_width / PAIR], queries_t
+ * [head_width / PAIR][TILE]. A score is rounded before lse is taken from it, in backward as in forward, so that the
  * two cancel exactly where one key has all the weight. */
-void NAME(tile_scores)(real *scores, const real *keys, const real *queries_t, int D, const View *view,
+void NAME(tile_scores)(real *scores, const operand *keys, const operand *queries_t, int D, const View *view,
                        int first_key);
 
 /* --------------------------------------------------------------------------------------------------------
@@ -145,12 +152,12 @@ typedef struct Head {
     int D;
     int queries; /* rows of q and out */
     int time;    /* time step of the first query; keys 0 … time + queries − 1 exist */
-    const real *q;
+    const stored *q;
     int64_t ld_q;
-    const real *k, *v;
+    const stored *k, *v;
     int64_t ld_kv;
     const uint32_t *doc_start; /* [queries], or NULL */
-    real *out;
+    stored *out;
     int64_t ld_out;
     real *lse; /* [queries], or NULL */
 } Head;
@@ -165,6 +172,6 @@ void NAME(attend_tile)(const Head *head, int tile, void *scratch);
 size_t NAME(attention_decode_scratch)(const Limits *limits);
 
 /* Bytes of scratch that attention_backward needs. */
-size_t NAME(attention_backward_scratch)(int T, int D);
+size_t NAME(attention_backward_scratch)(const Limits *limits);
 
 #endif
