@@ -98,6 +98,17 @@ static inline void setup(Fixture *f, const Kernels *k, const char *settings) {
     setup_with(f, k, settings, 0.2);
 }
 
+/* The CPU's implementations of the contract that this machine can run, fp32 first. Returns how many. */
+static inline int cpu_types(const Kernels *types[3]) {
+    const Kernels *const all[] = {&kernels_cpu_f32, &kernels_cpu_f64, &kernels_cpu_bf16};
+    int count = 0;
+    char why[256];
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]->open(0, why, sizeof why)) types[count++] = all[i];
+        else printf("# %s is left out: %s\n", all[i]->name, why);
+    return count;
+}
+
 static inline void teardown(Fixture *f) {
     optimizer_destroy(&f->optimizer);
     model_destroy(&f->model);

@@ -41,16 +41,22 @@ static void assert_same_training(const Kernels *k, const char *a, const char *b)
 
 static void a_run_repeats_itself_bit_for_bit(void **state) {
     (void)state;
-    assert_same_training(&kernels_cpu_f32, GPT2_RUN, GPT2_RUN);
-    assert_same_training(&kernels_cpu_f32, LLAMA_RUN, LLAMA_RUN);
+    const Kernels *types[3];
+    for (int i = cpu_types(types) - 1; i >= 0; i--) {
+        assert_same_training(types[i], GPT2_RUN, GPT2_RUN);
+        assert_same_training(types[i], LLAMA_RUN, LLAMA_RUN);
+    }
 }
 
 static void recomputing_changes_no_bit(void **state) {
     (void)state;
-    assert_same_training(&kernels_cpu_f32, GPT2_RUN, GPT2_RUN "recompute=act");
-    assert_same_training(&kernels_cpu_f32, GPT2_RUN, GPT2_RUN "recompute=block");
-    assert_same_training(&kernels_cpu_f32, LLAMA_RUN, LLAMA_RUN "recompute=act");
-    assert_same_training(&kernels_cpu_f32, LLAMA_RUN, LLAMA_RUN "recompute=block");
+    const Kernels *types[3];
+    for (int i = cpu_types(types) - 1; i >= 0; i--) {
+        assert_same_training(types[i], GPT2_RUN, GPT2_RUN "recompute=act");
+        assert_same_training(types[i], GPT2_RUN, GPT2_RUN "recompute=block");
+        assert_same_training(types[i], LLAMA_RUN, LLAMA_RUN "recompute=act");
+        assert_same_training(types[i], LLAMA_RUN, LLAMA_RUN "recompute=block");
+    }
 }
 
 static void another_seed_is_another_run(void **state) {
@@ -123,14 +129,15 @@ static void the_cache_computes_what_training_computes(void **state) {
     }
 }
 
-/* Sequences of other lengths, in other places, change no bit of one; in fp32 as in fp64, up to the eight that decode.h names. */
+/* Sequences of other lengths, in other places, change no bit of one; in every type, up to the eight that decode.h names. */
 static void a_sequence_decodes_alone_as_in_a_batch(void **state) {
     (void)state;
     enum { MOST = 8, STEPS = 4 };
-    const Kernels *const types[] = {&kernels_cpu_f32, &kernels_cpu_f64};
-    for (int batch = 2; batch <= MOST; batch += 3) {
+    const Kernels *types[3];
+    const int count = cpu_types(types);
+    for (int batch = 2; batch <= MOST; batch++) {
         Fixture f;
-        setup(&f, types[batch % 2], "arch=llama n-head=6 n-kv-head=2 n-ffn=21 batch-size=8 seq-len=16");
+        setup(&f, types[batch % count], "arch=llama n-head=6 n-kv-head=2 n-ffn=21 batch-size=8 seq-len=16");
         Model *m = &f.model;
         size_t row = (size_t)m->V * dtype_size(m->k->storage), stride = (size_t)padded(m->V) * dtype_size(m->k->storage);
         uint32_t tokens[MOST], lengths[MOST];
