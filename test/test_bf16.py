@@ -1,0 +1,108 @@
+"""bf16 on a CPU: refused where fp32 is faster, and else every promise that fp32 has, at a loss as good."""
+
+import subprocess
+
+import pytest
+from mpi import flags, has_mpi, ranks
+from program import MODEL, MOMENTS, PROGRAM, SMALL, environment, file_bytes, losses, metrics, refused, run, step_directory
+from tensors import read_tensors
+
+WITHOUT = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "DNNL_MAX_CPU_ISA": "AVX512_CORE"}
+VARIANTS = {
+    "plain": [],
+    "llama": ["--arch", "llama", "--n-head", "4", "--n-kv-head", "2"],
+    "bhyt-gpas": ["--norm", "bhyt", "--gpas", "silu"],
+    "sdd": ["--arch", "llama", "--sdd", "released", "--placement", "sandwich"],
+    "fp32-residual": ["--placement", "keel", "--residual-dtype", "fp32"],
+}
+
+
+def here():
+    done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    return "bf16          the processor multiplies it faster" in done.stdout
+
+
+needs_bf16 = pytest.mark.skipif(not here(), reason="--version: this machine's CPU has no bf16")
+
+
+def train(data, out, *more, steps=6, **how):
+    run(*SMALL, *data, "--device", "cpu", "--dtype", "bf16", "--steps", steps, "--out", out, *more, **how)
+    return out
+
+
+def same_bits(first, second, step=6):
+    assert losses(first)[-1] == losses(second)[-1]
+    for name in (MODEL, MOMENTS):
+        assert file_bytes(step_directory(first, step), name) == file_bytes(step_directory(second, step), name), name
+
+
+# ------------------------------------------------------------------------------------------------ where it is not
+
+
+def test_a_processor_without_it_is_told_by_name(data, tmp_path):
+    asked = [*SMALL, *data, "--device", "cpu", "--dtype", "bf16", "--steps", 1, "--out", tmp_path / "run"]
+    message = refused(*asked, env=WITHOUT)
+    assert "--dtype bf16 on the CPU: without " in message and "slower than fp32" in message
+    assert not (tmp_path / "run").exists()
+    version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True, env=environment(**WITHOUT))
+    assert "bf16          refused: without " in version.stdout
+
+
+def test_auto_stays_fp32(data, tmp_path):
+    run(*SMALL, *data, "--device", "cpu", "--steps", 1, "--out", tmp_path / "run")
+    assert metrics(tmp_path / "run", "event")[0]["flags"]["dtype"] == "fp32"
+
+
+# ---------------------------------------------------------------------------------------------------- where it is
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains_like_fp32_and_repeats_itself_bit_for_bit(data, tmp_path, name):
+    a, b = train(data, tmp_path / "a", *VARIANTS[name]), train(data, tmp_path / "b", *VARIANTS[name])
+    same_bits(a, b)
+    run(*SMALL, *data, "--device", "cpu", "--dtype", "fp32", "--steps", 6, *VARIANTS[name], "--out", tmp_path / "wide")
+    wide = losses(tmp_path / "wide")
+    assert losses(a) != wide
+    for narrow, exact in zip(losses(a), wide, strict=True):
+        assert abs(narrow - exact) < 0.02, (losses(a), wide)
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", ["plain", "sdd", "fp32-residual"])
+def test_recomputing_statistics_and_a_resume_change_no_bit(data, tmp_path, name):
+    whole = train(data, tmp_path / "whole", *VARIANTS[name])
+    same_bits(whole, train(data, tmp_path / "again", *VARIANTS[name], "--recompute", "block", "--stats-every", 2))
+    part = train(data, tmp_path / "part", *VARIANTS[name], "--save-every", 3, "--keep", 9)
+    run("--resume", step_directory(part, 3), "--out", tmp_path / "rest", "--steps", 6)
+    same_bits(whole, tmp_path / "rest")
+
+
+@needs_bf16
+def test_checkpoints_hold_what_the_optimizer_updates_in_fp32(data, tmp_path):
+    out = train(data, tmp_path / "run", steps=2)
+    tensors = read_tensors(f"{step_directory(out, 2)}/{MODEL}")
+    assert all(value.dtype == "float32" for value in tensors.values())
+    assert any((value.view("uint32") & 0xFFFF).any() for value in tensors.values()), "all are bf16 in disguise"
+
+
+@needs_bf16
+def test_it_generates_validates_and_probes(data, tmp_path):
+    out = train(data, tmp_path / "run", steps=40)
+    text = run("--resume", out, "--generate", "the cat", "--max-new-tokens", 12, "--temperature", 0).stdout
+    assert text == run("--resume", out, "--generate", "the cat", "--max-new-tokens", 12, "--temperature", 0).stdout
+    narrow = run("--resume", out, "--eval-only", "--val-data", data[3]).stdout
+    assert "val loss" in narrow
+
+
+@needs_bf16
+@pytest.mark.skipif(not has_mpi(), reason="no MPI")
+def test_ranks_train_as_one(shard, tmp_path):
+    outs = {}
+    for name, count, more in [("one", 1, []), ("two", 2, []), ("plain", 2, ["--zero", 0])]:
+        outs[name] = tmp_path / name
+        ranks(count, *flags(shard, outs[name], "--steps", 4, "--dtype", "bf16", "--device", "cpu", *more))
+    assert losses(outs["two"]) == losses(outs["plain"])
+    assert file_bytes(step_directory(outs["two"], 4), MODEL) == file_bytes(step_directory(outs["plain"], 4), MODEL)
+    for one, two in zip(losses(outs["one"]), losses(outs["two"]), strict=True):
+        assert abs(one - two) < 0.02
