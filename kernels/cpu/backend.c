@@ -91,6 +91,7 @@ static size_t cpu_scratch_bytes(const Limits *limits) {
     size_t need[] = {NAME(attention_scratch)(limits),  NAME(linear_scratch)(limits),
                      NAME(junction_scratch)(limits),   NAME(qkv_scratch)(limits),
                      NAME(activation_scratch)(limits), NAME(embedding_scratch)(limits),
+                     NAME(cross_entropy_scratch)(limits),
                      NAME(step_scratch)(limits),       NAME(variant_scratch)(limits)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof need / sizeof *need; i++) most = need[i] > most ? need[i] : most;

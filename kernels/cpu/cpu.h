@@ -61,6 +61,7 @@ size_t NAME(junction_scratch)(const Limits *limits);
 size_t NAME(qkv_scratch)(const Limits *limits);
 size_t NAME(activation_scratch)(const Limits *limits);
 size_t NAME(embedding_scratch)(const Limits *limits);
+size_t NAME(cross_entropy_scratch)(const Limits *limits);
 size_t NAME(step_scratch)(const Limits *limits);    /* sum_squares, loss_reduce, adamw, Muon, tensor_stats */
 size_t NAME(variant_scratch)(const Limits *limits); /* gpas_scales, product_norm, bhyt_terms */
 
