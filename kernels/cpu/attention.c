@@ -55,52 +55,69 @@ static void rescale(real *restrict out_t, const real *restrict factor, int width
         for (int j = 0; j < TILE; j++) out_t[d * TILE + j] *= factor[j];
 }
 
-/* One tile of queries at work. */
-typedef struct Work {
-    operand *queries_t; /* [width / PAIR][TILE] */
-    operand *keys;      /* [TILE][width / PAIR] */
-    operand *values;    /* [TILE / PAIR][width] */
-    real *out_t;        /* [width][TILE] */
-    real *scores;       /* [TILE][TILE] */
-    operand *weights;   /* [TILE / PAIR][TILE]; where PAIR is 1, scores */
+/* One thread at work: a tile of queries, and the tiles of keys and values that it has packed for the head. */
+struct Attending {
+    operand *queries_t;      /* [width / PAIR][TILE] */
+    real *out_t;             /* [width][TILE] */
+    real *scores;            /* [TILE][TILE] */
+    operand *weights;        /* [TILE / PAIR][TILE]; where PAIR is 1, scores */
+    operand *keys, *values;  /* [tiles] of [TILE][width / PAIR] and [TILE / PAIR][width] */
+    bool *packed;            /* [tiles] */
+    const stored *packed_of; /* the head's k */
+    int tiles;
     View view;
     Softmax softmax;
-} Work;
+};
 
-size_t NAME(attend_tile_scratch)(int D) {
+size_t NAME(attending_bytes)(int D, int keys) {
     size_t tile = (size_t)TILE * (size_t)head_width(D), weights = PAIR > 1 ? TILE * TILE / PAIR : 0;
-    return 3 * aligned_bytes(tile / PAIR) + aligned_bytes(tile) + aligned_bytes(TILE * TILE) + aligned_bytes(weights) +
-           (sizeof(Work) + 255) / 256 * 256;
+    size_t tiles = (size_t)tiles_of(keys), words = tile / PAIR + tile + TILE * TILE + weights + 2 * tiles * tile / PAIR;
+    return aligned_bytes(sizeof(Attending)) + words * sizeof(real) + aligned_bytes(tiles * sizeof(bool));
 }
 
-static Work *carve(void *scratch, int D) {
-    size_t tile = (size_t)TILE * (size_t)head_width(D), operands = aligned_bytes(tile / PAIR) / sizeof(operand);
-    Work *work = scratch;
-    work->queries_t = (operand *)((char *)scratch + (sizeof(Work) + 255) / 256 * 256);
-    work->keys = work->queries_t + operands;
-    work->values = work->keys + operands;
-    work->out_t = (real *)(work->values + operands);
-    work->scores = work->out_t + aligned_bytes(tile) / sizeof(real);
+Attending *NAME(attending_open)(void *scratch, int D, int keys) {
+    size_t tile = (size_t)TILE * (size_t)head_width(D);
+    Attending *work = scratch;
+    work->queries_t = (operand *)((char *)scratch + aligned_bytes(sizeof *work));
+    work->out_t = (real *)(work->queries_t + tile / PAIR);
+    work->scores = work->out_t + tile;
     work->weights = (operand *)(PAIR > 1 ? work->scores + TILE * TILE : work->scores);
+    work->keys = work->weights + TILE * TILE / PAIR;
+    work->values = work->keys + (size_t)tiles_of(keys) * tile / PAIR;
+    work->packed = (bool *)(work->values + (size_t)tiles_of(keys) * tile / PAIR);
+    work->packed_of = NULL;
+    work->tiles = tiles_of(keys);
     return work;
 }
 
-static void start(Work *work, const Head *head, int first) {
+static void start(Attending *work, const Head *head, int first) {
     int D = head->D, width = head_width(D), count = min_int(TILE, head->queries - first);
+    operand *rows = (operand *)work->out_t; /* for a moment */
     NAME(view_fill)(&work->view, head->time + first, count, head->doc_start ? head->doc_start + first : NULL);
-    NAME(pack_rows)(work->keys, head->q + first * head->ld_q, head->ld_q, count, D);
-    NAME(tile_transpose)(work->queries_t, TILE, work->keys, width / PAIR, TILE, width / PAIR);
+    NAME(pack_rows)(rows, head->q + first * head->ld_q, head->ld_q, count, D);
+    NAME(tile_transpose)(work->queries_t, TILE, rows, width / PAIR, TILE, width / PAIR);
     memset(work->out_t, 0, (size_t)TILE * (size_t)width * sizeof(real));
     for (int j = 0; j < TILE; j++) work->softmax.max[j] = SCORE_HIDDEN;
     memset(work->softmax.sum, 0, sizeof work->softmax.sum);
 }
 
-static void sweep_keys(Work *work, const Head *head, int first_key, int key_count) {
+/* Keys and values first_key … of a head, unless a tile of queries before this one had them packed. */
+static void pack_keys(Attending *work, const Head *head, int first_key, operand *keys, operand *values) {
+    int tile = first_key / TILE, count = min_int(TILE, head->time + head->queries - first_key);
+    if (work->packed_of != head->k) memset(work->packed, 0, (size_t)work->tiles * sizeof(bool));
+    work->packed_of = head->k;
+    if (work->packed[tile]) return;
+    NAME(pack_rows)(keys, head->k + first_key * head->ld_kv, head->ld_kv, count, head->D);
+    NAME(pack_pairs)(values, head->v + first_key * head->ld_kv, head->ld_kv, count, head->D);
+    work->packed[tile] = true;
+}
+
+static void sweep_keys(Attending *work, const Head *head, int first_key, int key_count) {
     int D = head->D, width = head_width(D);
     const View *view = &work->view;
-    NAME(pack_rows)(work->keys, head->k + first_key * head->ld_kv, head->ld_kv, key_count, D);
-    NAME(pack_pairs)(work->values, head->v + first_key * head->ld_kv, head->ld_kv, key_count, D);
-    NAME(tile_scores)(work->scores, work->keys, work->queries_t, D, view, first_key);
+    const ptrdiff_t at = (ptrdiff_t)first_key * width / PAIR;
+    pack_keys(work, head, first_key, work->keys + at, work->values + at);
+    NAME(tile_scores)(work->scores, work->keys + at, work->queries_t, D, view, first_key);
     for (int lane = 0; lane < TILE; lane += HALF)
         softmax_update(&work->softmax, work->scores, work->weights, lane, keys_needed(view, first_key, lane));
     rescale(work->out_t, work->softmax.factor, width);
@@ -110,7 +127,7 @@ static void sweep_keys(Work *work, const Head *head, int first_key, int key_coun
         (&(TileProduct){.rows = width,
                         .depth = min_int(key_count, keys_needed(view, first_key, lane)),
                         .lanes = lanes,
-                        .a = work->values,
+                        .a = work->values + at,
                         .lda = width,
                         .b = work->weights + lane,
                         .ldb = TILE,
@@ -119,7 +136,7 @@ static void sweep_keys(Work *work, const Head *head, int first_key, int key_coun
                         .add = true});
 }
 
-static void finish(Work *work, const Head *head, int first) {
+static void finish(Attending *work, const Head *head, int first) {
     const Softmax *softmax = &work->softmax;
     for (int d = 0; d < head->D; d++)
 #pragma omp simd
@@ -129,8 +146,7 @@ static void finish(Work *work, const Head *head, int first) {
         head->lse[first + j] = softmax->max[j] + (real)log(softmax->sum[j]);
 }
 
-void NAME(attend_tile)(const Head *head, int tile, void *scratch) {
-    Work *work = carve(scratch, head->D);
+void NAME(attend_tile)(Attending *work, const Head *head, int tile) {
     int first = tile * TILE;
     start(work, head, first);
     int keys = work->view.time + work->view.count;
@@ -140,37 +156,48 @@ void NAME(attend_tile)(const Head *head, int tile, void *scratch) {
 }
 
 size_t NAME(attention_scratch)(const Limits *limits) {
-    size_t forward = (size_t)omp_get_max_threads() * NAME(attend_tile_scratch)(limits->D);
+    size_t forward = (size_t)omp_get_max_threads() * NAME(attending_bytes)(limits->D, limits->T);
     size_t backward = NAME(attention_backward_scratch)(limits);
     size_t decode = NAME(attention_decode_scratch)(limits), most = forward > backward ? forward : backward;
     return most > decode ? most : decode;
 }
 
-void NAME(attention_forward)(Queue *queue, const Attention *args) {
-    int B = args->B, T = args->T, H = args->H, Hkv = args->Hkv, D = args->D;
-    attention_check("attention_forward", B, T, H, Hkv, D);
+static Head head_of(const Attention *args, int b, int h) {
+    int T = args->T, H = args->H, Hkv = args->Hkv, D = args->D, hkv = h / (H / Hkv);
     int64_t ld = padded((int64_t)(H + 2 * Hkv) * D), ld_out = padded((int64_t)H * D);
-    size_t each = NAME(attend_tile_scratch)(D);
+    const stored *sequence = (const stored *)args->qkv + (int64_t)b * T * ld;
+    return (Head){.D = D,
+                  .queries = T,
+                  .time = 0,
+                  .q = sequence + h * D,
+                  .ld_q = ld,
+                  .k = sequence + (H + hkv) * D,
+                  .v = sequence + (H + Hkv + hkv) * D,
+                  .ld_kv = ld,
+                  .doc_start = args->doc_start ? args->doc_start + (int64_t)b * T : NULL,
+                  .out = (stored *)args->out + (int64_t)b * T * ld_out + h * D,
+                  .ld_out = ld_out,
+                  .lse = (real *)args->lse + ((int64_t)b * H + h) * T};
+}
+
+void NAME(attention_forward)(Queue *queue, const Attention *args) {
+    int B = args->B, T = args->T, H = args->H, D = args->D, group = H / args->Hkv;
+    attention_check("attention_forward", B, T, H, args->Hkv, D);
+    size_t each = NAME(attending_bytes)(D, T);
     int threads;
     char *scratch = NAME(scratch_per_thread)(queue, each, "attention_forward", &threads);
-    int64_t tiles = tiles_of(T), tasks = B * (int64_t)H * tiles;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t task = 0; task < tasks; task++) {
-        int tile = (int)(tiles - 1 - task / ((int64_t)B * H)); /* the longest first */
-        int h = (int)(task % H), b = (int)(task / H % B), hkv = h / (H / Hkv);
-        const stored *sequence = (const stored *)args->qkv + (int64_t)b * T * ld;
-        Head head = {.D = D,
-                     .queries = T,
-                     .time = 0,
-                     .q = sequence + h * D,
-                     .ld_q = ld,
-                     .k = sequence + (H + hkv) * D,
-                     .v = sequence + (H + Hkv + hkv) * D,
-                     .ld_kv = ld,
-                     .doc_start = args->doc_start ? args->doc_start + (int64_t)b * T : NULL,
-                     .out = (stored *)args->out + (int64_t)b * T * ld_out + h * D,
-                     .ld_out = ld_out,
-                     .lse = (real *)args->lse + ((int64_t)b * H + h) * T};
-        NAME(attend_tile)(&head, tile, scratch + (size_t)omp_get_thread_num() * each);
+    int64_t tiles = tiles_of(T), heads = (int64_t)B * H, tasks = heads * tiles;
+    /* Heads by heads, so that a thread packs keys for many tiles; of few heads the longest tiles first. */
+    bool by_heads = heads >= 4 * (int64_t)threads;
+#pragma omp parallel num_threads(threads)
+    {
+        Attending *work = NAME(attending_open)(scratch + (size_t)omp_get_thread_num() * each, D, T);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < tasks; task++) {
+            int64_t past = by_heads ? task / group % tiles : task / heads;
+            int64_t at = by_heads ? task / (group * tiles) * group + task % group : task % heads;
+            Head head = head_of(args, (int)(at / H), (int)(at % H));
+            NAME(attend_tile)(work, &head, (int)(tiles - 1 - past));
+        }
     }
 }

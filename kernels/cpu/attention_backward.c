@@ -93,13 +93,12 @@ static size_t sums_bytes(int T, int D, bool groups) {
     return 2 * (size_t)(groups ? tiles_of(T) : 1) * TILE * (size_t)head_width(D) * sizeof(real);
 }
 static size_t tile_structs_bytes(int T) {
-    return ((size_t)tiles_of(T) * sizeof(QueryTile) + 255) / 256 * 256;
+    return aligned_bytes((size_t)tiles_of(T) * sizeof(QueryTile));
 }
 
 static size_t thread_bytes(int T, int D, bool groups) {
-    size_t bytes = key_tile_bytes(D) + (size_t)tiles_of(T) * query_tile_bytes(D) + tile_structs_bytes(T) +
-                   sums_bytes(T, D, groups);
-    return (bytes + 255) / 256 * 256;
+    return aligned_bytes(key_tile_bytes(D) + (size_t)tiles_of(T) * query_tile_bytes(D) + tile_structs_bytes(T) +
+                         sums_bytes(T, D, groups));
 }
 
 size_t NAME(attention_backward_scratch)(const Limits *limits) {

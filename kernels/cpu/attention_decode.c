@@ -172,17 +172,22 @@ void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
         decode_one(queue, args);
         return;
     }
-    size_t each = NAME(attend_tile_scratch)(D);
+    size_t each = NAME(attending_bytes)(D, args->capacity);
     int threads;
     char *scratch = NAME(scratch_per_thread)(queue, each, "attention_decode", &threads);
-    int pieces = T < FEW ? T : tiles_of(T);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t task = 0; task < (int64_t)B * H * pieces; task++) {
-        int piece = (int)(task / ((int64_t)B * H)), b = (int)(task / H % B), h = (int)(task % H);
-        Head head = head_of(args, b, h);
-        if (T < FEW)
-            attend_one(&head, piece);
-        else
-            NAME(attend_tile)(&head, piece, scratch + (size_t)omp_get_thread_num() * each);
+    int pieces = T < FEW ? T : tiles_of(T), group = H / args->Hkv;
+#pragma omp parallel num_threads(threads)
+    {
+        Attending *work = NAME(attending_open)(scratch + (size_t)omp_get_thread_num() * each, D, args->capacity);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < (int64_t)B * H * pieces; task++) {
+            int64_t at = task / (group * pieces) * group + task % group; /* heads with the same keys follow one another */
+            int piece = (int)(task / group % pieces);
+            Head head = head_of(args, (int)(at / H), (int)(at % H));
+            if (T < FEW)
+                attend_one(&head, piece);
+            else
+                NAME(attend_tile)(work, &head, piece);
+        }
     }
 }
