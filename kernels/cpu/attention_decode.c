@@ -9,7 +9,8 @@
 
 enum {
     FEW = 8,    /* below it a tile of 64 queries costs more than the queries one by one */
-    PIECE = 256 /* keys of a piece, a multiple of TILE */
+    PIECE = 256, /* keys of a piece, a multiple of TILE */
+    AHEAD = 16   /* rows that are asked for before they are needed */
 };
 
 static void append(const AttentionDecode *args, int64_t ld, int64_t ld_cache) {
@@ -23,28 +24,73 @@ static void append(const AttentionDecode *args, int64_t ld, int64_t ld_cache) {
     }
 }
 
+/* Some rows of a head at work. */
+typedef struct Rows {
+    const stored *row[4];
+} Rows;
+
+/* They lie far apart, and no processor guesses where: those behind them are asked for before they are needed. 4 sequences of 1024
+ * keys, H=12, D=64 on one Zen 4 core: 2.9 ms without it in float and 3.7 in bf16, 2.1 with it in both. */
+static inline Rows rows_at(const stored *first, int64_t ld, int count, int D) {
+    Rows rows;
+    for (int r = 0; r < count; r++) {
+        rows.row[r] = first + r * ld;
+        const stored *ahead = rows.row[r] + AHEAD * ld;
+        for (int d = 0; d < D; d += (int)(64 / sizeof *ahead)) __builtin_prefetch(ahead + d);
+    }
+    return rows;
+}
+
 /* Four keys at a time: one sum alone waits for itself. */
 static void scores_of(real *restrict scores, const real *restrict q, const Head *head, int first, int count) {
     int D = head->D, i = 0;
-    int64_t ld = head->ld_kv;
+    const stored *keys = head->k + first * head->ld_kv;
     for (; i + 4 <= count; i += 4) {
-        const stored *restrict k = head->k + (first + i) * ld;
+        const Rows rows = rows_at(keys + i * head->ld_kv, head->ld_kv, 4, D);
+        const stored *k0 = rows.row[0], *k1 = rows.row[1], *k2 = rows.row[2], *k3 = rows.row[3];
         real sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
+#pragma omp simd simdlen(LANES) reduction(+ : sum0, sum1, sum2, sum3)
         for (int d = 0; d < D; d++) {
-            sum0 += q[d] * stored_get(k[d]);
-            sum1 += q[d] * stored_get(k[ld + d]);
-            sum2 += q[d] * stored_get(k[2 * ld + d]);
-            sum3 += q[d] * stored_get(k[3 * ld + d]);
+            sum0 += q[d] * stored_get(k0[d]);
+            sum1 += q[d] * stored_get(k1[d]);
+            sum2 += q[d] * stored_get(k2[d]);
+            sum3 += q[d] * stored_get(k3[d]);
         }
         scores[i] = sum0, scores[i + 1] = sum1, scores[i + 2] = sum2, scores[i + 3] = sum3;
     }
     for (; i < count; i++) {
-        const stored *restrict k = head->k + (first + i) * ld;
+        const Rows rows = rows_at(keys + i * head->ld_kv, head->ld_kv, 1, D);
+        const stored *k = rows.row[0];
         real sum = 0;
-#pragma omp simd reduction(+ : sum)
+#pragma omp simd simdlen(LANES) reduction(+ : sum)
         for (int d = 0; d < D; d++) sum += q[d] * stored_get(k[d]);
         scores[i] = sum;
+    }
+}
+
+/* value[d] += Σ_i weights[i]·v[first + i][d], key after key; four at a time, as each waits for the one before. */
+static void add_values(real *restrict value, const real *restrict weights, const Head *head, int first, int count) {
+    int D = head->D, i = 0;
+    const stored *values = head->v + first * head->ld_kv;
+    for (; i + 4 <= count; i += 4) {
+        const Rows rows = rows_at(values + i * head->ld_kv, head->ld_kv, 4, D);
+        const stored *v0 = rows.row[0], *v1 = rows.row[1], *v2 = rows.row[2], *v3 = rows.row[3];
+        const real w0 = weights[i], w1 = weights[i + 1], w2 = weights[i + 2], w3 = weights[i + 3];
+#pragma omp simd simdlen(LANES)
+        for (int d = 0; d < D; d++) {
+            real sum = value[d];
+            sum += w0 * stored_get(v0[d]);
+            sum += w1 * stored_get(v1[d]);
+            sum += w2 * stored_get(v2[d]);
+            sum += w3 * stored_get(v3[d]);
+            value[d] = sum;
+        }
+    }
+    for (; i < count; i++) {
+        const Rows rows = rows_at(values + i * head->ld_kv, head->ld_kv, 1, D);
+        const stored *v = rows.row[0];
+#pragma omp simd simdlen(LANES)
+        for (int d = 0; d < D; d++) value[d] += weights[i] * stored_get(v[d]);
     }
 }
 
@@ -57,9 +103,8 @@ typedef struct Gathered {
 /* One query over keys first … end − 1. */
 static void gather(Gathered *g, const Head *head, int query, int first, int end) {
     int D = head->D;
-    real buffer[HEAD_MAX];
+    real buffer[HEAD_MAX], scores[TILE], scale = score_scale(D), rest = score_scale_rest(D);
     const real *q = row_read(head->q, query * head->ld_q, buffer, D);
-    real scores[TILE], scale = score_scale(D), rest = score_scale_rest(D);
     g->max = SCORE_HIDDEN, g->sum = 0;
     for (int d = 0; d < D; d++) g->value[d] = 0;
     for (; first < end; first += TILE) {
@@ -75,13 +120,8 @@ static void gather(Gathered *g, const Head *head, int query, int first, int end)
         real factor = exp_clamped(old - g->max);
         g->sum *= factor;
         for (int d = 0; d < D; d++) g->value[d] *= factor;
-        for (int i = 0; i < count; i++) {
-            const stored *restrict v = head->v + (first + i) * head->ld_kv;
-            real *restrict value = g->value;
-            g->sum += scores[i];
-#pragma omp simd
-            for (int d = 0; d < D; d++) value[d] += scores[i] * stored_get(v[d]);
-        }
+        for (int i = 0; i < count; i++) g->sum += scores[i];
+        add_values(g->value, scores, head, first, count);
     }
 }
 
