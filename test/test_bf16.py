@@ -11,7 +11,7 @@ WITHOUT = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "DNNL_MAX_CPU_ISA": "AVX512_CORE
 VARIANTS = {
     "plain": [],
     "llama": ["--arch", "llama", "--n-head", "4", "--n-kv-head", "2"],
-    "bhyt-gpas": ["--norm", "bhyt", "--gpas", "silu"],
+    "bhyt-gpas": ["--norm", "bhyt", "--gpas", "sublayer"],
     "sdd": ["--arch", "llama", "--sdd", "released", "--placement", "sandwich"],
     "fp32-residual": ["--placement", "keel", "--residual-dtype", "fp32"],
 }
