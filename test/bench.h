@@ -1,5 +1,5 @@
 /*
- * bench.h: what the bench programs share: flags in, tokens in, one training step, medians out.
+ * bench.h: what the bench programs share: flags in, tokens in, one training step, the memory's rate, medians out.
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -12,6 +12,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static inline void bench_set(Config *config, const char *settings) {
     Error error = {0};
@@ -41,6 +42,26 @@ static inline void bench_step(Model *model, Optimizer *optimizer) {
     model_backward(model, NULL, NULL);
     optimizer_update(optimizer);
     optimizer_read(optimizer);
+}
+
+/* Bytes a second that this machine's memory gives to all threads together: one reading of more than any cache holds. */
+static inline double bench_read_rate(void) {
+    enum { WORDS = 32 << 20, PIECE = 1 << 14 };
+    static uint64_t *words, sum;
+    if (!words) {
+        words = kernels_cpu_f32.alloc(WORDS * sizeof *words);
+        require(words, "out of memory");
+        memset(words, 1, WORDS * sizeof *words); /* pages that nobody has written are all the same one */
+    }
+    const double begin = log_seconds();
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+    for (int at = 0; at < WORDS; at += PIECE) {
+        uint64_t piece = 0;
+#pragma omp simd reduction(+ : piece)
+        for (int i = at; i < at + PIECE; i++) piece += words[i];
+        sum += piece;
+    }
+    return WORDS * sizeof *words / (log_seconds() - begin);
 }
 
 static inline int bench_ascending(const void *a, const void *b) {

@@ -4,9 +4,11 @@
  *     bench_generate [PAIRS [PRESET [PROMPT [TOKENS [BATCH…]]]]]      default 9 llama-130m 256 16 1 8
  *
  * Prompts of PROMPT tokens go through the model one by one, then TOKENS steps add a token to each of BATCH texts. Plain model
- * and variant take turns at each prompt and each step, the order alternating; a ratio is the median over the pairs of the variant's time
- * over the plain one's, [low, high] its interval of at least 95 % confidence. The first line compares the plain model with a
- * second copy of itself (A/A): what the machine alone does.
+ * and variant take turns at each prompt and each step, the order alternating; a ratio is the median over the pairs of the
+ * variant's time over the plain one's, [low, high] its interval of at least 95 % confidence. The first line compares the plain
+ * model with a second copy of itself (A/A): what the machine alone does. All are fp32 but one, "bf16", the plain model in bf16, where this
+ * machine takes that. memory_bound_tokens_per_s is what decoding would reach if reading the weights once a step, at
+ * read_gb_per_s, the rate of a plain reading between the pairs, were all of it.
  */
 #include "../src/run/device.h"
 #include "../src/settings/command_line.h"
@@ -26,7 +28,7 @@ static const Variant VARIANTS[] = {
     {"pre again (A/A)", ""},        {"gpas", "gpas=layer"},           {"lns", "placement=lns"}, {"dyt", "norm=dyt"},
     {"bhyt-exact", "norm=bhyt-exact"}, {"bhyt", "norm=bhyt"},         {"sandwich", "placement=sandwich"},
     {"post", "placement=post"},     {"deepnorm", "placement=deepnorm"}, {"sdd paper", "sdd=paper"},
-    {"sdd released", "sdd=released"},
+    {"sdd released", "sdd=released"}, {"bf16", "dtype=bf16"},
 };
 enum { COUNT = sizeof VARIANTS / sizeof *VARIANTS };
 
@@ -44,6 +46,11 @@ typedef struct Times {
     double prefill[PAIRS_MOST], decode[PAIRS_MOST];
 } Times;
 
+static bool takes_bf16(void) {
+    char text[256];
+    return kernels_cpu_bf16.open(0, text, sizeof text);
+}
+
 static void open_subject(Subject *subject, const Variant *variant, const Config *base, int batch) {
     subject->config = *base;
     bench_set(&subject->config, variant->settings);
@@ -52,6 +59,17 @@ static void open_subject(Subject *subject, const Variant *variant, const Config 
     params_init(&subject->model.params, &subject->config, subject->model.k->accum, subject->model.master);
     model_refresh(&subject->model);
     model_open_cache(&subject->model, batch);
+}
+
+/* Bytes of weights that a step of generation reads: matrices, and the head's rows. */
+static double weight_bytes(const Model *model) {
+    const ParamId head = params_find(&model->params, PARAM_HEAD, -1) ? PARAM_HEAD : PARAM_TOKENS;
+    double elements = 0;
+    for (int i = 0; i < model->params.count; i++) {
+        const Param *p = &model->params.list[i];
+        if (p->kind == PARAM_MATRIX || p->id == head) elements += (double)p->rows * (double)padded(p->cols);
+    }
+    return elements * (double)dtype_size(model->k->storage);
 }
 
 static double seconds_of_prompt(Subject *subject, const Work *work, int place) {
@@ -90,21 +108,25 @@ static void print_ratio(const char *name, const double *times, const double *pla
 static void measure(Subject *plain, const Variant *variant, const Config *base, int pairs, const Work *work) {
     static Subject subject;
     static Times times, plain_times;
-    double prefill[2], decode[2];
+    double prefill[2], decode[2], read_rates[PAIRS_MOST];
     open_subject(&subject, variant, base, work->batch);
     for (int i = -1; i < pairs; i++) { /* once to warm up */
         const int first = i & 1;
         Subject *const both[2] = {first ? &subject : plain, first ? plain : &subject};
         run(both, work, prefill, decode);
         if (i < 0) continue;
+        read_rates[i] = bench_read_rate();
         plain_times.prefill[i] = prefill[first], plain_times.decode[i] = decode[first];
         times.prefill[i] = prefill[!first], times.decode[i] = decode[!first];
     }
-    printf("{\"bench\":\"generate\",\"device\":\"cpu\",\"model\":\"%s\",\"B\":%d,\"prompt\":%d,\"tokens\":%d,\"variant\":\"%s\"",
-           base->preset, work->batch, work->prompt, work->tokens, variant->name);
+    const double read_rate = bench_median(read_rates, pairs);
+    printf("{\"bench\":\"generate\",\"device\":\"cpu\",\"dtype\":\"%s\",\"model\":\"%s\",\"B\":%d,\"prompt\":%d,\"tokens\":%d,"
+           "\"variant\":\"%s\"",
+           config_choice("dtype", subject.config.dtype), base->preset, work->batch, work->prompt, work->tokens, variant->name);
     print_ratio("prefill", times.prefill, plain_times.prefill, pairs, (double)work->batch * work->prompt);
     print_ratio("decode", times.decode, plain_times.decode, pairs, (double)work->batch * work->tokens);
-    printf(",\"pairs\":%d,\"threads\":%d}\n", pairs, (int)subject.config.threads);
+    printf(",\"memory_bound_tokens_per_s\":%.1f,\"read_gb_per_s\":%.2f,\"pairs\":%d,\"threads\":%d}\n",
+           work->batch * read_rate / weight_bytes(&subject.model), read_rate * 1e-9, pairs, (int)subject.config.threads);
     fflush(stdout);
     model_destroy(&subject.model);
 }
@@ -112,7 +134,8 @@ static void measure(Subject *plain, const Variant *variant, const Config *base, 
 static void measure_batch(const Config *base, int pairs, const Work *work) {
     static Subject plain;
     open_subject(&plain, &VARIANTS[0], base, work->batch);
-    for (int i = 0; i < COUNT; i++) measure(&plain, &VARIANTS[i], base, pairs, work);
+    for (int i = 0; i < COUNT; i++)
+        if (!strstr(VARIANTS[i].settings, "bf16") || takes_bf16()) measure(&plain, &VARIANTS[i], base, pairs, work);
     model_destroy(&plain.model);
 }
 

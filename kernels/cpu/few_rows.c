@@ -67,7 +67,7 @@ INLINE Vector accumulate(Group a, Group b, Vector sum) {
 }
 #endif
 
-/* Halves, quarters, …: pairs that lie LANES/2, LANES/4, … 1 apart. Loops of constant length become additions of half vectors. */
+/* Halves, quarters, …: pairs that lie LANES/2, LANES/4, … 1 apart. A loop of constant length is one addition of vectors. */
 INLINE real sum_of(Vector vector) {
     real lane[16];
     for (int i = 0; i < LANES; i++) lane[i] = vector[i];
