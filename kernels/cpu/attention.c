@@ -4,10 +4,11 @@
  * Tile by tile with an online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv
  * 2205.14135): for 64 queries of a head, keys are swept in tiles of 64; a running maximum and sum per query
  * rescale what was gathered before. Tiles that no query of the 64 sees are skipped. Every tile of queries is
- * one piece of work, computed in the same order whatever the number of threads.
+ * one piece of work, computed in the same order whatever the number of threads. In bf16 weights are rounded to it for their
+ * product with the values; all else, and their sum, is float.
  *
- * B=4, H=12, D=64 in float on one Zen 4 core, counting the visible half of 2 products: 0.52 of the rate of
- * dnnl_sgemm at T=256, 0.64 at T=1024.
+ * B=4, H=12, D=64 on one Zen 4 core: at T=256 6.8 ms in float and 4.0 in bf16; at T=1024 83 and 44, three fifths of these
+ * in the products.
  */
 #include "attention_tile.h"
 
@@ -17,8 +18,8 @@ typedef struct Softmax {
     real factor[TILE]; /* exp(old max − new max) */
 } Softmax;
 
-/* scores → exp(score − max), there and as operands, with max and sum brought up to date: queries lane … lane+31, `keys` of
- * the tile. */
+/* scores → exp(score − max), there and as operands, with max and sum brought up to date: queries lane … lane+31, `keys`
+ * of the tile. */
 static void softmax_update(Softmax *restrict softmax, real *restrict scores, operand *weights, int lane, int keys) {
     real max[HALF], sum[HALF] = {0};
     memcpy(max, softmax->max + lane, sizeof max);
@@ -141,7 +142,8 @@ static void finish(Attending *work, const Head *head, int first) {
     for (int d = 0; d < head->D; d++)
 #pragma omp simd
         for (int j = 0; j < TILE; j++) work->out_t[d * TILE + j] /= softmax->sum[j];
-    NAME(store_rows)(head->out + first * head->ld_out, head->ld_out, work->out_t, work->view.count, head->D, work->scores);
+    NAME(store_rows)
+    (head->out + first * head->ld_out, head->ld_out, work->out_t, work->view.count, head->D, work->scores);
     for (int j = 0; head->lse && j < work->view.count; j++)
         head->lse[first + j] = softmax->max[j] + (real)log(softmax->sum[j]);
 }

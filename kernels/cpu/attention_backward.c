@@ -4,7 +4,8 @@
  *
  * From the kept log-sum-exp, tile by tile (Dao et al. 2022, arXiv 2205.14135, algorithm 4): P = exp(S − lse),
  * dP = dO·Vᵀ, dS = P ⊙ (dP − rowsum(dO ⊙ O)); dV += Pᵀ·dO, dK += dSᵀ·Q, dQ += dS·K. Tiles are 64×64 and
- * transposed, [key][query].
+ * transposed, [key][query]. In bf16 P and dS are rounded to it for their products; sums are float, those over a group's
+ * heads too, until they are stored.
  *
  * A tile of dK and dV gathers query heads, then tiles of queries, in ascending order; a tile of dQ gathers
  * tiles of keys in ascending order. Two ways to go through them keep to that order, and so give the same
@@ -14,8 +15,7 @@
  *   - split: threads own tiles of keys, then tiles of queries, and P and dS are computed twice: 7 products.
  * Split is taken where there are too few (sequence, key-value head) to keep the threads busy.
  *
- * B=4, H=12, D=64 in float on one Zen 4 core, counting the visible half of 5 products: 0.6 to 0.7 of the rate
- * of dnnl_sgemm at T=256, 0.86 at T=1024.
+ * B=4, H=12, D=64 on one Zen 4 core: at T=256 14.1 ms in float and 8.1 in bf16, at T=1024 185 and 99.
  */
 #include "attention_tile.h"
 
@@ -30,12 +30,12 @@ typedef struct QueryTile {
 
 /* Everything about 64 keys, and a pair of tiles at work. Where PAIR is 1, what has two layouts has one place. */
 typedef struct KeyTile {
-    operand *k, *v;             /* [TILE][width / PAIR] */
-    operand *k_across;          /* [TILE / PAIR][width] */
-    real *dk, *dv;              /* [TILE][width] */
-    real *p, *ds;               /* [TILE][TILE] of the pair (keys, queries) */
+    operand *k, *v;              /* [TILE][width / PAIR] */
+    operand *k_across;           /* [TILE / PAIR][width] */
+    real *dk, *dv;               /* [TILE][width] */
+    real *p, *ds;                /* [TILE][TILE] of the pair (keys, queries) */
     operand *p_along, *ds_along; /* [TILE][TILE / PAIR] */
-    operand *ds_across;         /* [TILE / PAIR][TILE] */
+    operand *ds_across;          /* [TILE / PAIR][TILE] */
     int first, count;
 } KeyTile;
 
@@ -175,7 +175,8 @@ static void query_load(QueryTile *tile, const Slice *slice, int index) {
 }
 
 static void query_store(const QueryTile *tile, const Slice *slice, int index, real *room) {
-    NAME(store_rows)(slice->dq + index * TILE * slice->ld, slice->ld, tile->dq_t, tile->view.count, slice->D, room);
+    NAME(store_rows)
+    (slice->dq + index * TILE * slice->ld, slice->ld, tile->dq_t, tile->view.count, slice->D, room);
 }
 
 static void key_load(KeyTile *tile, const Slice *slice, int index) {

@@ -2,15 +2,15 @@
  * attention_operand.h: what does a product of tiles multiply, in each type?
  *
  * A product sums over k. An `operand` is what a row of A, or a lane of B, gives to one step of that sum: a `real`, of one k;
- * in bf16 a pair of Storage's numbers, of an even k and the next. AVX512-BF16 multiplies sixteen pairs by sixteen and adds both
- * products of each to a float, twice the work of a multiplication in float and as fast; elsewhere pairs are widened.
+ * in bf16 a pair of Storage's numbers, of an even k and the next. AVX512-BF16 multiplies sixteen pairs by sixteen and
+ * adds both products of each to a float, in the time of a multiplication in float (Zen 4); elsewhere pairs are widened.
  *
  * Tiles of operands come in two layouts, after where their k lies:
  *
- *   along the rows    [row][k / PAIR]   a row is a row of Storage
- *   across the rows   [k / PAIR][lane]  rows k and k + 1 are one, their numbers alternating
+ *   along    [row][k / PAIR]    a row is a row of Storage
+ *   across   [k / PAIR][lane]   rows k and k + 1 are one, their numbers alternating
  *
- * Where PAIR is 1 a tile is both, with k and lane the one way round or the other. An operand is as wide as a real.
+ * Where PAIR is 1 the two are the same rows, read the one way or the other. An operand is as wide as a real.
  */
 #ifndef ATTENTION_OPERAND_H
 #define ATTENTION_OPERAND_H
