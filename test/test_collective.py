@@ -13,6 +13,7 @@ import tempfile
 import time
 
 import pytest
+from mpi import without_notice_of_orte
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITE = pathlib.Path(os.environ.get("TEST_COLLECTIVE", ROOT / "build" / "test_collective")).resolve()
@@ -40,7 +41,7 @@ def run(ranks, *words, **env):
             stderr=subprocess.STDOUT,
         )
         try:
-            text = child.communicate(timeout=LIMIT_S)[0].decode(errors="replace")
+            text = without_notice_of_orte(child.communicate(timeout=LIMIT_S)[0].decode(errors="replace"))
         except subprocess.TimeoutExpired:
             child.terminate()  # mpirun ends its ranks then
             pytest.fail(f"still running after {LIMIT_S} s: {child.communicate()[0].decode(errors='replace')}")
