@@ -7,7 +7,8 @@
  *
  * The GELU of the definition is h·½·erfc(−h/√2): erfc keeps its small values where ½(1 + erf) cancels.
  *
- * With SDD the row is normed into a buffer that stays in cache, and the plain loops work on that.
+ * With SDD the row is normed into a buffer that stays in cache, and the plain loops work on that; without, on a few hundred
+ * columns at a time.
  */
 #include "norm.h"
 
@@ -121,22 +122,23 @@ static void swiglu_row_backward(real *dgate, real *dup, const real *gate, const 
     }
 }
 
-static void plain_row(const Activation *a, const Shape *s, real *y, const real *h) {
-    if (a->kind == ACTIVATION_SWIGLU)
-        swiglu_row(y, h, h + s->part, s->F);
-    else if (a->kind == ACTIVATION_GELU_EXACT)
-        gelu_exact_row(y, h, s->F);
+/* Of n columns; `up` is SwiGLU's. */
+static void plain_row(ActivationKind kind, real *y, const real *h, const real *up, int n) {
+    if (kind == ACTIVATION_SWIGLU)
+        swiglu_row(y, h, up, n);
+    else if (kind == ACTIVATION_GELU_EXACT)
+        gelu_exact_row(y, h, n);
     else
-        gelu_row(y, h, s->F);
+        gelu_row(y, h, n);
 }
 
-static void plain_row_backward(const Activation *a, const Shape *s, real *dh, const real *h, const real *dy) {
-    if (a->kind == ACTIVATION_SWIGLU)
-        swiglu_row_backward(dh, dh + s->part, h, h + s->part, dy, s->F);
-    else if (a->kind == ACTIVATION_GELU_EXACT)
-        gelu_exact_row_backward(dh, h, dy, s->F);
+static void plain_row_backward(ActivationKind kind, real *dh, real *dup, const real *h, const real *up, const real *dy, int n) {
+    if (kind == ACTIVATION_SWIGLU)
+        swiglu_row_backward(dh, dup, h, up, dy, n);
+    else if (kind == ACTIVATION_GELU_EXACT)
+        gelu_exact_row_backward(dh, h, dy, n);
     else
-        gelu_row_backward(dh, h, dy, s->F);
+        gelu_row_backward(dh, h, dy, n);
 }
 
 /* --- SDD --------------------------------------------------------------------------------------------- */
@@ -173,19 +175,58 @@ static void norm_row_backward(const Activation *a, const Shape *s, const real *h
     }
 }
 
+/* --- Without SDD ------------------------------------------------------------------------------------- */
+
+/* Columns that are worked on at a time: what stands for them in another type stays in the first-level cache. */
+enum { BLOCK = 512 };
+typedef real Block[BLOCK] __attribute__((aligned(64)));
+
+static void plain_forward(const Activation *a, const Shape *s, int64_t n) {
+    for (int f = 0; f < s->F; f += BLOCK) {
+        Block gate, above, out;
+        const int count = (int)least(BLOCK, s->F - f);
+        const int64_t at = n * s->ldh + f, to = n * s->ldy + f;
+        const real *h = row_read(a->h, at, gate, count);
+        const real *up = s->parts > 1 ? row_read(a->h, at + s->part, above, count) : NULL;
+        real *y = row_room(a->y, to, out);
+        plain_row(a->kind, y, h, up, count);
+        row_write(a->y, to, y, count);
+    }
+}
+
+/* dbias: where a piece sums it. */
+static void plain_backward(const ActivationBackward *b, const Shape *s, int64_t n, real *dbias) {
+    const Activation *a = b->forward;
+    for (int f = 0; f < s->F; f += BLOCK) {
+        Block gate, above, upstream, dgate, dabove;
+        const int count = (int)least(BLOCK, s->F - f);
+        const int64_t at = n * s->ldh + f;
+        const real *h = row_read(a->h, at, gate, count);
+        const real *up = s->parts > 1 ? row_read(a->h, at + s->part, above, count) : NULL;
+        const real *dy = row_read(b->dy, n * s->ldy + f, upstream, count);
+        real *dh[2] = {row_room(b->dh, at, dgate), s->parts > 1 ? row_room(b->dh, at + s->part, dabove) : NULL};
+        plain_row_backward(a->kind, dh[0], dh[1], h, up, dy, count);
+        for (int i = 0; i < s->parts; i++) {
+            if (b->dbias) row_add(dbias + i * s->part + f, dh[i], count);
+            row_write(b->dh, at + i * s->part, dh[i], count);
+        }
+    }
+}
+
 /* --- Operations -------------------------------------------------------------------------------------- */
 
 /* buffers: those of a thread; buffer i begins at i·ldh. */
 static void forward_row(const Activation *a, const Shape *s, int64_t n, real *buffers) {
-    const real *h = row_read(a->h, n * s->ldh, buffers + BUFFER_H * s->ldh, s->ldh);
-    if (a->norm != ACTIVATION_NORM_NONE) {
-        real *rstd = (real *)a->rstd + n * s->statistics, *normed = buffers + BUFFER_NORMED * s->ldh;
-        norm_rstd(a, s, h, rstd);
-        norm_row(a, s, h, rstd, normed);
-        h = normed;
+    if (a->norm == ACTIVATION_NORM_NONE) {
+        plain_forward(a, s, n);
+        return;
     }
+    const real *h = row_read(a->h, n * s->ldh, buffers + BUFFER_H * s->ldh, s->ldh);
+    real *rstd = (real *)a->rstd + n * s->statistics, *normed = buffers + BUFFER_NORMED * s->ldh;
+    norm_rstd(a, s, h, rstd);
+    norm_row(a, s, h, rstd, normed);
     real *y = row_room(a->y, n * s->ldy, buffers + BUFFER_Y * s->ldh);
-    plain_row(a, s, y, h);
+    plain_row(a->kind, y, normed, normed + s->part, s->F);
     row_write(a->y, n * s->ldy, y, s->F);
 }
 
@@ -203,21 +244,22 @@ void NAME(activation_forward)(Queue *queue, const Activation *a) {
 static void backward_row(const ActivationBackward *b, const Shape *s, int64_t n, real *buffers,
                          real *columns) {
     const Activation *a = b->forward;
+    real *dbias = columns + D_BIAS * s->ldh;
+    if (a->norm == ACTIVATION_NORM_NONE) {
+        plain_backward(b, s, n, dbias);
+        return;
+    }
     const int64_t at = n * s->ldh;
     const real *h = row_read(a->h, at, buffers + BUFFER_H * s->ldh, s->ldh);
     const real *dy = row_read(b->dy, n * s->ldy, buffers + BUFFER_Y * s->ldh, s->F);
+    const real *rstd = (const real *)a->rstd + n * s->statistics;
     real *dh = row_room(b->dh, at, buffers + BUFFER_DH * s->ldh), *normed = buffers + BUFFER_NORMED * s->ldh;
-    if (a->norm == ACTIVATION_NORM_NONE) {
-        plain_row_backward(a, s, dh, h, dy);
-    } else {
-        const real *rstd = (const real *)a->rstd + n * s->statistics;
-        norm_row(a, s, h, rstd, normed);
-        plain_row_backward(a, s, normed, normed, dy);
-        norm_row_backward(a, s, h, rstd, normed, dh, columns + D_ALPHA * s->ldh);
-    }
+    norm_row(a, s, h, rstd, normed);
+    plain_row_backward(a->kind, normed, normed + s->part, normed, normed + s->part, dy, s->F);
+    norm_row_backward(a, s, h, rstd, normed, dh, columns + D_ALPHA * s->ldh);
     for (int i = 0; i < s->parts; i++) {
         row_write(b->dh, at + i * s->part, dh + i * s->part, s->F);
-        if (b->dbias) row_add(columns + D_BIAS * s->ldh + i * s->part, dh + i * s->part, s->F);
+        if (b->dbias) row_add(dbias + i * s->part, dh + i * s->part, s->F);
     }
 }
 
