@@ -12,9 +12,12 @@ ENDLESS = 100_000_000
 WARMUP_STEPS = 5  # first: libraries choose algorithms; graphs are captured; clocks rise
 
 
+def shard_of(machine, preset):
+    return data.shard(machine.scratch, marks.SIZES[preset]["V"], 1 << 16 if machine.rehearsal else data.TOKENS)
+
+
 def train_command(machine, preset, batch_size, tokens, flags=()):
-    size = marks.SIZES[preset]
-    shard = data.shard(machine.scratch, size["V"], 1 << 16 if machine.rehearsal else data.TOKENS)
+    shard = shard_of(machine, preset)
     dtype = "bf16" if machine.device == "cuda" else "fp32"
     return [
         machine.program("train_gpt"),

@@ -143,6 +143,12 @@ class Trainer:
         return loss
 
 
+def compile_as_often_as_asked():
+    """Beyond PyTorch's own limit blocks would silently run uncompiled."""
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, limit, 256)
+
+
 def synchronize(device):
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -237,8 +243,7 @@ def main(path):
     with open(path, encoding="utf-8") as file:
         job = json.load(file)
     device = torch.device(job["device"])
-    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-    setattr(torch._dynamo.config, limit, 256)  # beyond it blocks would silently run uncompiled
+    compile_as_often_as_asked()
     say(
         row="pytorch",
         version=torch.__version__,
