@@ -8,8 +8,9 @@
 The modes:
 
     train_gpt-fp32, train_gpt-bf16     the executable, --dtype fp32 and bf16
-    eager-fp32, eager-bf16             PyTorch as it is; bf16: autocast over fp32 parameters
+    eager-fp32, eager-bf16             PyTorch as it is; bf16: autocast, over fp32 parameters, with a bf16 residual
     compiled-fp32, compiled-bf16       the same model through torch.compile
+    blocks-fp32, blocks-bf16           each block through torch.compile: sooner ready; only where --modes asks
     llm.c                              a build of its train_gpt2, where --llmc names one (fp32)
 
 1. The check: train_gpt and PyTorch compute the same loss and gradient from the same weights.
@@ -53,7 +54,8 @@ from gpu.machine import ROOT  # noqa: E402
 from gpu.pairs import RunFailed, median  # noqa: E402
 
 OURS = ["train_gpt-fp32", "train_gpt-bf16"]
-FAR_WORSE = 1.3  # times the best: fewer threads than these are not tried
+UNASKED = ["blocks-fp32", "blocks-bf16"]
+FAR_WORSE = 1.3  # times the best step so far: the settings behind this one are not tried
 
 
 def numbers(text):
@@ -92,17 +94,19 @@ def arguments(argv):
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="(5)")
     parser.add_argument("--steps", type=positive, default=3, metavar="N", help="of a turn, at least (3)")
     parser.add_argument("--turn", type=float, default=3, metavar="SECONDS", help="at least (3)")
-    parser.add_argument("--modes", type=listed, metavar="MODE,MODE", help="of those above (all)")
+    parser.add_argument("--modes", type=listed, metavar="MODE,MODE", help="of those above")
     parser.add_argument("--threads", type=numbers, metavar="N,N", help="numbers of threads to try")
-    parser.add_argument("--timeout", type=float, default=1200, metavar="SECONDS", help="for a mode's turn, compiling too (1200)")
+    parser.add_argument("--timeout", type=float, default=1200, metavar="SECONDS",
+                        help="for a turn, with what is compiled in it (1200)")  # fmt: skip
     parser.add_argument("--train-gpt", type=executable, default=os.path.join(ROOT, "train_gpt"), metavar="FILE")
     parser.add_argument("--llmc", type=executable, action="append", default=[], metavar="FILE",
                         help="llm.c's train_gpt2; once for each length it was built for")  # fmt: skip
-    parser.add_argument("--python", type=executable, default=sys.executable, metavar="FILE", help="one with PyTorch (this one)")
+    parser.add_argument("--python", type=executable, default=sys.executable, metavar="FILE",
+                        help="one with PyTorch (this one)")  # fmt: skip
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(argv)
     known = OURS + list(sides.TORCH_MODES) + ["llm.c"] * bool(options.llmc)
-    options.modes = options.modes or known
+    options.modes = options.modes or [mode for mode in known if mode not in UNASKED]
     for mode in options.modes:
         if mode not in known:
             aside = " (it wants --llmc FILE)" if mode == "llm.c" else ""
@@ -215,13 +219,14 @@ def table(options, rows):
     lines = [f"{options.model}, {options.batch} × {T} tokens a step, {options.rounds} round{'s' * (options.rounds > 1)}; "
              "× as long as train_gpt's step"]  # fmt: skip
     lines.append(f"{'mode':15}{'threads':>8}{'ms':>11}{'tokens/s':>10}{'peak GB':>9}"
-                 + "".join(f"{'× ' + name.rpartition('_')[2]:>22}" for name in against))  # fmt: skip
+                 + "".join(f"{'× ' + name:>25}" for name in against))  # fmt: skip
     for row in rows:
         if "error" in row:
             lines.append(f"{row['mode']:15}  {row['error']}")
             continue
-        lines.append(f"{row['mode']:15}{row['threads']:8}{row['ms']:11.1f}{row['tokens_per_s']:10.1f}{row['peak_gb']:9.2f}"
-                     + "".join(f"{'1' if name == row['mode'] else spread(row.get('over ' + name)):>22}" for name in against))  # fmt: skip
+        ratios = ["1" if name == row["mode"] else spread(row.get("over " + name)) for name in against]
+        columns = f"{row['threads']:8}{row['ms']:11.1f}{row['tokens_per_s']:10.1f}{row['peak_gb']:9.2f}"
+        lines.append(f"{row['mode']:15}{columns}" + "".join(f"{text:>25}" for text in ratios))
     return "\n".join(lines)
 
 

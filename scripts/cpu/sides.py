@@ -24,6 +24,8 @@ TORCH_MODES = {
     "eager-bf16": ("bf16", "eager"),
     "compiled-fp32": ("fp32", "compile"),
     "compiled-bf16": ("bf16", "compile"),
+    "blocks-fp32": ("fp32", "compile-blocks"),
+    "blocks-bf16": ("bf16", "compile-blocks"),
 }
 
 

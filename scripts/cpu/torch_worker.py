@@ -9,6 +9,7 @@ that is, so many steps that are not counted, then at least so many and for at le
 stdout, {"steps": [seconds, …]} or {"error": "…"}. Between turns it waits, and holds weights and moments alone.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -38,6 +39,14 @@ def turn(trainer, batch_size, request):
     return taken
 
 
+def give_back():
+    """The activations' memory, which PyTorch has freed and glibc keeps."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
 def main(path):
     with open(path, encoding="utf-8") as file:
         job = json.load(file)
@@ -53,7 +62,7 @@ def main(path):
             answer = {"steps": turn(trainer, job["batch_size"], json.loads(line))}
         except Exception as error:  # out of memory, or what a compiler cannot do: the others go on
             answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-        gc.collect()
+        give_back()
         say(**answer)
 
 
