@@ -40,9 +40,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -270,6 +270,7 @@ def compare(options, settings, scratch, out):
 
 def main(argv):
     options = arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as for Ctrl-C: what was started and written goes
     try:
         settings = preset_settings(options.train_gpt, options.model)
         with contextlib.ExitStack() as stack:

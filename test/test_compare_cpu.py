@@ -80,6 +80,7 @@ class Stand:
 
     def __init__(self, folder):
         self.folder = folder
+        (folder / "scratch").mkdir()
         self.train_gpt = self.program("train_gpt", "def refuse(flags): pass", TRAIN_GPT)
         self.python = self.program("python", DOES_ALL, PYTHON)
 
@@ -97,10 +98,10 @@ class Stand:
     def train_gpt_that(self, before):
         self.train_gpt = self.program("train_gpt", before, TRAIN_GPT)
 
-    def run(self, *words, code=0):
+    def run(self, *words, code=0, env=None):
         command = [sys.executable, COMPARE, "--model", "micro", "--train-gpt", self.train_gpt, "--python", self.python,
                    "--turn", "0", "--threads", "2,1", "--seq", "64", "--json", str(self.folder / "rows"), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
         assert done.returncode == code, done.stderr
         return done
 
@@ -213,6 +214,12 @@ def test_without_pytorch_ours_are_timed_and_each_other_mode_says_why_not(stand):
     assert machine["torch"] is None and done.stdout.count("No module named 'torch' (exit 1)") == 4
     assert rows["train_gpt-fp32", 64]["ms"] == 400
     stand.run("--rounds", "1", "--modes", "train_gpt-fp32,eager-fp32", code=1)
+
+
+def test_a_comparison_that_is_ended_leaves_nothing_behind(stand):
+    stand.python_that(f"import os, time\ndef turn(name):\n    os.kill(os.getppid(), {int(signal.SIGTERM)})\n    time.sleep(60)")
+    stand.run("--modes", "eager-fp32", code=143, env=dict(os.environ, TMPDIR=str(stand.folder / "scratch")))
+    assert os.listdir(stand.folder / "scratch") == []
 
 
 def test_two_sides_that_are_not_the_same_model_are_not_timed(stand):
