@@ -19,11 +19,16 @@ static inline void bench_set(Config *config, const char *settings) {
     check(config_set_all(config, settings, &error), "%s", error.text);
 }
 
-/* Initial weights and B·T random tokens: what a step costs does not hang on either. The CPU only, whose device memory
- * is the host's. */
-static inline void bench_fill(Model *model) {
-    params_init(&model->params, model->config, model->k->accum, model->master);
+/* Initial weights, where they are computed with. The CPU only, whose device memory is the host's. */
+static inline void bench_weights(Model *model) {
+    params_init(&model->params, model->config, model->k->accum, model_room(model));
+    model_masters_changed(model);
     model_refresh(model);
+}
+
+/* Them and B·T random tokens: what a step costs does not hang on either. */
+static inline void bench_fill(Model *model) {
+    bench_weights(model);
     uint32_t *tokens = must_malloc((size_t)model->N * sizeof *tokens, "tokens");
     for (int64_t i = 0; i < model->N; i++)
         tokens[i] = (uint32_t)(philox_uniform(1, philox_name_hash("tokens"), (uint64_t)i) * model->V);

@@ -56,8 +56,7 @@ static void open_subject(Subject *subject, const Variant *variant, const Config 
     bench_set(&subject->config, variant->settings);
     config_resolve(&subject->config, 1);
     model_create(&subject->model, &subject->config, device_open(&subject->config), false);
-    params_init(&subject->model.params, &subject->config, subject->model.k->accum, subject->model.master);
-    model_refresh(&subject->model);
+    bench_weights(&subject->model);
     model_open_cache(&subject->model, batch);
 }
 
