@@ -219,7 +219,7 @@ def main(argv):
         machine.named, machine.scratch = {
             "train_gpt": os.path.abspath(options.train_gpt)
         }, options.scratch or scratch
-        machine.rehearsal = options.preset == "micro"
+        machine.rehearsal, machine.dtype = options.preset == "micro", options.dtype
         try:
             settings = preset_settings(machine.program("train_gpt"), options.preset)
             if options.our_batch_size:

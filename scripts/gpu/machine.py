@@ -145,6 +145,7 @@ class Machine:
         self.sanitizer = find_tool("compute-sanitizer")
         self.rehearsal = False
         self.preset = None  # in the place of every model, if given
+        self.dtype = "bf16" if device == "cuda" else "fp32"  # of trainings
 
     def gpu_count(self):
         """How many GPUs a program sees."""

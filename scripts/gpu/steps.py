@@ -18,7 +18,6 @@ def shard_of(machine, preset):
 
 def train_command(machine, preset, batch_size, tokens, flags=()):
     shard = shard_of(machine, preset)
-    dtype = "bf16" if machine.device == "cuda" else "fp32"
     return [
         machine.program("train_gpt"),
         "--preset",
@@ -42,7 +41,7 @@ def train_command(machine, preset, batch_size, tokens, flags=()):
         "--device",
         machine.device,
         "--dtype",
-        dtype,
+        machine.dtype,
         *flags,
     ]
 
