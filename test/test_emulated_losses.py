@@ -2,7 +2,7 @@
 
 Runs `train_gpt_emu --device cuda` for ten steps and compares losses, validation loss and gradient norms with the CPU's in fp64.
 How far may they be off? As test_ops asks of each operation, so here of the whole: at most twice as far as rounding alone takes
-a plain implementation, give or take luck. In fp32 that is the CPU backend. It has no bf16: there it is the loops of
+a plain implementation, give or take luck. In fp32 that is the CPU backend. Not every CPU has bf16: there it is the loops of
 ops_plain.h, which round where the contract stores and nowhere else, in place of every kernel (build/plain/train_gpt). How far
 rounding takes one run is luck, above all where training multiplies it, so it is the largest of four runs, which differ in
 weights and data.
