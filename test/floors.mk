@@ -74,7 +74,7 @@ TEST_ALONE  := $(BUILD)/test_model test/test_emulated_losses.py test/test_gpu_ch
 LONG        := test/test_races.py $(BUILD)/test_ops test/test_faults.py test/test_training.py
 # Samples of what is slow under sanitizers; whole in test-all.
 SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules
-SANITIZED_PART  := "OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/f32" "VARIANTS_EVERY=7 build/asan/test_variant_rules"
+SANITIZED_PART  := $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/$(type)") "VARIANTS_EVERY=7 build/asan/test_variant_rules"
 TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
                $(filter-out $(SANITIZED_WHOLE),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)

@@ -155,7 +155,7 @@ typedef struct Piece {
     RowNormGradient norm, inner, sdd;
     double dgate;
     real *dbias;
-    real *buffer[BUFFERS];
+    real *buffer[BUFFERS_ALL]; /* NULL from BUFFERS on */
 } Piece;
 
 /* du = dr + shortcut + k·r */
