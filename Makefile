@@ -133,6 +133,7 @@ $(BUILD)/src/ranks/rendezvous.o: CFLAGS += $(MPI_FLAGS)
 $(BUILD)/standalone/json.o: test/standalone/json.c
 $(BUILD)/standalone/gemm_f32.o $(BUILD)/standalone/gemm_f64.o: test/standalone/gemm.c
 $(BUILD)/standalone/gemm_f64.o: CFLAGS += -DCPU_F64
+$(BUILD)/standalone/product_bf16.o: test/standalone/product_bf16.c
 $(BUILD)/standalone/product_bf16.o: CFLAGS += -DCPU_BF16
 $(BUILD)/standalone/%.o:
 	@mkdir -p $(@D)
