@@ -75,7 +75,9 @@ LONG        := test/test_races.py $(BUILD)/test_ops test/test_faults.py test/tes
 # Samples of what is slow under sanitizers; whole in test-all.
 SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules
 SANITIZED_PART  := $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/$(type)") "VARIANTS_EVERY=7 build/asan/test_variant_rules"
-TEST_PAIRED := $(EMU_SUITES) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
+# Whether cpu/bf16 and cuda/bf16 round at the same places: whole in test-all, too.
+TWINS_PART  := "OPS_SAMPLE=1 $(BUILD)/test_ops_emu twins"
+TEST_PAIRED := $(EMU_SUITES) $(TWINS_PART) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
                $(filter-out $(SANITIZED_WHOLE),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 
@@ -91,6 +93,6 @@ HF          := $(wildcard test/hf/test_*.py)
 OPS_EMU     := test_ops_emu test --implementation cuda
 EVERY_ORDER := $(foreach seed,1 2 3,$(foreach type,f32 bf16,"EMU_SEED=$(seed) $(BUILD)/$(OPS_EMU)/$(type)"))
 ALL_ALONE   := $(filter-out $(FUZZING),$(TEST_ALONE)) $(FUZZING_LONG)
-ALL_PAIRED  := $(TEST_PAIRED) $(SANITIZED_WHOLE) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
+ALL_PAIRED  := $(TEST_PAIRED) "$(BUILD)/test_ops_emu twins" $(SANITIZED_WHOLE) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
                $(addprefix build/asan/test_,host_path emu)
 ALL         := $(ALL_PAIRED) $(ALL_ALONE)

@@ -1,14 +1,14 @@
 /*
  * ops_broken.c: operations broken on purpose, each in one way that has happened in some program; the suite
- * must notice every one. A wrapper calls the good operation of cpu/f32 (or cpu/f64) and spoils what it was
- * given or made.
+ * must notice every one. A wrapper calls the good operation of cpu/f32 (or cpu/f64, or cpu/bf16) and spoils what
+ * it was given or made.
  */
 #include "ops_harness.h"
 
 #include <stdio.h>
 
 static const Kernels *good;
-typedef float real_; /* cpu/f32 */
+typedef float real_; /* cpu/f32; Accum of cpu/bf16 */
 
 #define REPLACE(operation_, function)                                                                        \
     static Kernels wrap_##function(const Kernels *k) {                                                       \
@@ -316,6 +316,88 @@ static void forgets_places(Queue *queue, const Hash *h) {
 }
 REPLACE(hash, forgets_places)
 
+/* ---------------------------------------------------------------------------- bf16, rounded elsewhere */
+
+static float rounded(float value) {
+    return bf16_to_float(float_to_bf16(value));
+}
+
+static float bf16_at(const void *p, int64_t i) {
+    return bf16_to_float(((const uint16_t *)p)[i]);
+}
+
+/* A number in Accum that is read as if it were in Storage. */
+static void rounded_scale(Queue *queue, const Embedding *e) {
+    static _Alignas(256) float scale;
+    Embedding wrong = *e;
+    if (e->scale) scale = rounded(*(const float *)e->scale), wrong.scale = &scale;
+    good->embedding_forward(queue, &wrong);
+}
+REPLACE(embedding_forward, rounded_scale)
+
+/* A statistic of u as it was before it was stored. */
+static void rstd_of_unrounded(Queue *queue, const Junction *j) {
+    static float rstd[2048];
+    bool simple = j->f && j->norm.kind == NORM_RMSNORM && !j->residual_is_accum && !j->bias && !j->sdd.kind &&
+                  !j->inner.kind && !j->s_in && !j->s_out && !j->s_ride && !j->alpha;
+    for (int64_t n = 0; simple && n < j->N; n++) {
+        double squares = 0;
+        for (int64_t i = n * padded(j->C); i < n * padded(j->C) + j->C; i++) {
+            double u = (double)bf16_at(j->x, i) + (double)bf16_at(j->f, i);
+            squares += u * u;
+        }
+        rstd[n] = (float)(1 / sqrt(squares / j->C + j->norm.eps));
+    }
+    good->junction_forward(queue, j);
+    if (simple) memcpy(j->norm.rstd, rstd, (size_t)j->N * sizeof *rstd);
+}
+REPLACE(junction_forward, rstd_of_unrounded)
+
+/* x·Wᵀ as another sees it: the element's sum, and its bias or 0. */
+static void each_product(Queue *queue, const Linear *l, uint16_t (*stored)(float sum, float bias)) {
+    good->linear_forward(queue, l);
+    for (int64_t n = 0; n < l->N; n++)
+        for (int64_t o = 0; o < l->out; o++) {
+            float sum = 0;
+            for (int64_t i = 0; i < l->in; i++)
+                sum += bf16_at(l->x, n * padded(l->in) + i) * bf16_at(l->w, o * padded(l->in) + i);
+            ((uint16_t *)l->y)[n * padded(l->out) + o] = stored(sum, l->bias ? bf16_at(l->bias, o) : 0);
+        }
+}
+
+static uint16_t biased_late(float sum, float bias) {
+    return float_to_bf16(rounded(sum) + bias);
+}
+static void product_rounded(Queue *queue, const Linear *l) {
+    each_product(queue, l, biased_late);
+}
+REPLACE(linear_forward, product_rounded)
+
+static uint16_t upper_half(float sum, float bias) {
+    float value = sum + bias;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+static void product_cut(Queue *queue, const Linear *l) {
+    each_product(queue, l, upper_half);
+}
+REPLACE(linear_forward, product_cut)
+
+/* dbias summed over dh as it is stored. */
+static void dbias_of_rounded(Queue *queue, const ActivationBackward *b) {
+    static float before[8192];
+    int64_t width = padded(b->forward->F) * (b->forward->kind == ACTIVATION_SWIGLU ? 2 : 1);
+    float *dbias = b->dbias;
+    if (dbias) memcpy(before, dbias, (size_t)width * sizeof *before);
+    good->activation_backward(queue, b);
+    for (int64_t i = 0; dbias && i < width; i++) {
+        dbias[i] = before[i];
+        for (int64_t n = 0; n < b->forward->N; n++) dbias[i] += bf16_at(b->dh, n * width + i);
+    }
+}
+REPLACE(activation_backward, dbias_of_rounded)
+
 const Broken broken_operations[] = {
     {"layernorm without ε", "rstd: error", OP_junction_forward, BROKEN_VALUES, wrap_no_epsilon},
     {"a norm 1e-5 off", " y: error", OP_junction_forward, BROKEN_VALUES, wrap_imprecise},
@@ -353,7 +435,8 @@ const Broken broken_operations[] = {
     {"a skipped step that updates", "changed an input", OP_adamw, BROKEN_VALUES, wrap_never_skips},
     {"AdamW without bias correction", "master: error", OP_adamw, BROKEN_VALUES, wrap_no_bias_correction},
     {"lost numbers that are not counted", "non_finite: error", OP_adamw, BROKEN_VALUES, wrap_never_counts},
-    {"momentum without Nesterov's look ahead", "out: error", OP_muon_momentum, BROKEN_VALUES, wrap_no_look_ahead},
+    {"momentum without Nesterov's look ahead", "out: error", OP_muon_momentum, BROKEN_VALUES,
+     wrap_no_look_ahead},
     {"a norm that may be nothing", "dst: error", OP_scaled_copy, BROKEN_VALUES, wrap_no_least_norm},
     {"a square matrix not transposed", "dst: error", OP_scaled_copy, BROKEN_VALUES, wrap_not_transposed},
     {"decay where there is none", "master: error", OP_muon_update, BROKEN_VALUES, wrap_decays_all_alike},
@@ -363,5 +446,13 @@ const Broken broken_operations[] = {
      wrap_no_gate_group},
     {"truncation for rounding", "dst: error", OP_cast, BROKEN_VALUES, wrap_truncates},
     {"a hash without places", "sum: error", OP_hash, BROKEN_VALUES, wrap_forgets_places},
+    {"a scale rounded to bf16", "]: x: error", OP_embedding_forward, BROKEN_TWINS, wrap_rounded_scale},
+    {"the rstd of a u that was not stored", "norm.rstd: error", OP_junction_forward, BROKEN_TWINS,
+     wrap_rstd_of_unrounded},
+    {"a product rounded before its bias", "bias]: y: error", OP_linear_forward, BROKEN_TWINS,
+     wrap_product_rounded},
+    {"a product cut off to bf16", "]: y: error", OP_linear_forward, BROKEN_TWINS, wrap_product_cut},
+    {"dbias summed over what is stored", "]: dbias: error", OP_activation_backward, BROKEN_TWINS,
+     wrap_dbias_of_rounded},
 };
 const int n_broken_operations = sizeof broken_operations / sizeof broken_operations[0];

@@ -58,9 +58,6 @@ static bool select_next(Selection *s, int *shape, int *variant) {
     return true;
 }
 
-typedef bool CaseTest(const Implementation *, const Family *, int shape, int variant, uint64_t seed,
-                      Report *);
-
 static int64_t case_elements(const Case *c) {
     int64_t all = 0;
     for (int i = 0; i < c->n_tensors; i++)
@@ -68,9 +65,8 @@ static int64_t case_elements(const Case *c) {
     return all ? all : 1;
 }
 
-/* Whether the case exists for this implementation; opens it if so. */
-static bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape,
-                     int variant, uint64_t seed, int draw) {
+bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape, int variant,
+              uint64_t seed, int draw) {
     case_open(c, family, shape, variant, seed, draw);
     bool left_out = !family->whole && family->n_variants >= MANY_VARIANTS &&
                     case_elements(c) > LARGE_ELEMENTS && (shape * 2 + variant) % LARGE_EVERY != 0;
@@ -89,8 +85,8 @@ static bool takes_long(const Implementation *implementation) {
     return implementation->slow || sampled(implementation);
 }
 
-static void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
-                      Report *report, CaseTest *test) {
+void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
+               Report *report, CaseTest *test) {
     const Family *family;
     for (int i = 0; (family = family_at(i)); i++) {
         if (family->operation != operation || family->perf) continue;
@@ -103,26 +99,19 @@ static void for_cases(const Implementation *implementation, Operation operation,
 
 /* ---------------------------------------------------------------------------------------------- values */
 
-/* One output over all draws of a case. */
-typedef struct Pool {
-    double error, plain_error, squares;
-    int64_t count, nonzero, worst;
-    double got, truth; /* where the error is largest */
-} Pool;
-
-static double ulp(DType type, double value) {
+double ulp(DType type, double value) {
     int bits = type == DTYPE_F64 ? 52 : type == DTYPE_BF16 ? 7 : 23;
     return value > 0 ? ldexp(1, ilogb(value) - bits) : 0;
 }
 
-static double *result_of(const Image *image, const Tensor *t) {
+double *result_of(const Image *image, const Tensor *t) {
     double *value = malloc((size_t)(tensor_count(t) ? tensor_count(t) : 1) * sizeof *value);
     if (!value) abort();
     image_values(image, t, value);
     return value;
 }
 
-static bool is_output(const Tensor *t) {
+bool is_output(const Tensor *t) {
     return t->role == OUT || t->role == ADDED || t->role == INOUT;
 }
 
@@ -131,8 +120,7 @@ static bool alike(double a, double b) {
     return a == b || (isnan(a) && isnan(b));
 }
 
-static void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain,
-                     const double *truth) {
+void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain, const double *truth) {
     for (int64_t i = 0; i < tensor_count(t); i++) {
         if (t->ignored && t->ignored[i]) continue;
         double error = fabs(got[i] - truth[i]), plain_error = fabs(plain[i] - truth[i]);
@@ -153,8 +141,8 @@ static void pool_add(Pool *pool, const Tensor *t, const double *got, const doubl
     }
 }
 
-static void run_image(Image *image, const Implementation *implementation, const Kernels *k, const Case *c,
-                      const char *title, Report *report) {
+void run_image(Image *image, const Implementation *implementation, const Kernels *k, const Case *c,
+               const char *title, Report *report) {
     char text[256];
     image_open(image, implementation, k, c);
     image_upload(image, false);
@@ -166,7 +154,7 @@ static void run_image(Image *image, const Implementation *implementation, const 
 
 /* Values are compared on one thread: test_bits demands that more give the same bits, and many small parallel
  * regions would wait for each other on a busy machine. */
-static int threads_for(const Implementation *implementation, const Family *family) {
+int threads_for(const Implementation *implementation, const Family *family) {
     int before = omp_get_max_threads();
     if (implementation->openmp && !family->no_bits) omp_set_num_threads(1);
     return before;
@@ -191,7 +179,7 @@ static void draw_values(const Implementation *implementation, Case *c, Pool *poo
     image_close(&got), image_close(&plain), image_close(&truth);
 }
 
-static int draws_of(const Implementation *implementation, const Case *c) {
+int draws_of(const Implementation *implementation, const Case *c) {
     int64_t fewest = POOLED_ELEMENTS, most = case_elements(c) <= TINY_ELEMENTS ? TINY_DRAWS : MAX_DRAWS;
     if (takes_long(implementation)) most = SLOW_DRAWS;
     for (int i = 0; i < c->n_tensors; i++)
@@ -201,9 +189,7 @@ static int draws_of(const Implementation *implementation, const Case *c) {
     return (int)(draws < MIN_DRAWS ? MIN_DRAWS : draws > most ? most : draws);
 }
 
-static void judge(const Implementation *implementation, const Case *c, const Tensor *t, const Pool *pool,
-                  Report *report) {
-    DType type = type_in(implementation->kernels, c, t->type);
+void judge(const char *name, DType type, const Case *c, const Tensor *t, const Pool *pool, Report *report) {
     double ratio = t->role == ADDED ? 3 : 2,
            rms = pool->nonzero ? sqrt(pool->squares / (double)pool->nonzero) : 0;
     double allowed = t->exact ? 0 : ratio * pool->plain_error + 4 * ulp(type, rms);
@@ -216,9 +202,9 @@ static void judge(const Implementation *implementation, const Case *c, const Ten
         report,
         "%s %s [%s]: %s: error %.3g, allowed %.3g = %g × %.3g of the plain loop + 4 ulp of rms %.3g; "
         "at row %lld, column %lld: %.9g, right is %.9g",
-        operation_name(c->main.operation), implementation->kernels->name, c->title, t->name, pool->error,
-        allowed, ratio, pool->plain_error, rms, (long long)(pool->worst / width),
-        (long long)(pool->worst % width), pool->got, pool->truth);
+        operation_name(c->main.operation), name, c->title, t->name, pool->error, allowed, ratio,
+        pool->plain_error, rms, (long long)(pool->worst / width), (long long)(pool->worst % width), pool->got,
+        pool->truth);
 }
 
 static bool case_values(const Implementation *implementation, const Family *family, int shape, int variant,
@@ -235,8 +221,10 @@ static bool case_values(const Implementation *implementation, const Family *fami
         draw_values(implementation, &c, pools, report);
         if (draw < draws - 1) case_close(&c);
     }
+    const Kernels *k = implementation->kernels;
     for (int i = 0; i < c.n_tensors; i++)
-        if (pools[i].count) judge(implementation, &c, &c.tensor[i], &pools[i], report);
+        if (pools[i].count)
+            judge(k->name, type_in(k, &c, c.tensor[i].type), &c, &c.tensor[i], &pools[i], report);
     case_close(&c);
     omp_set_num_threads(threads);
     return true;
@@ -271,10 +259,22 @@ static const char *differs(const Image *image, unsigned char **kept) {
     return NULL;
 }
 
+Junction recomputing(const Junction *j) {
+    Junction again = *j;
+    again.f = again.bias = NULL;
+    again.s_in = again.s_ride = NULL;
+    again.alpha = 0;
+    again.sdd = again.inner = (Norm){0};
+    again.x = again.u;
+    again.u = NULL;
+    return again;
+}
+
 /* Recompute: the same norm of the stored u, without f, gives the same bits. */
 static const char *recompute_differs(Image *image, const Case *c, unsigned char **kept) {
-    Junction again = *(const Junction *)c->main.arguments;
-    if (!again.f) return NULL;
+    const Junction *first = c->main.arguments;
+    if (!first->f) return NULL;
+    Junction again = recomputing(first);
     for (int i = 0; i < c->n_tensors; i++) {
         const void *memory = image->block[i] ? (char *)image->block[i] + IMAGE_GUARD : NULL;
         bool made_again =
@@ -282,12 +282,6 @@ static const char *recompute_differs(Image *image, const Case *c, unsigned char 
                        memory == again.norm.rstd || memory == again.mean_square_out);
         if (made_again) image->k->zero(image->queue, (char *)image->block[i] + IMAGE_GUARD, image->bytes[i]);
     }
-    again.f = again.bias = NULL;
-    again.s_in = NULL;
-    again.alpha = 0;
-    again.sdd = again.inner = (Norm){0};
-    again.x = again.u;
-    again.u = NULL;
     image_run(image, (Call){OP_junction_forward, &again});
     image_download(image);
     return differs(image, kept);

@@ -227,10 +227,47 @@ typedef struct Report {
 
 void report_failure(Report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* One output over all draws of a case: the largest error, and what it is measured by. */
+typedef struct Pool {
+    double error, plain_error, squares;
+    int64_t count, nonzero, worst;
+    double got, truth; /* where the error is largest */
+} Pool;
+
+void pool_add(Pool *pool, const Tensor *t, const double *got, const double *plain, const double *truth);
+
+/* The tolerance, for numbers of a type; `name` is the implementation's, for the message. */
+void judge(const char *name, DType type, const Case *c, const Tensor *t, const Pool *pool, Report *report);
+
+/* The cases of an operation, or a sample of them; a test says whether there was such a case. */
+typedef bool CaseTest(const Implementation *, const Family *, int shape, int variant, uint64_t seed,
+                      Report *);
+void for_cases(const Implementation *implementation, Operation operation, bool sample, uint64_t seed,
+               Report *report, CaseTest *test);
+/* Whether the case exists for this implementation; opens it if so. */
+bool open_for(Case *c, const Implementation *implementation, const Family *family, int shape, int variant,
+              uint64_t seed, int draw);
+int draws_of(const Implementation *implementation, const Case *c);
+/* Sets the threads for comparing values; returns how many there were. */
+int threads_for(const Implementation *implementation, const Family *family);
+
+/* Opens the image, runs the call under test and downloads; memory that it should not have touched is reported. */
+void run_image(Image *image, const Implementation *implementation, const Kernels *k, const Case *c,
+               const char *title, Report *report);
+double *result_of(const Image *image, const Tensor *t); /* its numbers; the caller frees */
+bool is_output(const Tensor *t);
+double ulp(DType type, double value); /* of a positive value; of others 0 */
+/* The call that makes the same norm of the stored u again. */
+Junction recomputing(const Junction *j);
+
 /* Each runs the cases of one operation on one implementation. gradients: fp64 implementations only. */
 void test_values(const Implementation *implementation, Operation operation, uint64_t seed, Report *report);
 void test_bits(const Implementation *implementation, Operation operation, uint64_t seed, Report *report);
 void test_gradients(const Implementation *implementation, Operation operation, uint64_t seed, Report *report);
+/* Whether two bf16 implementations round at the same places (ops_twins.c). */
+void test_twins(const Implementation *first, const Implementation *second, Operation operation, uint64_t seed,
+                Report *report);
+void twins_print(void); /* what all test_twins so far have compared, and how far apart it was */
 bool operation_has_cases(Operation operation);
 bool operation_has_gradients(Operation operation);
 void measure(const Implementation *implementation, Operation operation, uint64_t seed);
@@ -239,9 +276,9 @@ void measure(const Implementation *implementation, Operation operation, uint64_t
 void test_memory(const Implementation *implementation, Report *report);
 void test_step_sequence(const Implementation *implementation, uint64_t seed, Report *report);
 
-/* The suite must fail on operations that are broken on purpose: wrap() is cpu/f32 (BROKEN_GRADIENTS: cpu/f64)
- * with one operation replaced. */
-typedef enum BrokenKind { BROKEN_VALUES, BROKEN_BITS, BROKEN_GRADIENTS } BrokenKind;
+/* The suite must fail on operations that are broken on purpose: wrap() is cpu/f32 (BROKEN_GRADIENTS: cpu/f64;
+ * BROKEN_TWINS: cpu/bf16) with one operation replaced. */
+typedef enum BrokenKind { BROKEN_VALUES, BROKEN_BITS, BROKEN_GRADIENTS, BROKEN_TWINS } BrokenKind;
 typedef struct Broken {
     const char *what;
     const char *sign; /* what the suite's message has to say */

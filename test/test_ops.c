@@ -1,11 +1,12 @@
 /*
  * test_ops.c: does every operation of every implementation do what kernels/kernels.h says?
  *
- *     test_ops [test|bits|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] [--self-test]
+ *     test_ops [test|bits|grad|twins|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] [--self-test]
  *
  * test   numbers against fp64 within what the plain loop needs, memory left alone, the same bits each time
  * bits   only the last of these: every case, without the time that the fp64 truth takes
  * grad   fp64 gradients against differences of the forward pass
+ * twins  cpu/bf16 and cuda/bf16 against each other: rounded at the same places; a line where the build lacks one
  * perf   times, as JSON lines
  * Without a mode: test and grad; and, unless an implementation or operation is named, the self-test, which
  * breaks operations on purpose and demands that the suite notices. One cmocka test per operation,
@@ -21,11 +22,19 @@
 
 #include <cmocka.h>
 
-typedef enum Kind { KIND_VALUES, KIND_BITS, KIND_GRADIENTS, KIND_MEMORY, KIND_SEQUENCE, KIND_BROKEN } Kind;
+typedef enum Kind {
+    KIND_VALUES,
+    KIND_BITS,
+    KIND_GRADIENTS,
+    KIND_TWINS,
+    KIND_MEMORY,
+    KIND_SEQUENCE,
+    KIND_BROKEN
+} Kind;
 
 typedef struct Item {
     Kind kind;
-    const Implementation *implementation;
+    const Implementation *implementation, *twin;
     Operation operation;
     uint64_t seed;
     const Broken *broken;
@@ -34,7 +43,7 @@ typedef struct Item {
 } Item;
 
 typedef struct Options {
-    bool test, bits, grad, perf, list, self_test;
+    bool test, bits, grad, twins, perf, list, self_test;
     const char *implementation;
     int operation; /* −1: all */
     uint64_t seed;
@@ -56,14 +65,21 @@ static void add(Item item, const char *what, const char *kind) {
 /* -------------------------------------------------------------------------------------------- one test */
 
 static void run_broken(const Broken *broken, uint64_t seed, Report *report) {
-    bool gradients = broken->kind == BROKEN_GRADIENTS;
-    const Kernels *good = gradients ? &kernels_cpu_f64 : &kernels_cpu_f32;
-    if (!operation_present(good, broken->operation)) skip();
+    static const struct {
+        const Kernels *good, *plain;
+    } of_kind[] = {[BROKEN_VALUES] = {&kernels_cpu_f32, &kernels_plain_f32},
+                   [BROKEN_BITS] = {&kernels_cpu_f32, &kernels_plain_f32},
+                   [BROKEN_GRADIENTS] = {&kernels_cpu_f64, &kernels_plain_f64},
+                   [BROKEN_TWINS] = {&kernels_cpu_bf16, &kernels_plain_bf16}};
+    const Kernels *good = of_kind[broken->kind].good;
+    char text[256];
+    if (!operation_present(good, broken->operation) || !good->open(0, text, sizeof text)) skip();
     Kernels tried[2] = {*good, broken->wrap(good)};
+    Implementation whole = {.kernels = good, .host_memory = true};
     Report found;
     for (int i = 0; i < 2; i++) {
         Implementation implementation = {.kernels = &tried[i],
-                                         .plain = gradients ? &kernels_plain_f64 : &kernels_plain_f32,
+                                         .plain = of_kind[broken->kind].plain,
                                          .slow = true,
                                          .sampled = true,
                                          .host_memory = true,
@@ -71,7 +87,10 @@ static void run_broken(const Broken *broken, uint64_t seed, Report *report) {
         found = (Report){.quiet = true, .look_for = broken->sign};
         if (broken->kind == BROKEN_VALUES) test_values(&implementation, broken->operation, seed, &found);
         if (broken->kind == BROKEN_BITS) test_bits(&implementation, broken->operation, seed, &found);
-        if (gradients) test_gradients(&implementation, broken->operation, seed, &found);
+        if (broken->kind == BROKEN_GRADIENTS)
+            test_gradients(&implementation, broken->operation, seed, &found);
+        if (broken->kind == BROKEN_TWINS)
+            test_twins(&whole, &implementation, broken->operation, seed, &found);
         if (i == 0 && found.failures) {
             fprintf(stderr, "# %s is broken by itself, so nothing can be told of \"%s\"\n",
                     operation_name(broken->operation), broken->what);
@@ -91,8 +110,9 @@ static void run_item(void **state) {
         fprintf(stderr, "# %s: %s\n", item->name, item->absent);
         skip();
     }
-    bool operation = item->kind == KIND_VALUES || item->kind == KIND_BITS || item->kind == KIND_GRADIENTS;
-    if (operation && !operation_present(item->implementation->kernels, item->operation)) {
+    bool operation = item->implementation && item->kind != KIND_MEMORY && item->kind != KIND_SEQUENCE;
+    if (operation && (!operation_present(item->implementation->kernels, item->operation) ||
+                      (item->twin && !operation_present(item->twin->kernels, item->operation)))) {
         fprintf(stderr, "# %s: not there yet\n", item->name);
         skip();
     }
@@ -105,6 +125,9 @@ static void run_item(void **state) {
         break;
     case KIND_GRADIENTS:
         test_gradients(item->implementation, item->operation, item->seed, &report);
+        break;
+    case KIND_TWINS:
+        test_twins(item->twin, item->implementation, item->operation, item->seed, &report);
         break;
     case KIND_MEMORY:
         test_memory(item->implementation, &report);
@@ -157,6 +180,34 @@ static void add_implementation(const Options *options, const Implementation *imp
         add(item, "many steps", "");
 }
 
+static int implementation_called(const char *name) {
+    int i = 0;
+    while (i < n_implementations && strcmp(implementations[i].kernels->name, name) != 0) i++;
+    return i;
+}
+
+/* `absent`: why the device of an implementation that is not open cannot be used. */
+static void add_twins(const Options *options, const bool *opened, char (*absent)[256]) {
+    int first = implementation_called("cpu/bf16"), second = implementation_called("cuda/bf16");
+    if (first == n_implementations || second == n_implementations) {
+        fprintf(stderr, "# twins: skipped: this build has no %s\n",
+                first == n_implementations ? "cpu/bf16" : "cuda/bf16");
+        return;
+    }
+    Item item = {.kind = KIND_TWINS,
+                 .implementation = &implementations[second],
+                 .twin = &implementations[first],
+                 .seed = options->seed,
+                 .absent = !opened[first]    ? absent[first]
+                           : !opened[second] ? absent[second]
+                                             : NULL};
+    for (int op = 0; op < OP_COUNT; op++) {
+        item.operation = (Operation)op;
+        if ((options->operation < 0 || options->operation == op) && operation_has_cases(item.operation))
+            add(item, operation_name(item.operation), "twins");
+    }
+}
+
 static int run_all(const Options *options) {
     enum { MOST = 16 };
     static char absent[MOST][256];
@@ -172,6 +223,7 @@ static int run_all(const Options *options) {
                 measure(implementation, (Operation)op, options->seed);
         add_implementation(options, implementation, open ? NULL : absent[i]);
     }
+    if (options->twins) add_twins(options, opened, absent);
     for (int i = 0; options->self_test && i < n_broken_operations; i++)
         add((Item){.kind = KIND_BROKEN, .seed = options->seed, .broken = &broken_operations[i]}, "notices",
             broken_operations[i].what);
@@ -183,6 +235,7 @@ static int run_all(const Options *options) {
     }
     if (options->list || n_items == 0) return 0;
     int failed = _cmocka_run_group_tests("operations", tests, (size_t)n_items, NULL, NULL);
+    if (options->twins) twins_print();
     for (int i = 0; i < MOST; i++)
         if (opened[i]) implementations[i].kernels->close();
     return failed;
@@ -192,20 +245,13 @@ static int run_all(const Options *options) {
 
 static int usage(const char *wrong) {
     if (wrong) fprintf(stderr, "test_ops: %s\n", wrong);
-    fprintf(stderr,
-            "usage: test_ops [test|bits|grad|perf] [--implementation NAME] [--operation NAME] [--seed N] [--list] "
-            "[--self-test]\nimplementations:");
+    fprintf(stderr, "usage: test_ops [test|bits|grad|twins|perf] [--implementation NAME] [--operation NAME] "
+                    "[--seed N] [--list] [--self-test]\nimplementations:");
     for (int i = 0; i < n_implementations; i++) fprintf(stderr, " %s", implementations[i].kernels->name);
     fprintf(stderr, "\noperations:");
     for (int op = 0; op < OP_COUNT; op++) fprintf(stderr, " %s", operation_name((Operation)op));
     fprintf(stderr, "\n");
     return 2;
-}
-
-static bool known_implementation(const char *name) {
-    for (int i = 0; i < n_implementations; i++)
-        if (strcmp(implementations[i].kernels->name, name) == 0) return true;
-    return false;
 }
 
 static int operation_called(const char *name) {
@@ -224,6 +270,8 @@ int main(int argc, char **argv) {
             options.bits = true;
         else if (strcmp(argv[i], "grad") == 0)
             options.grad = true;
+        else if (strcmp(argv[i], "twins") == 0)
+            options.twins = true;
         else if (strcmp(argv[i], "perf") == 0)
             options.perf = true;
         else if (strcmp(argv[i], "--list") == 0)
@@ -241,10 +289,12 @@ int main(int argc, char **argv) {
         else
             return usage("unknown argument");
     }
-    if (options.implementation && !known_implementation(options.implementation))
+    if (options.implementation && implementation_called(options.implementation) == n_implementations)
         return usage("no such implementation in this build");
+    if (options.implementation && options.twins) return usage("twins are two implementations");
     if (options.operation == OP_COUNT) return usage("no such operation");
-    if (!options.test && !options.bits && !options.grad && !options.perf && !options.self_test) {
+    if (!options.test && !options.bits && !options.grad && !options.twins && !options.perf &&
+        !options.self_test) {
         options.test = options.grad = true;
         options.self_test = !options.implementation && options.operation < 0;
     }
