@@ -3,6 +3,7 @@
 #
 # Called by `make demo`; installs nothing. Everything it makes is in build/demo/. Exit 0 only if the loss ends
 # within 10 % of the floor, while the best model that counts byte triples stays 50 % above it.
+# DEMO_STEPS=N takes another number of steps, DEMO_DTYPE=bf16 another type.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +28,7 @@ rm -rf $folder/run
 ./train_gpt --preset tiny \
     --train-data "$folder/language_train_*.bin" --val-data "$folder/language_val_*.bin" \
     --out $folder/run --steps "$steps" --batch-size 16 --lr 2e-3 --warmup-steps "$(share 20)" --lr-final-frac 0.05 \
-    --beta2 0.99 --val-every "$(share 4)" --val-batches 100 --log-every "$(share 16)"
+    ${DEMO_DTYPE:+--dtype "$DEMO_DTYPE"} --beta2 0.99 --val-every "$(share 4)" --val-batches 100 --log-every "$(share 16)"
 
 for prompt in "where is otto?" "mira has 3 plums and 4 more:" "the cats (near this wasp"; do
     echo

@@ -22,6 +22,8 @@ QUICK += test/test_reference.py
 QUICK += test/test_update.py $(BUILD)/test_muon $(BUILD)/test_telemetry
 # every operation computes what kernels.h says
 QUICK += "OPS_SAMPLE=1 $(BUILD)/test_ops test --implementation cpu/f32"
+# bf16 on a CPU keeps every promise of fp32
+QUICK += "test/test_bf16.py -k 'by_name or bit_for_bit and plain'"
 # the same bits, after a resume too
 QUICK += $(BUILD)/test_model "test/test_training.py -k 'same_bits or recomputing'"
 # whatever bounds threads and memory, no number is another

@@ -1,10 +1,11 @@
 """bf16 on a CPU: refused where fp32 is faster, and else every promise that fp32 has, at a loss as good."""
 
+import os
 import subprocess
 
 import pytest
 from mpi import flags, has_mpi, ranks
-from program import MODEL, MOMENTS, PROGRAM, SMALL, environment, file_bytes, losses, metrics, refused, run, step_directory
+from program import MODEL, MOMENTS, PROGRAM, ROOT, SMALL, environment, file_bytes, losses, metrics, refused, run, step_directory
 from tensors import read_tensors
 
 WITHOUT = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "DNNL_MAX_CPU_ISA": "AVX512_CORE"}
@@ -66,6 +67,18 @@ def test_it_trains_like_fp32_and_repeats_itself_bit_for_bit(data, tmp_path, name
     assert losses(a) != wide
     for narrow, exact in zip(losses(a), wide, strict=True):
         assert abs(narrow - exact) < 0.02, (losses(a), wide)
+
+
+@needs_bf16
+def test_it_learns_what_is_built_in():
+    assert run("--smoke", "--device", "cpu", "--dtype", "bf16").stdout.endswith("steps: good\n")
+
+
+@needs_bf16
+@pytest.mark.skipif(not os.environ.get("TEST_ALL"), reason="two minutes: TEST_ALL=1")
+def test_the_demo_ends_as_near_to_the_floor():
+    done = subprocess.run([f"{ROOT}/scripts/demo.sh"], env=dict(os.environ, DEMO_DTYPE="bf16"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 @needs_bf16
