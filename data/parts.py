@@ -124,6 +124,15 @@ def work(folder, options, bring, tasks, results):
         results.put((None, "out of memory", EXIT_RUNTIME))
 
 
+def keep_tracker_quiet():
+    """A signal at the wrong instant leaves Python's own process for semaphores with some that it knows too well or not at all: it
+    clears them away, and must not tell of it below what we say of the signal."""
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    before = os.environ.get("PYTHONWARNINGS", "")
+    if quiet not in before:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, quiet]))
+
+
 class Parts:
     """NAME.parts in a folder, while it is filled. Use as a context manager: it belongs to one process at a time.
 
@@ -189,6 +198,7 @@ class Parts:
         left = [task for task in tasks if not self.facts(task)]
         if not left:
             return len(tasks)
+        keep_tracker_quiet()
         context = multiprocessing.get_context("spawn")  # forking a process whose library has threads is no good
         queue_of_tasks, results = context.Queue(), context.Queue()
         for task in [*left, *[None] * n_workers]:
