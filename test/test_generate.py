@@ -59,9 +59,15 @@ def generate(model, *arguments, raw=False):
     return done.stdout if raw else done.stdout.decode(), without_notice(done.stderr.decode())
 
 
+def without_cut(said):
+    """What was said but of prompts that are longer than the model sees."""
+    return re.sub(r"train_gpt: [^\n]*--seq-len \d+: the model sees the last \d+[^\n]*\n", "", said)
+
+
 def ids_of(model, prompt, *arguments):
     """The new ids of a model that has no table."""
     text, said = generate(model, "--generate-tokens", ",".join(map(str, prompt)), *arguments)
+    said = without_cut(said)
     assert re.fullmatch(r"train_gpt: no token_bytes.safetensors [^\n]*: ids, not text\n", said), said
     ids = [int(part) for part in text.split(",")]
     assert text == ",".join(map(str, ids)) + "\n" and ids[:len(prompt)] == list(prompt)
@@ -140,6 +146,7 @@ def test_a_prompt_alone_has_the_ids_of_one_in_a_batch(model, tmp_path, dtype):
     write_token_bytes(model / TABLE, table, end_of_document=end)
     for batch in ([], ["--batch-size", 1], ["--batch-size", 3], ["--batch-size", 8, "--threads", 2]):
         text, said = generate(model, "--generate-file", tmp_path / "p.jsonl", *flags, *batch)
+        said = without_cut(said)
         lines = [json.loads(line) for line in text.splitlines()]
         assert [line["ids"] for line in lines] == alone
         assert re.fullmatch(r"train_gpt: \d+ tokens of prompts at [\d.]+ tokens/s; then \d+ tokens at [\d.]+ tokens/s\n", said)
@@ -147,6 +154,20 @@ def test_a_prompt_alone_has_the_ids_of_one_in_a_batch(model, tmp_path, dtype):
         assert line["prompt"] == b"".join(table[i] for i in ids).decode(errors="replace")
         assert line["text"] == b"".join(table[i] for i in line["ids"]).decode(errors="replace")
         assert line["end"] == ("length" if len(line["ids"]) == 30 else "document")
+
+
+def test_a_prompt_that_is_longer_than_the_model_sees_is_said(model, tmp_path):
+    def told(*arguments):
+        return [line for line in generate(model, *arguments, "--max-new-tokens", 2)[1].splitlines() if "--seq-len" in line]
+
+    sees = json.loads((model / "config.json").read_text())["n_positions"]
+    row = lambda count: ",".join(["5"] * count)  # noqa: E731
+    assert told("--generate-tokens", row(sees)) == []
+    assert told("--generate-tokens", row(sees + 1)) == [
+        f"train_gpt: the prompt's {sees + 1} tokens are more than --seq-len {sees}: the model sees the last {sees}"]
+    (tmp_path / "p.jsonl").write_text("".join(f'{{"ids": [{row(count)}]}}\n' for count in (3, sees + 9, sees + 1)))
+    assert told("--generate-file", tmp_path / "p.jsonl") == [
+        f"train_gpt: 2 of 3 prompts, of up to {sees + 9} tokens, are longer than --seq-len {sees}: the model sees the last {sees} of each"]
 
 
 def test_lines_of_text_are_prompts_of_byte_models(tmp_path):

@@ -121,7 +121,23 @@ static Decoding decoding(Model *model, const TokenBytes *table, int batch) {
                       .end_token = c->stop_at_end ? table->end_of_document : -1};
 }
 
+/* What the model will not see of its prompts. */
+static void say_cut(const Model *model, const Prompts *prompts) {
+    size_t longer = 0;
+    int64_t most = 0;
+    for (size_t i = 0; i < prompts->count; i++) {
+        longer += prompts->list[i].count > model->T;
+        most = prompts->list[i].count > most ? prompts->list[i].count : most;
+    }
+    if (longer && prompts->count == 1)
+        warn("the prompt's %lld tokens are more than --seq-len %d: the model sees the last %d", (long long)most, model->T, model->T);
+    else if (longer)
+        warn("%zu of %zu prompts, of up to %lld tokens, are longer than --seq-len %d: the model sees the last %d of each", longer,
+             prompts->count, (long long)most, model->T, model->T);
+}
+
 bool generate_text(Model *model, const TokenBytes *table, const Prompts *prompts, Error *error) {
+    say_cut(model, prompts);
     const Prompt *prompt = &prompts->list[0];
     Page page = {.table = table, .terminal = isatty(STDOUT_FILENO)};
     DecodeCost ignored;
@@ -237,6 +253,7 @@ static bool take_line(void *context, size_t i, uint32_t token, TextEnd end) {
 
 bool generate_lines(Model *model, const TokenBytes *table, const Prompts *prompts, DecodeCost *cost, Error *error) {
     Lines lines = {.table = table, .prompts = prompts};
+    say_cut(model, prompts);
     lines.results = must_calloc(prompts->count, sizeof *lines.results, "texts");
     Decoding d = decoding(model, table, model->B);
     d.take = take_line;
