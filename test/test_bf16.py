@@ -9,6 +9,7 @@ from program import MODEL, MOMENTS, PROGRAM, ROOT, SMALL, environment, file_byte
 from tensors import read_tensors
 
 WITHOUT = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "DNNL_MAX_CPU_ISA": "AVX512_CORE"}
+CLOSE = 2.0**-6  # half of what the last bit of a bf16 is worth at these runs' losses, from 4 to 8
 VARIANTS = {
     "plain": [],
     "llama": ["--arch", "llama", "--n-head", "4", "--n-kv-head", "2"],
@@ -66,7 +67,7 @@ def test_it_trains_like_fp32_and_repeats_itself_bit_for_bit(data, tmp_path, name
     wide = losses(tmp_path / "wide")
     assert losses(a) != wide
     for narrow, exact in zip(losses(a), wide, strict=True):
-        assert abs(narrow - exact) < 0.02, (losses(a), wide)
+        assert abs(narrow - exact) < CLOSE, (losses(a), wide)
 
 
 @needs_bf16
@@ -118,4 +119,4 @@ def test_ranks_train_as_one(shard, tmp_path):
     assert losses(outs["two"]) == losses(outs["plain"])
     assert file_bytes(step_directory(outs["two"], 4), MODEL) == file_bytes(step_directory(outs["plain"], 4), MODEL)
     for one, two in zip(losses(outs["one"]), losses(outs["two"]), strict=True):
-        assert abs(one - two) < 0.02
+        assert abs(one - two) < CLOSE

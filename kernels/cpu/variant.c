@@ -105,7 +105,10 @@ static void multiply_real(const Product *p) {
 void NAME(product_norm)(Queue *queue, const ProductNorm *args) {
     int64_t width = (int64_t)args->Hkv * args->D, C = args->C, ld = padded(C);
     ProductSpace s = product_space(queue, width, C);
-    const real *w_v = row_read(args->w_qkv, (int64_t)(args->H + args->Hkv) * args->D * ld, s.w_v, width * ld);
+    const stored *stored_v = (const stored *)args->w_qkv + (int64_t)(args->H + args->Hkv) * args->D * ld;
+    const real *w_v = STORED_IS_REAL ? (const void *)stored_v : s.w_v;
+    if (!STORED_IS_REAL)
+        NAME(cast)(queue, &(Cast){.n = width * ld, .from = STORED_DTYPE, .to = REAL_DTYPE, .src = stored_v, .dst = s.w_v});
     double total = 0;
     for (int64_t first = 0; first < C; first += PRODUCT_ROWS) {
         int64_t rows = least(PRODUCT_ROWS, C - first);
