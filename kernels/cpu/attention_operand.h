@@ -120,7 +120,7 @@ INLINE void operands_across(operand *to, const real *even, const real *odd) {
 }
 
 #else
-INLINE void operands_along(operand *to, const real *row) { stored_narrow((stored *)to, row, 32); }
+INLINE void operands_along(operand *to, const real *row) { bf16_narrow((stored *)to, row, 32); }
 INLINE void operands_across(operand *to, const real *even, const real *odd) {
 #pragma omp simd
     for (int j = 0; j < 32; j++) to[j] = stored_of(even[j]).bits | (uint32_t)stored_of(odd[j]).bits << 16;

@@ -20,6 +20,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The upper half of a float; a struct, so that no arithmetic is done with it by mistake. */
+typedef struct Bf16 {
+    uint16_t bits;
+} Bf16;
+
 #if defined(CPU_F64)
 typedef double real, stored;
 #define NAME(symbol)  symbol##_f64
@@ -28,9 +33,7 @@ typedef double real, stored;
 #define STORED_DTYPE  DTYPE_F64
 #elif defined(CPU_BF16)
 typedef float real;
-typedef struct stored {
-    uint16_t bits; /* the upper half of a float; a struct, so that no arithmetic is done with it by mistake */
-} stored;
+typedef Bf16 stored;
 #define NAME(symbol)  symbol##_bf16
 #define TYPE_NAME     "bf16"
 #define REAL_DTYPE    DTYPE_F32

@@ -6,6 +6,7 @@
  * Sums are double, a row at a time, rows in pieces added in order.
  */
 #include "rows.h"
+#include "stored.h"
 
 #include <math.h>
 
@@ -14,13 +15,6 @@ static const double TANH_SATURATION = 2.6466524123622461977; /* atanh(0.99) */
 static const double ERF_SATURATION = 1.821386367718448;        /* of which erf is 0.99 */
 
 /* --- Types ------------------------------------------------------------------------------------------- */
-
-static double bf16_to_double(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &wide, sizeof value);
-    return (double)value;
-}
 
 /* To float by rounding to odd, then to bf16 by rounding to nearest even: the result is that of one rounding.
  */
@@ -45,7 +39,7 @@ static void tile_load(double *tile, const void *src, DType type, int64_t at, int
         for (int64_t i = 0; i < n; i++) tile[i] = ((const double *)src)[at + i];
         break;
     default:
-        for (int64_t i = 0; i < n; i++) tile[i] = bf16_to_double(((const uint16_t *)src)[at + i]);
+        for (int64_t i = 0; i < n; i++) tile[i] = (double)bf16_get(((const Bf16 *)src)[at + i]);
     }
 }
 
@@ -67,29 +61,11 @@ static void check_type(DType type, const char *operation) {
 }
 
 /* Between fp32 and bf16 without a tile, as gradients travel (--reduce-dtype): six bytes an element, and little beside. */
-static void narrow(const float *src, uint16_t *dst, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &src[i], sizeof bits);
-        uint32_t quiet = bits >> 16 | 0x40, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        dst[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet : nearest);
-    }
-}
-
-static void widen(const uint16_t *src, float *dst, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits = (uint32_t)src[i] << 16;
-        memcpy(&dst[i], &bits, sizeof bits);
-    }
-}
-
 static bool cast_directly(const Cast *args, int64_t at, int64_t n) {
     if (args->from == DTYPE_F32 && args->to == DTYPE_BF16)
-        narrow((const float *)args->src + at, (uint16_t *)args->dst + at, n);
+        bf16_narrow((Bf16 *)args->dst + at, (const float *)args->src + at, n);
     else if (args->from == DTYPE_BF16 && args->to == DTYPE_F32)
-        widen((const uint16_t *)args->src + at, (float *)args->dst + at, n);
+        bf16_widen((float *)args->dst + at, (const Bf16 *)args->src + at, n);
     else return false;
     return true;
 }

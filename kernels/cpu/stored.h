@@ -20,33 +20,40 @@
 
 #include <string.h>
 
-#ifdef CPU_BF16
-enum { STORED_IS_REAL = 0 };
+/* --- bf16 as such ------------------------------------------------------------------------------------ */
 
-static inline real stored_get(stored s) {
-    uint32_t bits = (uint32_t)s.bits << 16;
+static inline float bf16_get(Bf16 half) {
+    uint32_t bits = (uint32_t)half.bits << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
 /* To nearest, ties to even; NaN stays NaN, quiet. (The processor's own instruction would take subnormal numbers for zero.) */
-static inline stored stored_of(real value) {
+static inline Bf16 bf16_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     uint32_t quiet = bits >> 16 | 0x40, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return (stored){(uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet : nearest)};
+    return (Bf16){(uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet : nearest)};
 }
 
-static inline void stored_widen(real *restrict to, const stored *restrict from, int64_t n) {
+static inline void bf16_widen(float *restrict to, const Bf16 *restrict from, int64_t n) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) to[i] = stored_get(from[i]);
+    for (int64_t i = 0; i < n; i++) to[i] = bf16_get(from[i]);
 }
 
-static inline void stored_narrow(stored *restrict to, const real *restrict from, int64_t n) {
+static inline void bf16_narrow(Bf16 *restrict to, const float *restrict from, int64_t n) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) to[i] = stored_of(from[i]);
+    for (int64_t i = 0; i < n; i++) to[i] = bf16_of(from[i]);
 }
+
+/* --- Storage ----------------------------------------------------------------------------------------- */
+
+#ifdef CPU_BF16
+enum { STORED_IS_REAL = 0 };
+
+static inline real stored_get(stored s) { return bf16_get(s); }
+static inline stored stored_of(real value) { return bf16_of(value); }
 #else
 enum { STORED_IS_REAL = 1 };
 
@@ -57,7 +64,7 @@ static inline stored stored_of(real value) { return value; }
 /* n elements of a tensor, from element `at` on, as `real`: there, or widened into buffer. */
 static inline const real *row_read(const Storage *from, int64_t at, real *buffer, int64_t n) {
 #ifdef CPU_BF16
-    stored_widen(buffer, (const stored *)from + at, n);
+    bf16_widen(buffer, (const stored *)from + at, n);
     return buffer;
 #else
     (void)buffer, (void)n;
@@ -79,7 +86,7 @@ static inline real *row_room(Storage *to, int64_t at, real *buffer) {
 /* Stores a row, which may be anywhere. */
 static inline void row_write(Storage *to, int64_t at, const real *row, int64_t n) {
 #ifdef CPU_BF16
-    stored_narrow((stored *)to + at, row, n);
+    bf16_narrow((stored *)to + at, row, n);
 #else
     if ((real *)to + at != row) memcpy((real *)to + at, row, (size_t)n * sizeof(real));
 #endif
