@@ -234,11 +234,7 @@ def fetch(chosen):
         shutil.rmtree(folder, ignore_errors=True)
         return "%s: is there already, of these files" % os.path.join(chosen.out, chosen.name)
     with Parts(folder, plan) as parts:
-        try:
-            n_before = parts.make(tasks, options, place, chosen.workers)
-        except KeyboardInterrupt:
-            done = sum(parts.facts(task) is not None for task in tasks)
-            raise Failure("interrupted with %d of %d files done: the same command goes on" % (done, len(tasks)), EXIT_RUNTIME) from None
+        n_before = parts.make(tasks, options, place, chosen.workers)
         with ShardSet(chosen.out, chosen.name, encoder.vocab_size, chosen.shard_tokens) as shards:
             facts.update(separator=chosen.separator, eot_token=encoder.eot, special_tokens=chosen.special_tokens)
             facts.update(parts.assemble(shards, separator, tasks))

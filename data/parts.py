@@ -12,10 +12,9 @@ import fcntl
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
-import queue
 import shutil
-import time
 from collections import Counter
 
 from console import EXIT_RUNTIME, Failure, Progress, os_failure
@@ -26,7 +25,6 @@ from shards import file_sha256
 from sources import Source
 
 COPY_BYTES = 1 << 22
-LOOK_SECONDS = 0.2  # between looks at the workers
 
 
 class PartStream:
@@ -36,7 +34,8 @@ class PartStream:
     def __init__(self, path, width):
         self.path, self.width, self.n_tokens = path, width, 0
         self.sha256 = hashlib.sha256()
-        self._parent, self._file = os.getppid(), open(path, "xb")
+        self._parent = multiprocessing.parent_process().pid  # getppid() is another's already where it was killed early
+        self._file = open(path, "xb")
 
     def write(self, packed):
         if os.getppid() != self._parent:
@@ -100,37 +99,36 @@ def make_part(folder, name, path, encoder, options):
     put(os.path.join(folder, name + ".json"), json.dumps(facts).encode())
 
 
-def work(folder, options, bring, tasks, results):
-    """A process: makes parts until there are no more tasks. bring(task) is a context with the path of its file."""
+def asked(link):
+    """The tasks that come over a link, until whoever asks is done, or gone."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            yield link.recv()
+
+
+def answer(link, failure):
+    with contextlib.suppress(ConnectionError):
+        link.send(failure)
+
+
+def work(folder, options, bring, link):
+    """A process: makes the parts that it is asked for, and answers None or a Failure, its last word. bring(task) is a context with
+    the path of the task's file. A link of its own, and no queue: a lock that a killed process held would stop the others."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    parent = os.getppid()
     try:
         encoder = make_encoder(options["tokenizer"], options["eot_token"], options["special_tokens"] == "control")
-        while os.getppid() == parent:
-            with contextlib.suppress(queue.Empty):
-                task = tasks.get(timeout=1)
-                if task is None:
-                    break
-                with bring(task) as path:
-                    make_part(folder, task["part"], path, encoder, options)
-                results.put((task["part"], None, 0))
+        for task in asked(link):
+            with bring(task) as path:
+                make_part(folder, task["part"], path, encoder, options)
+            answer(link, None)
     except KeyboardInterrupt:
         pass
     except Failure as failure:
-        results.put((None, str(failure), failure.exit_code))
+        answer(link, failure)
     except OSError as error:
-        results.put((None, str(os_failure(error.filename or folder, error)), EXIT_RUNTIME))
+        answer(link, os_failure(error.filename or folder, error))
     except MemoryError:
-        results.put((None, "out of memory", EXIT_RUNTIME))
-
-
-def keep_tracker_quiet():
-    """A signal at the wrong instant leaves Python's own process for semaphores with some that it knows too well or not at all: it
-    clears them away, and must not tell of it below what we say of the signal."""
-    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
-    before = os.environ.get("PYTHONWARNINGS", "")
-    if quiet not in before:
-        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, quiet]))
+        answer(link, Failure("out of memory", EXIT_RUNTIME))
 
 
 class Parts:
@@ -166,10 +164,18 @@ class Parts:
         return self
 
     def __exit__(self, kind, error, trace):
-        """What holds no part yet is of no use to a run that goes on."""
-        if error and os.path.isdir(self.folder) and not any(name.endswith(".tokens") for name in os.listdir(self.folder)):
-            self.remove()
-        os.close(self._lock)
+        """What holds no part yet is of no use to a run that goes on; where a signal ended one that holds some, it is said."""
+        try:
+            if not error or not os.path.isdir(self.folder):
+                return
+            if not any(name.endswith(".tokens") for name in os.listdir(self.folder)):
+                self.remove()
+            elif kind is KeyboardInterrupt:
+                done = sum(self.facts({"part": part}) is not None for part, *_ in self.plan["files"])
+                raise Failure("interrupted with %d of %d files done: the same command goes on" % (done, len(self.plan["files"])),
+                              EXIT_RUNTIME) from None  # fmt: skip
+        finally:
+            os.close(self._lock)
 
     def _check_plan(self, path):
         try:
@@ -198,45 +204,48 @@ class Parts:
         left = [task for task in tasks if not self.facts(task)]
         if not left:
             return len(tasks)
-        keep_tracker_quiet()
         context = multiprocessing.get_context("spawn")  # forking a process whose library has threads is no good
-        queue_of_tasks, results = context.Queue(), context.Queue()
-        for task in [*left, *[None] * n_workers]:
-            queue_of_tasks.put(task)
-        workers = [context.Process(target=work, args=(self.folder, options, bring, queue_of_tasks, results), daemon=True)
-                   for _ in range(min(n_workers, len(left)))]  # fmt: skip
-        progress = Progress("fetch")
+        workers, progress = {}, Progress("fetch")
         try:
-            for worker in workers:
-                worker.start()
-            self._await(workers, results, left, progress, len(tasks))
+            for _ in range(min(n_workers, len(left))):
+                link, theirs = context.Pipe()
+                workers[link] = context.Process(target=work, args=(self.folder, options, bring, theirs), daemon=True)
+                workers[link].start()
+                theirs.close()  # so that the link ends where the worker does
+            self._hand_out(left, workers, progress, len(tasks))
         finally:
             progress.clear()
-            for worker in workers:
+            for worker in workers.values():
                 if worker.pid:
                     worker.terminate()
                     worker.join()
-            queue_of_tasks.cancel_join_thread()
         return len(tasks) - len(left)
 
-    def _await(self, workers, results, left, progress, n_all):
-        n_done, n_bytes = n_all - len(left), 0
-        by_name = {task["part"]: task for task in left}
-        while n_done < n_all:
-            try:
-                part, failure, code = results.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
-                    time.sleep(LOOK_SECONDS)  # what the last has put may be on its way
-                    if results.empty():
-                        code = next((worker.exitcode for worker in workers if worker.exitcode), 0)
-                        raise Failure("a worker was killed (exit code %d): the same command goes on" % code, EXIT_RUNTIME) from None
-                continue
-            if failure:
-                raise Failure(failure, code)
-            n_done += 1
-            n_bytes += self.facts(by_name[part])["text_bytes"]
-            progress.update(n_bytes, n_done / n_all)
+    def _hand_out(self, left, workers, progress, n_all):
+        """A task to each worker, and another for each answer, until all are done."""
+        n_done, n_bytes, tasks, doing = n_all - len(left), 0, iter(left), {}
+
+        def ask(link):
+            task = next(tasks, None)
+            if task:
+                link.send(task)
+                doing[link] = task
+
+        try:
+            for link in workers:
+                ask(link)
+            while doing:
+                for link in multiprocessing.connection.wait(list(doing)):
+                    failure = link.recv()
+                    if failure:
+                        raise failure
+                    n_done += 1
+                    n_bytes += self.facts(doing.pop(link))["text_bytes"]
+                    progress.update(n_bytes, n_done / n_all)
+                    ask(link)
+        except (EOFError, ConnectionError):
+            workers[link].join()
+            raise Failure("a worker was killed (exit code %d): the same command goes on" % workers[link].exitcode, EXIT_RUNTIME) from None
 
     def _copy(self, task, facts, stream):
         """A part's tokens, held to its own hash."""

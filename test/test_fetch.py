@@ -117,12 +117,31 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(c4, prepared, tmp_path, 
         kills += 1
         if number == signal.SIGTERM and process.returncode == 1:
             assert "files done: the same command goes on" in stderr and stderr.count("\n") == 1
-        assert not (tmp_path / "c4.json").exists() or process.returncode == 0
+        assert not (tmp_path / "c4.json").exists() or shards(tmp_path) == shards(prepared)
         seen = max(seen, whole_parts(tmp_path))
     again = fetched(*arguments)
     assert kills >= 1 and again.returncode == 0, again.stderr
     assert shards(tmp_path) == shards(prepared)
     assert sorted(os.listdir(tmp_path)) == sorted([*shards(prepared), "c4.json", "c4.tokenizer"])
+
+
+def children_of(process):
+    with open("/proc/%d/task/%d/children" % (process.pid, process.pid)) as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def test_a_worker_that_is_killed_ends_all_with_a_line(c4, prepared, tmp_path):
+    arguments = arguments_for(c4, tmp_path, "--workers", 3)
+    for wait in (0, 1, 3, 6):  # parts that are whole before
+        process = start(arguments)
+        while process.poll() is None and (whole_parts(tmp_path) < wait or len(children_of(process)) < 2):
+            time.sleep(0.005)
+        for pid in children_of(process)[-1:] if process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        stderr = without_progress(process.communicate(timeout=30)[1])
+        assert process.returncode == 0 or "a worker was killed (exit code -9): the same command goes on" in stderr, stderr
+        assert stderr.count("\n") == (process.returncode != 0)
+    assert fetched(*arguments).returncode == 0 and shards(tmp_path) == shards(prepared)
 
 
 def test_another_plan_under_the_same_name_is_refused(c4, tmp_path):
