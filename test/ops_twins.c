@@ -19,16 +19,13 @@ typedef enum Made { AT_ONCE, OF_STORED_U, ROUNDED_BETWEEN, MADE_COUNT } Made;
 
 static const struct {
     Operation operation;
-    const char *output, *cases; /* cases: what their titles say, or NULL for all */
+    const char *output;
 } rounded_between[] = {
     /* Probabilities, and in backward the gradients of scores, are factors of a second product; tensor cores, and
      * AVX512-BF16, take both factors in bf16. */
-    {OP_attention_forward, "out", NULL},
-    {OP_attention_backward, "dqkv", NULL},
-    {OP_attention_decode, "out", NULL},
-    /* cuda/elementary.cuh's coarse σ is up to 2^-22 off: of the gates' 1e4 here, 1 − σ is nothing but that, and backward
-     * multiplies it by the gate. */
-    {OP_activation_backward, "dh", "swiglu extreme"},
+    {OP_attention_forward, "out"},
+    {OP_attention_backward, "dqkv"},
+    {OP_attention_decode, "out"},
 };
 
 static bool rounds_between(Operation operation) {
@@ -105,9 +102,7 @@ static void draw_close(Draw *d) {
 static Made how_made(const Draw *d, const Case *c, const Tensor *t) {
     static const char *const of_u[] = {"y", "y_residual", "norm.mean", "norm.rstd", "mean_square_out"};
     for (size_t i = 0; i < sizeof rounded_between / sizeof rounded_between[0]; i++)
-        if (c->main.operation == rounded_between[i].operation &&
-            strcmp(t->name, rounded_between[i].output) == 0 &&
-            (!rounded_between[i].cases || strstr(c->title, rounded_between[i].cases)))
+        if (c->main.operation == rounded_between[i].operation && strcmp(t->name, rounded_between[i].output) == 0)
             return ROUNDED_BETWEEN;
     for (size_t i = 0; d->u && i < sizeof of_u / sizeof of_u[0]; i++)
         if (strcmp(t->name, of_u[i]) == 0) return OF_STORED_U;

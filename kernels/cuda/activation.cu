@@ -51,6 +51,12 @@ template <typename S> __device__ __forceinline__ float gelu_exact_slope(float h)
     return normal_share(h) + h * (NORMAL_DENSITY * exponential<S>(-0.5f * h * h));
 }
 
+/* exp(−a) of SwiGLU's gate: σ(a) is 1/(1 + that), and 1 − σ(a) is that·σ(a), without cancellation. Held below where σ would be 0
+ * and their product none; a NaN's σ is lost, but backward multiplies by a. */
+template <typename S> __device__ __forceinline__ float silu_exponential(float a) {
+    return fminf(exponential<S>(-a), 0x1p100f);
+}
+
 /* y in the place of a: a GELU of a, or SwiGLU of the gate a and b. */
 template <typename S, ActivationKind KIND>
 __device__ __forceinline__ void activate(float (&a)[PACK], const float (&b)[PACK]) {
@@ -76,8 +82,8 @@ __device__ __forceinline__ void activate_backward(float (&a)[PACK], float (&b)[P
         } else if constexpr (KIND == ACTIVATION_GELU_EXACT) {
             a[j] = g[j] * gelu_exact_slope<S>(a[j]);
         } else {
-            const float s = sigmoid<S>(a[j]), db = g[j] * (a[j] * s);
-            a[j] = g[j] * b[j] * (s * (1 + a[j] * (1 - s)));
+            const float power = silu_exponential<S>(a[j]), s = quotient<S>(1, 1 + power), db = g[j] * (a[j] * s);
+            a[j] = g[j] * b[j] * (s * (1 + a[j] * (power * s)));
             b[j] = db;
         }
     }
