@@ -616,7 +616,7 @@ typedef struct Kernels {
     DType storage, accum;
 
     /* Takes a device for this process. false, with one line in text[size], where there is none or it cannot
-     * serve (driver, architecture): the caller decides whether that is an error. */
+     * serve (driver, architecture): the caller decides whether that is an error. true: the line may name what of it is used. */
     bool (*open)(int index, char *text, size_t size);
     void (*close)(void);
     void (*describe)(DeviceInfo *info);

@@ -79,7 +79,9 @@ SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules
 SANITIZED_PART  := $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/$(type)") "VARIANTS_EVERY=7 build/asan/test_variant_rules"
 # Whether cpu/bf16 and cuda/bf16 round at the same places: whole in test-all, too.
 TWINS_PART  := "OPS_SAMPLE=1 $(BUILD)/test_ops_emu twins"
-TEST_PAIRED := $(EMU_SUITES) $(TWINS_PART) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
+# What a processor with AMX does not take, in cpu/bf16.
+NO_AMX      := "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 OPS_SAMPLE=1 $(BUILD)/test_ops test --implementation cpu/bf16"
+TEST_PAIRED := $(EMU_SUITES) $(TWINS_PART) $(NO_AMX) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
                $(filter-out $(SANITIZED_WHOLE),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 

@@ -19,12 +19,16 @@ VARIANTS = {
 }
 
 
-def here():
-    done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
-    return "bf16          the processor multiplies it faster" in done.stdout
+def offered(**more):
+    """What --version says of bf16 here."""
+    done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True, env=environment(**more))
+    return next(line[16:] for line in done.stdout.splitlines() if line.startswith("  bf16 "))
 
 
-needs_bf16 = pytest.mark.skipif(not here(), reason="--version: this machine's CPU has no bf16")
+FASTER = "the processor multiplies it faster than fp32 (AVX512-BF16"
+PAIRS = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "DNNL_MAX_CPU_ISA": "AVX512_CORE_BF16"}  # without AMX
+needs_bf16 = pytest.mark.skipif(not offered().startswith(FASTER), reason="--version: this machine's CPU has no bf16")
+needs_amx = pytest.mark.skipif(offered() != FASTER + ", AMX)", reason="--version: this machine's CPU has no AMX, or was not built for it")
 
 
 def train(data, out, *more, steps=6, **how):
@@ -46,8 +50,7 @@ def test_a_processor_without_it_is_told_by_name(data, tmp_path):
     message = refused(*asked, env=WITHOUT)
     assert "--dtype bf16 on the CPU: without " in message and "slower than fp32" in message
     assert not (tmp_path / "run").exists()
-    version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True, env=environment(**WITHOUT))
-    assert "bf16          refused: without " in version.stdout
+    assert offered(**WITHOUT).startswith("refused: without ")
 
 
 def test_auto_stays_fp32(data, tmp_path):
@@ -68,6 +71,15 @@ def test_it_trains_like_fp32_and_repeats_itself_bit_for_bit(data, tmp_path, name
     assert losses(a) != wide
     for narrow, exact in zip(losses(a), wide, strict=True):
         assert abs(narrow - exact) < CLOSE, (losses(a), wide)
+
+
+@needs_amx
+@pytest.mark.parametrize("name", ["plain", "llama"])
+def test_amx_changes_the_last_bits_alone(data, tmp_path, name):
+    tiles = losses(train(data, tmp_path / "tiles", *VARIANTS[name]))
+    pairs = losses(train(data, tmp_path / "pairs", *VARIANTS[name], env=PAIRS))
+    assert tiles != pairs
+    assert all(abs(one - other) < CLOSE for one, other in zip(tiles, pairs, strict=True)), (tiles, pairs)
 
 
 @needs_bf16

@@ -109,7 +109,7 @@ static void pack_keys(Attending *work, const Head *head, int first_key, operand 
     work->packed_of = head->k;
     if (work->packed[tile]) return;
     NAME(pack_rows)(keys, head->k + first_key * head->ld_kv, head->ld_kv, count, head->D);
-    NAME(pack_pairs)(values, head->v + first_key * head->ld_kv, head->ld_kv, count, head->D);
+    NAME(pack_columns)(values, head->v + first_key * head->ld_kv, head->ld_kv, count, head->D);
     work->packed[tile] = true;
 }
 
@@ -124,7 +124,7 @@ static void sweep_keys(Attending *work, const Head *head, int first_key, int key
     rescale(work->out_t, work->softmax.factor, width);
     int lanes = on_diagonal(view, first_key) ? HALF : TILE;
     for (int lane = 0; lane < TILE; lane += lanes)
-        NAME(product_a_transposed)
+        NAME(product_of_columns)
         (&(TileProduct){.rows = width,
                         .depth = min_int(key_count, keys_needed(view, first_key, lane)),
                         .lanes = lanes,
@@ -194,6 +194,7 @@ void NAME(attention_forward)(Queue *queue, const Attention *args) {
 #pragma omp parallel num_threads(threads)
     {
         Attending *work = NAME(attending_open)(scratch + (size_t)omp_get_thread_num() * each, D, T);
+        NAME(products_begin)();
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < tasks; task++) {
             int64_t past = by_heads ? task / group % tiles : task / heads;
@@ -201,5 +202,6 @@ void NAME(attention_forward)(Queue *queue, const Attention *args) {
             Head head = head_of(args, (int)(at / H), (int)(at % H));
             NAME(attend_tile)(work, &head, (int)(tiles - 1 - past));
         }
+        NAME(products_end)();
     }
 }

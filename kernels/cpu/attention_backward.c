@@ -31,7 +31,7 @@ typedef struct QueryTile {
 /* Everything about 64 keys, and a pair of tiles at work. Where PAIR is 1, what has two layouts has one place. */
 typedef struct KeyTile {
     operand *k, *v;              /* [TILE][width / PAIR] */
-    operand *k_across;           /* [TILE / PAIR][width] */
+    operand *k_columns;          /* of pack_columns() */
     real *dk, *dv;               /* [TILE][width] */
     real *p, *ds;                /* [TILE][TILE] of the pair (keys, queries) */
     operand *p_along, *ds_along; /* [TILE][TILE / PAIR] */
@@ -122,11 +122,11 @@ static void carve_key_tile(KeyTile *key, real **next, size_t tile) {
     key->k = take(next, tile / PAIR), key->v = take(next, tile / PAIR);
     key->p = take(next, TILE * TILE), key->ds = take(next, TILE * TILE);
     if (PAIR > 1) {
-        key->k_across = take(next, tile / PAIR);
+        key->k_columns = take(next, tile / PAIR);
         key->p_along = take(next, TILE * TILE / PAIR);
         key->ds_along = take(next, TILE * TILE / PAIR), key->ds_across = take(next, TILE * TILE / PAIR);
     } else {
-        key->k_across = key->k;
+        key->k_columns = key->k;
         key->p_along = (operand *)key->p, key->ds_along = key->ds_across = (operand *)key->ds;
     }
 }
@@ -162,7 +162,7 @@ static void query_load(QueryTile *tile, const Slice *slice, int index) {
     NAME(tile_transpose)(tile->dout_t, TILE, tile->dout, steps, TILE, steps);
     NAME(pack_rows)(rows, slice->out + first * slice->ld_out, slice->ld_out, count, D);
     NAME(tile_transpose)(out_t, TILE, rows, steps, TILE, steps);
-    NAME(tile_dot)(tile->delta, out_t, tile->dout_t, D);
+    NAME(tile_dot)(tile->delta, rows, out_t, tile->dout_t, D);
     NAME(pack_rows)(rows, q, slice->ld, count, D);
     NAME(tile_transpose)(tile->q_t, TILE, rows, steps, TILE, steps);
     if (PAIR > 1) {
@@ -185,7 +185,7 @@ static void key_load(KeyTile *tile, const Slice *slice, int index) {
     const stored *k = slice->k + tile->first * slice->ld, *v = slice->v + tile->first * slice->ld;
     NAME(pack_rows)(tile->k, k, slice->ld, tile->count, slice->D);
     NAME(pack_rows)(tile->v, v, slice->ld, tile->count, slice->D);
-    if (PAIR > 1) NAME(pack_pairs)(tile->k_across, k, slice->ld, tile->count, slice->D);
+    if (PAIR > 1) NAME(pack_columns)(tile->k_columns, k, slice->ld, tile->count, slice->D);
 }
 
 /* Puts the tile's gradients where its group's sums are kept: zero, or those of the heads before this one. */
@@ -275,11 +275,11 @@ static void pair_add_key_gradient(KeyTile *key, const QueryTile *query, int D) {
 
 static void pair_add_query_gradient(const KeyTile *key, QueryTile *query, int D) {
     int width = head_width(D), lanes = on_diagonal(&query->view, key->first) ? HALF : TILE;
-    for (int lane = 0; lane < TILE; lane += lanes) NAME(product_a_transposed)
+    for (int lane = 0; lane < TILE; lane += lanes) NAME(product_of_columns)
     (&(TileProduct){.rows = width,
                     .depth = min_int(key->count, keys_needed(&query->view, key->first, lane)),
                     .lanes = lanes,
-                    .a = key->k_across,
+                    .a = key->k_columns,
                     .lda = width,
                     .b = key->ds_across + lane,
                     .ldb = TILE,
@@ -354,6 +354,7 @@ void NAME(attention_backward)(Queue *queue, const AttentionBackward *args) {
 #pragma omp parallel num_threads(threads)
     {
         Workspace work = carve(scratch + (size_t)omp_get_thread_num() * each, T, D);
+        NAME(products_begin)();
         if (!split) {
 #pragma omp for schedule(dynamic)
             for (int64_t owner = 0; owner < owners; owner++)
@@ -376,5 +377,6 @@ void NAME(attention_backward)(Queue *queue, const AttentionBackward *args) {
                 split_queries(&slice, (int)(tiles - 1 - task / (owners * group)), &work);
             }
         }
+        NAME(products_end)();
     }
 }

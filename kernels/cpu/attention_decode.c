@@ -220,6 +220,7 @@ void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
 #pragma omp parallel num_threads(threads)
     {
         Attending *work = NAME(attending_open)(scratch + (size_t)omp_get_thread_num() * each, D, args->capacity);
+        NAME(products_begin)();
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < (int64_t)B * H * pieces; task++) {
             int64_t at = task / (group * pieces) * group + task % group;
@@ -230,5 +231,6 @@ void NAME(attention_decode)(Queue *queue, const AttentionDecode *args) {
             else
                 NAME(attend_tile)(work, &head, piece);
         }
+        NAME(products_end)();
     }
 }

@@ -20,6 +20,9 @@
 #if defined(CPU_BF16) && defined(__AVX512BF16__)
 #include <immintrin.h>
 #define MULTIPLIES_PAIRS 1
+#if defined(__AMX_BF16__) || defined(__AMXBF16__) /* gcc's name, clang's */
+#define MULTIPLIES_TILES 1 /* where the processor and the system let it, too: multiplies_tiles (product.h) */
+#endif
 #endif
 
 #ifdef CPU_BF16

@@ -2,6 +2,7 @@
  * attention_tile.c: products, transposition, packing, storing and masking of attention's tiles. See attention_tile.h.
  */
 #include "attention_tile.h"
+#include "attention_amx.h"
 
 /* A block of ROWS rows by up to LANE_VECTORS vectors of C is held in registers: 16 accumulators of the 32
  * registers of AVX-512 and NEON, 8 of the 16 of AVX2 and SSE. */
@@ -53,18 +54,35 @@ INLINE void product_strips(const TileProduct *p, int a_row, int a_step) {
     if (rest == 1) product_strip(p, 1, lane, a_row, a_step);
 }
 
-void NAME(product)(const TileProduct *p) {
-    product_strips(p, p->lda, 1);
+void NAME(products_begin)(void) {
+    if (amx_is_here()) amx_begin();
 }
-void NAME(product_a_transposed)(const TileProduct *p) {
-    product_strips(p, 1, p->lda);
+void NAME(products_end)(void) {
+    if (amx_is_here()) amx_end();
 }
 
-void NAME(tile_dot)(real *sum, const operand *a, const operand *b, int depth) {
+void NAME(product)(const TileProduct *p) {
+    if (amx_is_here())
+        amx_product(p, p->lda);
+    else
+        product_strips(p, p->lda, 1);
+}
+void NAME(product_of_columns)(const TileProduct *p) {
+    if (amx_is_here())
+        amx_product(p, TILE / PAIR);
+    else
+        product_strips(p, 1, p->lda);
+}
+
+void NAME(tile_dot)(real *sum, const operand *a, const operand *a_t, const operand *b_t, int D) {
+    if (amx_is_here()) {
+        amx_dot(sum, a, head_width(D) / PAIR, b_t, D);
+        return;
+    }
     for (int lane = 0; lane < TILE; lane += LANES) {
         Vector dot = {0};
-        for (int k = 0; k < depth; k += PAIR) {
-            const Lanes x = lanes_read(a + k / PAIR * TILE + lane), y = lanes_read(b + k / PAIR * TILE + lane);
+        for (int k = 0; k < D; k += PAIR) {
+            const Lanes x = lanes_read(a_t + k / PAIR * TILE + lane), y = lanes_read(b_t + k / PAIR * TILE + lane);
             lanes_add(&dot, &x, &y);
         }
         *(Vector *)(sum + lane) = dot;
@@ -139,6 +157,16 @@ void NAME(pack_pairs)(operand *to, const stored *from, int64_t ld, int count, in
     NAME(pack_rows)(to, from, ld, count, D);
 }
 #endif
+
+void NAME(pack_columns)(operand *to, const stored *from, int64_t ld, int count, int D) {
+    if (!amx_is_here()) {
+        NAME(pack_pairs)(to, from, ld, count, D);
+        return;
+    }
+    _Alignas(64) operand pairs[TILE / PAIR * HEAD_MAX];
+    NAME(pack_pairs)(pairs, from, ld, count, D);
+    NAME(tile_transpose)(to, TILE / PAIR, pairs, head_width(D), TILE / PAIR, head_width(D));
+}
 
 void NAME(store_rows)(stored *to, int64_t ld, const real *from_t, int count, int D, real *room) {
     for (int first = 0; first < D; first += TILE) {

@@ -8,11 +8,14 @@
  *
  * Tiles are packed into scratch: a head takes `head_width` lanes, filled up with zeros, and so do missing
  * queries and keys of the last tile. So no product has a remainder in m or in the lanes.
+ *
+ * In bf16 on a processor with AMX products are its tile registers' (attention_amx.h).
  */
 #ifndef ATTENTION_TILE_H
 #define ATTENTION_TILE_H
 
 #include "attention_operand.h"
+#include "product.h"
 #include "vmath.h"
 
 #include <float.h>
@@ -83,9 +86,14 @@ static inline int max_int(int a, int b) {
     return a > b ? a : b;
 }
 
-/* Lanes that a packed row of a head takes: a whole number of the widest vectors. */
+/* Lanes that a packed row of a head takes: a whole number of the widest vectors, or of a block of tile registers. */
+#ifdef MULTIPLIES_TILES
+enum { WIDTH_UNIT = 32 };
+#else
+enum { WIDTH_UNIT = 16 };
+#endif
 static inline int head_width(int D) {
-    return (D + 15) / 16 * 16;
+    return (D + WIDTH_UNIT - 1) / WIDTH_UNIT * WIDTH_UNIT;
 }
 
 /* Bytes, rounded up so that what follows is aligned as scratch is. */
@@ -103,12 +111,16 @@ static inline void attention_check(const char *operation, int B, int T, int H, i
  * Tiles (attention_tile.c)
  * ------------------------------------------------------------------------------------------------------ */
 
+/* Around what a thread does with those below: AMX's registers are made ready, and given back. */
+void NAME(products_begin)(void);
+void NAME(products_end)(void);
+
 typedef struct TileProduct {
-    int rows;         /* of C; a multiple of 4 */
-    int depth;        /* k runs over 0 … depth−1, and with the last of a pair over the next; 0 is allowed */
-    int lanes;        /* of B and C; a multiple of 16 */
-    const operand *a; /* A(m, k) = a[m·lda + k / PAIR]; for product_a_transposed a[k / PAIR·lda + m] */
-    int lda;
+    int rows;         /* of C; a multiple of 32 */
+    int depth;        /* k runs over 0 … depth−1, and on to a whole pair, or step of AMX; 0 and less: over none */
+    int lanes;        /* of B and C; a multiple of 16, or of 32 where head_width is */
+    const operand *a; /* A(m, k) = a[m·lda + k / PAIR]; for product_of_columns what pack_columns() made of A's columns */
+    int lda;          /* for product_of_columns the width of a row of what was packed */
     const operand *b; /* [depth / PAIR][ldb], 64-byte aligned, ldb a multiple of 16 */
     int ldb;
     real *c; /* [rows][ldc], likewise */
@@ -118,10 +130,11 @@ typedef struct TileProduct {
 } TileProduct;
 
 void NAME(product)(const TileProduct *p);
-void NAME(product_a_transposed)(const TileProduct *p);
+void NAME(product_of_columns)(const TileProduct *p);
 
-/* sum[lane] = Σ_k a(k, lane)·b(k, lane), a and b [depth / PAIR][TILE], rounded as product() rounds such a sum. */
-void NAME(tile_dot)(real *sum, const operand *a, const operand *b, int depth);
+/* sum[lane] = Σ_k a(lane, k)·b(k, lane), rounded as product() rounds such a sum: a as rows, [TILE][head_width / PAIR], and
+ * across them, [head_width / PAIR][TILE], as b is. */
+void NAME(tile_dot)(real *sum, const operand *a, const operand *a_t, const operand *b_t, int D);
 
 /* to[columns][ld_to] = from[rows][ld_from] transposed, of real or of operand; all four multiples of 8, 64-byte
  * aligned. */
@@ -131,6 +144,9 @@ void NAME(tile_transpose)(void *to, int ld_to, const void *from, int ld_from, in
  * them, to[TILE / PAIR][head_width(D)]. */
 void NAME(pack_rows)(operand *to, const stored *from, int64_t ld, int count, int D);
 void NAME(pack_pairs)(operand *to, const stored *from, int64_t ld, int count, int D);
+
+/* The same rows as the columns of product_of_columns()'s A, which needs as much room. */
+void NAME(pack_columns)(operand *to, const stored *from, int64_t ld, int count, int D);
 
 /* `count` rows of a head from from_t[head_width(D)][TILE], by way of room[TILE][TILE]. */
 void NAME(store_rows)(stored *to, int64_t ld, const real *from_t, int count, int D, real *room);

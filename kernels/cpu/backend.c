@@ -49,7 +49,9 @@ static bool cpu_open(int index, char *text, size_t size) {
         snprintf(text, size, "without %s it would be slower than fp32", lacks);
     if (lacks) return false;
     threads_team(); /* before anything asks how many there are */
-    return NAME(canary)(text, size);
+    if (!NAME(canary)(text, size)) return false;
+    snprintf(text, size, "%s", NAME(multiply_with)());
+    return true;
 }
 
 static void cpu_close(void) {

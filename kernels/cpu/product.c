@@ -21,6 +21,7 @@
 #endif
 
 const char *NAME(multiply_lacks)(void) { return NULL; }
+const char *NAME(multiply_with)(void) { return ""; }
 
 /* The bias is laid under the product: rows filled with it, then beta = 1. */
 static void fill_rows(const Product *p) {

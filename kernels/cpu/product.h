@@ -23,4 +23,11 @@ void multiply_f32(const Product *p); /* in cpu/bf16 for factors that are rounded
 /* NULL where the library multiplies Storage at least as fast here as any wider type; else what it lacks for that. */
 const char *NAME(multiply_lacks)(void);
 
+/* Where that is NULL: the instructions that Storage has of its own here, or "". */
+const char *NAME(multiply_with)(void);
+
+#ifdef CPU_BF16
+extern bool multiplies_tiles; /* whether AMX's tile registers are to be had here, as multiply_lacks() has found out */
+#endif
+
 #endif

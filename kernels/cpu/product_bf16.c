@@ -8,6 +8,7 @@
  * forward therefore multiplies padding as well, which is zero, and clears what lies there afterwards, as a number that is
  * none times zero is none.
  */
+#define _GNU_SOURCE
 #include "product.h"
 
 #ifdef CPU_BF16
@@ -15,10 +16,34 @@
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <omp.h>
 #include <string.h>
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+bool multiplies_tiles;
+
+static bool has(dnnl_cpu_isa_t instructions) {
+    return (dnnl_get_effective_cpu_isa() & instructions) == instructions;
+}
+
+/* Linux keeps tile registers for the threads of a process that has asked for them. */
+static bool may_use_tiles(void) {
+#if defined(__linux__) && defined(__x86_64__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    return has(dnnl_cpu_isa_avx512_core_amx) && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 
 const char *NAME(multiply_lacks)(void) {
-    int has = (int)dnnl_get_effective_cpu_isa(), wanted = (int)dnnl_cpu_isa_avx512_core_bf16;
-    return (has & wanted) == wanted ? NULL : "AVX512-BF16";
+    multiplies_tiles = may_use_tiles();
+    return has(dnnl_cpu_isa_avx512_core_bf16) ? NULL : "AVX512-BF16";
+}
+
+const char *NAME(multiply_with)(void) {
+    return multiplies_tiles ? "AVX512-BF16, AMX" : "AVX512-BF16";
 }
 
 static dnnl_engine_t engine;

@@ -139,9 +139,9 @@ void device_print_types(void) {
     const bool bf16 = kernels_cpu_bf16.open(0, text, sizeof text);
     printf("types on this machine's CPU:\n"
            "  fp32          taken where --dtype is not given\n"
-           "  bf16          %s%s\n"
+           "  bf16          %s%s%s\n"
            "  fp64          for checking\n",
-           bf16 ? "the processor multiplies it faster than fp32" : "refused: ", bf16 ? "" : text);
+           bf16 ? "the processor multiplies it faster than fp32 (" : "refused: ", text, bf16 ? ")" : "");
     if (bf16) kernels_cpu_bf16.close();
 }
 
