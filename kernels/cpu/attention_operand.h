@@ -16,6 +16,7 @@
 #define ATTENTION_OPERAND_H
 
 #include "stored.h"
+#include "vector.h"
 
 #if defined(CPU_BF16) && defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -32,19 +33,6 @@ enum { PAIR = 2 };
 typedef real operand;
 enum { PAIR = 1 };
 #endif
-
-#define INLINE static inline __attribute__((always_inline))
-
-#if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64 };
-#elif defined(__AVX__)
-enum { VECTOR_BYTES = 32 };
-#else
-enum { VECTOR_BYTES = 16 };
-#endif
-enum { LANES = VECTOR_BYTES / sizeof(real) };
-
-typedef real Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
 /* gcc would read a vector of B again for each row that uses it, and the loads would be the limit. */
 #if defined(__AVX512F__)

@@ -9,30 +9,21 @@
  */
 #include "linear.h"
 #include "stored.h"
+#include "vector.h"
 
 #include <string.h>
 #ifdef __FMA__
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64 };
-#elif defined(__AVX__)
-enum { VECTOR_BYTES = 32 };
-#else
-enum { VECTOR_BYTES = 16 };
-#endif
-enum { LANES = VECTOR_BYTES / sizeof(real), SERIAL = 1 << 15 /* weights: below it waking the threads costs more */ };
+enum { SERIAL = 1 << 15 }; /* weights: below it waking the threads costs more */
 
-typedef real Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 #ifdef CPU_BF16
 typedef uint32_t Group __attribute__((vector_size(VECTOR_BYTES), may_alias)); /* pairs, the first in the lower half */
 #else
 typedef Vector Group;
 #endif
 enum { GROUP = VECTOR_BYTES / sizeof(stored) }; /* elements of a row that are taken at once */
-
-#define INLINE static inline __attribute__((always_inline))
 
 #if defined(CPU_BF16) && defined(__AVX512BF16__)
 /* sum + both products of each pair of a and b. It takes subnormal numbers for zero, as the library's products here do. */
