@@ -232,6 +232,8 @@ static const DecodeVariant decode_variants[] = {{.prompt = true, .before = 0, .s
                                                 /* caches that are cut into pieces, which are merged */
                                                 {.prompt = false, .before = 300, .spare = 0},
                                                 {.prompt = false, .before = 523, .spare = 77}};
+/* A prompt that goes on: a warp of the GPU takes keys more than once. */
+static const DecodeVariant decode_going_on[] = {{.prompt = true, .before = 260, .spare = 3}};
 static const HeadShape decode_measured_shapes[] = {{8, 1, 12, 12, 64}};
 static const DecodeVariant decode_measured[] = {{.before = 1023, .spare = 0}};
 
@@ -270,6 +272,7 @@ const Family families_attention[] = {
     FAMILY(attention_forward, declare_attention_forward, tile_shapes, tile_variants),
     FAMILY(attention_backward, declare_attention_backward, tile_shapes, tile_variants),
     FAMILY(attention_decode, declare_attention_decode, head_shapes, decode_variants),
+    FAMILY(attention_decode, declare_attention_decode, head_small, decode_going_on),
     FAMILY(attention_forward, declare_attention_forward, attention_measured_shapes, attention_measured,
            .perf = true),
     FAMILY(attention_backward, declare_attention_backward, attention_measured_shapes, attention_measured,
