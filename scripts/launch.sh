@@ -54,13 +54,19 @@ trap pass_on TERM INT HUP USR1
 exec 3>&- 4>&-
 
 # A rank that is stopped while all others wait is found by --timeout. One that is stopped when the others have ended has nobody
-# who would miss it, and mpirun would wait for it without end: seen so twice, it is killed.
-end_stopped() {
-    local never left pid before='' now
+# who would miss it, and mpirun would wait for it without end: seen so twice, it is killed. So is mpirun where it has no rank
+# left, and does not come to its end itself.
+end_stuck() {
+    local never left pid before='' now had_ranks=0 without=0
     exec {never}<> <(:)
     while ! read -rt 2 -u "$never" && kill -0 "$run" 2>/dev/null; do
         now=''
         read -ra left <<<"$(cat /proc/"$run"/task/*/children 2>/dev/null)" # of its first thread, as a rule
+        if [ "${#left[@]}" -gt 0 ]; then had_ranks=1 without=0; else without=$((without + had_ranks)); fi
+        if [ "$without" -eq 10 ]; then
+            echo "launch.sh: the ranks have ended, and mpirun has not in 20 s: killed" >&2
+            kill -KILL "$run" 2>/dev/null || true
+        fi
         if [ "${#left[@]}" -eq 0 ] || [ "${#left[@]}" -ge "$ranks" ]; then continue; fi
         for pid in "${left[@]}"; do
             grep -q '^State:[[:space:]]*T' "/proc/$pid/status" 2>/dev/null || continue 2
@@ -73,7 +79,7 @@ end_stopped() {
         before=$now
     done
 }
-end_stopped &
+end_stuck &
 watcher=$!
 
 # A signal ends the wait, not the run.

@@ -67,6 +67,18 @@ def test_launch_tells_each_line_with_its_rank_and_ends_as_the_rank_that_failed()
     assert end(start(LAUNCH, 3, "sh", "-c", "test $OMPI_COMM_WORLD_RANK != 1 || exit 7; exec sleep 200"))[0] == 7
 
 
+@pytest.mark.skipif(not os.environ.get("TEST_ALL"), reason="half a minute: TEST_ALL=1")
+def test_launch_ends_an_mpirun_that_outlives_its_ranks(tmp_path):
+    fake = tmp_path / "mpirun"
+    fake.write_text("#!/bin/sh\nsleep 3 &\nwait\nexec sleep 600\n")
+    fake.chmod(0o755)
+    begun = time.monotonic()
+    done = subprocess.run([LAUNCH, "2", "true"], env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"), capture_output=True, text=True,
+                          timeout=LIMIT_S, check=False)  # fmt: skip
+    assert done.returncode == 137 and "the ranks have ended, and mpirun has not in 20 s: killed" in done.stderr, done
+    assert 20 < time.monotonic() - begun < 40
+
+
 @needs_mpi
 def test_launch_passes_a_signal_on_and_the_ranks_save(shard, tmp_path):
     out = tmp_path / "run"
