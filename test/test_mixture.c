@@ -103,7 +103,8 @@ static void a_text_names_sources_and_shares(void **state) {
 static void a_mixture_that_is_none_is_refused(void **state) {
     (void)state;
     static const char *const cases[][2] = {
-        {"a:0.7,b", "'b' has no weight"},   {"a:0", "weight '0' is not above 0"},      {"a:-1,b:2", "weight '-1' is no positive"},
+        {"a:0.7,b", "'b' has no weight"},    {"a:0.7,b:x", "weight 'x' of 'b:x' is no positive"},
+        {"a:0", "weight '0' is not above 0"},      {"a:-1,b:2", "weight '-1' is no positive"},
         {"a:1e3,b:2", "weight '1e3' is no"}, {"a:1,:2", "a weight without a source"},   {"a:1,", "ends with a comma"},
         {"a:1.2.3,b:1", "weight '1.2.3'"},   {"a:1,b:0.0000000001", "or 9 behind"},     {"a:1234567890123456,b:1", "more than 15 digits"},
         {"a:123456789012345,b:0.000000001", "differ too much"},

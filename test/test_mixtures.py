@@ -74,11 +74,34 @@ def test_what_is_no_mixture_is_refused(folder, tmp_path):
     refused(*data, mixture(folder, "0", "1"), says="--train-data: weight '0' is not above 0")
     refused(*data, f"{folder}/web_train_*.bin:1,{folder}/none_*.bin:1", says="no file matches")
     refused(*data, mixture(folder), "--seq-len", "200", says=["a window needs 201 tokens", "books_train_000000.bin, has 177"])
-    refused(*data, mixture(folder), "--val-data", mixture(folder), says="weights are for --train-data")
+    refused(*data, mixture(folder), "--val-data", mixture(folder),
+            says=("weights are for --train-data", "one pattern names all files", "'data/*_val_*.bin'"))
     write_shard(tmp_path / "other_train_000000.bin", sentences(100, 1))
     (tmp_path / "other.json").write_text(json.dumps({"tokenizer": "gpt2", "vocab_size": 257}))
     refused(*data, f"{folder}/web_train_*.bin:1,{tmp_path}/other_train_*.bin:1",
             says=["are of different tokenizers: bytes, gpt2"])
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "x", "", "70%", " 0.7", "1/3", "."])
+def test_a_word_in_a_weights_place_is_named(folder, weight):
+    data, no_weight = [*SMALL, "--steps", "1", "--train-data"], f"and '{weight}' is no weight: in PATTERN:WEIGHT"
+    refused(*data, mixture(folder, weight), says=("no file matches", no_weight))
+    refused(*data, mixture(folder, weight, weight), says=("no file matches", no_weight))
+    refused(*data, f"{folder}/none/*.bin:{weight},b:0.3", says=("no file matches", no_weight))
+    refused(*data, mixture(folder, books=weight), says=(f"weight '{weight}' of '", "is no positive decimal number"))
+
+
+def test_a_name_with_a_colon_in_it_stays_a_name(folder, tmp_path):
+    shard = tmp_path / "web:nan"
+    write_shard(shard, sentences(161, 1))
+    for data in (shard, f"{tmp_path}/w*:nan", f"{shard}:1", f"{shard}:0.5,{folder}/books_train_*.bin:0.5"):
+        run(*SMALL, "--steps", "1", "--train-data", data)
+    refused(*SMALL, "--train-data", "s3://none/a.bin", says="train_gpt: --train-data: s3://none/a.bin: no such file\n")
+
+
+def test_a_list_of_names_is_told_from_a_pattern(folder):
+    for data in (f"{folder}/web_train_000000.bin,{folder}/web_train_000001.bin", "none_a/*.bin,none_b/*.bin"):
+        refused(*SMALL, "--train-data", data, says="several files are named by a pattern with * ? [ ], not by a list")
 
 
 @pytest.mark.skipif(not has_mpi(), reason="no mpirun, or a build without MPI")

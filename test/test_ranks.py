@@ -335,7 +335,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_from_its_chec
 
 def test_what_is_no_training_and_what_does_not_speak_mpi_is_refused(shard, tmp_path):
     done = ranks(2, *flags(shard, tmp_path / "run", "--dry-run"), code=2)
-    assert "only training runs on several" in done.stderr
+    assert "only training runs on several; start --dry-run as one" in done.stderr and "--ranks N plans" in done.stderr
     torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     refused(*flags(shard, tmp_path / "run", "--steps", "2"), env=torchrun, says=["torchrun started 2 ranks", "mpirun -n 2"])
     refused(*flags(shard, tmp_path / "run", "--steps", "2"), env={"WORLD_SIZE": "2"}, says="RANK is not")

@@ -28,6 +28,17 @@ static size_t number_length(const char *text) {
     return has_digit && (text[length] == ',' || !text[length]) ? length : 0;
 }
 
+/* What stands in a weight's place and is none: the first colon's word, up to a comma or the end. A / makes it a part of a path,
+ * but for 1/3. */
+static const char *find_wrong_weight(const char *text, int *length) {
+    for (const char *at = text; (at = strchr(at, ':')); at++) {
+        const size_t word = strcspn(at + 1, ",");
+        *length = (int)word;
+        if (!memchr(at + 1, '/', word) || strspn(at + 1, "0123456789./") == word) return at + 1;
+    }
+    return NULL;
+}
+
 static bool read_weight(const char *text, size_t length, Weight *weight, Error *error) {
     int seen = 0;
     bool point = false;
@@ -99,6 +110,14 @@ static bool make_parts(const Weight *weights, size_t n, uint32_t *parts, Error *
     return true;
 }
 
+/* The last source ends without a number. */
+static bool refuse_unweighted(const char *source, Error *error) {
+    int length;
+    const char *wrong = find_wrong_weight(source, &length);
+    if (!wrong) return error_set(error, "'%.60s' has no weight; each source of a mixture has one, PATTERN:WEIGHT", source);
+    return error_set(error, "weight '%.*s' of '%.60s' is no positive decimal number", length < 60 ? length : 60, wrong, source);
+}
+
 static bool refuse(MixtureText *mixture) {
     mixture_text_free(mixture);
     return false;
@@ -125,7 +144,7 @@ bool mixture_parse(const char *text, MixtureText *mixture, Error *error) {
         begin = at + 1;
     }
     if (!mixture->sources) return true;
-    if (*begin) return error_set(error, "'%.60s' has no weight; each source of a mixture has one, PATTERN:WEIGHT", begin), refuse(mixture);
+    if (*begin) return refuse_unweighted(begin, error), refuse(mixture);
     if (begin[-1] == ',') return error_set(error, "the mixture ends with a comma"), refuse(mixture);
     return make_parts(weights, mixture->sources, mixture->parts, error) || refuse(mixture);
 }
@@ -152,11 +171,21 @@ static void append(ShardSet *set, ShardSet *more, char *pattern, uint32_t parts)
     free(more->shards);
 }
 
+/* One source; where it matches nothing, a word in a weight's place may be why (a:nan,b). */
+static bool open_source(ShardSet *set, const char *pattern, Error *error) {
+    int length;
+    if (shard_set_open(set, pattern, error)) return true;
+    const char *wrong = shard_set_matches(pattern) ? NULL : find_wrong_weight(pattern, &length);
+    if (!wrong) return false;
+    return error_set(error, "no file matches '%.300s', and '%.*s' is no weight: in PATTERN:WEIGHT that is a positive decimal number", pattern,
+                     length < 60 ? length : 60, wrong);
+}
+
 static bool open_sources(ShardSet *set, MixtureText *mixture, Error *error) {
     set->sources = must_calloc(mixture->sources, sizeof *set->sources, "the sources of a mixture");
     for (size_t i = 0; i < mixture->sources; i++) {
         ShardSet one;
-        if (!shard_set_open(&one, mixture->pattern[i], error)) return false;
+        if (!open_source(&one, mixture->pattern[i], error)) return false;
         append(set, &one, mixture->pattern[i], mixture->parts[i]);
         mixture->pattern[i] = NULL; /* the set's now */
     }
@@ -180,7 +209,7 @@ bool mixture_open(ShardSet *set, const char *text, Error *error) {
     *set = (ShardSet){0};
     if (lstat(text, &status) == 0) return shard_set_open(set, text, error);
     if (!mixture_parse(text, &mixture, error)) return false;
-    if (!mixture.sources) return shard_set_open(set, text, error);
+    if (!mixture.sources) return open_source(set, text, error);
     const bool good = open_sources(set, &mixture, error);
     mixture_text_free(&mixture);
     if (!good) shard_set_close(set);

@@ -104,6 +104,7 @@ static int compare_paths(const void *a, const void *b) {
 /* What a name or a pattern under which nothing lies may have been meant to be. */
 static bool refuse_no_match(const char *pattern, Error *error) {
     const char *hint = strchr(pattern, '{')   ? "; braces are the shell's, a pattern has * ? [ ]"
+                       : strchr(pattern, ',') ? "; several files are named by a pattern with * ? [ ], not by a list"
                        : strchr(pattern, '[') ? "; a bracket that is part of a name is written [[]"
                                               : "";
     if (!strpbrk(pattern, "*?[")) return error_set(error, "%s: no such file%s", pattern, hint);
@@ -186,7 +187,8 @@ static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
     free(plain);
     if (result != 0) {
         globfree(&found);
-        if (result == GLOB_NOMATCH) return refuse_no_match(pattern, error);
+        const bool absent = result == GLOB_ABORTED && (reason == ENOENT || reason == ENOTDIR); /* a pattern in a directory that is not there */
+        if (result == GLOB_NOMATCH || absent) return refuse_no_match(pattern, error);
         if (result == GLOB_NOSPACE) return error_set(error, "'%s': out of memory", pattern);
         return error_set(error, "'%s': cannot read a directory: %s", pattern, strerror(reason));
     }
@@ -199,6 +201,14 @@ static bool expand_pattern(ShardSet *set, const char *pattern, Error *error) {
     qsort(set->shards, set->n_shards, sizeof set->shards[0], compare_paths);
     drop_doubles(set);
     return true;
+}
+
+bool shard_set_matches(const char *pattern) {
+    ShardSet set = {0};
+    Error ignored;
+    const bool matches = expand_pattern(&set, pattern, &ignored);
+    shard_set_close(&set);
+    return matches;
 }
 
 bool shard_set_open(ShardSet *set, const char *pattern, Error *error) {

@@ -70,6 +70,9 @@ typedef struct ShardSet {
 bool shard_set_open(ShardSet *set, const char *pattern, Error *error);
 void shard_set_close(ShardSet *set);
 
+/* Whether any file does, readable or not. */
+bool shard_set_matches(const char *pattern);
+
 /*
  * A reader keeps files open between reads: at most a quarter of RLIMIT_NOFILE and at most 1024, and fewer if
  * the process runs out; the one opened first goes first. One reader belongs to one thread at a time. The set

@@ -20,7 +20,8 @@ void validator_create(Validator *v, Model *model) {
     const Config *c = model->config;
     Error error = {0};
     *v = (Validator){.model = model};
-    check(!mixture_is_meant(c->val_data), "--val-data %s: weights are for --train-data; validate on one source a run", c->val_data);
+    check(!mixture_is_meant(c->val_data), "--val-data %s: weights are for --train-data; here one pattern names all files, those of several "
+          "sets too ('data/*_val_*.bin'), or each set has a run of its own (--eval-only)", c->val_data);
     check(shard_set_open(&v->set, c->val_data, &error), "--val-data: %s", error.text);
     LoaderConfig config = {.set = &v->set, .B = (size_t)model->B, .T = (size_t)model->T, .micro_steps = 1,
                            .rank = (uint64_t)c->rank, .n_ranks = (uint64_t)c->ranks, .seed = SEED, .vocab = (uint32_t)model->V, .shuffle = true,

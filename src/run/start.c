@@ -184,11 +184,11 @@ static void agree(Start *start, const Comparison *comparison) {
 /* Only training shares its work. */
 void start_join(Start *start, const Kernels *k, const int64_t *step) {
     const Config *c = &start->config;
-    bool trains = !c->dry_run && !c->probe && !config_generates(c) && !c->eval && !c->eval_only && !c->smoke;
+    const char *mode = config_mode(c);
     Error error = {0};
     if (start->ranks.count == 1) return;
-    check(trains, "%s started %d processes: only training runs on several, every other mode as one", start->ranks.launcher->name,
-          start->ranks.count);
+    check(!mode, "%s started %d processes: only training runs on several; start --%s as one, ./train_gpt by itself%s",
+          start->ranks.launcher->name, start->ranks.count, mode, c->dry_run ? " (--ranks N plans for several)" : "");
     const Meeting meeting = {.rendezvous = c->rendezvous, .timeout_s = c->timeout, .step = step};
     check(ranks_open(&start->ranks, k, &meeting, &error), "%s", error.text);
     Comparison comparison = {start, k};

@@ -42,8 +42,8 @@ static void resolve_model(Config *c) {
           c->rope_high_freq_factor);
 }
 
-/* Each says what to do and then stops: two of them would leave one undone, unsaid. */
-static void check_one_mode(const Config *c) {
+/* The mode that is given behind so many others; NULL: none. */
+static const char *mode_behind(const Config *c, int others) {
     const struct {
         const char *name;
         bool given;
@@ -55,12 +55,17 @@ static void check_one_mode(const Config *c) {
                  {"generate-tokens", c->generate_tokens != NULL},
                  {"generate-file", c->generate_file != NULL},
                  {"probe", c->probe != NULL}};
-    const char *first = NULL;
-    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
-        if (!modes[i].given) continue;
-        check(!first, "--%s and --%s are two things to do; give one of them", first, modes[i].name);
-        first = modes[i].name;
-    }
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (modes[i].given && others-- == 0) return modes[i].name;
+    return NULL;
+}
+
+const char *config_mode(const Config *c) { return mode_behind(c, 0); }
+
+/* Each says what to do and then stops: two of them would leave one undone, unsaid. */
+static void check_one_mode(const Config *c) {
+    const char *second = mode_behind(c, 1);
+    check(!second, "--%s and --%s are two things to do; give one of them", config_mode(c), second);
 }
 
 static void resolve_schedule(Config *c) {
