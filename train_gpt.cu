@@ -462,9 +462,7 @@ int main(int argc, char **argv) {
     run.k = device_open(&run.start.config);
     start_join(&run.start, run.k, &run.step);
     if (c->dry_run) {
-        needs_report(c, argc, argv, modes_warn, NULL);
-        report_plan(c, run.k);
-        output_end();
+        modes_plan(&run);
         return EXIT_DONE;
     }
     if (c->probe) modes_probe(&run);

@@ -182,6 +182,21 @@ def test_weights_that_nothing_describes_are_told(runs, data, tmp_path):
         assert done.stderr.count("\n") == 1 and "no config.json" in done.stderr
     trained = run(*SMALL, *LLAMA, *data, "--init-from", folder, "--steps", 1)
     assert "no config.json" in trained.stdout and trained.stderr == ""
+    assert "no config.json" in run("--init-from", folder, *SMALL, *LLAMA, "--dry-run").stderr
+
+
+def test_weights_that_do_not_fit_and_that_nothing_describes_say_what_to_do(runs, data, tmp_path):
+    folder = copy(runs, "llama", tmp_path / "w")
+    flags = ["--eval-only", *data, *SMALL, *LLAMA, "--rope-base", 500]
+    refused(*flags, "--init-from", folder, "--n-layer", 1, says="contradicts")  # its config.json says more than a shape
+    os.remove(os.path.join(folder, "config.json"))
+    for path in (folder, os.path.join(folder, MODEL)):
+        for wrong in (["--n-embd", 32], ["--n-layer", 3], ["--arch", "gpt2"], ["--n-layer", 1]):
+            refused(*flags, "--init-from", path, *wrong, says=(MODEL, "tensor", "; no config.json beside it says which model this is: "
+                                                               "bring it from where the weights come from, or say by flags"))
+    with open(os.path.join(folder, MODEL), "r+b") as file:
+        file.truncate(1000)
+    assert "config.json" not in refused(*flags, "--init-from", folder)  # what is broken has another way on
 
 
 # ------------------------------------------------------------------------------------------ what else it may be

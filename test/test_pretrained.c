@@ -70,14 +70,14 @@ static void loads(const Fixture *f, const char *path) {
     Fixture read;
     Error error = {0};
     setup(&read, &kernels_cpu_f64, f->config.arch == ARCH_LLAMA ? "arch=llama" : "");
-    if (!pretrained_load(&read.model, path, &error)) fail_msg("%s", error.text);
+    if (!pretrained_load(&read.model, path, "", &error)) fail_msg("%s", error.text);
     assert_memory_equal(read.model.master, f->model.master, arena_bytes(f));
     teardown(&read);
 }
 
 static void does_not_load(Fixture *f, const char *path, const char *word, const char *another) {
     Error error = {0};
-    assert_false(pretrained_load(&f->model, path, &error));
+    assert_false(pretrained_load(&f->model, path, "", &error));
     assert_says(&error, word);
     assert_says(&error, another);
 }

@@ -165,3 +165,8 @@ bool init_from_notice(const InitFrom *from, char *text, size_t size) {
                  from->model.unknown);
     return !from->config[0] || from->model.unknown[0];
 }
+
+const char *init_from_hint(const InitFrom *from) {
+    return from->config[0] ? "" : "; no config.json beside it says which model this is: bring it from where the weights come from, "
+                                  "or say by flags what it would (--arch, --n-layer, --n-head, --n-embd …)";
+}

@@ -26,6 +26,9 @@ bool init_from_open(InitFrom *from, const char *path, Error *error);
  * False: nothing. */
 bool init_from_notice(const InitFrom *from, char *text, size_t size);
 
+/* What to do where the weights do not fit, to be put behind the reason: "" where a config.json says their model. */
+const char *init_from_hint(const InitFrom *from);
+
 /* Whether a file may be safetensors, or else what it seems to be and how its weights become safetensors. */
 bool init_from_is_safetensors(const char *path, Error *error);
 

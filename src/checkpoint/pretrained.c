@@ -292,27 +292,32 @@ static bool check_missing(const Source *source, const TensorPlace *place, ParamI
                      INDEX_NAME, path, place->name);
 }
 
-bool pretrained_load(Model *model, const char *path, Error *error) {
-    Source source;
-    bool good = source_open(&source, path, error) && check_kind(&source, error);
-    if (good) {
-        int count;
-        FileTensor *tensors = params_file_tensors(&model->params, &count);
-        TensorPlace *places = must_calloc((size_t)count, sizeof *places, "the tensors of --init-from"),
-                    *embedding = places;
-        for (int i = 0; i < count; i++) {
-            ParamId id = tensors[i].param->id;
-            places[i] = find(&source, tensors[i].name);
-            places[i].may_have_more = id == PARAM_POSITIONS;
-            if (id == PARAM_TOKENS) embedding = &places[i];
-            good = good && check_missing(&source, &places[i], id, error);
-        }
-        DeviceArena masters = {.model = model, .base = model_room(model)};
-        good = good && (!embedding->tensor || check_rest(&source, model, embedding, error)) &&
-               weights_read_places(places, &masters, error); /* which names what is missing */
-        free(places);
-        free(tensors);
+/* Finds each tensor of the model, holds the rest of the file to what it may be, and reads. */
+static bool read_model(Model *model, Source *source, Error *error) {
+    int count;
+    bool good = true;
+    FileTensor *tensors = params_file_tensors(&model->params, &count);
+    TensorPlace *places = must_calloc((size_t)count, sizeof *places, "the tensors of --init-from"), *embedding = places;
+    for (int i = 0; i < count; i++) {
+        ParamId id = tensors[i].param->id;
+        places[i] = find(source, tensors[i].name);
+        places[i].may_have_more = id == PARAM_POSITIONS;
+        if (id == PARAM_TOKENS) embedding = &places[i];
+        good = good && check_missing(source, &places[i], id, error);
     }
+    DeviceArena masters = {.model = model, .base = model_room(model)};
+    good = good && (!embedding->tensor || check_rest(source, model, embedding, error)) &&
+           weights_read_places(places, &masters, error); /* which names what is missing */
+    free(places);
+    free(tensors);
+    return good;
+}
+
+bool pretrained_load(Model *model, const char *path, const char *hint, Error *error) {
+    Source source;
+    Error reason = {0};
+    const bool good = source_open(&source, path, error) && check_kind(&source, error) &&
+                      (read_model(model, &source, &reason) || error_set(error, "%s%s", reason.text, hint));
     source_close(&source);
     if (good) model_masters_changed(model);
     return good;

@@ -22,8 +22,9 @@
 
 #include "../model/model.h"
 
-/* Reads the masters and makes the storage copies follow. The error names file and tensor. */
-bool pretrained_load(Model *model, const char *path, Error *error);
+/* Reads the masters and makes the storage copies follow. The error names file and tensor; where these are another model's, the
+ * hint stands behind it. */
+bool pretrained_load(Model *model, const char *path, const char *hint, Error *error);
 
 /* One entry of an index: a tensor, and the file that holds it. */
 typedef struct ShardedTensor {

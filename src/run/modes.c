@@ -1,5 +1,6 @@
 /* modes.c: see modes.h. */
 #include "modes.h"
+#include "../base/output.h"
 #include "../data/fingerprint.h"
 #include "../settings/command_line.h"
 #include "../settings/needs.h"
@@ -15,19 +16,29 @@ static void need_weights(const Run *run, const char *mode) {
     check(run->start.resume_from[0] || run->start.config.init_from, "%s needs weights: --resume RUN or --init-from FILE", mode);
 }
 
-void modes_warn(void *unused, const char *line) {
+static void say(void *unused, const char *line) {
     (void)unused;
     warn("%s", line);
 }
 
-/* That this is not the device that one might have expected, that nothing says the weights' model, or which flags do nothing: on stderr, as
- * stdout holds a mode's result and nothing else, and once nothing can be refused any more. (What trains says it among
- * its first lines.) */
+/* That nothing says the weights' model, or which flags do nothing: on stderr, as stdout holds a mode's result and nothing else, and once
+ * nothing can be refused any more. (What trains says it among its first lines.) */
 static void say_notice(const Run *run) {
     char text[512];
-    if (device_notice()) warn("%s", device_notice());
     if (run->start.init_from.weights[0] && init_from_notice(&run->start.init_from, text, sizeof text)) warn("%s", text);
-    needs_report(&run->start.config, run->start.argc, run->start.argv, modes_warn, NULL);
+    needs_report(&run->start.config, run->start.argc, run->start.argv, say, NULL);
+}
+
+/* And that this is not the device that one might have expected. */
+static void say_all(const Run *run) {
+    if (device_notice()) warn("%s", device_notice());
+    say_notice(run);
+}
+
+void modes_plan(const Run *run) {
+    say_notice(run);
+    report_plan(&run->start.config, run->k);
+    output_end();
 }
 
 void modes_evaluate(Run *run) {
@@ -41,7 +52,7 @@ void modes_evaluate(Run *run) {
     Validation found;
     Error error = {0};
     check(validator_run(&run->validator, &found, &error), "--val-data: %s", error.text);
-    say_notice(run);
+    say_all(run);
     cJSON_Delete(report_data(&run->start.config, &(ReportedData){.validator = &run->validator}, true));
     printf("val loss %.6f nats/token over %lld tokens\nperplexity %.6g", found.loss, (long long)found.tokens,
            validation_perplexity(&found));
@@ -63,7 +74,7 @@ void modes_ask(Run *run) {
     Evaluation *evaluation = evaluation_open(&start->config, &table, tokenizer);
     bool logs = config_peek(start->argc, start->argv, "out") != NULL;
     run_open_model(run, false);
-    say_notice(run);
+    say_all(run);
     if (logs) log_open(&run->log, &start->config, 0, 0);
     evaluation_run(evaluation, &run->model, logs ? &run->log : NULL, run->step);
     if (logs) log_close(&run->log);
@@ -92,7 +103,7 @@ void modes_generate(Run *run) {
     check(prompts_read(&prompts, c, &table, &error), "%s", error.text);
     if ((size_t)c->batch_size > prompts.count) c->batch_size = (int64_t)prompts.count;
     run_open_model(run, false);
-    say_notice(run);
+    say_all(run);
     if (!table.count) warn(GENERATE_NO_TABLE);
     const bool good = c->generate_file ? generate_lines(&run->model, &table, &prompts, &cost, &error)
                                        : generate_text(&run->model, &table, &prompts, &error);
@@ -119,7 +130,7 @@ void modes_probe(Run *run) {
     check_probe_is_no_input(run);
     const struct FeedSlot *batch = feed_open(&run->feed);
     check(run_next_batch(run, batch, &error), "--train-data: %s", error.text);
-    say_notice(run);
+    say_all(run);
     require(probe_write(&run->optimizer, batch, run->start.config.probe, &error), "--probe: %s", error.text);
     run_close_training_data(run);
     optimizer_destroy(&run->optimizer);

@@ -7,6 +7,9 @@
 
 #include "run.h"
 
+/* --dry-run: the plan of the run. */
+void modes_plan(const Run *run);
+
 /* --eval-only: the loss over --val-data. Exit 3 where it is no finite number. */
 void modes_evaluate(Run *run);
 
@@ -18,8 +21,5 @@ void modes_generate(Run *run);
 
 /* --probe: one batch, forward and backward. */
 void modes_probe(Run *run);
-
-/* For needs_report(): a line on stderr. */
-void modes_warn(void *unused, const char *line);
 
 #endif

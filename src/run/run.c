@@ -19,7 +19,8 @@ static void load_weights(Run *run) {
         check(checkpoint_load(run->start.resume_from, c, model, optimizer, &run->resumed, &error), "%s", error.text);
         run->step = run->resumed.step;
     } else if (c->init_from) {
-        check(pretrained_load(model, run->start.init_from.weights, &error), "--init-from %s", error.text);
+        const InitFrom *from = &run->start.init_from;
+        check(pretrained_load(model, from->weights, init_from_hint(from), &error), "--init-from %s", error.text);
         model_refresh(model);
     } else {
         size_t bytes = (size_t)model->params.elements * dtype_size(model->k->accum);
