@@ -3,6 +3,7 @@
 An encoder has name, vocab_size, eot (the id that ends a document, or None) and newline_ids() or None. Bytes have
 needs_text False and encode bytes; the others take windows of text (seams.py): encode(texts) → an Encoded for each,
 measure(text) → its length in the unit of their spans; specials: the literals of control tokens, None if none.
+unknown_becomes: the literal of its unknown token, or None (unknown.py).
 To travel with the tokens (tokenizer_files.py) it has tokenizer_json(), token_table() (which may raise NoTable), end (eot's
 literal, if that is a control token) and settings (of a tokenizer_config.json).
 
@@ -21,6 +22,7 @@ from seams import Encoded
 from shards import pack_bytes
 from token_bytes import NoTable, token_table, verify
 from tokenizer_files import bytes_json, literal_of
+from unknown import Gaps
 
 MAX_VOCAB_SIZE = 2147483584  # src/settings/flags.c
 
@@ -48,7 +50,7 @@ def library_errors(what):
 class ByteEncoder:
     """Each byte is its own token. Byte 0, which text does not use, ends a document."""
 
-    name, vocab_size, eot, needs_text, specials = "bytes", 256, 0, False, None
+    name, vocab_size, eot, needs_text, specials, unknown_becomes = "bytes", 256, 0, False, None, None
     end, settings = "\0", {}
     tokenizer_json = staticmethod(bytes_json)
 
@@ -66,7 +68,7 @@ class ByteEncoder:
 class SubwordEncoder:
     """What the tokenizers of both libraries share."""
 
-    needs_text = True
+    needs_text, unknown_becomes = True, None
 
     def newline_ids(self):
         """The tokens of a line end inside a text; by itself it may get a prefix that is for a text's beginning."""
@@ -125,6 +127,9 @@ class HuggingFaceEncoder(SubwordEncoder):
                 self._tokenizer = text_only(tokenizers, json.loads(self._whole.to_str()), literals, vocabulary)
         for one in (self._tokenizer, self._whole):
             as_written(one)
+        with library_errors("%s: cannot be taken apart" % found.shown):
+            self._gaps = Gaps(self._tokenizer)
+        self.unknown_becomes = None if self._gaps.id is None else self._whole.id_to_token(self._gaps.id)
 
     def tokenizer_json(self):
         return self._found.data
@@ -142,7 +147,7 @@ class HuggingFaceEncoder(SubwordEncoder):
     def encode(self, texts):
         with library_errors("%s: cannot encode this text" % self._shown):
             found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-            return [Encoded(one.ids, one.offsets, len(text)) for one, text in zip(found, texts)]
+            return [Encoded(one.ids, one.offsets, len(text), self._gaps.spans(text, one)) for one, text in zip(found, texts)]
 
     measure = staticmethod(len)
 

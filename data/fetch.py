@@ -15,10 +15,11 @@ import re
 import shutil
 import sys
 
-from console import EXIT_RUNTIME, Arguments, Failure, run_tool, say
+from console import CONTROLS, EXIT_RUNTIME, Arguments, Failure, run_tool, say
 from encoders import make_encoder
 from parts import Parts, Quiet
-from prepare import Writer
+from prepare import Writer, text_notes
+from records import Skipped
 from shards import ShardSet, check_name, check_replaces_a_set, token_bytes_for, train_command
 from tokenizer_files import tokenizer_facts, tokenizer_files
 
@@ -244,12 +245,13 @@ def fetch(chosen):
                 raise Failure("%s: its files hold no text" % chosen.recipe)
             shards.commit(dict(facts, plan=plan), tokenizer)
         parts.remove()
-    if no_table:
-        say("fetch.py: note: train_gpt will write ids in place of text, for there is no table of this tokenizer's bytes: " + no_table)
-    return "%s: %d train, %d validation tokens of %d files (%d documents, %d bytes, vocabulary %d%s)\n%s" % (
+    for note in text_notes(facts, chosen.special_tokens, no_table):
+        say("fetch.py: note: " + note)
+    left_out = "; left out: %s" % CONTROLS.sub("?", str(Skipped(facts["skipped"]))) if facts["skipped"] else ""
+    return "%s: %d train, %d validation tokens of %d files (%d documents, %d bytes, vocabulary %d%s)%s\n%s" % (
         os.path.join(chosen.out, chosen.name), shards.train.n_tokens, shards.val.n_tokens, len(tasks),
         facts["train_documents"] + facts["val_documents"], facts["text_bytes"], encoder.vocab_size,
-        "; %d files were done before" % n_before if n_before else "",
+        "; %d files were done before" % n_before if n_before else "", left_out,
         train_command(chosen.out, chosen.name, shards.val.n_tokens > 0, encoder.vocab_size))  # fmt: skip
 
 

@@ -10,16 +10,21 @@ import os
 from console import Failure
 from pretrained_tokenizer import as_written, find_tokenizer
 from tokenizer_files import bytes_json
+from unknown import Gaps
 
 
 class Bytes:
     """Every byte is a token; byte 0 ends documents."""
 
-    prefix, sha256 = 0, hashlib.sha256(bytes_json()).hexdigest()
+    prefix, sha256, becomes = 0, hashlib.sha256(bytes_json()).hexdigest(), None
 
     @staticmethod
     def encode(text):
         return list(text.encode("utf-8"))
+
+    @staticmethod
+    def gaps(text):
+        return []
 
 
 class HuggingFace:
@@ -32,8 +37,10 @@ class HuggingFace:
             raise Failure("%s needs the Python package tokenizers (pip install it)" % found.shown) from None
         try:
             self._tokenizer = as_written(tokenizers.Tokenizer.from_str(found.data.decode("utf-8")))
+            self._gaps = Gaps(self._tokenizer)
         except Exception as error:  # it raises plain Exceptions
             raise Failure("%s: %s" % (found.shown, str(error).splitlines()[0])) from None
+        self.becomes = self._gaps.becomes
         settings, self.sha256 = found.settings, hashlib.sha256(found.data).hexdigest()
         bos, eos = self._literal(settings, "bos_token"), self._literal(settings, "eos_token")
         self._bos, self._adds_bos = self._id(bos), settings.get("add_bos_token")
@@ -58,6 +65,10 @@ class HuggingFace:
 
     def encode_alone(self, text):
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def gaps(self, text):
+        """(begin, end) of what there is no token for (unknown.py)."""
+        return [] if self._gaps.is_whole else self._gaps.spans(text, self._tokenizer.encode(text, add_special_tokens=False))
 
 
 def find(name):

@@ -48,7 +48,7 @@ def check_column(pyarrow, path, schema, field):
 
 
 def documents(path, field, skip_bad, skipped, moved):
-    """Yields the texts of the column as UTF-8. moved(share) is told how far it has come, from 0 to 1."""
+    """Yields the texts of the column as UTF-8, with their rows. moved(share) is told how far it has come, from 0 to 1."""
     pyarrow, file = open_file(path)
     with file:
         check_column(pyarrow, path, file.schema_arrow, field)
@@ -65,7 +65,7 @@ def documents(path, field, skip_bad, skipped, moved):
             for text in texts:
                 row += 1
                 if text and is_good(path, row, text, skip_bad, skipped):
-                    yield text
+                    yield text, row
                 elif not text:
                     skipped.add("null" if text is None else "empty", "%s:%d" % (path, row))
             moved(row / max(n_rows, 1))

@@ -23,6 +23,7 @@ from prepare import Writer
 from records import Skipped
 from shards import file_sha256
 from sources import Source
+from unknown import Unknown, add_facts
 
 COPY_BYTES = 1 << 22
 
@@ -93,8 +94,7 @@ def make_part(folder, name, path, encoder, options):
         raise
     facts = {
         "source": {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}, "documents": n_documents,
-        "text_bytes": writer.text_bytes, "tokens": stream.n_tokens, "tokens_sha256": stream.sha256.hexdigest(),
-        "skipped": skipped.facts(), "special_tokens_in_text": dict(writer.literals), "uncertain_seams": writer.n_seams,
+        "tokens": stream.n_tokens, "tokens_sha256": stream.sha256.hexdigest(), "skipped": skipped.facts(), **writer.facts(),
     }  # fmt: skip
     put(os.path.join(folder, name + ".json"), json.dumps(facts).encode())
 
@@ -259,7 +259,7 @@ class Parts:
 
     def assemble(self, shards, separator, tasks):
         """All parts in order into a ShardSet. Returns the facts that its NAME.json gets of them."""
-        total, literals, skipped, n = Counter(), Counter(), {}, Counter()
+        total, literals, skipped, n, unknown = Counter(), Counter(), {}, Counter(), Unknown().facts()
         for task in tasks:
             facts, split = self.facts(task), task["split"]
             stream = shards.train if split == "train" else shards.val
@@ -268,12 +268,13 @@ class Parts:
             n[split] += facts["documents"]
             self._copy(task, facts, stream)
             literals.update(facts["special_tokens_in_text"])
+            unknown = add_facts(unknown, facts["unknown"])
             total.update(text_bytes=facts["text_bytes"], uncertain_seams=facts["uncertain_seams"])
             for kind, one in facts["skipped"].items():
                 before = skipped.get(kind, {"count": 0, "first": one["first"]})
                 skipped[kind] = {"count": before["count"] + one["count"], "first": before["first"]}
         return {"train_documents": n["train"], "val_documents": n["val"], "text_bytes": total["text_bytes"], "skipped": skipped,
-                "special_tokens_in_text": dict(literals), "uncertain_seams": total["uncertain_seams"],
+                "special_tokens_in_text": dict(literals), "uncertain_seams": total["uncertain_seams"], "unknown": unknown,
                 "sources": [dict(file=task["file"], **self.facts(task)["source"]) for task in tasks]}  # fmt: skip
 
     def remove(self):

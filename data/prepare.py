@@ -18,6 +18,7 @@ from seams import Joiner, Windows
 from shards import ShardSet, check_name, pack_ids, token_bytes_for, train_command
 from sources import Source
 from tokenizer_files import tokenizer_facts, tokenizer_files
+from unknown import Unknown, describe
 
 EXAMPLES = """examples:
   data/prepare.py shakespeare.txt --out out/data
@@ -63,6 +64,7 @@ class Writer:
             self.separator = bytes(pack_ids([encoder.eot], self.width))
         self.text_bytes, self.n_documents, self.finished_size = 0, 0, 0
         self.n_eot_in_text, self.literals, self.n_seams = 0, Counter(), 0
+        self.unknown = Unknown(encoder.unknown_becomes)
         self.no_table = None  # why there is no table of the tokenizer's bytes
 
     def write(self, sources, stream):
@@ -100,15 +102,15 @@ class Writer:
             if starts_document:
                 if windows:
                     yield from self._sized(windows.feed(b"", last=True))
-                windows = Windows(source.path)
+                windows = Windows(source.path, source.row)
             yield from self._sized(windows.feed(piece))
         if windows:
             yield from self._sized(windows.feed(b"", last=True))
 
     @staticmethod
     def _sized(windows):
-        for text, overlap in windows:
-            yield (text, overlap), len(text), not overlap
+        for window in windows:
+            yield window, len(window.text), not window.overlap
 
     def _encode_bytes(self, batch, stream):
         for (piece, separated), packed in zip(batch, self.encoder.encode([piece for piece, _ in batch])):
@@ -118,8 +120,9 @@ class Writer:
             self.n_eot_in_text += piece.count(0)
 
     def _encode_windows(self, batch, stream):
-        encoded = self.encoder.encode([text for (text, _), _ in batch])
-        for ((text, overlap), separated), one in zip(batch, encoded):
+        encoded = self.encoder.encode([window.text for window, _ in batch])
+        for (window, separated), one in zip(batch, encoded):
+            text, overlap = window.text, window.overlap
             if not overlap:
                 self._write_ids(self._joiner.finish(), stream)
             if separated and self.separator:
@@ -128,11 +131,17 @@ class Writer:
             if self.encoder.specials:
                 found = self.encoder.specials.finditer(text)
                 self.literals.update(match[0] for match in found if match.end() > overlap)
+            self.unknown.add(text, one.gaps, window.where, *window.own())
 
     def _write_ids(self, parts, stream):
         for ids in parts:
             stream.write(pack_ids(ids, self.width))
             self.n_eot_in_text += ids.count(self.encoder.eot)
+
+    def facts(self):
+        """What NAME.json tells of the text."""
+        return {"text_bytes": self.text_bytes, "special_tokens_in_text": dict(self.literals), "uncertain_seams": self.n_seams,
+                "unknown": self.unknown.facts()}  # fmt: skip
 
 
 def prepare(chosen):
@@ -161,28 +170,36 @@ def prepare(chosen):
         for split, stream in (("training", shards.train), ("validation", shards.val)):
             if not stream.n_tokens and (split == "training" or val or chosen.val_fraction > 0):
                 raise Failure("no tokens for %s: %s" % (split, describe_emptiness(writer, chosen, skipped)))
-        facts.update(text_bytes=writer.text_bytes, skipped=skipped.facts(), special_tokens=chosen.special_tokens)
-        facts.update(special_tokens_in_text=dict(writer.literals), uncertain_seams=writer.n_seams)
+        facts.update(skipped=skipped.facts(), special_tokens=chosen.special_tokens)
+        facts.update(writer.facts())
         shards.commit(facts, files)
     return shards, writer, skipped
 
 
-def notes(writer, chosen):
-    """What somebody should know about the text, a line each."""
-    if writer.no_table:
-        yield "train_gpt will write ids in place of text, for there is no table of this tokenizer's bytes: " + writer.no_table
-    literals = writer.literals.most_common()
+def text_notes(facts, special_tokens, no_table):
+    """What somebody should know about the text, by a Writer's facts, and its tokenizer, a line each."""
+    if no_table:
+        yield "train_gpt will write ids in place of text, for there is no table of this tokenizer's bytes: " + no_table
+    literals = Counter(facts["special_tokens_in_text"]).most_common()
     if literals:
         some = ", ".join("%s (%d times)" % pair for pair in literals[:5]) + (", …" if len(literals) > 5 else "")
-        meant = chosen.special_tokens == "control"
         yield "the text itself holds %s: %s" % (some, (
-            "made control tokens" if meant else "encoded as text; --special-tokens control makes control tokens of it"))
+            "made control tokens" if special_tokens == "control"
+            else "encoded as text; --special-tokens control makes control tokens of it"))
+    unknown = describe(facts["unknown"])
+    if unknown:
+        yield unknown
+    if facts["uncertain_seams"]:
+        yield ("a long text without a place to cut it was cut %d times; its tokens may differ there from those of the "
+               "whole" % facts["uncertain_seams"])  # fmt: skip
+
+
+def notes(writer, chosen):
+    """The same, and what somebody should know about the set."""
+    yield from text_notes(writer.facts(), chosen.special_tokens, writer.no_table)
     if writer.n_eot_in_text and chosen.separator == "eot":
         name = "byte 0" if writer.encoder.eot == 0 and not writer.encoder.needs_text else "the end-of-text token"
         yield "the text itself holds %s, which also separates documents, %d times" % (name, writer.n_eot_in_text)
-    if writer.n_seams:
-        yield ("a long text without a place to cut it was cut %d times; its tokens may differ there from those of the "
-               "whole" % writer.n_seams)  # fmt: skip
     train = {os.path.realpath(path) for path in chosen.files}
     both = [path for path in chosen.val_files or [] if os.path.realpath(path) in train]
     if both:

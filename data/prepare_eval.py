@@ -9,7 +9,8 @@ import sys
 
 import pairs
 from benchmarks import READERS, items
-from console import Arguments, Failure, os_failure, run_tool
+from console import Arguments, Failure, os_failure, run_tool, say
+from unknown import Unknown, describe
 
 EXAMPLES = """examples:
   data/prepare_eval.py hellaswag hellaswag_val.jsonl --tokenizer out/run --out hellaswag.jsonl
@@ -47,8 +48,8 @@ def parse_arguments(arguments):
 
 
 def write_items(chosen, tokenizer, file):
-    """(items, tokens that a model will read)."""
-    count, tokens = 0, 0
+    """(items, tokens that a model will read, what of the texts is Unknown)."""
+    count, tokens, unknown = 0, 0, Unknown(tokenizer.becomes)
     json.dump({"tokenizer_sha256": tokenizer.sha256}, file)
     file.write("\n")
     for row, item in items(chosen.kind, chosen.file, chosen.labels):
@@ -56,6 +57,8 @@ def write_items(chosen, tokenizer, file):
             ids = pairs.ids_of(tokenizer, item)
         except ValueError as wrong:
             raise Failure("%s, row %d: %s" % (chosen.file, row, wrong)) from None
+        for text in (item["context"], *item.get("choices", ()), item.get("target", "")):
+            unknown.add(text, tokenizer.gaps(text), lambda at, row=row: "%s:%d" % (chosen.file, row))
         json.dump(ids, file, separators=(",", ":"))
         file.write("\n")
         count += 1
@@ -64,7 +67,7 @@ def write_items(chosen, tokenizer, file):
             break
     if not count:
         raise Failure("%s holds no items" % chosen.file)
-    return count, tokens
+    return count, tokens, unknown
 
 
 def work(arguments):
@@ -77,7 +80,7 @@ def work(arguments):
                 raise Failure("--out %s: these are the questions themselves" % chosen.out)
     try:
         with open(partial, "w", encoding="utf-8") as file:
-            count, tokens = write_items(chosen, tokenizer, file)
+            count, tokens, unknown = write_items(chosen, tokenizer, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, chosen.out)
@@ -86,6 +89,9 @@ def work(arguments):
     finally:
         with contextlib.suppress(OSError):
             os.unlink(partial)
+    note = describe(unknown.facts())
+    if note:
+        say("prepare_eval.py: note: " + note)
     return "%s: %d items, %d tokens to read\n./train_gpt --resume RUN --eval %s" % (
         chosen.out, count, tokens, shlex.quote(chosen.out))  # fmt: skip
 

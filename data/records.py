@@ -23,8 +23,8 @@ SPACE = re.compile("[ \t\r\n]*")
 class Skipped:
     """What was left out, by kind: how many, and where the first was."""
 
-    def __init__(self):
-        self.kinds = {}
+    def __init__(self, facts=None):
+        self.kinds = {kind: (one["count"], one["first"]) for kind, one in (facts or {}).items()}
 
     def add(self, kind, where):
         count, first = self.kinds.get(kind, (0, where))
@@ -47,6 +47,7 @@ class Records:
     def __init__(self, path, field, skip_bad, skipped):
         self.path, self.field, self.skip_bad, self.skipped = path, field, skip_bad, skipped
         self._n_seen, self._n_lacking, self._lacks = 0, 0, ""
+        self.row = 0  # the line of the document that came last
 
     def of_lines(self, file):
         number = 0
@@ -96,6 +97,7 @@ class Records:
             return []
         if not text:
             return []
+        self.row = number
         return [text]
 
     def _parse(self, number, line):

@@ -10,6 +10,7 @@ Where two windows nowhere agree they become one and are encoded again, up to MER
 is cut as it comes, and n_seams counts it.
 """
 import codecs
+from typing import NamedTuple
 
 from console import Failure
 
@@ -21,11 +22,31 @@ MERGED = 1 << 22
 AGREEING = 8  # tokens on either side of a join
 
 
-class Windows:
-    """Cuts one document, fed as bytes, into windows: (text, characters that the window before had as well)."""
+class Window(NamedTuple):
+    """A piece of a document; `overlap` of its characters the window before had as well, another one follows where it is_cut."""
 
-    def __init__(self, path):
-        self.path = path
+    text: str
+    overlap: int
+    is_cut: bool
+    path: str
+    row: int  # of the record that the document is; None: it is a text file
+    line: int  # of that file, where the window begins
+
+    def where(self, at):
+        """The place of a character, for messages."""
+        return "%s:%d" % (self.path, self.row or self.line + self.text.count("\n", 0, at))
+
+    def own(self):
+        """(begin, end) of the characters that count as this window's: those far from its edges, so that a word which one cuts is
+        the other window's."""
+        return self.overlap // 2, len(self.text) - (OVERLAP - OVERLAP // 2) * self.is_cut
+
+
+class Windows:
+    """Cuts one document, fed as bytes, into windows."""
+
+    def __init__(self, path, row=None):
+        self.path, self._row, self._line = path, row, 1
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text, self._overlap, self._n_fed, self._none_yet = "", 0, 0, True
 
@@ -39,20 +60,21 @@ class Windows:
         self._n_fed += len(piece)
         at = 0
         while len(self._text) - at > WINDOW:
-            yield self._text[at : at + WINDOW], self._overlap
+            yield Window(self._text[at : at + WINDOW], self._overlap, True, self.path, self._row, self._line)
+            self._line += self._text.count("\n", at, at + WINDOW - OVERLAP)
             at += WINDOW - OVERLAP
             self._overlap, self._none_yet = OVERLAP, False
         self._text = self._text[at:]
         if last and (self._none_yet or len(self._text) > self._overlap):
-            yield self._text, self._overlap
+            yield Window(self._text, self._overlap, False, self.path, self._row, self._line)
 
 
 class Encoded:
     """A window's tokens. spans: where each begins and ends, in the encoder's unit; may overlap, for a character that
-    is several tokens."""
+    is several tokens. gaps: where there is no token for what stands there."""
 
-    def __init__(self, ids, spans, length):
-        self.ids, self.spans, self.length = ids, spans, length
+    def __init__(self, ids, spans, length, gaps=()):
+        self.ids, self.spans, self.length, self.gaps = ids, spans, length, gaps
 
     def begins_clean(self, i):
         """Does no token before token i reach into it or begin where it does?"""

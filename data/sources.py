@@ -40,7 +40,8 @@ class Utf8:
 
 
 class Source:
-    """One input file. raw_position() and size are in bytes on disk, for progress.
+    """One input file. raw_position() and size are in bytes on disk, for progress; row: the line or row of the document that came
+    last, None where the file is the document.
 
     form: auto (by name and content), text, jsonl, json, parquet, or binary (bytes, whatever they are).
     """
@@ -59,7 +60,7 @@ class Source:
         self.size = found.st_size
         self._plain_name, self.packing = formats.packing_of_name(path)
         self._raw = None
-        self.consumed = 0
+        self.consumed, self.row = 0, None
         if stat.S_ISREG(found.st_mode):  # so that the last of many files is refused before hours of work, not after
             with self._opened() as file:
                 self._recognise(formats.with_head(file)[0])
@@ -78,11 +79,12 @@ class Source:
             if form in ("text", "binary"):
                 yield from self._text(file, form)
             elif form == "parquet":
-                for text in parquet.documents(self.path, self.field, self.skip_bad, self.skipped, self._moved):
+                for text, self.row in parquet.documents(self.path, self.field, self.skip_bad, self.skipped, self._moved):
                     yield text, True
             else:
                 records = Records(self.path, self.field, self.skip_bad, self.skipped)
                 for text in records.of_lines(file) if form == "jsonl" else records.of_json(file):
+                    self.row = records.row
                     yield text, True
         self.consumed = self.size
 

@@ -22,6 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "data"))
 from pretrained_tokenizer import as_written  # noqa: E402
 from tokenizer_files import bytes_json  # noqa: E402
+from unknown import Gaps, Unknown, describe  # noqa: E402
 
 LONGEST_ARGUMENT = 100_000  # bytes; Linux takes no argument of more than 128 KiB
 LARGEST_SEED = 1 << 53  # train_gpt's
@@ -89,12 +90,23 @@ class Model:
             tokenizer = tokenizers.Tokenizer.from_file(path)
         except Exception as error:  # the package raises nothing narrower
             raise Failure("%s: %s" % (path, error)) from None
-        return as_written(tokenizer)
+        self.gaps = Gaps(as_written(tokenizer))
+        self.unknown = Unknown(self.gaps.becomes)
+        return tokenizer
 
-    def encode(self, text):
+    def encode(self, text, place="the prompt"):
         """ValueError for text that is no UTF-8."""
         text.encode("utf-8")
-        return self.tokenizer.encode(text).ids
+        encoded = self.tokenizer.encode(text)
+        self.unknown.add(text, self.gaps.spans(text, encoded), lambda at: place)
+        return encoded.ids
+
+    def tell_unknown(self):
+        """What of the prompts since the last time the model will not see."""
+        said = describe(self.unknown.facts())
+        if said:
+            print("generate.py: note: " + said, file=sys.stderr)
+        self.unknown = Unknown(self.gaps.becomes)
 
     def check_ids(self, ids):
         """Those of a file's line."""
@@ -183,6 +195,7 @@ def continue_text(model, text, flags, stops):
         ids = model.encode(text)
     except UnicodeError:
         raise Failure("the prompt is not UTF-8") from None
+    model.tell_unknown()
     listed = ",".join(map(str, ids))
     if len(listed) > LONGEST_ARGUMENT:
         raise Failure("the prompt has %d tokens, too many for a command line: --file takes it" % len(ids))
@@ -205,7 +218,7 @@ def prompts_of(path, model):
             prompt = json.loads(line) if path.endswith(".jsonl") else {"prompt": line.rstrip("\r")}
             if not isinstance(prompt, dict) or not (isinstance(prompt.get("prompt"), str) or "ids" in prompt):
                 raise ValueError("neither a text 'prompt' nor a list 'ids'")
-            ids = prompt["ids"] if "ids" in prompt else model.encode(prompt["prompt"])
+            ids = prompt["ids"] if "ids" in prompt else model.encode(prompt["prompt"], "%s:%d" % (path, number))
             model.check_ids(ids)
             seed = prompt.get("seed", 0)
             if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
@@ -222,6 +235,7 @@ def continue_file(model, path, flags, stops):
         for prompt in prompts_of(path, model):
             file.write(json.dumps(prompt) + "\n")
         file.flush()
+        model.tell_unknown()
 
         def read(stream):
             for line in stream:

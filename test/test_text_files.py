@@ -380,7 +380,7 @@ def joined(encoder, text, window=1000, overlap=256, merged=10_000):
         windows, data = seams.Windows("f"), text.encode()
         joiner = seams.Joiner(lambda one: encoder.encode([one])[0], encoder.measure)
         cut = [list(windows.feed(data[at : at + 777])) for at in range(0, len(data), 777)] + [list(windows.feed(b"", True))]
-        ids = [part for one, n in itertools.chain(*cut) for part in joiner.add(one, n, encoder.encode([one])[0])]
+        ids = [part for one in itertools.chain(*cut) for part in joiner.add(one.text, one.overlap, encoder.encode([one.text])[0])]
         ids += joiner.finish()
         return list(itertools.chain(*ids)), sum(map(len, cut)), joiner.n_seams
     finally:

@@ -280,9 +280,10 @@ class Pieces:
             except UnicodeDecodeError:
                 raise Failure("as it must be") from None
             raise AssertionError("UTF-8 was refused") from None
-        assert "".join(window[overlap:] for window, overlap in found).encode() == text
-        for (left, _), (right, overlap) in zip(found, found[1:]):
-            assert 0 < overlap < len(right) and left.endswith(right[:overlap])
+        assert "".join(window.text[window.overlap:] for window in found).encode() == text
+        for left, right in zip(found, found[1:]):
+            assert 0 < right.overlap < len(right.text) and left.text.endswith(right.text[:right.overlap])
+        assert "".join(window.text[slice(*window.own())] for window in found).encode() == text
 
 
 class Shard:
