@@ -472,8 +472,9 @@ typedef struct SumSquares {
 typedef struct StepDecide {
     StepState *state;
     double beta1, beta2;
-    double grad_clip;  /* 0: none */
-    double gate_clip;  /* 0: none */
+    double grad_clip;  /* factor min(1, grad_clip / (norm + clip_eps)); 0: none */
+    double gate_clip;  /* the same of the gates' norm after that; 0: none */
+    double clip_eps;   /* ≥ 0; PyTorch's clip_grad_norm_ has 1e-6 */
     double skip_sigma; /* 0: non-finite only */
 } StepDecide;
 

@@ -71,9 +71,9 @@ void PLAIN(step_decide)(Queue *queue, const StepDecide *d) {
     (void)queue;
     StepState *s = d->state;
     wide loss = (wide)s->loss_sum * s->in.loss_scale, norm = sqrt((wide)s->sum_squares[CLIP_ALL]);
-    wide clip = d->grad_clip > 0 && norm > d->grad_clip ? d->grad_clip / norm : 1;
+    wide clip = d->grad_clip > 0 ? fmin(1, d->grad_clip / (norm + d->clip_eps)) : 1;
     wide gate_norm = clip * sqrt((wide)s->sum_squares[CLIP_GATES]);
-    wide gate_clip = d->gate_clip > 0 && gate_norm > d->gate_clip ? d->gate_clip / gate_norm : 1;
+    wide gate_clip = d->gate_clip > 0 ? fmin(1, d->gate_clip / (gate_norm + d->clip_eps)) : 1;
     s->grad_norm = (double)norm;
     s->gate_norm = (double)gate_norm;
     s->clip_scale[CLIP_ALL] = (double)clip;

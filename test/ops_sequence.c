@@ -97,7 +97,7 @@ typedef struct Runner {
     ParamSlot *slots;
     StepState *state;
     StepState seen; /* after the last step */
-    double grad_clip;
+    double grad_clip, clip_eps;
 } Runner;
 
 static void runner_open(Runner *r, const Kernels *k) {
@@ -169,6 +169,7 @@ static void runner_step(Runner *r, const StepInputs *in, const double *grad, con
                                            .beta2 = 0.95,
                                            .grad_clip = r->grad_clip,
                                            .gate_clip = 0.1,
+                                           .clip_eps = r->clip_eps,
                                            .skip_sigma = skip_sigma});
     k->adamw(r->queue, &(AdamW){.master = r->master,
                                 .storage = r->storage,
@@ -349,7 +350,7 @@ static void test_lost_weights(const Kernels *k, Report *report) {
     runner_close(&r);
 }
 
-void test_step_sequence(const Implementation *implementation, uint64_t seed, Report *report) {
+static void test_many_steps(const Implementation *implementation, uint64_t seed, double clip_eps, Report *report) {
     const Kernels *k = implementation->kernels, *kernels[3] = {k, implementation->plain, &kernels_plain_long};
     Runner runner[3]; /* the implementation, the plain version, the truth */
     Case random = {.rng = seed * 77 + 5};
@@ -359,6 +360,7 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
         start[i] = i % 64 < sequence_slots[i / 64].cols ? (double)(float)centred(&random) : 0;
     for (int i = 0; i < 3; i++) {
         runner_open(&runner[i], kernels[i]);
+        runner[i].clip_eps = clip_eps;
         put_numbers(&runner[i], runner[i].master, start, ELEMENTS);
     }
     StepInputs in = {.lr = 1e-2, .loss_scale = 1.0 / N_LOSSES};
@@ -391,6 +393,12 @@ void test_step_sequence(const Implementation *implementation, uint64_t seed, Rep
         error_judge(&arrays[a], k->accum, names[a], k->name, report);
     }
     for (int i = 0; i < 3; i++) runner_close(&runner[i]);
+}
+
+void test_step_sequence(const Implementation *implementation, uint64_t seed, Report *report) {
+    const Kernels *k = implementation->kernels;
+    test_many_steps(implementation, seed, 0, report);
+    test_many_steps(implementation, seed, 0.05, report); /* so large that norms beneath a clip are clipped, too */
     test_constant_window(k, report);
     test_lost_moments(k, report);
     test_lost_weights(k, report);

@@ -60,7 +60,7 @@ VALUES = {"rope-base": 500, "rope-scaling": "linear", "rope-factor": 3, "rope-or
 
 def test_each_flag_without_effect_is_named(data):
     idle = [(name, terms) for name, terms in rows("IDLE") if not terms.startswith("!") and terms != "temperature"
-            and not terms.startswith("rope-scaling")]  # which is given here
+            and not terms.startswith("rope-scaling") and "gpas-clip" not in terms]  # which are given here
     assert len(idle) > 20
     flags = ["--lr-schedule", "constant", "--weight-decay", 0, "--final-norm", "off"]
     for name, _ in idle:
@@ -85,6 +85,9 @@ def test_flags_with_effect_and_default_values_are_not_named(data, tmp_path):
     for flag, words in (("factor", "linear|llama3"), ("original-seq-len", "llama3"), ("high-freq-factor", "llama3")):
         told = run(*SMALL, *data, "--arch", "llama", f"--rope-{flag}", 7).stdout
         assert f"--rope-{flag} has no effect without --rope-scaling {words}" in told
+    told = "--clip-eps has no effect without --grad-clip or --gpas-clip"
+    for flags, is_told in ((["--grad-clip", 0], True), ([], False), (["--grad-clip", 0, "--gpas", "layer", "--gpas-clip", 1], False)):
+        assert (told in run(*SMALL, *data, "--clip-eps", 1e-6, *flags).stdout) == is_told
     run(*SMALL, *data, "--out", tmp_path / "run")
     weights = tmp_path / "run" / "latest" / "model.safetensors"
     done = run(*SMALL, *data, "--init-from", weights, "--init-std", 0.5)

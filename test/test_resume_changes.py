@@ -56,6 +56,7 @@ def test_a_run_that_goes_on_as_it_was_says_nothing(base, out):
 
 CHANGES = {"--lr": (3e-4, "0.01", "0.0003"), "--lr-schedule": ("linear", "constant", "linear"),
            "--weight-decay": (0, "0.1", "0"), "--z-loss": ("1e-4", "0", "0.0001"), "--grad-clip": (0.5, "1", "0.5"),
+           "--clip-eps": ("1e-6", "0", "1e-06"),
            "--beta1": (0.8, "0.9", "0.8"), "--beta2": (0.99, "0.95", "0.99"), "--adam-eps": ("1e-6", "1e-08", "1e-06"),
            "--decay-on": ("all", "matrices", "all"), "--skip-sigma": (6, "0", "6"), "--lr-final-frac": (0, "0.1", "0"),
            "--steps": (8, "6", "8"), "--warmup-steps": (4, "0", "4"), "--batch-size": (4, "2", "4")}  # fmt: skip

@@ -37,15 +37,15 @@ def norm(tensors):
     return math.sqrt(sum(float((x**2).sum()) for x in tensors))
 
 
-def clipped(gradients, clip, gate_clip):
+def clipped(gradients, clip, gate_clip, eps):
     """→ (gradients, the norm before): all by their norm, then the gates again by theirs."""
     gates = [name for name in gradients if name.endswith("gpas.gate")]
     before = norm(gradients.values())
-    scaled = {name: x * min(1, clip / before) for name, x in gradients.items()}
+    scaled = {name: x * min(1, clip / (before + eps)) for name, x in gradients.items()}
     gate_norm = norm(scaled[name] for name in gates)
     assert before > clip and (gate_norm > gate_clip or not gates), "a clip that is not at work is not tested"
     for name in gates:
-        scaled[name] = scaled[name] * min(1, gate_clip / gate_norm)
+        scaled[name] = scaled[name] * min(1, gate_clip / (gate_norm + eps))
     return scaled, before
 
 
@@ -104,20 +104,20 @@ def assert_close(actual, expected, what, tolerance=TOLERANCE):
         assert worst <= tolerance * max(1, numpy.abs(x).max()), f"{what} of {name}: {worst:.1e}"
 
 
-def two_steps(fixture, out, tmp_path, update_by, tolerance, *more):
+def two_steps(fixture, out, tmp_path, update_by, tolerance, *more, clip_eps=0):
     """Two steps of the program beside two of update_by(weights, m, v, gradients, t)."""
     weights, m, v = read_tensors(fixture / "weights.safetensors"), {}, {}
     first = gradient(fixture, fixture / "weights.safetensors", tmp_path / "probe")
     clip = norm(first.values()) / 4
     gate_clip = norm(x for name, x in first.items() if name.endswith("gpas.gate")) / 16 or 1
     update = ["--lr", LR, "--lr-schedule", "constant", "--warmup-steps", 0, "--beta1", BETA1, "--beta2", BETA2, "--adam-eps", EPS]
-    update += ["--weight-decay", DECAY, "--grad-clip", repr(clip), "--gpas-clip", repr(gate_clip), *more]
+    update += ["--weight-decay", DECAY, "--grad-clip", repr(clip), "--gpas-clip", repr(gate_clip), "--clip-eps", clip_eps, *more]
     start = ["--init-from", fixture / "weights.safetensors", "--steps", 2, "--save-every", 1, "--out", out]
     run(*flags_of(fixture, *start, *update))
     for t in (1, 2):
         here = step_directory(out, t)
         raw = first if t == 1 else gradient(fixture, os.path.join(step_directory(out, 1), MODEL), tmp_path / "probe")
-        scaled, before = clipped(raw, clip, gate_clip)
+        scaled, before = clipped(raw, clip, gate_clip, clip_eps)
         update_by(weights, m, v, scaled, t)
         assert metrics(out)[t - 1]["grad_norm"] == pytest.approx(before, rel=tolerance)
         assert_close(read_tensors(os.path.join(here, MODEL)), weights, f"step {t}, weights", tolerance)
@@ -128,6 +128,12 @@ def two_steps(fixture, out, tmp_path, update_by, tolerance, *more):
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_two_steps_are_adamw(fixture, out, tmp_path):
     two_steps(fixture, out, tmp_path, adamw, TOLERANCE)
+
+
+@pytest.mark.parametrize("fixture", [path for path in FIXTURES if path.name in ("gpt2", "pre-gpas-layer")], ids=lambda path: path.name)
+def test_a_clip_is_pytorch_s(fixture, out, tmp_path):
+    """torch.nn.utils.clip_grad_norm_'s factor. Its 1e-6 moves a moment by 1e-6 of itself, a million times the tolerance."""
+    two_steps(fixture, out, tmp_path, adamw, TOLERANCE, clip_eps=1e-6)
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)

@@ -93,18 +93,18 @@ static SkipReason skip_reason(const StepState *s, double loss, double skip_sigma
     return SKIP_NONE;
 }
 
-static double clip_factor(double norm, double limit) {
-    return limit > 0 && norm > limit ? limit / norm : 1;
+static double clip_factor(double norm, double limit, double eps) {
+    return limit > 0 && norm + eps > limit ? limit / (norm + eps) : 1;
 }
 
 /* The gates' own clip comes on top of the global one: clip_scale[CLIP_GATES] is the product. The norm that
  * enters the window is the one before clipping. */
 static void decide_clip(StepState *s, const StepDecide *args) {
     s->grad_norm = sqrt(s->sum_squares[CLIP_ALL]);
-    double clip = clip_factor(s->grad_norm, args->grad_clip);
+    double clip = clip_factor(s->grad_norm, args->grad_clip, args->clip_eps);
     s->gate_norm = sqrt(s->sum_squares[CLIP_GATES]) * clip;
     s->clip_scale[CLIP_ALL] = clip;
-    s->clip_scale[CLIP_GATES] = clip * clip_factor(s->gate_norm, args->gate_clip);
+    s->clip_scale[CLIP_GATES] = clip * clip_factor(s->gate_norm, args->gate_clip, args->clip_eps);
 }
 
 void NAME(step_decide)(Queue *queue, const StepDecide *args) {

@@ -117,8 +117,8 @@ __device__ SkipReason skip_reason(const StepState *state, double loss, double si
     return SKIP_NONE;
 }
 
-__device__ double clip_factor(double norm, double limit) {
-    return limit > 0 && norm > limit ? limit / norm : 1;
+__device__ double clip_factor(double norm, double limit, double eps) {
+    return limit > 0 && norm + eps > limit ? limit / (norm + eps) : 1;
 }
 
 /* One thread: two windows of 128 doubles, once a step. */
@@ -127,10 +127,10 @@ __global__ void step_decide_kernel(StepDecide args) {
     StepState *state = args.state;
     const double loss = state->loss_sum * state->in.loss_scale;
     state->grad_norm = sqrt(state->sum_squares[CLIP_ALL]);
-    const double clip = clip_factor(state->grad_norm, args.grad_clip);
+    const double clip = clip_factor(state->grad_norm, args.grad_clip, args.clip_eps);
     state->gate_norm = sqrt(state->sum_squares[CLIP_GATES]) * clip;
     state->clip_scale[CLIP_ALL] = clip;
-    state->clip_scale[CLIP_GATES] = clip * clip_factor(state->gate_norm, args.gate_clip);
+    state->clip_scale[CLIP_GATES] = clip * clip_factor(state->gate_norm, args.gate_clip, args.clip_eps);
 
     state->skip = skip_reason(state, loss, args.skip_sigma);
     if (state->skip != SKIP_NONE) {

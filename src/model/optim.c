@@ -278,6 +278,7 @@ static void decide(const Optimizer *o) {
         .beta2 = c->beta2,
         .grad_clip = c->grad_clip,
         .gate_clip = c->gpas_clip,
+        .clip_eps = c->clip_eps,
         .skip_sigma = c->skip_sigma,
     });
 }

@@ -121,6 +121,7 @@ static const Flag TRAIN[] = {
     REAL("beta2", beta2, "0.95", 0, 0.999999999, "AdamW"),
     REAL("adam-eps", adam_eps, "1e-8", 0, 1, "AdamW"),
     REAL("grad-clip", grad_clip, "1", 0, 1e9, "global gradient norm is clipped to this (0: not)"),
+    REAL("clip-eps", clip_eps, "0", 0, 1, "a clip's factor is min(1, clip / (norm + this)), of --gpas-clip too; PyTorch's clip_grad_norm_ has 1e-6"),
     REAL("skip-sigma", skip_sigma, "0", 0, 1e6,
          "skip a step whose loss or gradient norm is so many deviations above the last 128 (0: only non-finite)"),
     REAL("z-loss", z_loss, "0", 0, 1, "coefficient of the squared log-sum-exp of the logits"),

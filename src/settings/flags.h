@@ -81,7 +81,7 @@ typedef struct Config {
     int64_t decay_on;
     int64_t optimizer, muon_split;
     double muon_momentum;
-    double beta1, beta2, adam_eps, grad_clip, skip_sigma, z_loss;
+    double beta1, beta2, adam_eps, grad_clip, clip_eps, skip_sigma, z_loss;
     int64_t dtype, residual_dtype, recompute;
     /* run */
     const char *out, *resume;

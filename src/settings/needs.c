@@ -39,6 +39,7 @@ static const Need IDLE[] = {
     {"gpas-act", "gpas"},
     {"gpas-init", "gpas"},
     {"gpas-clip", "gpas"},
+    {"clip-eps", "grad-clip gpas-clip"},
     {"sdd-eps", "sdd"},
     {"sdd-init-scale", "sdd"},
     {"dyt-alpha-attn", "norm=dyt"},
