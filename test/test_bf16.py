@@ -58,7 +58,32 @@ def test_auto_stays_fp32(data, tmp_path):
     assert metrics(tmp_path / "run", "event")[0]["flags"]["dtype"] == "fp32"
 
 
+# A GPU's run is planned on any machine.
+PLAN = ["--device", "cuda", "--dtype", "bf16", "--preset", "micro", "--dry-run"]
+
+
+@pytest.mark.parametrize("layers, bits", [(1, 7), (2, 6), (12, 3), (200, 0)])
+def test_keel_says_how_few_bits_of_a_sublayer_a_narrow_residual_keeps(layers, bits):
+    lines = run(*PLAN, "--placement", "keel", "--n-layer", layers).stdout.splitlines()
+    assert f"residual: beside keel's {2 * layers}·x bf16 keeps about {bits} of F(x)'s 8 bits; --residual-dtype fp32 keeps them all" in lines
+    for flags in (["--residual-dtype", "fp32"], ["--dtype", "fp32"]):
+        assert "residual:" not in run(*PLAN, "--placement", "keel", "--n-layer", layers, *flags).stdout
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "deepnorm", "mix", "lns", "hybrid"])
+def test_other_placements_have_no_such_line_at_any_depth(placement):
+    for layers in (1, 2, 500):
+        assert "residual:" not in run(*PLAN, "--placement", placement, "--n-layer", layers).stdout
+
+
 # ---------------------------------------------------------------------------------------------------- where it is
+
+
+@needs_bf16
+def test_a_run_says_it_too(data):
+    keel = [*SMALL, *data, "--device", "cpu", "--dtype", "bf16", "--steps", 1, "--placement", "keel"]
+    assert "residual: beside keel's " in run(*keel).stdout.split("step 1/")[0]
+    assert "residual:" not in run(*keel, "--residual-dtype", "fp32").stdout
 
 
 @needs_bf16

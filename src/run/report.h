@@ -9,7 +9,7 @@
 
 #include <cjson/cJSON.h>
 
-/* One line each on the model, the batch and the device, to stdout. */
+/* One line each on the model, the batch and the device, to stdout; and one where bf16 has no room for what a sublayer adds. */
 void report_run(const Config *config, const Model *model);
 
 /* The data of a run; train, with its loader, or validator may be NULL. */

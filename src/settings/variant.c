@@ -71,6 +71,10 @@ NormKind variant_final_kind(const Config *config) {
     return kind == NORM_BHYT && config->bhyt_lambda_final <= 0 ? NORM_RMSNORM : kind;
 }
 
+double variant_shortcut(const Config *config) {
+    return pow(2.0 * (double)config->n_layer, variant_placement(config)->power);
+}
+
 double variant_sdd_std(const Config *config) { return config->sdd_init_scale / sqrt(2.5 * (double)config->n_embd); }
 
 int variant_gates_per_layer(const Config *config) {
@@ -124,7 +128,7 @@ static JunctionPlan after_sublayer(const Config *c, int i) {
         .there = true,
         .post = post,
         .sublayer = i,
-        .alpha = pow(2.0 * (double)c->n_layer, row->power),
+        .alpha = variant_shortcut(c),
         .norm = post ? added_norm(c, i) : feeding_norm(c, i + 1),
         .sdd = c->sdd == SDD_OFF ? PARAM_COUNT : i % 2 ? PARAM_SDD_MLP_OUT : PARAM_SDD_ATTN_OUT,
         .gate = gate_of(c, i),

@@ -85,10 +85,13 @@ typedef struct JunctionPlan {
 /* Fills plans[2·(2·L + 1)]. */
 void variant_plan(const Config *config, JunctionPlan *plans);
 
-/* Gates a layer, and the gate of a sublayer of a layer. */
+/* α of post-type's shortcut; 1 where there is none. */
+double variant_shortcut(const Config *config);
+
 /* Standard deviation of SDD's initial matrices, and of the released code's embedding (MATH.md §4). */
 double variant_sdd_std(const Config *config);
 
+/* Gates a layer. */
 int variant_gates_per_layer(const Config *config);
 
 /* Refuses what MATH.md refuses (exit 2) and works out the variant's "auto" values. */
