@@ -337,15 +337,24 @@ def run_all(plan, program, chosen):
     runner.run()
     report(plan, runner.results, runner.failed, chosen)
     missing = [run for run in plan.runs if not runner.is_result(run)]
-    return end(len(missing), len(plan.runs), runner.failed, runner.stopped_by, chosen)
+    return end(missing, len(plan.runs), runner.failed, runner.stopped_by, chosen)
+
+
+def going_on(missing, chosen):
+    """The command that goes on: this one, without --only where that has left nothing to do."""
+    words = list(sys.argv)
+    while chosen.only and not any(fits(run, chosen.only) for run in missing) and "--only" in words:
+        at = words.index("--only")
+        del words[at : at + 2]
+    return shlex.join(words)
 
 
 def end(missing, every, failed, stopped_by, chosen):
-    """The last lines, and the exit code."""
+    """The last lines, and the exit code. `missing`: the runs without a result."""
     for name, why in failed.items():
         print("failed: %s: %s (%s)" % (name, why, os.path.join(chosen.out, name, jobs.OUTPUT)))
     if missing:
-        print("%d of %d runs have a result. To go on: %s" % (every - missing, every, shlex.join(sys.argv)))
+        print("%d of %d runs have a result. To go on: %s" % (every - len(missing), every, going_on(missing, chosen)))
     if stopped_by:
         return 128 + stopped_by
     return 1 if missing else 0
@@ -371,7 +380,7 @@ def run_tuned(rounds, program, chosen):
         rounds.take(runner)
         stopped_by = runner.stopped_by
     report_tuned(rounds, chosen)
-    return end(len(rounds.missing()), len(rounds.plan.runs), rounds.failed, stopped_by, chosen)
+    return end(rounds.missing(), len(rounds.plan.runs), rounds.failed, stopped_by, chosen)
 
 
 def slurm_of_round(rounds, program, chosen):

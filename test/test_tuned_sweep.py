@@ -14,6 +14,7 @@ import pytest
 
 from program import file_bytes, metrics
 from sweeping import MICRO, SWEEP, TWO, answering, read_csv, run_directories, sweep, sweep_environment
+from test_bf16 import needs_bf16
 
 EVERY = bool(os.environ.get("TEST_ALL"))
 # Lowest at a learning rate of 2e-3, for lns at 8e-3 and 0.1 lower; above 0.02 it diverges; seeds differ, lns's otherwise.
@@ -87,6 +88,17 @@ def test_two_variants_that_are_equal_are_not_told_apart(tune, tmp_path):
     row = by_variant(tmp_path / "out")["lns"]
     assert row["verdict"] == "not told apart" and row["difference"]["mean"] == 0 and row["difference"]["p"] == 1
     assert re.search(r"^lns .* \+0\.0000 to \+0\.0000  1\.0000 +not told apart$", done.out, re.MULTILINE)
+
+
+def test_an_interval_that_seems_to_contradict_the_verdict_is_explained(tune):
+    """Its p is 0.044, and 0.088 among two."""
+    loss = "2.0 + abs(math.log2(lr / 0.002)) + (flags['placement'] != 'pre') * [0, 0.056, 0.110, 0.125][seed]"
+    both = [*VARIANTS, "--variant", "mix: placement=mix"]
+    told = "An interval is of one comparison by itself"
+    done = tune(loss, variants=both)
+    assert done.out.count("not told apart") == 2 and done.out.count(" to +0.18") == 2 and told in done.out
+    done = tune(loss, "--seeds", "1,2", variants=both)
+    assert done.out.count("not told apart") == 2 and told not in done.out
 
 
 def test_one_seed_has_no_interval_and_no_verdict(tune, tmp_path):
@@ -175,6 +187,9 @@ def test_only_narrows_what_is_run_and_not_what_is_told(tune, tmp_path):
     found = by_variant(tmp_path / "out")
     assert found["pre"]["best"] == "0.002" and found["lns"]["verdict"] == "not tuned yet: 0 of 3 runs"
     assert all(name.startswith("pre") for name in run_directories(tmp_path / "out")) and "To go on" in done.out
+    assert "--only" not in done.out.split("To go on: ")[1], "with it nothing more would be done"
+    done = tune(LOSS, "--only", "pre*", "--seeds", "1,2,3,4", first="seed == 4 and sys.exit(0)", code=1)
+    assert "--only" in done.out.split("To go on: ")[1]
 
 
 # ----------------------------------------------------------------------------------------------- killed, and resumed
@@ -340,6 +355,22 @@ def test_real_runs_are_tuned_and_one_that_diverges_is_the_worst(tmp_path, data):
         assert found["best"] == min(ends, key=ends.get) and len(found["tried"]) >= 3
         assert set(found["final_val"]) == {"1", "2"} and all(1 < loss < 9 for loss in found["final_val"].values())
     assert by_variant(out)["pre+gpas"]["verdict"] in ("better", "worse", "not told apart")
+    text = file_bytes(out, "tuned.md").decode()
+    assert re.search(r"Models of 0\.\d+ M parameters, 12 steps\.", text), text  # gates are too few for another number
+    assert "\nComputed in: cpu/f32.\n" in text and "\nComputed in: cpu/f32.\n" in file_bytes(out, "table.md").decode()
     before = {name: file_bytes(out, name, "metrics.jsonl") for name in run_directories(out)}
     sweep("--out", out)
     assert before == {name: file_bytes(out, name, "metrics.jsonl") for name in run_directories(out)}
+
+
+@needs_bf16
+def test_a_sweep_in_bf16_says_so_and_one_in_two_types_too(tmp_path, data):
+    arguments = [*data, *MICRO, *TWO, "--flag", "steps=4", "--seeds", "1,2", "--jobs", 2, "--widen", 0]
+    sweep("--out", tmp_path / "narrow", *arguments, "--flag", "dtype=bf16", "--tune", "lr=1e-3,3e-3")
+    for name in ("tuned.md", "table.md"):
+        assert "\nComputed in: cpu/bf16.\n" in file_bytes(tmp_path / "narrow", name).decode()
+    for name in run_directories(tmp_path / "narrow"):
+        assert metrics(tmp_path / "narrow" / name, "event")[0]["kernels"] == "cpu/bf16"
+    sweep("--out", tmp_path / "both", *arguments, "--grid", "dtype=fp32,bf16", "--tune", "lr=1e-3,3e-3")
+    text = file_bytes(tmp_path / "both", "tuned.md").decode()
+    assert "\nComputed in: cpu/bf16, cpu/f32. Not all runs are of one type.\n" in text and "| pre+gpas | bf16 |" in text

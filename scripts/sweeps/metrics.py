@@ -17,7 +17,8 @@ class Result:
     """state: new | cut | done | diverged. `step`: finished updates; `steps`: all of them, if known."""
 
     def __init__(self):
-        self.state, self.reason, self.version, self.device = "new", "", None, None
+        self.state, self.reason = "new", ""
+        self.version, self.device, self.kernels = None, None, None  # kernels: device and type, cpu/bf16
         self.flags, self.parameters = {}, None
         self.step, self.steps, self.skipped, self.broken_lines = 0, None, {}, []
         self.train = {}  # step → (loss, milliseconds, tokens per second, learning rate, gradient norm), each maybe NaN
@@ -48,7 +49,7 @@ class Result:
         if event in ("start", "resume"):
             self.forget_after(0 if event == "start" else step)
             self.state, self.reason, self.step = "cut", "", step
-            self.version, self.device = record.get("version"), record.get("device")
+            self.version, self.device, self.kernels = map(record.get, ("version", "device", "kernels"))
             self.flags, self.steps = dict(record["flags"]), int(record["flags"]["steps"])
             self.parameters = record["parameters"] if usable(record.get("parameters")) else None
         elif event == "skip":

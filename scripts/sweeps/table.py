@@ -200,15 +200,15 @@ def notes(results, baseline):
 
 
 def sources(results):
-    """Which program and device the numbers are from."""
+    """Which program, device and type the numbers are from."""
     lines = []
-    for what, attribute in (("Program", "version"), ("Device", "device")):
+    for what, attribute in (("Program", "version"), ("Device", "device"), ("Computed in", "kernels")):
         names = sorted(
             {str(getattr(result, attribute)) for result in results.values() if getattr(result, attribute)}
         )
         lines += ["", "%s: %s." % (what, ", ".join(names))] if names else []
-        if attribute == "version" and len(names) > 1:
-            lines[-1] += " Not all runs are of one version."
+        if attribute != "device" and len(names) > 1:
+            lines[-1] += " Not all runs are of one %s." % ("version" if attribute == "version" else "type")
     return lines
 
 

@@ -131,7 +131,7 @@ def draw_differences(tuning, plan, rows, out):
     several = any(math.isfinite(row.found.low) for row in rows)
     note = "Dots: the seeds; each at its own best %s. Arrows: beyond the picture." % tuning.flag
     if several:
-        note += " Diamond and bar: mean and 95 % interval (Student's t). Verdicts: p\u00a0<\u00a00.05 after Holm's correction."
+        note += " Diamond and bar: mean and 95 % interval (Student's t), each by itself. Verdicts: p\u00a0<\u00a00.05 after Holm's correction for all."
     figure, (axis,) = picture.new_figure(1, "%s: final validation loss less that of %s" % (plan.name, base), note)
     figure.set_size_inches(7.6, 1.8 + 0.3 * len(rows))
     reach = limits(rows)

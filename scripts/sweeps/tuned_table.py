@@ -129,6 +129,8 @@ def notes(tuning, plan, rows, judged):
                          " of freedom)." % (t, len(seeds), len(seeds) - 1, "s" if len(seeds) > 2 else ""))  # fmt: skip
             lines.append("p: two-sided, adjusted by Holm for %d comparison%s; " % (judged, "" if judged == 1 else "s")
                          + "better or worse: p < %g." % compare.LEVEL)  # fmt: skip
+            if any(row.found and row.found.adjusted >= compare.LEVEL and not row.found.low <= 0 <= row.found.high for row in rows):
+                lines.append("An interval is of one comparison by itself: it can leave out 0 where p, which is of all, tells nothing apart.")
             lines.append("Not told apart is not equal: with few seeds only large differences are told apart. What another seed would have"
                          " chosen is not in the intervals.")  # fmt: skip
         else:
@@ -170,8 +172,8 @@ def size(results):
     if not trained:
         return []
     steps, counts = sorted({result.steps for result in trained}), sorted(result.parameters for result in trained)
-    text = "%.3g M" % (counts[0] / 1e6) + (" to %.3g M" % (counts[-1] / 1e6) if counts[-1] > counts[0] else "")
-    return ["", "Models of %s parameters, %s steps." % (text, " or ".join(map(str, steps)))]
+    ends = dict.fromkeys("%.3g M" % (count / 1e6) for count in (counts[0], counts[-1]))  # gates alone do not show
+    return ["", "Models of %s parameters, %s steps." % (" to ".join(ends), " or ".join(map(str, steps)))]
 
 
 def loss_in_words(loss):
