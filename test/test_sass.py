@@ -62,7 +62,7 @@ def test_a_move_only_moves(line, moves):
     assert machine_code.moves(code_of(line)) == moves
 
 
-def test_loads_land_where_they_are_named_again():
+def test_loads_are_complete_where_they_are_named_again():
     code = code_of(
         "LDG.E.128 R4, desc[UR6][R2.64]",
         "LDG.E.64 R8, desc[UR6][R2.64+0x10]",

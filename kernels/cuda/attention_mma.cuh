@@ -2,15 +2,19 @@
  * attention_mma.cuh: what the tensor-core forward and backward of attention share: where rows lie, how tiles
  * come into shared memory, and the products of fragments with them.
  *
- * A block is four warps; a warp owns TILES · 16 rows (queries, or in dK and dV keys) from the first product
- * to the last store, as A fragments in registers. The rows of the other side (keys and values; queries and
- * dO) pass through shared memory 64 at a time, in two stages: the next tiles are on their way by cp.async
- * while the tensor cores use the present ones, and one barrier a tile hands both over. Two products exist:
+ * A block is four warps; a warp owns M_TILES m16 tiles of rows (queries, or in dK and dV keys). Its kernel is
  *
- *     multiply_rows        C [rows, 16] += A [rows, D] · X[16, D]ᵀ     X by ldmatrix          (Q·Kᵀ, dO·Vᵀ)
- *     accumulate_rows      C [rows, D] += A [rows, 16] · X[16, D]     X by ldmatrix.trans    (P·V, dS·K)
+ *   prologue    those rows become A fragments in registers, by way of a stage, and stay there
+ *   mainloop    over tiles of 64 rows of the other side (keys and values; queries and dO), in two stages of
+ *               shared memory: cp.async fills one while the tensor cores use the other; a barrier a tile
+ *   epilogue    accumulators are scaled, rounded and stored, by way of a stage again
  *
- * and the result of the first, rounded, already lies as the A fragment of the second (as_operand): what is
+ * The mainloop has two products:
+ *
+ *     mma_abt     C [rows, 16] += A [rows, D] · X[16, D]ᵀ     X by ldmatrix          (Q·Kᵀ, dO·Vᵀ)
+ *     mma_ab      C [rows, D] += A [rows, 16] · X[16, D]      X by ldmatrix.trans    (P·V, dS·K)
+ *
+ * and the accumulators of the first, rounded, already are the A fragment of the second (as_a_fragment): what is
  * computed between the two never leaves a thread, and warps never wait for each other's numbers.
  *
  * Rows in shared memory are D + 8 elements apart, an odd number of 16-byte units for every D here: the eight
@@ -19,10 +23,9 @@
  * distances from one another: D/16 registers more a tile, and registers are what these kernels are short of;
  * shared memory they have left.
  *
- * A warp with TILES = 2 uses each fragment of X that it loads (512 bytes, 4 cycles of the 128 bytes a cycle
- * of shared memory) for four mma; at the 2,500 FLOP a cycle and multiprocessor that mma.sync may reach on
- * Hopper that is 4 cycles of loads to 6.5 of products. With TILES = 1, where D leaves no registers for two,
- * loads bound the rate at 2,048 FLOP a cycle.
+ * A warp with M_TILES = 2 uses each B fragment that it loads, 512 bytes, for four mma, which take longer than
+ * shared memory takes to give it. With M_TILES = 1, where D leaves no registers for two, it is the other way
+ * round: loads of shared memory bound the rate.
  */
 #ifndef ATTENTION_MMA_CUH
 #define ATTENTION_MMA_CUH
@@ -32,21 +35,22 @@
 #include <math.h>
 
 constexpr int ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
-constexpr int ATTENTION_TILE = 64; /* rows of a tile that passes through shared memory */
+constexpr int ATTENTION_TILE = 64; /* rows of a tile in shared memory */
 
-/* What a block of head size D is: registers decide TILES (dispatch_head_size). */
-template <int D, int TILES_> struct AttentionConfig {
-    static constexpr int TILES = TILES_;
-    static constexpr int ROWS = ATTENTION_WARPS * TILES * 16; /* that a block owns */
-    static constexpr int STRIDE = D + 8;                      /* of a row in shared memory */
-    static constexpr int TILE = ATTENTION_TILE * STRIDE;
+/* What a block of head size D is: registers decide M_TILES (dispatch_head_size). */
+template <int D, int M_TILES_> struct AttentionConfig {
+    static constexpr int M_TILES = M_TILES_;
+    static constexpr int ROWS = ATTENTION_WARPS * M_TILES * 16; /* that a block owns */
+    static constexpr int STRIDE = D + 8;                        /* of a row in shared memory */
+    static constexpr int TILE = ATTENTION_TILE * STRIDE;        /* elements */
     static constexpr int STAGE = 2 * TILE; /* keys and values, or queries and dO */
     static constexpr size_t STAGES_BYTES = 2 * STAGE * sizeof(bf16);
     static_assert(D % 16 == 0 && STRIDE / PACK % 2 == 1, "no bank conflicts");
     static_assert(ROWS * STRIDE <= STAGE, "a block's own rows pass through a stage");
 };
 
-struct AttentionShape {
+/* What the kernels need of an Attention. */
+struct AttentionMmaParams {
     int B, T, H, Hkv;
     int padded_T; /* of row statistics in scratch */
     int qkv_stride, out_stride;
@@ -56,27 +60,27 @@ struct AttentionShape {
     const uint32_t *only_new;  /* [B] or NULL: sequences of which this is not 0 are another kernel's (attention_decode.cu) */
 };
 
-static inline AttentionShape attention_shape(const Attention *args, int rows) {
-    AttentionShape shape;
-    shape.B = args->B, shape.T = args->T, shape.H = args->H, shape.Hkv = args->Hkv;
-    shape.padded_T = (int)row_stride(args->T);
-    shape.qkv_stride = (int)row_stride((int64_t)(args->H + 2 * args->Hkv) * args->D);
-    shape.out_stride = (int)row_stride((int64_t)args->H * args->D);
-    shape.scale = (float)(1.0 / sqrt((double)args->D));
-    shape.blocks = (int)ceil_div(args->T, rows);
-    shape.doc_start = args->doc_start;
-    shape.only_new = NULL;
-    return shape;
+static inline AttentionMmaParams mma_params(const Attention *args, int rows) {
+    AttentionMmaParams params;
+    params.B = args->B, params.T = args->T, params.H = args->H, params.Hkv = args->Hkv;
+    params.padded_T = (int)row_stride(args->T);
+    params.qkv_stride = (int)row_stride((int64_t)(args->H + 2 * args->Hkv) * args->D);
+    params.out_stride = (int)row_stride((int64_t)args->H * args->D);
+    params.scale = (float)(1.0 / sqrt((double)args->D));
+    params.blocks = (int)ceil_div(args->T, rows);
+    params.doc_start = args->doc_start;
+    params.only_new = NULL;
+    return params;
 }
 
 /* A value that all lanes hold alike: said so, the compiler keeps it in a uniform register. */
-__device__ __forceinline__ int same_in_warp(int value) {
+__device__ __forceinline__ int warp_uniform(int value) {
     return __shfl_sync(ALL_LANES, value, 0);
 }
 
 /* The first of a warp's rows, within its block. */
-template <int TILES> __device__ __forceinline__ int first_row() {
-    return same_in_warp(threadIdx.x / WARP) * (TILES * 16);
+template <int M_TILES> __device__ __forceinline__ int first_row() {
+    return warp_uniform(threadIdx.x / WARP) * (M_TILES * 16);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -104,26 +108,26 @@ struct HeadRows {
 /* Rows of qkv: those of query head `head`, and of key-value head `kv_head` the keys and the values; `token` is the
  * sequence's first. */
 template <int D>
-__device__ __forceinline__ HeadRows query_rows(const bf16 *qkv, const AttentionShape &shape, int token,
+__device__ __forceinline__ HeadRows query_rows(const bf16 *qkv, const AttentionMmaParams &params, int token,
                                                int head) {
-    return {qkv, shape.qkv_stride, token, head * D};
+    return {qkv, params.qkv_stride, token, head * D};
 }
 template <int D>
-__device__ __forceinline__ HeadRows key_rows(const bf16 *qkv, const AttentionShape &shape, int token,
+__device__ __forceinline__ HeadRows key_rows(const bf16 *qkv, const AttentionMmaParams &params, int token,
                                              int kv_head) {
-    return {qkv, shape.qkv_stride, token, (shape.H + kv_head) * D};
+    return {qkv, params.qkv_stride, token, (params.H + kv_head) * D};
 }
 template <int D>
-__device__ __forceinline__ HeadRows value_rows(const bf16 *qkv, const AttentionShape &shape, int token,
+__device__ __forceinline__ HeadRows value_rows(const bf16 *qkv, const AttentionMmaParams &params, int token,
                                                int kv_head) {
-    return {qkv, shape.qkv_stride, token, (shape.H + shape.Hkv + kv_head) * D};
+    return {qkv, params.qkv_stride, token, (params.H + params.Hkv + kv_head) * D};
 }
 
 /* Rows of a tensor laid out as out [N, H·D]. */
 template <int D>
-__device__ __forceinline__ HeadRows out_rows(const bf16 *out, const AttentionShape &shape, int token,
+__device__ __forceinline__ HeadRows out_rows(const bf16 *out, const AttentionMmaParams &params, int token,
                                              int head) {
-    return {out, shape.out_stride, token, head * D};
+    return {out, params.out_stride, token, head * D};
 }
 
 /* Starts copying rows [first, first + ROWS) of a head into shared memory; rows at or past T become zero. */
@@ -154,35 +158,36 @@ __device__ __forceinline__ int pair_offset(int stride) {
     return (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8;
 }
 
-/* The A fragments of a warp's TILES · 16 rows. */
-template <int D, int TILES>
-__device__ __forceinline__ void load_rows(uint32_t (&a)[TILES][D / 16][4], const bf16 *rows) {
+/* The A fragments of a warp's M_TILES · 16 rows. */
+template <int D, int M_TILES>
+__device__ __forceinline__ void load_a_fragments(uint32_t (&a)[M_TILES][D / 16][4], const bf16 *rows) {
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int d = 0; d < D / 16; d++)
-            ldmatrix_x4(a[tile][d], rows + tile * 16 * (D + 8) + d * 16 + tile_offset(D + 8));
+            ldmatrix_x4(a[m][d], rows + m * 16 * (D + 8) + d * 16 + tile_offset(D + 8));
 }
 
-/* A block's own rows of two tensors, each through a stage into registers: from `row` on, `row0` of them before this
- * warp's. Between the two calls other work fits; after the second the stages are free. All threads call. */
-template <int D, int TILES>
-__device__ __forceinline__ void start_own_rows(bf16 *stages, const HeadRows &a, const HeadRows &b, int row,
-                                               int T) {
-    typedef AttentionConfig<D, TILES> C;
+/* The prologue: a block's own rows of two tensors, each through a stage into registers, from `row` on, `row0` of them
+ * before this warp's. Between the copy and the load other work fits; after the load the stages are free. All threads
+ * call both. */
+template <int D, int M_TILES>
+__device__ __forceinline__ void prologue_copy(bf16 *stages, const HeadRows &a, const HeadRows &b, int row,
+                                              int T) {
+    typedef AttentionConfig<D, M_TILES> C;
     copy_rows<D, C::ROWS>(stages, a, row, T);
     copy_rows<D, C::ROWS>(stages + C::STAGE, b, row, T);
     cp_async_commit();
 }
-template <int D, int TILES>
-__device__ __forceinline__ void finish_own_rows(uint32_t (&a)[TILES][D / 16][4],
-                                                uint32_t (&b)[TILES][D / 16][4], const bf16 *stages,
-                                                int row0) {
-    typedef AttentionConfig<D, TILES> C;
+template <int D, int M_TILES>
+__device__ __forceinline__ void prologue_load(uint32_t (&a)[M_TILES][D / 16][4],
+                                              uint32_t (&b)[M_TILES][D / 16][4], const bf16 *stages,
+                                              int row0) {
+    typedef AttentionConfig<D, M_TILES> C;
     cp_async_wait<0>();
     __syncthreads();
-    load_rows<D, TILES>(a, stages + row0 * C::STRIDE);
-    load_rows<D, TILES>(b, stages + C::STAGE + row0 * C::STRIDE);
+    load_a_fragments<D, M_TILES>(a, stages + row0 * C::STRIDE);
+    load_a_fragments<D, M_TILES>(b, stages + C::STAGE + row0 * C::STRIDE);
     __syncthreads();
 }
 
@@ -190,11 +195,11 @@ __device__ __forceinline__ void finish_own_rows(uint32_t (&a)[TILES][D / 16][4],
  * Products
  * ------------------------------------------------------------------------------------------------------ */
 
-/* c[tile][half] are the 16×8 accumulators of columns 8·half … 8·half + 7, which start as start[tile][half]. What all
- * rounds start from is an operand of the first product, not a copy in its result's place. */
-template <int D, int TILES>
-__device__ __forceinline__ void multiply_rows(float (&c)[TILES][2][4], const uint32_t (&a)[TILES][D / 16][4],
-                                              const bf16 *rows, const float (&start)[TILES][2][4]) {
+/* c[m][half] are the 16×8 accumulators of columns 8·half … 8·half + 7, which start as init[m][half]: the C operand of
+ * the first mma, not a copy in the registers of its result. */
+template <int D, int M_TILES>
+__device__ __forceinline__ void mma_abt(float (&c)[M_TILES][2][4], const uint32_t (&a)[M_TILES][D / 16][4],
+                                        const bf16 *rows, const float (&init)[M_TILES][2][4]) {
     typedef float Sums[2][4];
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
@@ -202,77 +207,76 @@ __device__ __forceinline__ void multiply_rows(float (&c)[TILES][2][4], const uin
         ldmatrix_x4(x, rows + d * 16 + pair_offset(D + 8));
         const uint32_t low[2] = {x[0], x[1]}, high[2] = {x[2], x[3]};
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            const Sums &sums = d == 0 ? start[tile] : const_cast<const Sums &>(c[tile]);
-            mma_m16n8k16_bf16(c[tile][0], a[tile][d], low, sums[0]);
-            mma_m16n8k16_bf16(c[tile][1], a[tile][d], high, sums[1]);
+        for (int m = 0; m < M_TILES; m++) {
+            const Sums &sums = d == 0 ? init[m] : const_cast<const Sums &>(c[m]);
+            mma_m16n8k16_bf16(c[m][0], a[m][d], low, sums[0]);
+            mma_m16n8k16_bf16(c[m][1], a[m][d], high, sums[1]);
         }
     }
 }
 
 /* The same from zero. */
-template <int D, int TILES>
-__device__ __forceinline__ void multiply_rows(float (&c)[TILES][2][4], const uint32_t (&a)[TILES][D / 16][4],
-                                              const bf16 *rows) {
-    const float zero[TILES][2][4] = {};
-    multiply_rows<D, TILES>(c, a, rows, zero);
+template <int D, int M_TILES>
+__device__ __forceinline__ void mma_abt(float (&c)[M_TILES][2][4], const uint32_t (&a)[M_TILES][D / 16][4],
+                                        const bf16 *rows) {
+    const float zero[M_TILES][2][4] = {};
+    mma_abt<D, M_TILES>(c, a, rows, zero);
 }
 
-template <int D, int TILES>
-__device__ __forceinline__ void accumulate_rows(float (&c)[TILES][D / 8][4], const uint32_t (&a)[TILES][4],
-                                                const bf16 *rows) {
+template <int D, int M_TILES>
+__device__ __forceinline__ void mma_ab(float (&c)[M_TILES][D / 8][4], const uint32_t (&a)[M_TILES][4],
+                                       const bf16 *rows) {
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
         uint32_t x[4]; /* d…d+7 of rows 0…7, of rows 8…15, then d+8…d+15 likewise */
         ldmatrix_x4_trans(x, rows + d * 16 + tile_offset(D + 8));
         const uint32_t low[2] = {x[0], x[1]}, high[2] = {x[2], x[3]};
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            mma_m16n8k16_bf16(c[tile][2 * d], a[tile], low, c[tile][2 * d]);
-            mma_m16n8k16_bf16(c[tile][2 * d + 1], a[tile], high, c[tile][2 * d + 1]);
+        for (int m = 0; m < M_TILES; m++) {
+            mma_m16n8k16_bf16(c[m][2 * d], a[m], low, c[m][2 * d]);
+            mma_m16n8k16_bf16(c[m][2 * d + 1], a[m], high, c[m][2 * d + 1]);
         }
     }
 }
 
-/* Accumulators of 16 columns, rounded, as the A fragment of the next product. */
-template <int TILES>
-__device__ __forceinline__ void as_operand(uint32_t (&a)[TILES][4], const float (&c)[TILES][2][4]) {
+/* Accumulators of 16 columns, rounded, as an A fragment of the next product. */
+template <int M_TILES>
+__device__ __forceinline__ void as_a_fragment(uint32_t (&a)[M_TILES][4], const float (&c)[M_TILES][2][4]) {
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            a[tile][i] = pack_bf16(c[tile][i / 2][i % 2 * 2], c[tile][i / 2][i % 2 * 2 + 1]);
+        for (int i = 0; i < 4; i++) a[m][i] = pack_bf16(c[m][i / 2][i % 2 * 2], c[m][i / 2][i % 2 * 2 + 1]);
 }
 
-template <int TILES, int COLUMNS> __device__ __forceinline__ void clear(float (&c)[TILES][COLUMNS][4]) {
+template <int M_TILES, int COLUMNS> __device__ __forceinline__ void clear(float (&c)[M_TILES][COLUMNS][4]) {
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) c[tile][i][j] = 0;
+            for (int j = 0; j < 4; j++) c[m][i][j] = 0;
 }
 
-/* Stores a warp's rows: each times its factor (factor[tile][0] for row g, [1] for row g + 8), rounded,
+/* The epilogue: stores a warp's rows, each times its factor (factor[m][0] for row g, [1] for row g + 8), rounded,
  * through the warp's own part of shared memory, so that 16 bytes go out at a time. `rows` of them exist. */
-template <int D, int TILES>
-__device__ __forceinline__ void store_rows(bf16 *head, int stride, int rows, bf16 *staged,
-                                           const float (&c)[TILES][D / 8][4],
-                                           const float (&factor)[TILES][2]) {
+template <int D, int M_TILES>
+__device__ __forceinline__ void epilogue_store(bf16 *head, int stride, int rows, bf16 *staged,
+                                               const float (&c)[M_TILES][D / 8][4],
+                                               const float (&factor)[M_TILES][2]) {
     const int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            bf16 *row = staged + (tile * 16 + lane / 4 + r * 8) * (D + 8) + lane % 4 * 2;
+            bf16 *row = staged + (m * 16 + lane / 4 + r * 8) * (D + 8) + lane % 4 * 2;
 #pragma unroll
             for (int d = 0; d < D / 8; d++)
                 *reinterpret_cast<uint32_t *>(row + d * 8) =
-                    pack_bf16(c[tile][d][2 * r] * factor[tile][r], c[tile][d][2 * r + 1] * factor[tile][r]);
+                    pack_bf16(c[m][d][2 * r] * factor[m][r], c[m][d][2 * r + 1] * factor[m][r]);
         }
     __syncwarp();
     constexpr int PACKS = D / PACK;
-    for (int i = lane; i < TILES * 16 * PACKS; i += WARP) {
+    for (int i = lane; i < M_TILES * 16 * PACKS; i += WARP) {
         const int row = i / PACKS, column = i % PACKS * PACK;
         if (row < rows)
             *reinterpret_cast<uint4 *>(head + (int64_t)row * stride + column) =
@@ -281,13 +285,13 @@ __device__ __forceinline__ void store_rows(bf16 *head, int stride, int rows, bf1
 }
 
 /* The same with one factor for all. */
-template <int D, int TILES>
-__device__ __forceinline__ void store_rows(bf16 *head, int stride, int rows, bf16 *staged,
-                                           const float (&c)[TILES][D / 8][4], float factor) {
-    float factors[TILES][2];
+template <int D, int M_TILES>
+__device__ __forceinline__ void epilogue_store(bf16 *head, int stride, int rows, bf16 *staged,
+                                               const float (&c)[M_TILES][D / 8][4], float factor) {
+    float factors[M_TILES][2];
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++) factors[tile][0] = factors[tile][1] = factor;
-    store_rows<D, TILES>(head, stride, rows, staged, c, factors);
+    for (int m = 0; m < M_TILES; m++) factors[m][0] = factors[m][1] = factor;
+    epilogue_store<D, M_TILES>(head, stride, rows, staged, c, factors);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -334,7 +338,7 @@ template <int ROWS> __device__ KeyRange first_keys(const uint32_t *doc_start, in
 }
 
 /* --------------------------------------------------------------------------------------------------------
- * Queries that walk over their keys: the forward, and dQ
+ * Blocks of queries, with a mainloop over keys: the forward, and dQ
  * ------------------------------------------------------------------------------------------------------ */
 
 /* A block's queries: from q0 on, of one head. */
@@ -342,55 +346,55 @@ struct QueryBlock {
     int b, head, kv_head, q0;
     int token; /* the sequence's first */
 
-    /* The query that a thread holds a quarter of: of 16-row tile `tile` of the warp whose rows start at row0, row
+    /* The query that a thread holds a quarter of: of m16 tile `m` of the warp whose rows start at row0, row
      * lane / 4, or with r = 1 that and 8 more. */
-    __device__ __forceinline__ int query_of(int row0, int tile, int r) const {
-        return q0 + row0 + tile * 16 + (int)(threadIdx.x % WARP) / 4 + r * 8;
+    __device__ __forceinline__ int query_of(int row0, int m, int r) const {
+        return q0 + row0 + m * 16 + (int)(threadIdx.x % WARP) / 4 + r * 8;
     }
 };
 
 /* Query blocks of a head are neighbours, so that its keys and values stay in L2; longest first. */
-template <int ROWS> __device__ __forceinline__ QueryBlock query_block(const AttentionShape &shape) {
+template <int ROWS> __device__ __forceinline__ QueryBlock query_block(const AttentionMmaParams &params) {
     QueryBlock block;
-    block.q0 = (shape.blocks - 1 - (int)(blockIdx.x % shape.blocks)) * ROWS;
-    block.head = (int)(blockIdx.x / shape.blocks % shape.H);
-    block.kv_head = block.head / (shape.H / shape.Hkv);
-    block.b = (int)(blockIdx.x / shape.blocks / shape.H);
-    block.token = block.b * shape.T;
+    block.q0 = (params.blocks - 1 - (int)(blockIdx.x % params.blocks)) * ROWS;
+    block.head = (int)(blockIdx.x / params.blocks % params.H);
+    block.kv_head = block.head / (params.H / params.Hkv);
+    block.b = (int)(blockIdx.x / params.blocks / params.H);
+    block.token = block.b * params.T;
     return block;
 }
 
-/* The tiles of keys and values that a block of queries visits, the next on its way while one is worked on. */
-template <int D, int TILES> struct KeyWalk {
-    typedef AttentionConfig<D, TILES> C;
+/* The tiles of keys and values that a block's mainloop goes over, in two stages: while one is used, the next is in flight. */
+template <int D, int M_TILES> struct KeyPipeline {
+    typedef AttentionConfig<D, M_TILES> C;
     HeadRows keys, values;
     int T, first, last; /* tiles */
     int all_see_from;   /* the first key that no document hides from a query of the block */
 
     /* All threads call; `buffer` holds two ints a warp. */
-    __device__ __forceinline__ KeyWalk(const bf16 *qkv, const AttentionShape &shape, const QueryBlock &block,
-                                       const uint32_t *doc_start, int *buffer)
-        : keys(key_rows<D>(qkv, shape, block.token, block.kv_head)),
-          values(value_rows<D>(qkv, shape, block.token, block.kv_head)), T(shape.T) {
+    __device__ __forceinline__ KeyPipeline(const bf16 *qkv, const AttentionMmaParams &params,
+                                           const QueryBlock &block, const uint32_t *doc_start, int *buffer)
+        : keys(key_rows<D>(qkv, params, block.token, block.kv_head)),
+          values(value_rows<D>(qkv, params, block.token, block.kv_head)), T(params.T) {
         const KeyRange range = first_keys<C::ROWS>(doc_start, block.q0, T, buffer);
         first = range.least / ATTENTION_TILE;
         last = (min(block.q0 + C::ROWS, T) - 1) / ATTENTION_TILE;
         all_see_from = range.most;
     }
 
-    __device__ __forceinline__ void start(bf16 *stage, int tile) const {
+    __device__ __forceinline__ void prefetch(bf16 *stage, int tile) const {
         copy_rows<D, ATTENTION_TILE>(stage, keys, tile * ATTENTION_TILE, T);
         copy_rows<D, ATTENTION_TILE>(stage + C::TILE, values, tile * ATTENTION_TILE, T);
         cp_async_commit();
     }
 
-    /* The stage where the tile now is, keys before values; all warps are through with the one before it. The first
-     * tile was started in the first stage. */
-    __device__ __forceinline__ const bf16 *hand_over(bf16 *stages, int tile) const {
+    /* Waits for the tile, starts the next, and returns the tile's stage, keys before values. The barrier also says that
+     * all warps are done with the stage that the next tile goes to. The first tile was prefetched to the first stage. */
+    __device__ __forceinline__ const bf16 *advance(bf16 *stages, int tile) const {
         const int stage = (tile - first) & 1;
         cp_async_wait<0>();
         __syncthreads();
-        if (tile < last) start(stages + (1 - stage) * C::STAGE, tile + 1);
+        if (tile < last) prefetch(stages + (1 - stage) * C::STAGE, tile + 1);
         return stages + stage * C::STAGE;
     }
 
@@ -404,19 +408,19 @@ template <int D, int TILES> struct KeyWalk {
  * Launches
  * ------------------------------------------------------------------------------------------------------ */
 
-/* Calls run.template operator()<D, TILES>() for the head sizes that have kernels; false for others. */
-template <typename Run> bool dispatch_head_size(int D, Run run) {
+/* Calls launch(D, M_TILES), both constants, for the head sizes that have kernels; false for others. */
+template <typename Launch> bool dispatch_head_size(int D, Launch launch) {
     switch (D) {
     case 32:
-        return run.template operator()<32, 2>(), true;
+        return launch(Constant<32>(), Constant<2>()), true;
     case 48:
-        return run.template operator()<48, 2>(), true;
+        return launch(Constant<48>(), Constant<2>()), true;
     case 64:
-        return run.template operator()<64, 2>(), true;
+        return launch(Constant<64>(), Constant<2>()), true;
     case 96:
-        return run.template operator()<96, 1>(), true;
+        return launch(Constant<96>(), Constant<1>()), true;
     case 128:
-        return run.template operator()<128, 1>(), true;
+        return launch(Constant<128>(), Constant<1>()), true;
     default:
         return false;
     }

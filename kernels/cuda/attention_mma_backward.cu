@@ -7,23 +7,20 @@
  *     dV = Pᵀ·dO      dK = dSᵀ·Q / √D      dQ = dS·K / √D
  *
  *   terms   lse·log₂e and −delta of each row, for the other two
- *   dkv     a block a key-value head and 64 or 128 of its keys; walks over the heads of its group and, for each,
- *           over the queries that see a key of the block. A warp computes Sᵀ = K·Qᵀ and dPᵀ = V·dOᵀ, so that Pᵀ
- *           and dSᵀ come out as operands of the other two products
- *   dq      a block a head and 64 or 128 of its queries; walks over the keys that they see
+ *   dkv     a block a key-value head and 64 or 128 of its keys; the mainloop is over the heads of its group and, for
+ *           each, over the queries that see a key of the block. A warp computes Sᵀ = K·Qᵀ and dPᵀ = V·dOᵀ, so that
+ *           Pᵀ and dSᵀ come out as A fragments of the other two products
+ *   dq      a block a head and 64 or 128 of its queries; the mainloop is over the keys that they see
  *
  * Every sum has one owner and one order; there are no atomics and no block waits for another.
  *
- * Why two kernels: they compute S and dP twice, 7 products where one sweep needs 5, so they do 40 % more on the
- * tensor cores. A sweep (a block a key-value head, owning dQ in fp32) would instead carry each dS through shared
- * memory to other warps, with two more barriers a tile, and read and write fp32 dQ through L2 for every pair of
- * tiles: at D = 64 with tiles of 128, 64 KB for 10.5 MFLOP, so 1.9 TB/s of L2 at 300 TFLOP/s. Here nothing but
- * the tiles passes through shared memory, and the number of blocks grows with T. Neither was measured.
+ * Why two kernels: they compute S and dP twice, 7 products where one kernel (a block a key-value head, owning dQ in
+ * fp32) needs 5. That one would instead carry each dS through shared memory to other warps, with two more barriers
+ * a tile, and read and write fp32 dQ through L2 for every pair of tiles: at D = 64 with tiles of 128, 64 KB for 10.5
+ * MFLOP. Here nothing but the tiles passes through shared memory, and the number of blocks grows with T.
  *
- * FLOPs as usually counted (5 products): 10·T²·D/2 a head; done: 14·T²·D/2. gpt2-124m (H=12, D=64) at B=64,
- * T=1024: 258 GFLOP counted, 361 done; floor 0.6 ms at the 600 TFLOP/s or so of mma.sync on an H200. 120 TFLOP/s
- * counted are 168 done, 190 with what the diagonal wastes: a third of that rate. Bytes: terms 0.2 GB, dkv 0.6 GB,
- * dq 0.5 GB with L2 holding a head's tiles: 0.27 ms at 4.8 TB/s.
+ * FLOPs as usually counted (5 products): 10·T²·D/2 a head; done: 14·T²·D/2. Bytes, with L2 holding a head's tiles:
+ * terms reads out and dO; dkv reads qkv and dO and writes dK and dV; dq reads qkv and dO and writes dQ.
  * clang-format on */
 #include "attention_mma.cuh"
 
@@ -51,14 +48,15 @@ __host__ __device__ constexpr int lanes_of_a_row(int packs) {
 template <int D>
 __global__ void __launch_bounds__(ATTENTION_THREADS)
     attention_terms_kernel(const bf16 *__restrict__ out, const bf16 *__restrict__ dout,
-                           const float *__restrict__ lse, float *__restrict__ terms, AttentionShape shape) {
+                           const float *__restrict__ lse, float *__restrict__ terms,
+                           AttentionMmaParams params) {
     constexpr int LANES = lanes_of_a_row(D / PACK);
-    const int lane = threadIdx.x % LANES, T = shape.T, rows = shape.padded_T;
-    const int t = (int)(blockIdx.x % shape.blocks) * (ATTENTION_THREADS / LANES) + threadIdx.x / LANES;
-    const int64_t b_head = blockIdx.x / shape.blocks, b = b_head / shape.H, head = b_head % shape.H;
+    const int lane = threadIdx.x % LANES, T = params.T, rows = params.padded_T;
+    const int t = (int)(blockIdx.x % params.blocks) * (ATTENTION_THREADS / LANES) + threadIdx.x / LANES;
+    const int64_t b_head = blockIdx.x / params.blocks, b = b_head / params.H, head = b_head % params.H;
     float delta = 0;
     if (t < T && lane < D / PACK) {
-        const int64_t at = (b * T + t) * shape.out_stride + head * D + lane * PACK;
+        const int64_t at = (b * T + t) * params.out_stride + head * D + lane * PACK;
         float o[PACK], d[PACK];
         load_pack(o, out + at);
         load_pack(d, dout + at);
@@ -80,7 +78,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS)
  * ------------------------------------------------------------------------------------------------------ */
 
 /* What a stage holds of 64 queries besides Q and dO. */
-struct QueryRows {
+struct QueryStage {
     float terms[TERMS][TILE_ROWS];
     int first_key[TILE_ROWS]; /* with documents */
 };
@@ -95,23 +93,23 @@ __device__ inline int last_query(const uint32_t *doc_start, int k0, int k1, int 
 }
 
 /* dPᵀ starts from −delta of its columns' queries: 16 from `n` on. */
-template <int TILES>
-__device__ __forceinline__ void start_columns(float (&start)[TILES][2][4], const QueryRows *rows, int n) {
+template <int M_TILES>
+__device__ __forceinline__ void init_columns(float (&init)[M_TILES][2][4], const QueryStage *rows, int n) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float *two = &rows->terms[MINUS_DELTA][n + half * 8 + threadIdx.x % 4 * 2];
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++)
+        for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) start[tile][half][i] = two[i % 2];
+            for (int i = 0; i < 4; i++) init[m][half][i] = two[i % 2];
     }
 }
 
 /* Scores of keys that a query does not see become −∞. The warp's first key is `ahead` time steps after query
  * n of the tile that starts at q0. */
-template <int TILES>
-__device__ __forceinline__ void mask_columns(float (&s)[TILES][2][4], const QueryRows *rows, int n, int ahead,
-                                             int q0, bool documents) {
+template <int M_TILES>
+__device__ __forceinline__ void mask_columns(float (&s)[M_TILES][2][4], const QueryStage *rows, int n,
+                                             int ahead, int q0, bool documents) {
     const int lane = threadIdx.x % WARP, column = n + lane % 4 * 2;
     ahead += lane / 4 - lane % 4 * 2;
 #pragma unroll
@@ -121,81 +119,82 @@ __device__ __forceinline__ void mask_columns(float (&s)[TILES][2][4], const Quer
             const int row = half * 8 + i;
             const int behind = documents ? rows->first_key[column + row] - (q0 + column + row) : -INT32_MAX;
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++)
+            for (int m = 0; m < M_TILES; m++)
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    const int offset = ahead + tile * 16 + r * 8 - row; /* key − query */
-                    if (offset > 0 || offset < behind) s[tile][half][2 * r + i] = -INFINITY;
+                    const int offset = ahead + m * 16 + r * 8 - row; /* key − query */
+                    if (offset > 0 || offset < behind) s[m][half][2 * r + i] = -INFINITY;
                 }
         }
 }
 
 /* Sᵀ of a warp's keys and 16 queries from `n` on becomes Pᵀ, and dPᵀ − delta becomes dSᵀ. */
-template <int TILES>
-__device__ __forceinline__ void key_gradients(float (&s)[TILES][2][4], float (&dp)[TILES][2][4],
-                                              const QueryRows *rows, int n, float scale_log2) {
+template <int M_TILES>
+__device__ __forceinline__ void key_gradients(float (&s)[M_TILES][2][4], float (&dp)[M_TILES][2][4],
+                                              const QueryStage *rows, int n, float scale_log2) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float *two = &rows->terms[LSE_LOG2][n + half * 8 + threadIdx.x % 4 * 2];
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++)
+        for (int m = 0; m < M_TILES; m++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const float p = exp2_approx(s[tile][half][i] * scale_log2 - two[i % 2]);
-                s[tile][half][i] = p;
-                dp[tile][half][i] *= p;
+                const float p = exp2_approx(s[m][half][i] * scale_log2 - two[i % 2]);
+                s[m][half][i] = p;
+                dp[m][half][i] *= p;
             }
     }
 }
 
-/* A query tile of one head on its way into a stage. */
-template <int D, int TILES>
-__device__ __forceinline__ void copy_queries(bf16 *stage, QueryRows *rows, const HeadRows &queries,
-                                             const HeadRows &dout, const float *head_terms, int q0,
-                                             const AttentionShape &shape) {
-    typedef AttentionConfig<D, TILES> C;
-    const int T = shape.T, i = threadIdx.x;
+/* Starts copying a tile of one head's queries into a stage. */
+template <int D, int M_TILES>
+__device__ __forceinline__ void prefetch_queries(bf16 *stage, QueryStage *rows, const HeadRows &queries,
+                                                 const HeadRows &dout, const float *head_terms, int q0,
+                                                 const AttentionMmaParams &params) {
+    typedef AttentionConfig<D, M_TILES> C;
+    const int T = params.T, i = threadIdx.x;
     copy_rows<D, TILE_ROWS>(stage, queries, q0, T);
     copy_rows<D, TILE_ROWS>(stage + C::TILE, dout, q0, T);
     if (i < TILE_ROWS / 2) /* four rows of one term a thread */
         cp_async_16(&rows->terms[0][0] + i * 4, head_terms + (q0 * TERMS + i * 4));
-    else if (shape.doc_start && i >= TILE_ROWS)
+    else if (params.doc_start && i >= TILE_ROWS)
         cp_async_4(&rows->first_key[i - TILE_ROWS],
-                   shape.doc_start + queries.token + min(q0 + i - TILE_ROWS, T - 1));
+                   params.doc_start + queries.token + min(q0 + i - TILE_ROWS, T - 1));
     cp_async_commit();
 }
 
 /* What a tile of queries, from q0 on, adds to dK and dV of a warp's keys, which start at key0: 16 at a time, as
  * registers are full with these. MASKED at compile time: without a mask nothing lies above the diagonal either. */
-template <int D, int TILES, bool MASKED>
+template <int D, int M_TILES, bool MASKED>
 __device__ __forceinline__ void
-visit_queries(float (&dk)[TILES][D / 8][4], float (&dv)[TILES][D / 8][4],
-              const uint32_t (&k)[TILES][D / 16][4], const uint32_t (&v)[TILES][D / 16][4], const bf16 *stage,
-              const QueryRows *rows, int q0, int key0, const AttentionShape &shape) {
-    typedef AttentionConfig<D, TILES> C;
+dkv_mainloop_step(float (&dk)[M_TILES][D / 8][4], float (&dv)[M_TILES][D / 8][4],
+                  const uint32_t (&k)[M_TILES][D / 16][4], const uint32_t (&v)[M_TILES][D / 16][4],
+                  const bf16 *stage, const QueryStage *rows, int q0, int key0,
+                  const AttentionMmaParams &params) {
+    typedef AttentionConfig<D, M_TILES> C;
 #pragma unroll 1
     for (int n = 0; n < TILE_ROWS; n += 16) {
         if (MASKED && q0 + n + 15 < key0) continue; /* above this warp's diagonal */
         const bf16 *q_rows = stage + n * C::STRIDE, *dout_rows = q_rows + C::TILE;
-        float s[TILES][2][4], dp[TILES][2][4], start[TILES][2][4];
-        multiply_rows<D, TILES>(s, k, q_rows);
+        float s[M_TILES][2][4], dp[M_TILES][2][4], init[M_TILES][2][4];
+        mma_abt<D, M_TILES>(s, k, q_rows);
         if constexpr (MASKED)
-            mask_columns<TILES>(s, rows, n, key0 - (q0 + n), q0, shape.doc_start != NULL);
-        start_columns(start, rows, n);
-        multiply_rows<D, TILES>(dp, v, dout_rows, start);
-        key_gradients<TILES>(s, dp, rows, n, shape.scale * LOG2_E);
-        uint32_t p[TILES][4], ds[TILES][4];
-        as_operand<TILES>(p, s);
-        as_operand<TILES>(ds, dp);
-        accumulate_rows<D, TILES>(dv, p, dout_rows);
-        accumulate_rows<D, TILES>(dk, ds, q_rows);
+            mask_columns<M_TILES>(s, rows, n, key0 - (q0 + n), q0, params.doc_start != NULL);
+        init_columns(init, rows, n);
+        mma_abt<D, M_TILES>(dp, v, dout_rows, init);
+        key_gradients<M_TILES>(s, dp, rows, n, params.scale * LOG2_E);
+        uint32_t p[M_TILES][4], ds[M_TILES][4];
+        as_a_fragment<M_TILES>(p, s);
+        as_a_fragment<M_TILES>(ds, dp);
+        mma_ab<D, M_TILES>(dv, p, dout_rows);
+        mma_ab<D, M_TILES>(dk, ds, q_rows);
     }
 }
 
-/* Whether the tile of queries from q0 on needs a mask, for keys from k0 on: the diagonal crosses it, or a document's
- * start does. Its stage is there for all threads afterwards; all of them call. */
+/* Waits for the tile of queries from q0 on; all threads call, and may read its stage afterwards. Whether it needs a
+ * mask, for keys from k0 on: the diagonal crosses it, or a document's start does. */
 template <int ROWS>
-__device__ __forceinline__ bool hand_over_queries(const QueryRows *rows, int q0, int k0, bool documents) {
+__device__ __forceinline__ bool wait_queries(const QueryStage *rows, int q0, int k0, bool documents) {
     cp_async_wait<0>();
     const bool diagonal = q0 < k0 + ROWS;
     if (!documents) {
@@ -206,172 +205,180 @@ __device__ __forceinline__ bool hand_over_queries(const QueryRows *rows, int q0,
     return __syncthreads_or(i >= 0 && rows->first_key[i] > k0) != 0 || diagonal;
 }
 
-template <int D, int TILES>
+template <int D, int M_TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_dkv_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
-                             const float *__restrict__ terms, bf16 *__restrict__ dqkv, AttentionShape shape) {
-    typedef AttentionConfig<D, TILES> C;
-    static_assert(ATTENTION_THREADS == 2 * TILE_ROWS && TERMS == 2, "how copy_queries shares the work");
+                             const float *__restrict__ terms, bf16 *__restrict__ dqkv,
+                             AttentionMmaParams params) {
+    typedef AttentionConfig<D, M_TILES> C;
+    static_assert(ATTENTION_THREADS == 2 * TILE_ROWS && TERMS == 2, "how prefetch_queries shares the work");
     SHARED_MEMORY(bf16, shared);
-    SHARED_ARRAY(QueryRows, rows, 2);
+    SHARED_ARRAY(QueryStage, rows, 2);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
-    const int T = shape.T, group = shape.H / shape.Hkv;
+    const int T = params.T, group = params.H / params.Hkv;
 
     /* Key blocks of a head are neighbours, so that its queries stay in L2; the first, which most queries see,
      * is the longest. */
-    const int k0 = (int)(blockIdx.x % shape.blocks) * C::ROWS;
-    const int kv_head = (int)(blockIdx.x / shape.blocks % shape.Hkv);
-    const int b = (int)(blockIdx.x / shape.blocks / shape.Hkv);
-    const int row0 = first_row<TILES>(), key0 = k0 + row0; /* of this warp */
+    const int k0 = (int)(blockIdx.x % params.blocks) * C::ROWS;
+    const int kv_head = (int)(blockIdx.x / params.blocks % params.Hkv);
+    const int b = (int)(blockIdx.x / params.blocks / params.Hkv);
+    const int row0 = first_row<M_TILES>(), key0 = k0 + row0; /* of this warp */
     const int n0 = b * T, end_head = (kv_head + 1) * group;
-    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + n0 : NULL;
+    const uint32_t *doc_start = params.doc_start ? params.doc_start + n0 : NULL;
 
-    start_own_rows<D, TILES>(shared, key_rows<D>(qkv, shape, n0, kv_head),
-                             value_rows<D>(qkv, shape, n0, kv_head), k0, T);
+    prologue_copy<D, M_TILES>(shared, key_rows<D>(qkv, params, n0, kv_head),
+                              value_rows<D>(qkv, params, n0, kv_head), k0, T);
     const int first_tile = k0 / TILE_ROWS;
-    const int last_tile = same_in_warp(last_query(doc_start, k0, k0 + C::ROWS, T, range_buffer)) / TILE_ROWS;
-    uint32_t k[TILES][D / 16][4], v[TILES][D / 16][4];
-    finish_own_rows<D, TILES>(k, v, shared, row0);
-    float dk[TILES][D / 8][4], dv[TILES][D / 8][4];
+    const int last_tile = warp_uniform(last_query(doc_start, k0, k0 + C::ROWS, T, range_buffer)) / TILE_ROWS;
+    uint32_t k[M_TILES][D / 16][4], v[M_TILES][D / 16][4];
+    prologue_load<D, M_TILES>(k, v, shared, row0);
+    float dk[M_TILES][D / 8][4], dv[M_TILES][D / 8][4];
     clear(dk);
     clear(dv);
 
     int head = kv_head * group, tile = first_tile;
-    auto copy_next = [&](int stage) {
-        const float *head_terms = terms + (int64_t)(b * shape.H + head) * (TERMS * shape.padded_T);
-        copy_queries<D, TILES>(shared + stage * C::STAGE, &rows[stage], query_rows<D>(qkv, shape, n0, head),
-                               out_rows<D>(dout, shape, n0, head), head_terms, tile * TILE_ROWS, shape);
+    auto prefetch_next = [&](int stage) {
+        const float *head_terms = terms + (int64_t)(b * params.H + head) * (TERMS * params.padded_T);
+        prefetch_queries<D, M_TILES>(
+            shared + stage * C::STAGE, &rows[stage], query_rows<D>(qkv, params, n0, head),
+            out_rows<D>(dout, params, n0, head), head_terms, tile * TILE_ROWS, params);
     };
-    copy_next(0);
+    prefetch_next(0);
     for (int stage = 0; head < end_head; stage ^= 1) {
         const int q0 = tile * TILE_ROWS;
-        const bool masked = hand_over_queries<C::ROWS>(&rows[stage], q0, k0, shape.doc_start != NULL);
+        const bool masked = wait_queries<C::ROWS>(&rows[stage], q0, k0, params.doc_start != NULL);
         if (++tile > last_tile) tile = first_tile, head++;
-        if (head < end_head) copy_next(1 - stage);
+        if (head < end_head) prefetch_next(1 - stage);
         if (masked)
-            visit_queries<D, TILES, true>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], q0, key0, shape);
+            dkv_mainloop_step<D, M_TILES, true>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], q0,
+                                                key0, params);
         else
-            visit_queries<D, TILES, false>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], q0, key0,
-                                           shape);
+            dkv_mainloop_step<D, M_TILES, false>(dk, dv, k, v, shared + stage * C::STAGE, &rows[stage], q0,
+                                                 key0, params);
     }
 
     __syncthreads(); /* the stages are free */
-    bf16 *dkeys = dqkv + (int64_t)(n0 + key0) * shape.qkv_stride + (int64_t)(shape.H + kv_head) * D;
+    bf16 *dkeys = dqkv + (int64_t)(n0 + key0) * params.qkv_stride + (int64_t)(params.H + kv_head) * D;
     bf16 *staged = shared + row0 * C::STRIDE;
-    store_rows<D, TILES>(dkeys, shape.qkv_stride, T - key0, staged, dk, shape.scale);
-    store_rows<D, TILES>(dkeys + (int64_t)shape.Hkv * D, shape.qkv_stride, T - key0, staged + C::STAGE, dv,
-                         1);
+    epilogue_store<D, M_TILES>(dkeys, params.qkv_stride, T - key0, staged, dk, params.scale);
+    epilogue_store<D, M_TILES>(dkeys + (int64_t)params.Hkv * D, params.qkv_stride, T - key0,
+                               staged + C::STAGE, dv, 1);
 }
 
 /* --------------------------------------------------------------------------------------------------------
  * dQ
  * ------------------------------------------------------------------------------------------------------ */
 
-/* The two rows of a 16-row tile that a thread holds a quarter of: g and g + 8 with g = lane / 4. */
-struct QueryRow {
+/* The two rows of an m16 tile that a thread holds a quarter of: g and g + 8 with g = lane / 4. */
+struct DqRow {
     int t, first_key;
     float lse_log2, minus_delta;
 };
 
 /* dP starts from −delta of its rows. */
-template <int TILES>
-__device__ __forceinline__ void start_rows(float (&start)[TILES][2][4], const QueryRow (&rows)[TILES][2]) {
+template <int M_TILES>
+__device__ __forceinline__ void init_rows(float (&init)[M_TILES][2][4], const DqRow (&rows)[M_TILES][2]) {
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-        for (int i = 0; i < 8; i++) start[tile][i / 4][i % 4] = rows[tile][i % 4 / 2].minus_delta;
+        for (int i = 0; i < 8; i++) init[m][i / 4][i % 4] = rows[m][i % 4 / 2].minus_delta;
 }
 
 /* S and dP − delta of a warp's queries and 16 keys: the latter becomes dS. */
-template <int TILES, bool MASKED>
-__device__ __forceinline__ void query_gradients(const float (&s)[TILES][2][4], float (&dp)[TILES][2][4],
-                                                const QueryRow (&rows)[TILES][2], int key0, float scale_log2) {
+template <int M_TILES, bool MASKED>
+__device__ __forceinline__ void query_gradients(const float (&s)[M_TILES][2][4], float (&dp)[M_TILES][2][4],
+                                                const DqRow (&rows)[M_TILES][2], int key0, float scale_log2) {
     const int column = key0 + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const QueryRow &row = rows[tile][i / 2];
+                const DqRow &row = rows[m][i / 2];
                 const int key = column + half * 8 + i % 2;
-                float p = exp2_approx(s[tile][half][i] * scale_log2 - row.lse_log2);
+                float p = exp2_approx(s[m][half][i] * scale_log2 - row.lse_log2);
                 if (MASKED && (key > row.t || key < row.first_key)) p = 0;
-                dp[tile][half][i] *= p;
+                dp[m][half][i] *= p;
             }
 }
 
 /* What a tile of keys, from tile0 on, adds to dQ of a warp's queries, which start at query0: 16 at a time, as registers
  * are full with these. `stage`: the keys' rows, then the values'. MASKED at compile time: without a mask nothing lies
  * above the diagonal either. */
-template <int D, int TILES, bool MASKED>
+template <int D, int M_TILES, bool MASKED>
 __device__ __forceinline__ void
-visit_keys(float (&dq)[TILES][D / 8][4], const uint32_t (&q)[TILES][D / 16][4],
-           const uint32_t (&dout)[TILES][D / 16][4], const bf16 *stage, const QueryRow (&rows)[TILES][2],
-           int tile0, int query0, float scale_log2) {
-    typedef AttentionConfig<D, TILES> C;
-    float start[TILES][2][4];
-    start_rows(start, rows);
+dq_mainloop_step(float (&dq)[M_TILES][D / 8][4], const uint32_t (&q)[M_TILES][D / 16][4],
+                 const uint32_t (&dout)[M_TILES][D / 16][4], const bf16 *stage,
+                 const DqRow (&rows)[M_TILES][2], int tile0, int query0, float scale_log2) {
+    typedef AttentionConfig<D, M_TILES> C;
+    float init[M_TILES][2][4];
+    init_rows(init, rows);
 #pragma unroll 1
     for (int n = 0; n < TILE_ROWS; n += 16) {
-        if (MASKED && tile0 + n > query0 + TILES * 16 - 1) break; /* above this warp's diagonal */
+        if (MASKED && tile0 + n > query0 + M_TILES * 16 - 1) break; /* above this warp's diagonal */
         const bf16 *keys = stage + n * C::STRIDE;
-        float s[TILES][2][4], dp[TILES][2][4];
-        multiply_rows<D, TILES>(s, q, keys);
-        multiply_rows<D, TILES>(dp, dout, keys + C::TILE, start);
-        query_gradients<TILES, MASKED>(s, dp, rows, tile0 + n, scale_log2);
-        uint32_t ds[TILES][4];
-        as_operand<TILES>(ds, dp);
-        accumulate_rows<D, TILES>(dq, ds, keys);
+        float s[M_TILES][2][4], dp[M_TILES][2][4];
+        mma_abt<D, M_TILES>(s, q, keys);
+        mma_abt<D, M_TILES>(dp, dout, keys + C::TILE, init);
+        query_gradients<M_TILES, MASKED>(s, dp, rows, tile0 + n, scale_log2);
+        uint32_t ds[M_TILES][4];
+        as_a_fragment<M_TILES>(ds, dp);
+        mma_ab<D, M_TILES>(dq, ds, keys);
     }
 }
 
-template <int D, int TILES>
+template <int D, int M_TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_dq_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
-                            const float *__restrict__ terms, bf16 *__restrict__ dqkv, AttentionShape shape) {
-    typedef AttentionConfig<D, TILES> C;
+                            const float *__restrict__ terms, bf16 *__restrict__ dqkv,
+                            AttentionMmaParams params) {
+    typedef AttentionConfig<D, M_TILES> C;
     SHARED_MEMORY(bf16, shared);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
-    const QueryBlock block = query_block<C::ROWS>(shape);
-    const int T = shape.T, row0 = first_row<TILES>(), query0 = block.q0 + row0; /* of this warp */
-    const uint32_t *doc_start = shape.doc_start ? shape.doc_start + block.token : NULL;
+    const QueryBlock block = query_block<C::ROWS>(params);
+    const int T = params.T, row0 = first_row<M_TILES>(), query0 = block.q0 + row0; /* of this warp */
+    const uint32_t *doc_start = params.doc_start ? params.doc_start + block.token : NULL;
 
-    start_own_rows<D, TILES>(shared, query_rows<D>(qkv, shape, block.token, block.head),
-                             out_rows<D>(dout, shape, block.token, block.head), block.q0, T);
-    const KeyWalk<D, TILES> walk(qkv, shape, block, doc_start, range_buffer);
-    QueryRow rows[TILES][2];
+    prologue_copy<D, M_TILES>(shared, query_rows<D>(qkv, params, block.token, block.head),
+                              out_rows<D>(dout, params, block.token, block.head), block.q0, T);
+    const KeyPipeline<D, M_TILES> pipeline(qkv, params, block, doc_start, range_buffer);
+    DqRow rows[M_TILES][2];
 #pragma unroll
-    for (int i = 0; i < TILES; i++)
+    for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            QueryRow &row = rows[i][r];
-            row.t = block.query_of(row0, i, r);
+            DqRow &row = rows[m][r];
+            row.t = block.query_of(row0, m, r);
             row.first_key = row_first_key(doc_start, min(row.t, T - 1));
-            const float *term = terms + (int64_t)(block.b * shape.H + block.head) * (TERMS * shape.padded_T) +
+            const float *term = terms +
+                                (int64_t)(block.b * params.H + block.head) * (TERMS * params.padded_T) +
                                 term_offset(row.t);
             const bool exists = row.t < T;
             row.lse_log2 = exists ? term[LSE_LOG2 * TILE_ROWS] : INFINITY;
             row.minus_delta = exists ? term[MINUS_DELTA * TILE_ROWS] : 0;
         }
-    uint32_t q[TILES][D / 16][4], dout_rows[TILES][D / 16][4];
-    finish_own_rows<D, TILES>(q, dout_rows, shared, row0);
-    float dq[TILES][D / 8][4];
+    uint32_t q[M_TILES][D / 16][4], dout_rows[M_TILES][D / 16][4];
+    prologue_load<D, M_TILES>(q, dout_rows, shared, row0);
+    float dq[M_TILES][D / 8][4];
     clear(dq);
 
-    const float scale_log2 = shape.scale * LOG2_E;
-    walk.start(shared, walk.first);
-    for (int tile = walk.first; tile <= walk.last; tile++) {
-        const bf16 *stage = walk.hand_over(shared, tile);
-        if (walk.masked(tile, query0))
-            visit_keys<D, TILES, true>(dq, q, dout_rows, stage, rows, tile * TILE_ROWS, query0, scale_log2);
+    const float scale_log2 = params.scale * LOG2_E;
+    pipeline.prefetch(shared, pipeline.first);
+    for (int tile = pipeline.first; tile <= pipeline.last; tile++) {
+        const bf16 *stage = pipeline.advance(shared, tile);
+        if (pipeline.masked(tile, query0))
+            dq_mainloop_step<D, M_TILES, true>(dq, q, dout_rows, stage, rows, tile * TILE_ROWS, query0,
+                                               scale_log2);
         else
-            visit_keys<D, TILES, false>(dq, q, dout_rows, stage, rows, tile * TILE_ROWS, query0, scale_log2);
+            dq_mainloop_step<D, M_TILES, false>(dq, q, dout_rows, stage, rows, tile * TILE_ROWS, query0,
+                                                scale_log2);
     }
 
     __syncthreads(); /* the stages are free */
-    bf16 *dqueries = dqkv + (int64_t)(block.token + query0) * shape.qkv_stride + (int64_t)block.head * D;
-    store_rows<D, TILES>(dqueries, shape.qkv_stride, T - query0, shared + row0 * C::STRIDE, dq, shape.scale);
+    bf16 *dqueries = dqkv + (int64_t)(block.token + query0) * params.qkv_stride + (int64_t)block.head * D;
+    epilogue_store<D, M_TILES>(dqueries, params.qkv_stride, T - query0, shared + row0 * C::STRIDE, dq,
+                               params.scale);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -382,40 +389,35 @@ size_t terms_bytes(int64_t sequences, int64_t tokens, int64_t heads) {
     return (size_t)((tokens + sequences * (row_stride(1) - 1)) * heads * TERMS) * sizeof(float);
 }
 
-struct RunBackward {
-    Queue *queue;
-    const AttentionBackward *args;
+template <int D, int M_TILES> void run_backward(Queue *queue, const AttentionBackward *args) {
+    typedef AttentionConfig<D, M_TILES> C;
+    ALLOW_SHARED_MEMORY((attention_dkv_mma_kernel<D, M_TILES>), C::STAGES_BYTES);
+    ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, M_TILES>), C::STAGES_BYTES);
+    const Attention *forward = args->forward;
+    const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
+    float *terms =
+        static_cast<float *>(cuda_scratch(queue, terms_bytes(B, (int64_t)B * T, H), "attention_backward"));
+    const bf16 *qkv = static_cast<const bf16 *>(forward->qkv), *out = static_cast<const bf16 *>(forward->out);
+    const bf16 *dout = static_cast<const bf16 *>(args->dout);
+    const float *lse = static_cast<const float *>(forward->lse);
+    bf16 *dqkv = static_cast<bf16 *>(args->dqkv);
 
-    template <int D, int TILES> void operator()() {
-        typedef AttentionConfig<D, TILES> C;
-        ALLOW_SHARED_MEMORY((attention_dkv_mma_kernel<D, TILES>), C::STAGES_BYTES);
-        ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, TILES>), C::STAGES_BYTES);
-        const Attention *forward = args->forward;
-        const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
-        float *terms = static_cast<float *>(
-            cuda_scratch(queue, terms_bytes(B, (int64_t)B * T, H), "attention_backward"));
-        const bf16 *qkv = static_cast<const bf16 *>(forward->qkv),
-                   *out = static_cast<const bf16 *>(forward->out);
-        const bf16 *dout = static_cast<const bf16 *>(args->dout);
-        const float *lse = static_cast<const float *>(forward->lse);
-        bf16 *dqkv = static_cast<bf16 *>(args->dqkv);
-
-        AttentionShape shape = attention_shape(forward, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
-        shape.blocks = (int)ceil_div(shape.padded_T, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
-        LAUNCH((attention_terms_kernel<D>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS, 0,
-               queue->stream, out, dout, lse, terms, shape);
-        shape = attention_shape(forward, C::ROWS);
-        LAUNCH((attention_dkv_mma_kernel<D, TILES>), (unsigned)shape.blocks * Hkv * B, ATTENTION_THREADS,
-               C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
-        LAUNCH((attention_dq_mma_kernel<D, TILES>), (unsigned)shape.blocks * H * B, ATTENTION_THREADS,
-               C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, shape);
-    }
-};
+    AttentionMmaParams params = mma_params(forward, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
+    params.blocks = (int)ceil_div(params.padded_T, ATTENTION_THREADS / lanes_of_a_row(D / PACK));
+    LAUNCH((attention_terms_kernel<D>), (unsigned)params.blocks * H * B, ATTENTION_THREADS, 0, queue->stream,
+           out, dout, lse, terms, params);
+    params = mma_params(forward, C::ROWS);
+    LAUNCH((attention_dkv_mma_kernel<D, M_TILES>), (unsigned)params.blocks * Hkv * B, ATTENTION_THREADS,
+           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, params);
+    LAUNCH((attention_dq_mma_kernel<D, M_TILES>), (unsigned)params.blocks * H * B, ATTENTION_THREADS,
+           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, params);
+}
 
 } // namespace
 
 bool attention_backward_mma(Queue *queue, const AttentionBackward *args) {
-    return dispatch_head_size(args->forward->D, RunBackward{queue, args});
+    return dispatch_head_size(args->forward->D,
+                              [&](auto D, auto M_TILES) { run_backward<D(), M_TILES()>(queue, args); });
 }
 
 size_t attention_mma_scratch(const Limits *limits) {

@@ -259,10 +259,10 @@ double event_elapsed(Event *from, Event *to) {
     return milliseconds * 1e-3;
 }
 
-int64_t noted_before_capture;
+int64_t count_before_capture;
 
 void capture_begin(Queue *queue) {
-    noted_before_capture = cuda_trail.noted;
+    count_before_capture = launch_log.count;
     CUDA_CHECK(cudaStreamBeginCapture(queue->stream, cudaStreamCaptureModeThreadLocal),
                "beginning a capture");
 }
@@ -274,14 +274,14 @@ Graph *capture_end(Queue *queue) {
     CUDA_CHECK(cudaGraphInstantiate(&result->exec, graph, 0),
                "making a graph of a step (--cuda-graph off takes no memory for one)");
     CUDA_CHECK(cudaGraphDestroy(graph), "giving back a graph's template");
-    result->operations = cuda_trail.noted - noted_before_capture;
+    result->operations = launch_log.count - count_before_capture;
     return result;
 }
 
 void graph_launch(Queue *queue, Graph *graph) {
-    cuda_trail.begin("a captured graph", {{{"operations", graph->operations}}});
+    launch_log.begin("a captured graph", {{{"operations", graph->operations}}});
     CUDA_CHECK(cudaGraphLaunch(graph->exec, queue->stream), "launching a graph");
-    cuda_trail.end();
+    launch_log.end();
 }
 
 void graph_destroy(Graph *graph) {
@@ -315,12 +315,12 @@ void *cuda_scratch(Queue *queue, size_t bytes, const char *operation) {
  * The tables. What is not assigned is NULL: not there yet.
  * ------------------------------------------------------------------------------------------------------ */
 
-/* The function of the table: notes the call, and makes it. */
+/* The function of the table: logs the call, and makes it. */
 #define OPERATION(name, function)                                                                            \
     k.name = [](Queue *queue, const auto *args) {                                                            \
-        cuda_trail.begin(#name, shape_of(args));                                                             \
+        launch_log.begin(#name, shape_of(args));                                                             \
         function(queue, args);                                                                               \
-        cuda_trail.end();                                                                                    \
+        launch_log.end();                                                                                    \
     }
 
 template <typename S> static constexpr Kernels make_table(const char *name, DType storage) {

@@ -22,8 +22,7 @@
  * makes every rank's id that of an address, where rank 0 listens inside ncclCommInitRankConfig. (NCCL then takes the
  * network interface whose subnet the address is in, and fails where there is none.)
  *
- * A ring sends 2·(R − 1)/R of the buffer from each rank in an all-reduce, half of that in the others. Nothing has
- * been measured.
+ * A ring sends 2·(R − 1)/R of the buffer from each rank in an all-reduce, half of that in the others.
  */
 #include "collective.cuh"
 
@@ -90,8 +89,8 @@ bool nccl_load(char *text, size_t size) {
     return true;
 }
 
-/* Asks again at once for a while: ranks are apart by less than a step, as a rule, and a step takes tens of milliseconds. */
-void breathe(double waited) {
+/* Asks again at once for a while: ranks are apart by much less than a step, as a rule. */
+void back_off(double waited) {
     if (waited < 1e-3)
         sched_yield();
     else
@@ -133,7 +132,7 @@ ncclResult_t settle(ncclResult_t status, const char *where) {
         if (asked != ncclSuccess) return asked;
         const double waited = deadline_clock() - begun;
         if (status == ncclInProgress && waited > timeout_s) end_waiting(where, waited);
-        if (status == ncclInProgress) breathe(waited);
+        if (status == ncclInProgress) back_off(waited);
     }
     return status;
 }
@@ -304,7 +303,7 @@ void CollectivePause::pause() {
             end_failed(find_place(place), state);
         if (now - begun > timeout_s) end_waiting(find_place(place), now - begun);
     }
-    breathe(now - begun);
+    back_off(now - begun);
 }
 
 void all_reduce_sum(Queue *queue, const Collective *c) {

@@ -8,8 +8,8 @@
 
 #include "types.cuh"
 
-/* Most chunks there can be: enough blocks to fill a GPU, few enough that partial sums stay a few per cent of
- * the tensor. Never asked of the device, so that the bits do not depend on it. */
+/* Most chunks there can be: enough blocks to fill a GPU, few enough that partial sums stay small beside the
+ * tensor. Never asked of the device, so that the bits do not depend on it. */
 constexpr int MAX_CHUNKS = 512;
 
 struct Chunks {
@@ -24,6 +24,12 @@ static inline Chunks split_rows(int64_t N, int unit = 1, int most = MAX_CHUNKS) 
     chunks.count = (unsigned)ceil_div(N, chunks.rows);
     return chunks;
 }
+
+/* The partial sums that a norm before another operation leaves (qkv.cu, activation.cu): of α's and the bias's gradient,
+ * [chunks][stride] each; NULL: not wanted. */
+struct AlphaBiasPartials {
+    float *alpha, *bias;
+};
 
 /* out[c] += Σ partial[chunk·stride + group·group_stride + c] over `chunks` rows of partial sums and `groups`
  * of columns in each (heads that share a parameter), for c < columns. NULL out: nothing. */

@@ -39,7 +39,7 @@
 #include <cuda_runtime.h>
 
 #include "../../src/base/check.h"
-#include "trail.cuh"
+#include "launch_log.cuh"
 
 /* CUDA_CHECK(call, "format", …): fails with what was tried, as formatted, the error's name and text, and the operations
  * that were put into queues last with their shapes. */
@@ -95,12 +95,12 @@ static inline bool cuda_raise(size_t *limit, size_t wanted) {
         launch_check(#kernel, launch_grid_, launch_block_, launch_shared_);                                  \
     } while (0)
 
-/* Formats what was tried and stops the program: LIBRARY: WHAT: NAME (TEXT) in CALL; operations (trail.cuh). */
+/* Formats what was tried and stops the program: LIBRARY: WHAT: NAME (TEXT) in CALL; operations (launch_log.cuh). */
 static inline void cuda_fail_list(const char *library, const char *name, const char *text, const char *call,
                                   const char *format, va_list args) {
     char what[512], operations[768];
     vsnprintf(what, sizeof what, format, args);
-    cuda_trail.describe(operations, sizeof operations);
+    launch_log.describe(operations, sizeof operations);
     fail(EXIT_RUNTIME, "%s: %s: %s (%s) in %s%s", library, what, name, text, call, operations);
 }
 

@@ -1,9 +1,9 @@
 /*
  * elementary.cuh: e^x, a/b, tanh x and erf x as exactly as the type T keeps them that a result is rounded to.
  *
- * expf, a division and tanhf, good to the last bits of fp32, are some 8, 10 and 20 instructions (sm_90, nvcc 13.0), and an
- * H200 gives about 24 an element to a kernel that moves 4 bytes of it. bf16 keeps 2^-9 of a value: there the hardware's
- * own approximations serve, with errors of 2^-17 and less. For float it is CUDA's functions.
+ * expf, a division and tanhf, good to the last bits of fp32, are some 8, 10 and 20 instructions (sm_90, nvcc 13.0): with
+ * them a kernel that moves 4 bytes an element would wait for instructions, not for memory. bf16 keeps 2^-9 of a value:
+ * there the hardware's own approximations serve, with errors of 2^-17 and less. For float it is CUDA's functions.
  */
 #ifndef ELEMENTARY_CUH
 #define ELEMENTARY_CUH
@@ -48,8 +48,8 @@ template <typename T> __device__ __forceinline__ Squash hyperbolic_tangent(float
     return {fabsf(x) < 0.0625f ? series : copysignf(fmaf(-2, rest, 1), x), 4 * rest * (1 - rest)};
 }
 
-/* erf x and its slope, 2/√π·e^−x². The value is CUDA's for both types: some 24 instructions (sm_90, nvcc 13.0), of which a
- * junction's 8 bytes an element leave time for some 48. Coarse: the slope is within (8 + 3x²)·2^-24. */
+/* erf x and its slope, 2/√π·e^−x². The value is CUDA's for both types: some 24 instructions (sm_90, nvcc 13.0), for which a
+ * junction's 8 bytes an element leave slots. Coarse: the slope is within (8 + 3x²)·2^-24. */
 template <typename T> __device__ __forceinline__ Squash error_function(float x) {
     return {erff(x), 1.1283791670955126f * exponential<T>(-x * x)};
 }

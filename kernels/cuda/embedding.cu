@@ -41,7 +41,7 @@ __device__ __forceinline__ int digit_of(uint32_t key, int shift) {
 
 /* counts[digit · chunks + chunk]: how many elements of a chunk have that digit. A block a chunk. */
 __global__ void __launch_bounds__(SORT_CHUNK)
-    count_digits_kernel(const uint32_t *__restrict__ keys, int64_t N, int shift, int *__restrict__ counts) {
+    histogram_kernel(const uint32_t *__restrict__ keys, int64_t N, int shift, int *__restrict__ counts) {
     SHARED_ARRAY(int, bins, DIGITS);
     const int64_t n = (int64_t)blockIdx.x * SORT_CHUNK + threadIdx.x;
     bins[threadIdx.x] = 0;
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(SORT_CHUNK)
 }
 
 /* The sum over the lanes before this one. */
-__device__ __forceinline__ int sum_before(int value) {
+__device__ __forceinline__ int warp_exclusive_scan(int value) {
     const int lane = threadIdx.x % WARP;
     int sum = value;
 #pragma unroll
@@ -65,11 +65,12 @@ __device__ __forceinline__ int sum_before(int value) {
 
 /* Each digit's counts become what the chunks before have of it, and totals[digit] their sum. A warp a digit. */
 __global__ void __launch_bounds__(WARP)
-    scan_chunks_kernel(int *__restrict__ counts, int chunks, int *__restrict__ totals) {
+    scan_kernel(int *__restrict__ counts, int chunks, int *__restrict__ totals) {
     int *row = counts + (int64_t)blockIdx.x * chunks;
     int total = 0;
     for (int first = 0; first < chunks; first += WARP) {
-        const int i = first + (int)threadIdx.x, value = i < chunks ? row[i] : 0, before = sum_before(value);
+        const int i = first + (int)threadIdx.x, value = i < chunks ? row[i] : 0,
+                  before = warp_exclusive_scan(value);
         if (i < chunks) row[i] = total + before;
         total += __shfl_sync(ALL_LANES, before + value, WARP - 1);
     }
@@ -81,11 +82,11 @@ struct Sorted {
     uint32_t *keys, *order;
 };
 
-/* Puts a chunk's elements where they belong by this digit: behind those of smaller digits, those of earlier chunks, and
- * those of this chunk before them. */
+/* Scatters a chunk's elements to where they belong by this digit: behind those of smaller digits, those of earlier chunks,
+ * and those of this chunk before them. */
 __global__ void __launch_bounds__(SORT_CHUNK)
-    place_kernel(Sorted to, Sorted from, int64_t N, int shift, const int *__restrict__ before,
-                 const int *__restrict__ totals) {
+    scatter_kernel(Sorted to, Sorted from, int64_t N, int shift, const int *__restrict__ before,
+                   const int *__restrict__ totals) {
     SHARED_ARRAY(int, digits, SORT_CHUNK);
     SHARED_ARRAY(int, starts, DIGITS);
     SHARED_ARRAY(int, warp_sums, SORT_CHUNK / WARP);
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(SORT_CHUNK)
     const int digit = digit_of(key, shift);
     digits[thread] = digit;
 
-    const int total = totals[thread], sum = sum_before(total);
+    const int total = totals[thread], sum = warp_exclusive_scan(total);
     if (lane == WARP - 1) warp_sums[warp] = sum + total;
     __syncthreads();
     int start = sum + before[(int64_t)thread * gridDim.x + blockIdx.x];
@@ -124,9 +125,9 @@ Sorted sort_tokens(Queue *queue, const uint32_t *keys, int64_t N, int64_t end) {
     Sorted to = {scratch, scratch + N}, other = {scratch + 2 * N, scratch + 3 * N};
     int *counts = reinterpret_cast<int *>(scratch + 4 * N), *totals = counts + (int64_t)DIGITS * chunks;
     for (int shift = 0; shift == 0 || (end - 1) >> shift > 0; shift += DIGIT_BITS) {
-        LAUNCH(count_digits_kernel, chunks, SORT_CHUNK, 0, queue->stream, from.keys, N, shift, counts);
-        LAUNCH(scan_chunks_kernel, DIGITS, WARP, 0, queue->stream, counts, (int)chunks, totals);
-        LAUNCH(place_kernel, chunks, SORT_CHUNK, 0, queue->stream, to, from, N, shift, counts, totals);
+        LAUNCH(histogram_kernel, chunks, SORT_CHUNK, 0, queue->stream, from.keys, N, shift, counts);
+        LAUNCH(scan_kernel, DIGITS, WARP, 0, queue->stream, counts, (int)chunks, totals);
+        LAUNCH(scatter_kernel, chunks, SORT_CHUNK, 0, queue->stream, to, from, N, shift, counts, totals);
         from = to;
         to = other, other = from;
     }
@@ -158,23 +159,23 @@ __device__ __forceinline__ void add_to_table(float *row, const float (&sum)[PACK
     store_pack(row, out);
 }
 
-/* A block a place in the order: that of a key's first token owns the key, the others leave. It takes up to 128 tokens at a
- * time; a thread owns a pack of columns. */
+/* A block an entry of the order: that of a key's first token owns the key, the others exit. It takes up to 128 tokens
+ * at a time; a thread owns a pack of columns. */
 template <typename R>
 __global__ void __launch_bounds__(THREADS)
     add_sorted_rows_kernel(float *__restrict__ table, const R *__restrict__ dx, Sorted sorted, int64_t N, int C,
                            const Accum *scale_pointer) {
     SHARED_ARRAY(uint32_t, tokens, THREADS);
-    const int64_t place = blockIdx.x, stride = row_stride(C);
-    const uint32_t key = sorted.keys[place];
-    if (place > 0 && sorted.keys[place - 1] == key) return;
+    const int64_t entry = blockIdx.x, stride = row_stride(C);
+    const uint32_t key = sorted.keys[entry];
+    if (entry > 0 && sorted.keys[entry - 1] == key) return;
     const float scale = scale_pointer ? *static_cast<const float *>(scale_pointer) : 1.0f;
     for (int64_t column0 = 0; column0 < stride; column0 += THREADS * PACK) {
         const int64_t column = column0 + threadIdx.x * PACK;
         float sum[PACK];
         fill_pack(sum, 0);
         int count = THREADS;
-        for (int64_t first = place; count == THREADS; first += THREADS) {
+        for (int64_t first = entry; count == THREADS; first += THREADS) {
             const int64_t n = first + threadIdx.x;
             const bool match = n < N && sorted.keys[n] == key;
             __syncthreads(); /* the list may still be read */

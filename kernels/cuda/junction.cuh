@@ -28,35 +28,34 @@ static inline void check_junction(const Junction *args) {
           "junction on cuda: %lld rows are more than a launch can hold", (long long)args->N);
 }
 
-/* Calls run.template operator()<R, INNER, NORM>() for the norm of these arguments. */
-template <typename R, bool INNER, typename Run> void dispatch_norm(NormKind norm, Run run) {
+/* Calls launch(R, INNER, NORM): the residual's type, whether there are inner norms, and the junction's own. */
+template <typename R, bool INNER, typename Launch> void dispatch_norm(NormKind norm, Launch launch) {
     switch (norm) {
     case NORM_LAYERNORM:
-        return run.template operator()<R, INNER, NORM_LAYERNORM>();
+        return launch(Type<R>(), Constant<INNER>(), Constant<NORM_LAYERNORM>());
     case NORM_RMSNORM:
-        return run.template operator()<R, INNER, NORM_RMSNORM>();
+        return launch(Type<R>(), Constant<INNER>(), Constant<NORM_RMSNORM>());
     case NORM_DYT:
-        return run.template operator()<R, INNER, NORM_DYT>();
+        return launch(Type<R>(), Constant<INNER>(), Constant<NORM_DYT>());
     case NORM_BHYT:
-        return run.template operator()<R, INNER, NORM_BHYT>();
+        return launch(Type<R>(), Constant<INNER>(), Constant<NORM_BHYT>());
     case NORM_DERF:
-        return run.template operator()<R, INNER, NORM_DERF>();
+        return launch(Type<R>(), Constant<INNER>(), Constant<NORM_DERF>());
     default:
-        return run.template operator()<R, INNER, NORM_NONE>();
+        return launch(Type<R>(), Constant<INNER>(), Constant<NORM_NONE>());
     }
 }
 
-/* The same, after the choice of the residual's type and of whether there are inner norms. */
-template <typename S, typename Run> void dispatch_junction(const Junction *args, Run run) {
+template <typename S, typename Launch> void dispatch_junction(const Junction *args, Launch launch) {
     const bool inner = args->f && (args->sdd.kind != NORM_NONE || args->inner.kind != NORM_NONE);
     if (args->residual_is_accum && inner)
-        dispatch_norm<float, true>(args->norm.kind, run);
+        dispatch_norm<float, true>(args->norm.kind, launch);
     else if (args->residual_is_accum)
-        dispatch_norm<float, false>(args->norm.kind, run);
+        dispatch_norm<float, false>(args->norm.kind, launch);
     else if (inner)
-        dispatch_norm<S, true>(args->norm.kind, run);
+        dispatch_norm<S, true>(args->norm.kind, launch);
     else
-        dispatch_norm<S, false>(args->norm.kind, run);
+        dispatch_norm<S, false>(args->norm.kind, launch);
 }
 
 #endif

@@ -16,13 +16,13 @@ namespace {
 
 /* f + bias of one pack, and after SDD's norm if that comes `after` it: what an inner norm was given. A row is read anew
  * for each half of each norm, from cache: registers would not hold it beside the sums. */
-template <typename S, typename Width>
+template <typename S, typename Layout>
 __device__ __forceinline__ void load_branch(float (&z)[PACK], const Junction &forward, int row,
-                                            const Columns<Width> &place, int pack, bool after_sdd) {
+                                            const ColumnSlice<Layout> &slice, int pack, bool after_sdd) {
     fill_pack(z, 0);
-    if (!place.active(pack)) return;
-    const int column = place.column(pack);
-    load_pack(z, static_cast<const S *>(forward.f) + (int64_t)row * place.stride + column);
+    if (!slice.active(pack)) return;
+    const int column = slice.column(pack);
+    load_pack(z, static_cast<const S *>(forward.f) + (int64_t)row * slice.stride + column);
     if (forward.bias) {
         float bias[PACK];
         load_pack(bias, static_cast<const S *>(forward.bias) + column);
@@ -31,13 +31,13 @@ __device__ __forceinline__ void load_branch(float (&z)[PACK], const Junction &fo
     }
     if (after_sdd)
         apply_norm<NORM_RMSNORM, S>(z, forward.sdd, kept_statistics<NORM_RMSNORM>(forward.sdd, row), 0,
-                                    column, place.C);
+                                    column, slice.C);
 }
 
 /* The gradient at the input of an inner norm, of one row, in the place of the one at its output. */
-template <typename S, NormKind KIND, int PACKS, typename Width>
+template <typename S, NormKind KIND, int PACKS, typename Layout>
 __device__ void norm_gradient(float (&g)[PACKS][PACK], const Junction &forward, bool is_sdd, int row,
-                              const Columns<Width> &place, BlockSums<PACKS> &block_sums) {
+                              const ColumnSlice<Layout> &slice, BlockSums<PACKS> &block_sums) {
     const Norm &norm = is_sdd ? forward.sdd : forward.inner;
     const bool after_sdd = !is_sdd && forward.sdd.kind != NORM_NONE;
     const RowStatistics statistics = kept_statistics<KIND>(norm, row);
@@ -46,59 +46,59 @@ __device__ void norm_gradient(float (&g)[PACKS][PACK], const Junction &forward, 
     for (int p = 0; p < PACKS; p++) {
         float gamma[PACK], pack_sum, pack_dot;
         fill_pack(gamma, 0);
-        if (place.active(p)) load_pack_or(gamma, norm.gamma, place.column(p), 1);
-        load_branch<S>(input, forward, row, place, p, after_sdd);
-        InnerSums<Width> sums = {
-            SharedPack<Width>(place.inner_sums, (is_sdd ? SDD_GAMMA : INNER_GAMMA) * PACKS + p),
-            SharedPack<Width>(place.inner_sums, INNER_BETA * PACKS + p)};
+        if (slice.active(p)) load_pack_or(gamma, norm.gamma, slice.column(p), 1);
+        load_branch<S>(input, forward, row, slice, p, after_sdd);
+        InnerSums<Layout> sums = {
+            SharedPack<Layout>(slice.inner_sums, (is_sdd ? SDD_GAMMA : INNER_GAMMA) * PACKS + p),
+            SharedPack<Layout>(slice.inner_sums, INNER_BETA * PACKS + p)};
         norm_gradient_begin<KIND, S>(g[p], input, gamma, norm, statistics, sums, pack_sum, pack_dot);
         sum[0] += pack_sum, sum[1] += pack_dot;
     }
     if constexpr (is_squash<KIND>) block_sums.inner_dscalar += slope_unit<KIND>(norm, statistics) * sum[1];
     if constexpr (KIND == NORM_DERF) block_sums.inner_dshift += sum[0];
-    if constexpr (!is_pointwise<KIND>) block_sum(sum, place.buffer);
+    if constexpr (!is_pointwise<KIND>) block_sum(sum, slice.buffer);
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-        load_branch<S>(input, forward, row, place, p, after_sdd);
-        norm_gradient_finish<KIND>(g[p], input, norm, statistics, false, sum[0] / (float)place.C,
-                                   sum[1] / (float)place.C);
-        clear_padding(g[p], place.column(p), place.C);
+        load_branch<S>(input, forward, row, slice, p, after_sdd);
+        norm_gradient_finish<KIND>(g[p], input, norm, statistics, false, sum[0] / (float)slice.C,
+                                   sum[1] / (float)slice.C);
+        clear_padding(g[p], slice.column(p), slice.C);
     }
 }
 
 /* df from du, in its place: inner'(·), then sdd'(·). */
-template <typename S, int PACKS, typename Width>
+template <typename S, int PACKS, typename Layout>
 __device__ void branch_gradient(float (&df)[PACKS][PACK], const Junction &forward, int row,
-                                const Columns<Width> &place, BlockSums<PACKS> &sums) {
+                                const ColumnSlice<Layout> &slice, BlockSums<PACKS> &sums) {
     switch (forward.inner.kind) {
     case NORM_LAYERNORM:
-        norm_gradient<S, NORM_LAYERNORM>(df, forward, false, row, place, sums);
+        norm_gradient<S, NORM_LAYERNORM>(df, forward, false, row, slice, sums);
         break;
     case NORM_RMSNORM:
-        norm_gradient<S, NORM_RMSNORM>(df, forward, false, row, place, sums);
+        norm_gradient<S, NORM_RMSNORM>(df, forward, false, row, slice, sums);
         break;
     case NORM_DYT:
-        norm_gradient<S, NORM_DYT>(df, forward, false, row, place, sums);
+        norm_gradient<S, NORM_DYT>(df, forward, false, row, slice, sums);
         break;
     case NORM_BHYT:
-        norm_gradient<S, NORM_BHYT>(df, forward, false, row, place, sums);
+        norm_gradient<S, NORM_BHYT>(df, forward, false, row, slice, sums);
         break;
     case NORM_DERF:
-        norm_gradient<S, NORM_DERF>(df, forward, false, row, place, sums);
+        norm_gradient<S, NORM_DERF>(df, forward, false, row, slice, sums);
         break;
     default:
         break;
     }
-    if (forward.sdd.kind != NORM_NONE) norm_gradient<S, NORM_RMSNORM>(df, forward, true, row, place, sums);
+    if (forward.sdd.kind != NORM_NONE) norm_gradient<S, NORM_RMSNORM>(df, forward, true, row, slice, sums);
 }
 
-/* One row on its way: the stream u, the gradient at y, and the stream's gradient that passes the norm by. */
+/* One row in flight: the stream u, the gradient at y, and the stream's gradient that passes the norm by. */
 template <int PACKS> struct RowGradient {
     float u[PACKS][PACK], g[PACKS][PACK], shortcut[PACKS][PACK];
     RowStatistics statistics;
 };
 
-/* Whether a thread loads its part of a row at once and keeps it. With one pack it does, for enough loads under way; four
+/* Whether a thread loads its part of a row at once and keeps it. With one pack it does, for enough loads in flight; four
  * have enough without, and lack the registers: each half of the work loads a pack at a time, u twice. */
 template <int PACKS> constexpr bool holds_row = PACKS == 1;
 
@@ -134,25 +134,26 @@ __device__ __forceinline__ void load_gradient(float (&g)[PACK], const JunctionBa
 }
 
 /* What the first half of the work needs of a pack: zero where the row is past `last`, or the pack past its end. */
-template <typename S, typename R, int PACKS, typename Width>
+template <typename S, typename R, int PACKS, typename Layout>
 __device__ __forceinline__ void load_first(RowGradient<PACKS> &it, int p, const JunctionBackward &args,
-                                           const Junction &forward, const Columns<Width> &place, int row,
+                                           const Junction &forward, const ColumnSlice<Layout> &slice, int row,
                                            int last) {
-    const bool there = row < last && place.active(p);
-    const int64_t at = (int64_t)row * place.stride + place.column(p);
+    const bool there = row < last && slice.active(p);
+    const int64_t at = (int64_t)row * slice.stride + slice.column(p);
     load_stream<R>(it.u[p], forward, at, there);
     load_gradient<S, R>(it.g[p], args, forward, at, there);
     if constexpr (holds_row<PACKS>) load_shortcut<R>(it.shortcut[p], args, forward, at, there);
 }
 
 /* And the second half. */
-template <typename R, int PACKS, typename Width>
+template <typename R, int PACKS, typename Layout>
 __device__ __forceinline__ void load_second(RowGradient<PACKS> &it, int p, const JunctionBackward &args,
-                                            const Junction &forward, const Columns<Width> &place, int row) {
+                                            const Junction &forward, const ColumnSlice<Layout> &slice,
+                                            int row) {
     if constexpr (holds_row<PACKS>) return;
-    const int64_t at = (int64_t)row * place.stride + place.column(p);
-    load_stream<R>(it.u[p], forward, at, place.active(p));
-    load_shortcut<R>(it.shortcut[p], args, forward, at, place.active(p));
+    const int64_t at = (int64_t)row * slice.stride + slice.column(p);
+    load_stream<R>(it.u[p], forward, at, slice.active(p));
+    load_shortcut<R>(it.shortcut[p], args, forward, at, slice.active(p));
 }
 
 /* The same for all rows. */
@@ -178,19 +179,19 @@ __device__ __forceinline__ void add_multiple(float (&to)[PACK], float factor, co
 }
 
 /* The thread's part of the row's two sums (norm_gradient_begin). */
-template <typename S, typename R, NormKind NORM, int PACKS, typename Width>
+template <typename S, typename R, NormKind NORM, int PACKS, typename Layout>
 __device__ __forceinline__ void begin_row(RowGradient<PACKS> &it, const JunctionBackward &args,
-                                          const Junction &forward, const Columns<Width> &place, int row,
+                                          const Junction &forward, const ColumnSlice<Layout> &slice, int row,
                                           int last, float scale_out, BlockSums<PACKS> &sums, float &sum,
                                           float &dot) {
     sum = dot = 0;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-        if constexpr (!holds_row<PACKS>) load_first<S, R>(it, p, args, forward, place, row, last);
+        if constexpr (!holds_row<PACKS>) load_first<S, R>(it, p, args, forward, slice, row, last);
         float r[PACK], gamma[PACK], pack_sum, pack_dot;
         fill_pack(gamma, 0);
-        if (place.active(p))
-            load_pack_or(gamma, NORM == NORM_NONE ? NULL : forward.norm.gamma, place.column(p), 1);
+        if (slice.active(p))
+            load_pack_or(gamma, NORM == NORM_NONE ? NULL : forward.norm.gamma, slice.column(p), 1);
         scale_stream(r, it.u[p], scale_out);
         norm_gradient_begin<NORM, R>(it.g[p], r, gamma, forward.norm, it.statistics, sums.norm[p], pack_sum,
                                      pack_dot);
@@ -211,9 +212,9 @@ __device__ __forceinline__ void store_dmean_square(const JunctionBackward &args,
 }
 
 /* From the row's sums to its gradients: dresidual_out is stored, and df is left in it.g. */
-template <typename R, NormKind NORM, int PACKS, typename Width>
+template <typename R, NormKind NORM, int PACKS, typename Layout>
 __device__ __forceinline__ void finish_row(RowGradient<PACKS> &it, const JunctionBackward &args,
-                                           const Junction &forward, const Columns<Width> &place, int row,
+                                           const Junction &forward, const ColumnSlice<Layout> &slice, int row,
                                            const Factors &factors, BlockSums<PACKS> &sums, float sum,
                                            float dot) {
     const bool given = NORM == NORM_BHYT && forward.mean_square_in;
@@ -223,14 +224,14 @@ __device__ __forceinline__ void finish_row(RowGradient<PACKS> &it, const Junctio
     const float square = dmean_square_in ? 2 * dmean_square_in[row] * factors.of_channel : 0;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-        const int column = place.column(p);
-        const int64_t at = (int64_t)row * place.stride + column;
+        const int column = slice.column(p);
+        const int64_t at = (int64_t)row * slice.stride + column;
         float r[PACK];
-        load_second<R>(it, p, args, forward, place, row);
+        load_second<R>(it, p, args, forward, slice, row);
         scale_stream(r, it.u[p], factors.scale_out);
         norm_gradient_finish<NORM>(it.g[p], r, forward.norm, it.statistics, given, sum * factors.of_channel,
                                    dot * factors.of_channel);
-        if (args.dgate && forward.post && place.active(p))
+        if (args.dgate && forward.post && slice.active(p))
             load_pack(it.u[p], static_cast<const R *>(forward.x) + at); /* what the gate's scale rides on */
 #pragma unroll
         for (int i = 0; i < PACK; i++) it.g[p][i] += it.shortcut[p][i];
@@ -240,7 +241,7 @@ __device__ __forceinline__ void finish_row(RowGradient<PACKS> &it, const Junctio
 #pragma unroll
             for (int i = 0; i < PACK; i++) sums.dgate += it.g[p][i] * it.u[p][i];
         }
-        if (!args.dresidual_out || !place.active(p)) continue;
+        if (!args.dresidual_out || !slice.active(p)) continue;
 #pragma unroll
         for (int i = 0; i < PACK; i++) it.shortcut[p][i] = it.g[p][i];
         multiply_pack(it.shortcut[p], factors.alpha);
@@ -249,28 +250,28 @@ __device__ __forceinline__ void finish_row(RowGradient<PACKS> &it, const Junctio
 }
 
 /* What one block has summed, for the second pass. */
-template <bool INNER, int PACKS, typename Width>
-__device__ __forceinline__ void store_sums(const JunctionBackward &args, const Partials &partials,
-                                           const Columns<Width> &place, const BlockSums<PACKS> &sums) {
+template <bool INNER, int PACKS, typename Layout>
+__device__ __forceinline__ void store_sums(const JunctionBackward &args, const JunctionPartials &partials,
+                                           const ColumnSlice<Layout> &slice, const BlockSums<PACKS> &sums) {
     const bool wanted[INNER_PACKS] = {args.inner.dgamma != NULL, args.inner.dbeta != NULL,
                                       args.sdd.dgamma != NULL};
     float sum[SCALAR_SUMS] = {};
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-        if (!place.active(p)) continue;
-        if (args.norm.dgamma) partials.store_columns(D_GAMMA, place.column(p), sums.norm[p].dgamma);
-        if (args.norm.dbeta) partials.store_columns(D_BETA, place.column(p), sums.norm[p].dbeta);
-        if (args.dbias) partials.store_columns(D_BIAS, place.column(p), sums.dbias[p]);
+        if (!slice.active(p)) continue;
+        if (args.norm.dgamma) partials.store_columns(D_GAMMA, slice.column(p), sums.norm[p].dgamma);
+        if (args.norm.dbeta) partials.store_columns(D_BETA, slice.column(p), sums.norm[p].dbeta);
+        if (args.dbias) partials.store_columns(D_BIAS, slice.column(p), sums.dbias[p]);
 #pragma unroll
         for (int which = 0; INNER && which < INNER_PACKS; which++) {
             float inner[PACK];
-            SharedPack<Width>(place.inner_sums, which * PACKS + p).load(inner);
-            if (wanted[which]) partials.store_columns(D_INNER_GAMMA + which, place.column(p), inner);
+            SharedPack<Layout>(slice.inner_sums, which * PACKS + p).load(inner);
+            if (wanted[which]) partials.store_columns(D_INNER_GAMMA + which, slice.column(p), inner);
         }
     }
     sum[D_GATE] = sums.dgate, sum[D_SCALAR] = sums.dscalar, sum[D_SHIFT] = sums.dshift;
     sum[D_INNER_SCALAR] = sums.inner_dscalar, sum[D_INNER_SHIFT] = sums.inner_dshift;
-    block_sum(sum, place.buffer);
+    block_sum(sum, slice.buffer);
 #pragma unroll
     for (int i = 0; i < SCALAR_SUMS; i++)
         if (threadIdx.x == 0) partials.scalars[i * gridDim.x + blockIdx.x] = sum[i];
@@ -278,17 +279,17 @@ __device__ __forceinline__ void store_sums(const JunctionBackward &args, const P
 
 /*
  * Bytes a row: reads u, dy and dresidual_in, writes dresidual_out (and df where it differs): 8·C in bf16, and
- * 16·C with fp32 residual and a bf16 df; inner norms read f too, a post-type gate x. gpt2-124m at 65,536
- * tokens in bf16: 0.40 GB, floor 0.084 ms at 4.8 TB/s on an H200; the partial sums add 2 %. What wide rows and
- * inner norms read twice comes from cache. Not yet measured.
+ * 16·C with fp32 residual and a bf16 df; inner norms read f too, a post-type gate x. The partial sums are small
+ * beside that, and what wide rows and inner norms read twice comes from cache.
  */
-template <typename S, typename R, bool INNER, NormKind NORM, typename Width>
-__global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
-    junction_backward_kernel(JunctionBackward args, Junction forward, int rows_a_block, Partials partials) {
-    constexpr int ROWS = INNER ? 1 : Width::ROWS, PACKS = Width::PACKS;
+template <typename S, typename R, bool INNER, NormKind NORM, typename Layout>
+__global__ void __launch_bounds__(Layout::THREADS, Layout::BLOCKS)
+    junction_backward_kernel(JunctionBackward args, Junction forward, int rows_a_block,
+                             JunctionPartials partials) {
+    constexpr int ROWS = INNER ? 1 : Layout::ROWS, PACKS = Layout::PACKS;
     SHARED_ARRAY(float, buffer, SCALAR_SUMS *WARP); /* of the largest block_sum here */
     SHARED_MEMORY(float, inner_sums);
-    const Columns<Width> place = {forward.C, (int)row_stride(forward.C), buffer, inner_sums};
+    const ColumnSlice<Layout> slice = {forward.C, (int)row_stride(forward.C), buffer, inner_sums};
     const int first = (int)blockIdx.x * rows_a_block, last = min(first + rows_a_block, (int)forward.N);
 
     const Factors factors(forward);
@@ -298,7 +299,7 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
         float zero[PACK];
         fill_pack(zero, 0);
 #pragma unroll
-        for (int i = 0; i < INNER_PACKS * PACKS; i++) SharedPack<Width>(inner_sums, i).store(zero);
+        for (int i = 0; i < INNER_PACKS * PACKS; i++) SharedPack<Layout>(inner_sums, i).store(zero);
     }
     for (int row0 = first; row0 < last; row0 += ROWS) {
         RowGradient<PACKS> rows[ROWS];
@@ -308,31 +309,31 @@ __global__ void __launch_bounds__(Width::THREADS, Width::BLOCKS)
             rows[k].statistics = {0, 1};
             if (row0 + k < last) rows[k].statistics = kept_statistics<NORM>(forward.norm, row0 + k);
             if constexpr (holds_row<PACKS>)
-                load_first<S, R>(rows[k], 0, args, forward, place, row0 + k, last);
+                load_first<S, R>(rows[k], 0, args, forward, slice, row0 + k, last);
         }
 #pragma unroll
         for (int k = 0; k < ROWS; k++)
-            begin_row<S, R, NORM>(rows[k], args, forward, place, row0 + k, last, factors.scale_out, sums,
+            begin_row<S, R, NORM>(rows[k], args, forward, slice, row0 + k, last, factors.scale_out, sums,
                                   row_sums[2 * k], row_sums[2 * k + 1]);
         if constexpr (NORM != NORM_NONE && !is_pointwise<NORM>) block_sum(row_sums, buffer);
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             const int row = row0 + k;
             if (row >= last) continue;
-            finish_row<R, NORM>(rows[k], args, forward, place, row, factors, sums, row_sums[2 * k],
+            finish_row<R, NORM>(rows[k], args, forward, slice, row, factors, sums, row_sums[2 * k],
                                 row_sums[2 * k + 1]);
-            if constexpr (INNER) branch_gradient<S>(rows[k].g, forward, row, place, sums);
+            if constexpr (INNER) branch_gradient<S>(rows[k].g, forward, row, slice, sums);
 #pragma unroll
             for (int p = 0; p < PACKS; p++) {
 #pragma unroll
                 for (int i = 0; i < PACK; i++) sums.dbias[p][i] += rows[k].g[p][i];
-                if (args.df && place.active(p))
-                    store_pack(static_cast<S *>(args.df) + (int64_t)row * place.stride + place.column(p),
+                if (args.df && slice.active(p))
+                    store_pack(static_cast<S *>(args.df) + (int64_t)row * slice.stride + slice.column(p),
                                rows[k].g[p]);
             }
         }
     }
-    store_sums<INNER>(args, partials, place, sums);
+    store_sums<INNER>(args, partials, slice, sums);
 }
 
 /* Where the sums of scalars go, or NULL; DERF's shift stands behind its α. */
@@ -350,8 +351,8 @@ struct ScalarOuts {
 };
 
 /* One warp adds the blocks' sums of each scalar: dgate += −slope·α·s_ride·Σ, the norms' own += Σ. */
-__global__ void add_scalars(ScalarOuts outs, const Accum *gate_slope, const Accum *s_ride, Partials partials, int blocks,
-                            float alpha) {
+__global__ void add_scalars(ScalarOuts outs, const Accum *gate_slope, const Accum *s_ride,
+                            JunctionPartials partials, int blocks, float alpha) {
 #pragma unroll
     for (int i = 0; i < SCALAR_SUMS; i++) {
         if (!outs.out[i]) continue;
@@ -374,66 +375,66 @@ JunctionBackward on_device(JunctionBackward args) {
     return args;
 }
 
-template <typename S> struct RunBackward {
-    Queue *queue;
-    const JunctionBackward *args;
+template <typename S, typename R, bool INNER, NormKind NORM, typename Layout>
+void launch_backward(Queue *queue, const JunctionBackward *args, const Chunks &chunks,
+                     const JunctionPartials &partials) {
+    const int64_t packs = row_stride(args->forward->C) / PACK;
+    const unsigned threads = (unsigned)std::min<int64_t>(ceil_div(packs, WARP) * WARP, Layout::THREADS);
+    const size_t shared = INNER ? INNER_SUMS_BYTES<Layout> : 0;
+    ALLOW_SHARED_MEMORY((junction_backward_kernel<S, R, INNER, NORM, Layout>), shared);
+    LAUNCH((junction_backward_kernel<S, R, INNER, NORM, Layout>), chunks.count, threads, shared,
+           queue->stream, on_device(*args), *args->forward, (int)chunks.rows, partials);
+}
 
-    template <typename R, bool INNER, NormKind NORM, typename Width>
-    void launch(const Chunks &chunks, const Partials &partials) {
-        const int64_t packs = row_stride(args->forward->C) / PACK;
-        const unsigned threads = (unsigned)std::min<int64_t>(ceil_div(packs, WARP) * WARP, Width::THREADS);
-        const size_t shared = INNER ? INNER_SUMS_BYTES<Width> : 0;
-        ALLOW_SHARED_MEMORY((junction_backward_kernel<S, R, INNER, NORM, Width>), shared);
-        LAUNCH((junction_backward_kernel<S, R, INNER, NORM, Width>), chunks.count, threads, shared,
-               queue->stream, on_device(*args), *args->forward, (int)chunks.rows, partials);
+template <typename S, typename R, bool INNER, NormKind NORM>
+void launch_narrow(Queue *queue, const JunctionBackward *args, const Chunks &chunks,
+                   const JunctionPartials &partials) {
+    if constexpr (!INNER && may_be_usual<S, R, NORM>) {
+        if (is_usual(args, chunks)) return launch_usual<S, NORM>(queue, args, chunks, partials);
     }
+    launch_backward<S, R, INNER, NORM, Narrow>(queue, args, chunks, partials);
+}
 
-    template <typename R, bool INNER, NormKind NORM>
-    void launch_narrow(const Chunks &chunks, const Partials &partials) {
-        if constexpr (!INNER && may_be_usual<S, R, NORM>) {
-            if (is_usual(args, chunks)) return launch_usual<S, NORM>(queue, args, chunks, partials);
-        }
-        launch<R, INNER, NORM, Narrow>(chunks, partials);
-    }
+template <typename S, typename R, bool INNER, NormKind NORM>
+void run_backward(Queue *queue, const JunctionBackward *args) {
+    const Junction &forward = *args->forward;
+    const Chunks chunks = split_rows(forward.N, Narrow::ROWS);
+    const int64_t stride = row_stride(forward.C);
+    JunctionPartials partials;
+    partials.columns =
+        static_cast<float *>(cuda_scratch(queue, partial_bytes(forward.C), "junction_backward"));
+    partials.stride = stride;
+    partials.scalars = partials.columns + (int64_t)COLUMN_SUMS * chunks.count * stride;
 
-    template <typename R, bool INNER, NormKind NORM> void operator()() {
-        const Junction &forward = *args->forward;
-        const Chunks chunks = split_rows(forward.N, Narrow::ROWS);
-        const int64_t stride = row_stride(forward.C);
-        Partials partials;
-        partials.columns =
-            static_cast<float *>(cuda_scratch(queue, partial_bytes(forward.C), "junction_backward"));
-        partials.stride = stride;
-        partials.scalars = partials.columns + (int64_t)COLUMN_SUMS * chunks.count * stride;
-
-        if (stride <= Narrow::THREADS * PACK)
-            launch_narrow<R, INNER, NORM>(chunks, partials);
-        else if (stride <= Middle::THREADS * PACK)
-            launch<R, INNER, NORM, Middle>(chunks, partials);
-        else
-            launch<R, INNER, NORM, Wide>(chunks, partials);
-        Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma,
-                                          args->norm.dbeta,
-                                          args->dbias,
-                                          INNER ? args->inner.dgamma : NULL,
-                                          INNER ? args->inner.dbeta : NULL,
-                                          INNER ? args->sdd.dgamma : NULL};
-        for (int i = 0; i < COLUMN_SUMS; i++)
-            add_columns(queue, outs[i], partials.columns + i * (int64_t)chunks.count * stride,
-                        (int)chunks.count, stride, forward.C);
-        const float alpha = forward.post && forward.alpha != 0 ? (float)forward.alpha : 1.0f;
-        if (args->dgate || args->norm.dscalar || args->inner.dscalar)
-            LAUNCH(add_scalars, 1, WARP, 0, queue->stream, ScalarOuts(*args), args->gate_slope,
-                   forward.s_ride, partials, (int)chunks.count, alpha);
-    }
-};
+    if (stride <= Narrow::THREADS * PACK)
+        launch_narrow<S, R, INNER, NORM>(queue, args, chunks, partials);
+    else if (stride <= Middle::THREADS * PACK)
+        launch_backward<S, R, INNER, NORM, Middle>(queue, args, chunks, partials);
+    else
+        launch_backward<S, R, INNER, NORM, Wide>(queue, args, chunks, partials);
+    Accum *const outs[COLUMN_SUMS] = {args->norm.dgamma,
+                                      args->norm.dbeta,
+                                      args->dbias,
+                                      INNER ? args->inner.dgamma : NULL,
+                                      INNER ? args->inner.dbeta : NULL,
+                                      INNER ? args->sdd.dgamma : NULL};
+    for (int i = 0; i < COLUMN_SUMS; i++)
+        add_columns(queue, outs[i], partials.columns + i * (int64_t)chunks.count * stride, (int)chunks.count,
+                    stride, forward.C);
+    const float alpha = forward.post && forward.alpha != 0 ? (float)forward.alpha : 1.0f;
+    if (args->dgate || args->norm.dscalar || args->inner.dscalar)
+        LAUNCH(add_scalars, 1, WARP, 0, queue->stream, ScalarOuts(*args), args->gate_slope, forward.s_ride,
+               partials, (int)chunks.count, alpha);
+}
 
 } // namespace
 
 template <typename S> void junction_backward(Queue *queue, const JunctionBackward *args) {
     check_junction(args->forward);
     if (args->forward->N == 0) return;
-    dispatch_junction<S>(args->forward, RunBackward<S>{queue, args});
+    dispatch_junction<S>(args->forward, [&](auto residual, auto inner, auto norm) {
+        run_backward<S, typename decltype(residual)::type, inner(), norm()>(queue, args);
+    });
 }
 INSTANTIATE(junction_backward, JunctionBackward);
 

@@ -13,7 +13,7 @@ enum { D_GAMMA, D_BETA, D_BIAS, D_INNER_GAMMA, D_INNER_BETA, D_SDD_GAMMA, COLUMN
 enum { D_GATE, D_SCALAR, D_SHIFT, D_INNER_SCALAR, D_INNER_SHIFT, SCALAR_SUMS };
 
 /* How rows lie over a block, by their width: packs that a thread holds of one, rows in flight at once (narrow ones
- * need two for enough loads under way), blocks a multiprocessor. They leave 128 registers a thread; wide rows have 255, as
+ * need two for enough loads in flight), blocks a multiprocessor. They leave 128 registers a thread; wide rows have 255, as
  * few threads with many packs have less to keep beside the row than many with few. */
 struct Narrow {
     static constexpr int THREADS = 256, PACKS = 1, ROWS = 2, BLOCKS = 2; /* up to 2,048 channels */
@@ -27,7 +27,7 @@ struct Wide {
 static_assert(Wide::THREADS * Wide::PACKS * PACK == JUNCTION_MAX_C, "the widest row");
 
 /* [sums][blocks][row_stride(C)], then [SCALAR_SUMS][blocks]. */
-struct Partials {
+struct JunctionPartials {
     float *columns, *scalars;
     int64_t stride;
 
@@ -38,13 +38,13 @@ struct Partials {
 
 /* A thread's columns of a row: packs of 8, each a widest block's width after the one before, so that their distances are
  * constants. */
-template <typename Width> struct Columns {
+template <typename Layout> struct ColumnSlice {
     int C, stride;     /* of a row */
     float *buffer;     /* shared memory for block_sum */
     float *inner_sums; /* and for SharedPack */
 
     __device__ __forceinline__ int column(int pack) const {
-        return ((int)threadIdx.x + pack * Width::THREADS) * PACK;
+        return ((int)threadIdx.x + pack * Layout::THREADS) * PACK;
     }
     __device__ __forceinline__ bool active(int pack) const { return column(pack) < C; }
 };
@@ -52,12 +52,12 @@ template <typename Width> struct Columns {
 /* A thread's sums over its rows for an inner norm and a pack of columns. They lie in shared memory: registers are full
  * with what the junction's own norm sums. The halves of a pack lie apart, [2][THREADS][4], so that eight neighbours'
  * 16 bytes are in different banks. No other thread touches a thread's own. */
-template <typename Width> struct SharedPack {
+template <typename Layout> struct SharedPack {
     float4 *low, *high;
 
     __device__ __forceinline__ SharedPack(float *packs, int which)
-        : low(reinterpret_cast<float4 *>(packs) + 2 * which * Width::THREADS + threadIdx.x),
-          high(low + Width::THREADS) {}
+        : low(reinterpret_cast<float4 *>(packs) + 2 * which * Layout::THREADS + threadIdx.x),
+          high(low + Layout::THREADS) {}
 
     __device__ __forceinline__ void load(float (&out)[PACK]) const {
         const float4 a = *low, b = *high;
@@ -80,11 +80,11 @@ template <typename Width> struct SharedPack {
 /* The inner norms' sums of columns: γ and β of the inner norm, γ of SDD's. */
 enum { INNER_GAMMA, INNER_BETA, SDD_GAMMA, INNER_PACKS };
 
-template <typename Width>
-constexpr size_t INNER_SUMS_BYTES = sizeof(float) * INNER_PACKS *Width::PACKS *Width::THREADS *PACK;
+template <typename Layout>
+constexpr size_t INNER_SUMS_BYTES = sizeof(float) * INNER_PACKS *Layout::PACKS *Layout::THREADS *PACK;
 
-template <typename Width> struct InnerSums {
-    SharedPack<Width> dgamma, dbeta;
+template <typename Layout> struct InnerSums {
+    SharedPack<Layout> dgamma, dbeta;
 
     __device__ __forceinline__ void add_gamma(const float (&more)[PACK]) { dgamma.add(more); }
     __device__ __forceinline__ void add_beta(const float (&more)[PACK]) { dbeta.add(more); }

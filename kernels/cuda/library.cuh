@@ -3,8 +3,8 @@
  *
  * One executable serves machines with and without a GPU. Were such a library linked, the loader would refuse to
  * start the program wherever it is missing (it comes with a toolkit, not with the driver); and where it is there,
- * mapping and relocating cuBLASLt's half gigabyte took 0.5 s and 210 MB of every start, on a CPU too. So each is
- * opened when it is needed. Its header gives the functions' types; they are called through a table:
+ * every start, on a CPU too, would map and relocate cuBLASLt's half gigabyte. So each is opened when it is needed.
+ * Its header gives the functions' types; they are called through a table:
  *
  *     #define FUNCTIONS(X) X(Create) X(Destroy)
  *     #define MEMBER(name) LIBRARY_FUNCTION(cublasLt, name)

@@ -9,10 +9,10 @@
  *     weight    dW += dyᵀ·x   becomes   dWᵀ [in, out] += xᵀ  · (dyᵀ)ᵀ   fp32 output, beta = 1
  *
  * Sizes are passed padded: the contract keeps padding zero, so the products are the same, every dimension but
- * N is a multiple of 64, and what lands in padding is a sum of zeros. Leading dimensions are then always
+ * N is a multiple of 64, and what is written to padding is a sum of zeros. Leading dimensions are then always
  * multiples of 64 elements, and operands aligned to 256 bytes at a tensor's start, to 128 at any of its rows (bf16 rows of
  * an odd multiple of 64: the last row of an even prompt). What holds for this call's operands is what the heuristic is
- * promised. (The extra work is at most 63 columns: 0.1 % for a vocabulary of 50,257.)
+ * promised. (The extra work is at most 63 columns.)
  *
  * The algorithm is the heuristic's first for the shape, or with --gemm-tune the fastest of its first eight, on the
  * operands of the shape's first product; it is asked once and kept with the descriptors. Measuring waits for the
@@ -20,9 +20,6 @@
  * are fp32 in every case; TF32 is used for cuda/f32 only if this file is compiled with -DALLOW_TF32. bf16
  * with fp32 output and the BIAS epilogue with a bias of the output's type are in cublasLtMatmul's table of
  * supported types, so no fallback is needed.
- *
- * Floor of a product [N,in]·[in,out] on an H200: 2·N·in·out FLOP at 990 TFLOP/s in bf16 (gpt2-124m's qkv at
- * 65,536 tokens: 0.23 ms; its bytes, 0.4 GB, 0.08 ms at 4.8 TB/s). Not yet measured: test/gpu_probe.
  */
 #include "gemm.cuh"
 

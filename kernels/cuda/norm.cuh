@@ -73,7 +73,7 @@ __device__ __forceinline__ Squash squash(float slope, float shift, float r) {
  * ------------------------------------------------------------------------------------------------------ */
 
 /* How a row lies over threads: PACKS packs a thread, over a warp or over a block of at most THREADS; BLOCKS
- * is how many a multiprocessor should hold, for enough loads under way. Both come to 64 registers a thread. */
+ * is how many a multiprocessor should hold, for enough loads in flight. Both come to 64 registers a thread. */
 constexpr int ROW_WARPS = 4; /* rows of a block where a warp holds a row */
 struct WarpRow {
     static constexpr int PACKS = 4, THREADS = ROW_WARPS * WARP, BLOCKS = 8;
@@ -84,44 +84,47 @@ struct BlockRow {
     static constexpr bool IS_WARP = false;
 };
 
-/* A thread's place in its row. */
-template <typename Row> struct Place {
+/* A thread's slice of its row: packs `threads` apart. */
+template <typename Layout> struct RowSlice {
     int64_t row;
     int C, thread, threads;
     float *buffer; /* shared memory for block_sum */
 
     __device__ int column(int pack) const { return (thread + pack * threads) * PACK; }
     __device__ float sum(float value) const {
-        if constexpr (Row::IS_WARP) return warp_sum(value);
+        if constexpr (Layout::IS_WARP) return warp_sum(value);
         float values[1] = {value};
         block_sum(values, buffer);
         return values[0];
     }
 };
 
-template <typename Row> using RowPacks = float[Row::PACKS][PACK];
+/* A thread's fragment of a row, in registers. */
+template <typename Layout> using RowFragment = float[Layout::PACKS][PACK];
 
-template <typename Row> __device__ float row_mean_square(const RowPacks<Row> &r, const Place<Row> &place) {
+template <typename Layout>
+__device__ float row_mean_square(const RowFragment<Layout> &r, const RowSlice<Layout> &slice) {
     float sum = 0; /* padding is zero */
 #pragma unroll
-    for (int p = 0; p < Row::PACKS; p++)
+    for (int p = 0; p < Layout::PACKS; p++)
 #pragma unroll
         for (int i = 0; i < PACK; i++) sum = fmaf(r[p][i], r[p][i], sum);
-    return place.sum(sum) / (float)place.C;
+    return slice.sum(sum) / (float)slice.C;
 }
 
 /* mean, and Σ (r − mean)² in a second pass over registers: no cancellation. */
-template <typename Row>
-__device__ RowStatistics layernorm_statistics(const RowPacks<Row> &r, const Place<Row> &place, float eps) {
+template <typename Layout>
+__device__ RowStatistics layernorm_statistics(const RowFragment<Layout> &r, const RowSlice<Layout> &slice,
+                                              float eps) {
     float sum = 0, deviation = 0;
 #pragma unroll
-    for (int p = 0; p < Row::PACKS; p++)
+    for (int p = 0; p < Layout::PACKS; p++)
 #pragma unroll
         for (int i = 0; i < PACK; i++) sum += r[p][i];
-    const float mean = place.sum(sum) / (float)place.C;
+    const float mean = slice.sum(sum) / (float)slice.C;
 #pragma unroll
-    for (int p = 0; p < Row::PACKS; p++) {
-        const int left = place.C - place.column(p); /* of the row from here on */
+    for (int p = 0; p < Layout::PACKS; p++) {
+        const int left = slice.C - slice.column(p); /* of the row from here on */
         if (left >= PACK) {
 #pragma unroll
             for (int i = 0; i < PACK; i++) deviation = fmaf(r[p][i] - mean, r[p][i] - mean, deviation);
@@ -131,28 +134,28 @@ __device__ RowStatistics layernorm_statistics(const RowPacks<Row> &r, const Plac
                 if (i < left) deviation = fmaf(r[p][i] - mean, r[p][i] - mean, deviation);
         }
     }
-    return {mean, 1.0f / sqrtf(place.sum(deviation) / (float)place.C + eps)};
+    return {mean, 1.0f / sqrtf(slice.sum(deviation) / (float)slice.C + eps)};
 }
 
 /* The statistics of a row, kept for backward where the norm has room for them. `given`: BHyT takes v as its
  * mean square and none of its own. mean_square_out [N] or NULL. */
-template <NormKind KIND, typename Row>
-__device__ RowStatistics take_statistics(const RowPacks<Row> &r, const Place<Row> &place, const Norm &norm,
-                                         bool given, float v, Accum *mean_square_out) {
+template <NormKind KIND, typename Layout>
+__device__ RowStatistics compute_statistics(const RowFragment<Layout> &r, const RowSlice<Layout> &slice,
+                                            const Norm &norm, bool given, float v, Accum *mean_square_out) {
     const bool own = KIND == NORM_RMSNORM || (KIND == NORM_BHYT && !given);
     RowStatistics row = {0, 1};
     if (own || mean_square_out) {
-        const float mean_square = row_mean_square<Row>(r, place);
-        if (mean_square_out && place.thread == 0)
-            static_cast<float *>(mean_square_out)[place.row] = mean_square;
+        const float mean_square = row_mean_square<Layout>(r, slice);
+        if (mean_square_out && slice.thread == 0)
+            static_cast<float *>(mean_square_out)[slice.row] = mean_square;
         if (own) v = mean_square;
     }
     if (KIND == NORM_RMSNORM || KIND == NORM_BHYT) row.rstd = 1.0f / sqrtf(v + (float)norm.eps);
-    if constexpr (KIND == NORM_LAYERNORM) row = layernorm_statistics<Row>(r, place, (float)norm.eps);
-    if (keeps_mean<KIND> && norm.mean && place.thread == 0)
-        static_cast<float *>(norm.mean)[place.row] = row.mean;
-    if (keeps_rstd<KIND> && norm.rstd && place.thread == 0)
-        static_cast<float *>(norm.rstd)[place.row] = row.rstd;
+    if constexpr (KIND == NORM_LAYERNORM) row = layernorm_statistics<Layout>(r, slice, (float)norm.eps);
+    if (keeps_mean<KIND> && norm.mean && slice.thread == 0)
+        static_cast<float *>(norm.mean)[slice.row] = row.mean;
+    if (keeps_rstd<KIND> && norm.rstd && slice.thread == 0)
+        static_cast<float *>(norm.rstd)[slice.row] = row.rstd;
     return row;
 }
 

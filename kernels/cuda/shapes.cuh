@@ -1,10 +1,10 @@
 /*
- * shapes.cuh: the sizes of each operation's call, for messages (trail.cuh). One line an operation.
+ * shapes.cuh: the sizes of each operation's call, for messages (launch_log.cuh). One line an operation.
  */
 #ifndef SHAPES_CUH
 #define SHAPES_CUH
 
-#include "trail.cuh"
+#include "launch_log.cuh"
 #include "../kernels.h"
 
 static inline Shape shape_of(const Embedding *a) {

@@ -22,8 +22,8 @@ __global__ void step_begin_kernel(StepState *state) {
     for (int group = 0; group < CLIP_GROUPS; group++) state->sum_squares[group] = 0;
 }
 
-/* One block, of as many threads as there can be, each with sixteen loads under way: what a load takes to arrive is all that
- * this takes. 65,536 tokens are 256 KB. */
+/* One block, of as many threads as there can be, each with sixteen loads in flight: the latency of a load is nearly all
+ * that this takes. */
 constexpr int LOSS_THREADS = 1024;
 
 __global__ void __launch_bounds__(LOSS_THREADS)
@@ -38,9 +38,8 @@ __global__ void __launch_bounds__(LOSS_THREADS)
 
 /*
  * Σ grad² in two passes. First pass: one block a chunk of 65,536 elements; 512 floats a thread are squared
- * and added in fp32, then in fp64. Bytes: 4 an element, so 124M parameters 0.5 GB, floor 0.10 ms at 4.8 TB/s
- * on an H200. Not yet measured. Where fp32 has no room for the sum (elements over 1.8e19: inf; under 1e-19: their squares
- * lose digits), the thread goes over its elements again in fp64.
+ * and added in fp32, then in fp64. Bytes: 4 an element. Where fp32 has no room for the sum (elements over 1.8e19: inf;
+ * under 1e-19: their squares lose digits), the thread goes over its elements again in fp64.
  */
 constexpr int64_t SQUARES_CHUNK = 65536;
 constexpr float SQUARES_LEAST = 1e-30f, SQUARES_MOST = 3e38f; /* a thread's sum that fp32 holds */
@@ -173,11 +172,10 @@ __device__ AdamWFactors adamw_factors(const ParamSlot &slot, const StepState *st
 }
 
 /*
- * One kernel for all parameters: a block takes 4,096 consecutive elements, finds the slot of the first by
- * bisection and walks on from there. A pack of 8 never straddles two slots (offsets are multiples of 64).
- * Bytes an element: reads master, grad, m, v (16), writes master, m, v (12) and the bf16 copy (2): 30 (28 in
- * fp32); gpt2-124m 3.7 GB, floor 0.78 ms at 4.8 TB/s on an H200. Not yet measured. Elements that are lost are counted
- * by an integer atomic, which no healthy step comes to.
+ * One kernel for all parameters: a block takes 4,096 consecutive elements, finds the slot of the first by binary
+ * search and steps to the next slots from there. A pack of 8 never straddles two slots (offsets are multiples of
+ * 64). Bytes an element: reads master, grad, m, v (16), writes master, m, v (12) and the bf16 copy (2): 30 (28 in
+ * fp32). Elements that are lost are counted by an integer atomic, which no healthy step comes to.
  */
 template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(AdamW args) {
     StepState *state = args.state;

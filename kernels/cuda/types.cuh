@@ -7,7 +7,7 @@
  * (INSTANTIATE below), and backend.cu puts the two sets into the two tables. Accum is float in both.
  *
  * Memory moves in packs: 8 consecutive elements that start at a multiple of 8 of a row, so 16 bytes of bf16
- * or twice 16 bytes of float. The contract makes that safe: tensors start at multiples of 256 bytes and rows
+ * or twice 16 bytes of float (or in half packs of 4, where D/2 of a head is a multiple of no more). The contract makes that safe: tensors start at multiples of 256 bytes and rows
  * are padded to 64 elements. Inside a kernel everything is float; store_pack rounds to nearest even.
  */
 #ifndef TYPES_CUH
@@ -15,6 +15,8 @@
 
 #include "cuda.cuh"
 #include "../kernels.h"
+
+#include <type_traits>
 
 typedef __nv_bfloat16 bf16;
 
@@ -33,8 +35,16 @@ void *cuda_scratch(Queue *queue, size_t bytes, const char *operation);
  * Elements and packs
  * ------------------------------------------------------------------------------------------------------ */
 
-constexpr int PACK = 8;
+constexpr int PACK = 8, HALF_PACK = 4;
 constexpr int WARP = 32;
+
+/* How a value that is known when a kernel is launched becomes a template argument: dispatch_…(value, launch) calls the
+ * lambda `launch` with one of these, whose operator() (or type) is a constant:
+ *
+ *     dispatch_head_size(D, [&](auto D, auto M_TILES) { run_forward<D(), M_TILES()>(queue, args); });
+ */
+template <auto VALUE> using Constant = std::integral_constant<decltype(VALUE), VALUE>;
+template <typename T> struct Type { using type = T; };
 
 /* Blocks a multiprocessor for __launch_bounds__, where ptxas would else spill for the sake of one more. */
 constexpr int NO_SPILLS = 1;
@@ -62,9 +72,7 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float value) {
     return __float2bfloat16(value);
 }
 
-struct alignas(16) Bf16Pack {
-    bf16 element[PACK];
-};
+template <int COUNT> struct alignas(COUNT * sizeof(bf16)) Bf16Pack { bf16 element[COUNT]; };
 
 __device__ __forceinline__ void load_pack(float (&out)[PACK], const float *in) {
     const float4 low = *reinterpret_cast<const float4 *>(in);
@@ -73,10 +81,16 @@ __device__ __forceinline__ void load_pack(float (&out)[PACK], const float *in) {
     out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
 }
 
-__device__ __forceinline__ void load_pack(float (&out)[PACK], const bf16 *in) {
-    const Bf16Pack pack = *reinterpret_cast<const Bf16Pack *>(in);
+__device__ __forceinline__ void load_pack(float (&out)[HALF_PACK], const float *in) {
+    const float4 half = *reinterpret_cast<const float4 *>(in);
+    out[0] = half.x, out[1] = half.y, out[2] = half.z, out[3] = half.w;
+}
+
+template <int COUNT> __device__ __forceinline__ void load_pack(float (&out)[COUNT], const bf16 *in) {
+    static_assert(COUNT == PACK || COUNT == HALF_PACK, "16 or 8 bytes");
+    const Bf16Pack<COUNT> pack = *reinterpret_cast<const Bf16Pack<COUNT> *>(in);
 #pragma unroll
-    for (int i = 0; i < PACK; i++) out[i] = __bfloat162float(pack.element[i]);
+    for (int i = 0; i < COUNT; i++) out[i] = __bfloat162float(pack.element[i]);
 }
 
 /* __stwb stores as any store does, but 16 bytes at once: of a plain one the compiler makes four of 4 bytes where it cannot
@@ -96,6 +110,17 @@ __device__ __forceinline__ void store_pack(bf16 *out, const float (&in)[PACK]) {
     const uint4 words = {pack_bf16(in[0], in[1]), pack_bf16(in[2], in[3]), pack_bf16(in[4], in[5]),
                          pack_bf16(in[6], in[7])};
     __stwb(reinterpret_cast<uint4 *>(out), words);
+}
+
+__device__ __forceinline__ void store_pack(float *out, const float (&in)[HALF_PACK]) {
+    *reinterpret_cast<float4 *>(out) = make_float4(in[0], in[1], in[2], in[3]);
+}
+
+__device__ __forceinline__ void store_pack(bf16 *out, const float (&in)[HALF_PACK]) {
+    Bf16Pack<HALF_PACK> half;
+#pragma unroll
+    for (int i = 0; i < HALF_PACK; i++) half.element[i] = __float2bfloat16(in[i]);
+    *reinterpret_cast<Bf16Pack<HALF_PACK> *>(out) = half;
 }
 
 /* The pack as it will be read back from a tensor of type T, two elements an instruction. */

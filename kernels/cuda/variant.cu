@@ -50,9 +50,9 @@ __global__ void gpas_scales_kernel(GpasScales args) {
  * BHyT's constant
  * ------------------------------------------------------------------------------------------------------ */
 
-/* A block makes a tile of TILE × TILE elements of W_O·W_V, DEEP of the inner dimension at a time, a thread
- * MINE × MINE of them. */
-constexpr int TILE = 64, DEEP = 16, MINE = 4;
+/* A block computes a tile of TILE × TILE elements of W_O·W_V, TILE_K of the inner dimension at a time, a thread
+ * THREAD_TILE × THREAD_TILE of them. */
+constexpr int TILE = 64, TILE_K = 16, THREAD_TILE = 4;
 
 typedef float TileRow[TILE];
 
@@ -65,43 +65,43 @@ template <typename S> __device__ __forceinline__ float folded(const S *row, int 
 }
 
 /*
- * partial[tile] = Σ of the squares of one tile. C²·Hkv·D multiply-adds of fp32: gpt2-124m's layer 0.9 GFLOP,
- * gpt2-1558m's 8 GFLOP, once a step at most. Not yet measured.
+ * partial[tile] = Σ of the squares of one tile. C²·Hkv·D multiply-adds of fp32 a layer, once a step at most.
  */
 template <typename S>
 __global__ void __launch_bounds__(THREADS, NO_SPILLS)
     product_squares_kernel(const S *__restrict__ w_o, const S *__restrict__ w_v, float *__restrict__ partial,
                            int C, int H, int Hkv, int D) {
-    SHARED_ARRAY(TileRow, left, DEEP);
-    SHARED_ARRAY(TileRow, right, DEEP);
+    SHARED_ARRAY(TileRow, left, TILE_K);
+    SHARED_ARRAY(TileRow, right, TILE_K);
     SHARED_ARRAY(float, buffer, WARP);
     const int64_t stride_o = row_stride((int64_t)H * D), stride_v = row_stride(C);
     const int K = Hkv * D, first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
-    const int x = threadIdx.x % (TILE / MINE) * MINE, y = threadIdx.x / (TILE / MINE) * MINE;
-    float product[MINE][MINE] = {};
-    for (int k0 = 0; k0 < K; k0 += DEEP) {
+    const int x = threadIdx.x % (TILE / THREAD_TILE) * THREAD_TILE,
+              y = threadIdx.x / (TILE / THREAD_TILE) * THREAD_TILE;
+    float product[THREAD_TILE][THREAD_TILE] = {};
+    for (int k0 = 0; k0 < K; k0 += TILE_K) {
         __syncthreads(); /* the tiles may still be read */
-        for (int i = threadIdx.x; i < DEEP * TILE; i += THREADS) {
-            const int row = first_row + i / DEEP, k = k0 + i % DEEP;
-            left[i % DEEP][i / DEEP] = row < C && k < K ? folded(w_o + row * stride_o, k, H / Hkv, D) : 0;
+        for (int i = threadIdx.x; i < TILE_K * TILE; i += THREADS) {
+            const int row = first_row + i / TILE_K, k = k0 + i % TILE_K;
+            left[i % TILE_K][i / TILE_K] = row < C && k < K ? folded(w_o + row * stride_o, k, H / Hkv, D) : 0;
         }
-        for (int i = threadIdx.x; i < DEEP * TILE; i += THREADS) {
+        for (int i = threadIdx.x; i < TILE_K * TILE; i += THREADS) {
             const int k = k0 + i / TILE, column = first_column + i % TILE;
             right[i / TILE][i % TILE] = column < C && k < K ? to_float(w_v[k * stride_v + column]) : 0;
         }
         __syncthreads();
 #pragma unroll
-        for (int k = 0; k < DEEP; k++)
+        for (int k = 0; k < TILE_K; k++)
 #pragma unroll
-            for (int i = 0; i < MINE; i++)
+            for (int i = 0; i < THREAD_TILE; i++)
 #pragma unroll
-                for (int j = 0; j < MINE; j++) product[i][j] += left[k][y + i] * right[k][x + j];
+                for (int j = 0; j < THREAD_TILE; j++) product[i][j] += left[k][y + i] * right[k][x + j];
     }
     float sum[1] = {0};
 #pragma unroll
-    for (int i = 0; i < MINE; i++)
+    for (int i = 0; i < THREAD_TILE; i++)
 #pragma unroll
-        for (int j = 0; j < MINE; j++) sum[0] += product[i][j] * product[i][j];
+        for (int j = 0; j < THREAD_TILE; j++) sum[0] += product[i][j] * product[i][j];
     block_sum(sum, buffer);
     if (threadIdx.x == 0) partial[blockIdx.y * gridDim.x + blockIdx.x] = sum[0];
 }

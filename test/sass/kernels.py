@@ -81,12 +81,12 @@ class Row:
 STORE, LOAD = r"STG\.E\.(EF\.)?128", r"LDG\.E\.(\w+\.)*128"
 BF16 = "__nv_bfloat16"
 KINDS = {"layernorm": "(NormKind)1", "rmsnorm": "(NormKind)2"}
-TILES = 4 * 64 * (64 + 8) * 2  # bytes of an attention block's two stages at D = 64
+STAGES = 4 * 64 * (64 + 8) * 2  # bytes of an attention block's two stages at D = 64
 
 
 def attention(name, kernel, hot_file, rows, unit):
     return Row(name, hot_file, f"{kernel}<64, 2>", "HMMA|LDGSTS", unit, 1,
-               lambda s: ceil_div(s.T, rows) * s.H * s.B, shared=lambda s: TILES)
+               lambda s: ceil_div(s.T, rows) * s.H * s.B, shared=lambda s: STAGES)
 
 
 def junction_forward(norm, width, presets):

@@ -11,7 +11,7 @@ __global__ void one_load(const float *__restrict__ x, float *__restrict__ y, int
     for (int i = threadIdx.x; i < n; i += THREADS) y[i] = 2 * x[i];
 }
 
-/* Four loads of 16 bytes a round, all on their way before the first is used. */
+/* Four loads of 16 bytes a round, all in flight before the first is used. */
 __global__ void four_loads(const float4 *__restrict__ x, float4 *__restrict__ y, int n) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < n; i += THREADS) {

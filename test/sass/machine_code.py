@@ -246,7 +246,7 @@ def _registers(operand):
 
 def bytes_in_flight(code, is_loop):
     """The most bytes of global memory that a thread has asked for and not touched yet. A loop is gone through twice, so
-    that loads for the next round count. Loads into registers land when a register of theirs is named again; copies to
+    that loads for the next round count. Loads into registers are complete when a register of theirs is named again; copies to
     shared memory at the wait for them (DEPBAR)."""
     flying, most = [], 0  # (registers or None, bytes)
     for instruction in list(code) * (2 if is_loop else 1):
