@@ -1,5 +1,6 @@
 """Do the floors of the tests (test/floors.mk) hold what they say: in `make test` every test that is here, in
-`make test-quick` one of each promise of README.md, which all name tests that exist?"""
+`make test-quick` one of each promise of README.md, which all name tests that exist? And is what kernels/cuda/README.md
+quotes and names there?"""
 import os
 import re
 import subprocess
@@ -113,3 +114,64 @@ def test_each_floor_is_a_goal_of_make_that_its_readme_explains():
     readme, makefile = (ROOT / "test" / "README.md").read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     for goal in FLOORS.values():
         assert f"`make {goal}`" in readme and re.search(rf"^{goal}:", makefile, re.MULTILINE), goal
+
+
+# ---------------------------------------------------------------------------------------------------------
+# kernels/cuda/README.md
+
+CUDA = ROOT / "kernels" / "cuda"
+CUDA_README = (CUDA / "README.md").read_text(encoding="utf-8")
+TO_BE_ADDED = {"NORM_L1", "row_mean_abs"}  # its example
+
+
+def text_of(*patterns):
+    return "\n".join(path.read_text(encoding="utf-8") for pattern in patterns for path in sorted(ROOT.glob(pattern)))
+
+
+def not_there(text):
+    """What a page about kernels/cuda quotes (`// FILE`, then its lines, `…` for a cut), names, or calls a goal of make, and is not so."""
+    for file, excerpt in re.findall(r"^```cpp\n// (\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        source = (CUDA / file).read_text(encoding="utf-8") if (CUDA / file).exists() else ""
+        for piece in re.split(r"^…\n", excerpt, flags=re.MULTILINE):
+            if piece not in source:
+                yield f"{file} has no {piece}"
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    code, makefiles = text_of("kernels/cuda/*.cu*", "kernels/kernels.h"), text_of("Makefile", "kernels/cuda/*.mk", "test/*/*.mk")
+    for name in re.findall(r"`([^`\n]+)`", prose):
+        if "/" in name or re.search(r"\.(cuh?|md|mk)$", name):
+            if not (CUDA / name).exists() and not (ROOT / name).exists() and f'"{name}"' not in code:
+                yield f"there is no file {name}"
+            continue
+        for word in re.findall(r"[A-Za-z_]\w{2,}", name.replace("make ", "")):
+            if word not in TO_BE_ADDED and not re.search(rf"\b{word}" + ("" if word.endswith("_") else r"\b"), code + makefiles):
+                yield f"there is no {word}"
+    for goals in re.findall(r"^    make ((?:\S+ )+)", prose, re.MULTILINE):
+        for goal in goals.split():
+            if goal.startswith("build/"):
+                goal = goal.replace("build", "$(BUILD)", 1)
+            if not re.match(r'[A-Z_]+=|\d+"?$', goal) and not re.search(rf"^(\S+ )*{re.escape(goal)}( \S+)*:", makefiles, re.MULTILINE):
+                yield f"make has no goal {goal}"
+
+
+def test_what_the_page_about_cuda_kernels_quotes_and_names_is_there():
+    assert len(re.findall("^```cpp", CUDA_README, re.MULTILINE)) >= 6
+    assert list(not_there(CUDA_README)) == []
+    unnamed = [path.name for path in CUDA.glob("*.cu*") if f"`{path.name}`" not in CUDA_README]
+    assert unnamed == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("cp_async_wait<0>();", "cp_async_wait<1>();", "attention_mma.cuh has no"),
+        ("// attention_mma.cu\n", "// attention_gone.cu\n", "attention_gone.cu has no"),
+        ("`columns.cuh`", "`rows.cuh`", "no file rows.cuh"),
+        ("`block_sum`", "`block_total`", "no block_total"),
+        ("make race ", "make races ", "no goal races"),
+        ("make build/test_ops_emu ", "make build/test_ops_emus ", "no goal $(BUILD)/test_ops_emus"),
+    ],
+)
+def test_what_that_page_has_wrong_is_seen(old, new, says):
+    assert old in CUDA_README
+    found = list(not_there(CUDA_README.replace(old, new, 1)))
+    assert len(found) == 1 and says in found[0]
