@@ -129,3 +129,23 @@ def test_the_page_is_what_the_model_says_now():
     """`make gpu-model-write` after a change of the kernels' table, or of what is assumed."""
     with open(model.PAGE, encoding="utf-8") as file:
         assert file.read() == run_script(SCRIPT).stdout
+
+
+SPEED = re.compile(r"[kMGT](?:B|FLOP)/s|\d [mµun]s\b|\d %|\bmeasured\.")
+
+
+def speeds_in(text):
+    """What its comments say about how fast something is."""
+    return [found for comment in re.findall(r"/\*.*?\*/|//[^\n]*", text, re.DOTALL) for found in SPEED.findall(comment)]
+
+
+def test_how_fast_a_kernel_is_says_the_model_and_no_comment():
+    """kernels/cuda counts bytes and FLOPs. What time they take is assumed in one table, until a GPU has been asked."""
+    assert speeds_in("/* 0.40 GB, floor 0.084 ms at 4.8 TB/s; 2 % more */") == ["4 ms", "TB/s", "2 %"]
+    assert speeds_in("/* Bytes: 4·C. Not yet measured. */ x = 4 % y;") == ["measured."]
+    folder = os.path.join(ROOT, "kernels", "cuda")
+    for name in sorted(os.listdir(folder)):
+        if name.endswith((".cu", ".cuh", ".md")):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                text = file.read()
+            assert (SPEED.findall(text) if name.endswith(".md") else speeds_in(text)) == [], name
