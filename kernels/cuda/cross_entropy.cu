@@ -6,8 +6,8 @@
  * multiprocessor, one of which computes while the other's row arrives. Left to the caches it would be read twice: the
  * rows in flight are as large as the second level of a GPU. A row that is too long for shared memory is.
  *
- * Bytes in bf16: 4·V a token, 2·V without a gradient. Two exponentials an element take nearly as many slots for
- * instructions as those bytes leave: hence elementary.cuh's.
+ * Bytes in bf16: 4·V a token, 2·V without a gradient. And two exponentials an element: by expf they would be more
+ * instructions than fit beside that traffic, by elementary.cuh they are not.
  */
 #include "elementary.cuh"
 
