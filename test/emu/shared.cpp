@@ -1,5 +1,5 @@
 /*
- * shared.cpp: a block's shared memory, the tensor-core twins that read it, and asynchronous copies into it.
+ * shared.cpp: a block's shared memory, the loads of matrices from it, and asynchronous copies into it.
  *
  * Each array is an allocation of its own between two guard bands: AddressSanitizer reports a touch of a band
  * as it happens; without it the bands' contents are compared when the block ends. Every block starts with
@@ -186,7 +186,7 @@ void async_copies_reset(unsigned linear) {
     thread_copies[linear].groups = 0;
 }
 
-/* ---- ldmatrix and mma -------------------------------------------------------------------------------- */
+/* ---- ldmatrix ---------------------------------------------------------------------------------------- */
 
 namespace {
 
@@ -208,47 +208,6 @@ template <int matrices, bool transpose> void load_complete(void *const *payloads
         }
 }
 
-struct MmaLane {
-    float *d;
-    const uint32_t *a, *b;
-    const float *c;
-};
-
-inline float mma_float(uint32_t pair, int half, unsigned lane, const char *operand) {
-    uint32_t bits = half ? pair & 0xffff0000u : pair << 16;
-    if (bits >> 16 == POISON_BF16) fault_lane(lane, "mma reads uninitialised memory in %s", operand);
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-void mma_complete(void *const *payloads, unsigned) {
-    float a[16][16], b[16][8], d[16][8];
-    for (unsigned lane = 0; lane < WARP; lane++) {
-        const MmaLane *self = static_cast<const MmaLane *>(payloads[lane]);
-        unsigned g = lane / 4, t = lane % 4 * 2;
-        for (unsigned i = 0; i < 4; i++)
-            for (unsigned half = 0; half < 2; half++)
-                a[g + i % 2 * 8][t + i / 2 * 8 + half] = mma_float(self->a[i], (int)half, lane, "A");
-        for (unsigned i = 0; i < 2; i++)
-            for (unsigned half = 0; half < 2; half++)
-                b[t + i * 8 + half][g] = mma_float(self->b[i], (int)half, lane, "B");
-        for (unsigned i = 0; i < 4; i++) {
-            uint32_t bits;
-            memcpy(&bits, &self->c[i], 4);
-            if (bits == POISON) fault_lane(lane, "mma reads uninitialised memory in C");
-            d[g + i / 2 * 8][t + i % 2] = self->c[i];
-        }
-    }
-    for (int m = 0; m < 16; m++)
-        for (int k = 0; k < 16; k++)
-            for (int n = 0; n < 8; n++) d[m][n] += a[m][k] * b[k][n];
-    for (unsigned lane = 0; lane < WARP; lane++) {
-        float *out = static_cast<const MmaLane *>(payloads[lane])->d;
-        for (unsigned i = 0; i < 4; i++) out[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
-    }
-}
-
 } // namespace
 
 void ldmatrix(uint32_t *registers, const void *shared_row, int matrices, bool transpose, Site site) {
@@ -259,11 +218,6 @@ void ldmatrix(uint32_t *registers, const void *shared_row, int matrices, bool tr
     Complete complete = matrices == 4 ? (transpose ? load_complete<4, true> : load_complete<4, false>)
                                       : (transpose ? load_complete<2, true> : load_complete<2, false>);
     warp_collective("ldmatrix", 0xffffffffu, &lane, complete, site);
-}
-
-void mma_m16n8k16(float *d, const uint32_t *a, const uint32_t *b, const float *c, Site site) {
-    MmaLane lane = {d, a, b, c};
-    warp_collective("mma.m16n8k16", 0xffffffffu, &lane, mma_complete, site);
 }
 
 } // namespace emu

@@ -2,6 +2,7 @@
 #include "test_emu.h"
 #include "elementary.cuh"
 
+#include <float.h>
 #include <math.h>
 #include <algorithm>
 
@@ -214,6 +215,69 @@ void ldmatrix_and_mma_give_the_plain_product(void **) {
         check_mma<true, false>();
         check_mma<true, true>();
     });
+}
+
+/* Row m of D is c[m] plus the products of a[m] (A's row, by k) with `factor`. */
+__global__ void mma_rows(float *d, const float *c, const __nv_bfloat16 *a, __nv_bfloat16 factor) {
+    const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4 * 2;
+    uint32_t af[4], bf[2];
+    for (unsigned i = 0; i < 4; i++) memcpy(&af[i], &a[(g + i % 2 * 8) * 16 + t + i / 2 * 8], 4);
+    const __nv_bfloat16 two[2] = {factor, factor};
+    memcpy(&bf[0], two, 4), memcpy(&bf[1], two, 4);
+    float sum[4] = {c[g], c[g], c[g + 8], c[g + 8]};
+    mma_m16n8k16_bf16(sum, af, bf, sum);
+    for (unsigned i = 0; i < 4; i++) d[(g + i / 2 * 8) * 8 + t + i % 2] = sum[i];
+}
+
+/* Products of one size, for k in [first, first + count). */
+struct Products {
+    float size;
+    int first, count;
+};
+
+/* The largest exponent's 24 bits of fraction are kept, 8 products at a time; all else is cut off (mma.cpp). */
+void mma_sums_as_roughly_as_compute_capability_8(void **) {
+    const float ulp = ldexpf(1, -23), factor = ldexpf(1, -8), denormal = ldexpf(1, -149);
+    const struct {
+        float c;
+        Products products[3];
+        float want;
+    } rows[16] = {
+        {1, {{0.75f * ulp, 0, 16}}, 1 + 8 * ulp}, /* half an ulp each */
+        {-1, {{-0.75f * ulp, 0, 16}}, -1 - 8 * ulp},
+        {1, {{1.5f * ulp, 0, 1}}, 1 + ulp},
+        {-1, {{-1.5f * ulp, 0, 1}}, -1 - ulp},
+        {1, {{0.5f * ulp, 0, 2}}, 1 + ulp}, /* one bit more than fp32 has, */
+        {1, {{0.5f * ulp, 7, 2}}, 1},       /* but not from one half of k to the other */
+        {1, {{0.25f * ulp, 0, 16}}, 1},
+        {-1, {{1, 0, 1}, {0.25f * ulp, 1, 7}}, 0},
+        {0, {{1, 0, 1}, {-1, 7, 1}, {0.25f * ulp, 8, 1}}, 0.25f * ulp},
+        {0, {{0.25f * ulp, 0, 1}, {1, 8, 1}, {-1, 15, 1}}, 0},
+        {3 * denormal, {{1024 * denormal, 0, 3}}, 3075 * denormal},
+        {0, {{0, 0, 16}}, 0},
+        {FLT_MAX, {{ldexpf(1, 104), 0, 1}}, INFINITY},
+        {INFINITY, {{1, 0, 16}}, INFINITY},
+        {1, {{-INFINITY, 7, 2}}, -INFINITY},
+        {-INFINITY, {{INFINITY, 0, 1}}, NAN},
+    };
+    std::vector<__nv_bfloat16> a(256);
+    std::vector<float> c(16);
+    for (int m = 0; m < 16; m++) {
+        c[m] = rows[m].c;
+        for (int k = 0; k < 16; k++) a[m * 16 + k] = 0.0f;
+        for (const Products &products : rows[m].products)
+            for (int k = 0; k < products.count; k++) a[m * 16 + products.first + k] = products.size / factor;
+    }
+    Device<__nv_bfloat16> da(a);
+    Device<float> dc(c), d(128);
+    LAUNCH(mma_rows, 1, 32, 0, 0, d.at, dc.at, da.at, factor);
+    std::vector<float> got = d.host();
+    for (int i = 0; i < 128; i++) {
+        const float want = rows[i / 8].want;
+        const bool same = got[i] == want || (isnan(got[i]) && isnan(want));
+        if (!same) print_error("row %d, column %d: %.9g for %.9g\n", i / 8, i % 8, got[i], want);
+        assert_true(same);
+    }
 }
 
 /* The fragments themselves, against the table in the PTX manual, written here as positions. */
@@ -485,6 +549,7 @@ const struct CMUnitTest own_tests[] = {
     cmocka_unit_test(partial_masks_meet_their_own_lanes_only),
     cmocka_unit_test(warp_votes_and_reductions),
     cmocka_unit_test(ldmatrix_and_mma_give_the_plain_product),
+    cmocka_unit_test(mma_sums_as_roughly_as_compute_capability_8),
     cmocka_unit_test(ldmatrix_fills_the_documented_registers),
     cmocka_unit_test(asynchronous_copies_arrive_at_their_wait_and_not_before),
     cmocka_unit_test(fresh_memory_is_poison_and_shared_memory_again_for_every_block),

@@ -4,7 +4,8 @@
  *
  * Kernels and host code never include this; they include the CUDA headers of this folder. The engine:
  *   block.cpp      a block's threads as fibers: barriers, exchanges within a warp, divergence
- *   shared.cpp     shared memory and the asynchronous copies into it
+ *   shared.cpp     shared memory, the asynchronous copies into it, and matrices from it
+ *   mma.cpp        the tensor cores' product of fragments, and how roughly they sum
  *   trap.cpp       faults: what is printed, signals, reads of poison
  *   memory.cpp     device and pinned host memory, poison, the device's properties and errors
  *   stream.cpp     streams and events as lazy queues; launches
