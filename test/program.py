@@ -26,6 +26,12 @@ def without_notice(stderr):
     return re.sub(r"train_gpt: no usable GPU [^\n]*\n", "", stderr)
 
 
+def cpu_bf16(**more):
+    """What --version says of bf16 on this machine's CPU: "refused: …", or with which instructions it is faster."""
+    done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True, env=environment(**more))
+    return next(line[16:] for line in done.stdout.splitlines() if line.startswith("  bf16 "))
+
+
 def run(*arguments, code=0, before="", env=None, **more):
     """Runs the program to its end. A refusal or failure is one line on stderr, maybe after lines like `before`."""
     done = subprocess.run([PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,

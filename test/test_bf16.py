@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from mpi import flags, has_mpi, ranks
-from program import MODEL, MOMENTS, PROGRAM, ROOT, SMALL, environment, file_bytes, losses, metrics, refused, run, step_directory
+from program import MODEL, MOMENTS, ROOT, SMALL, cpu_bf16, file_bytes, losses, metrics, refused, run, step_directory
 from tensors import read_tensors
 
 WITHOUT = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "DNNL_MAX_CPU_ISA": "AVX512_CORE"}
@@ -17,18 +17,10 @@ VARIANTS = {
     "sdd": ["--arch", "llama", "--sdd", "released", "--placement", "sandwich"],
     "fp32-residual": ["--placement", "keel", "--residual-dtype", "fp32"],
 }
-
-
-def offered(**more):
-    """What --version says of bf16 here."""
-    done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True, env=environment(**more))
-    return next(line[16:] for line in done.stdout.splitlines() if line.startswith("  bf16 "))
-
-
 FASTER = "the processor multiplies it faster than fp32 (AVX512-BF16"
 PAIRS = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "DNNL_MAX_CPU_ISA": "AVX512_CORE_BF16"}  # without AMX
-needs_bf16 = pytest.mark.skipif(not offered().startswith(FASTER), reason="--version: this machine's CPU has no bf16")
-needs_amx = pytest.mark.skipif(offered() != FASTER + ", AMX)", reason="--version: this machine's CPU has no AMX, or was not built for it")
+needs_bf16 = pytest.mark.skipif(not cpu_bf16().startswith(FASTER), reason="--version: this machine's CPU has no bf16")
+needs_amx = pytest.mark.skipif(cpu_bf16() != FASTER + ", AMX)", reason="--version: this machine's CPU has no AMX, or was not built for it")
 
 
 def train(data, out, *more, steps=6, **how):
@@ -50,7 +42,7 @@ def test_a_processor_without_it_is_told_by_name(data, tmp_path):
     message = refused(*asked, env=WITHOUT)
     assert "--dtype bf16 on the CPU: without " in message and "slower than fp32" in message
     assert not (tmp_path / "run").exists()
-    assert offered(**WITHOUT).startswith("refused: without ")
+    assert cpu_bf16(**WITHOUT).startswith("refused: without ")
 
 
 def test_auto_stays_fp32(data, tmp_path):
@@ -66,8 +58,8 @@ PLAN = ["--device", "cuda", "--dtype", "bf16", "--preset", "micro", "--dry-run"]
 def test_keel_says_how_few_bits_of_a_sublayer_a_narrow_residual_keeps(layers, bits):
     lines = run(*PLAN, "--placement", "keel", "--n-layer", layers).stdout.splitlines()
     assert f"residual: beside keel's {2 * layers}·x bf16 keeps about {bits} of F(x)'s 8 bits; --residual-dtype fp32 keeps them all" in lines
-    for flags in (["--residual-dtype", "fp32"], ["--dtype", "fp32"]):
-        assert "residual:" not in run(*PLAN, "--placement", "keel", "--n-layer", layers, *flags).stdout
+    for given in (["--residual-dtype", "fp32"], ["--dtype", "fp32"]):
+        assert "residual:" not in run(*PLAN, "--placement", "keel", "--n-layer", layers, *given).stdout
 
 
 @pytest.mark.parametrize("placement", ["pre", "post", "deepnorm", "mix", "lns", "hybrid"])
