@@ -65,6 +65,8 @@ def find_machine(options):
     if options.rehearse:
         return machines.Rehearsal(machines.environment(), options.python)
     folder = options.binaries
+    if not folder and not options.build_only and not machines.has_gpu():  # known before minutes of building
+        raise Unavailable("no GPU on this machine (no /dev/nvidia0, nothing from nvidia-smi); --rehearse needs none")
     if not folder:
         folder = os.path.join(ROOT, options.build)
         os.makedirs(folder, exist_ok=True)

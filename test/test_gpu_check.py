@@ -496,6 +496,13 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
     )
 
 
+@pytest.mark.skipif(machines.has_gpu(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_built_to_find_that_out(tmp_path):
+    done = subprocess.run([sys.executable, CHECK, "--build", str(tmp_path / "b")], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and not done.stdout and not (tmp_path / "b").exists()
+    assert re.fullmatch(r"gpu_check.py: no GPU on this machine [^\n]*; --rehearse needs none\n", done.stderr)
+
+
 def test_a_training_that_hangs_ends_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "CASE_S", 0)
     monkeypatch.setattr(parts, "training_shape", lambda machine: [])

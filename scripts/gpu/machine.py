@@ -34,6 +34,10 @@ def gpu_name():
     return lines[0].strip() if lines else None
 
 
+def has_gpu():
+    return bool(gpu_name() or glob.glob("/dev/nvidia[0-9]*"))
+
+
 def gpu_facts():
     query = "driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
     lines = output([smi(), f"--query-gpu={query}", "--format=csv,noheader"]).splitlines()
