@@ -128,8 +128,8 @@ bool reachable(const void *pointer) {
            find(static_cast<const char *>(pointer) - 1) != allocations.end();
 }
 
-/* What of the host's starts at the address, as far as AddressSanitizer knows; null for nothing. Only a start counts: a
-   struct's padding may be the upper half of some old pointer, and with an int below it point anywhere. */
+/* What of the host's starts at the address, as far as AddressSanitizer knows; null for nothing. Only a start counts: two
+   ints of a struct may together point anywhere. */
 const char *host_region(const void *pointer) {
 #if defined(__SANITIZE_ADDRESS__)
     char name[128];

@@ -122,12 +122,20 @@ void queue_work(const char *name, CUstream_st *stream, std::function<void()> wor
    pointer to the host's heap, stack or globals inside a struct. */
 void check_argument(const char *kernel, size_t index, const void *argument, size_t bytes, bool is_pointer);
 
+/* A struct's padding is what the stack held before, which may look like a pointer. */
+template <typename Argument> void check_without_padding(const char *kernel, size_t index, Argument argument) {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_clear_padding)
+    __builtin_clear_padding(&argument);
+#endif
+#endif
+    check_argument(kernel, index, &argument, sizeof argument, std::is_pointer<Argument>::value);
+}
+
 template <typename Tuple, size_t... index>
 void check_arguments([[maybe_unused]] const char *kernel, [[maybe_unused]] const Tuple &arguments,
                      std::index_sequence<index...>) {
-    (check_argument(kernel, index, &std::get<index>(arguments), sizeof(std::get<index>(arguments)),
-                    std::is_pointer<std::tuple_element_t<index, Tuple>>::value),
-     ...);
+    (check_without_padding<std::tuple_element_t<index, Tuple>>(kernel, index, std::get<index>(arguments)), ...);
 }
 
 /* The arguments are converted to the parameters' types and copied now; every thread gets its own copy of
