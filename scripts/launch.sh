@@ -55,25 +55,27 @@ exec 3>&- 4>&-
 
 # A rank that is stopped while all others wait is found by --timeout. One that is stopped when the others have ended has nobody
 # who would miss it, and mpirun would wait for it without end: seen so twice, it is killed. So is mpirun where it has no rank
-# left, and does not come to its end itself.
+# left, but for ended ones that it has not asked about, and does not come to its end itself.
 end_stuck() {
-    local never left pid before='' now had_ranks=0 without=0
+    local never children left pid state stopped before='' now had_ranks=0 without=0
     exec {never}<> <(:)
     while ! read -rt 2 -u "$never" && kill -0 "$run" 2>/dev/null; do
-        now=''
-        read -ra left <<<"$(cat /proc/"$run"/task/*/children 2>/dev/null)" # of its first thread, as a rule
+        left=() stopped=0
+        read -ra children <<<"$(cat /proc/"$run"/task/*/children 2>/dev/null)" # of its first thread, as a rule
+        for pid in "${children[@]}"; do
+            state=$(sed -n 's/^State:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null) || continue
+            case $state in Z* | X*) continue ;; T*) stopped=$((stopped + 1)) ;; esac
+            left+=("$pid")
+        done
         if [ "${#left[@]}" -gt 0 ]; then had_ranks=1 without=0; else without=$((without + had_ranks)); fi
         if [ "$without" -eq 10 ]; then
             echo "launch.sh: the ranks have ended, and mpirun has not in 20 s: killed" >&2
             kill -KILL "$run" 2>/dev/null || true
         fi
-        if [ "${#left[@]}" -eq 0 ] || [ "${#left[@]}" -ge "$ranks" ]; then continue; fi
-        for pid in "${left[@]}"; do
-            grep -q '^State:[[:space:]]*T' "/proc/$pid/status" 2>/dev/null || continue 2
-            now+="$pid "
-        done
+        if [ "$stopped" -eq 0 ] || [ "$stopped" -lt "${#left[@]}" ] || [ "${#left[@]}" -ge "$ranks" ]; then continue; fi
+        now="${left[*]}"
         if [ "$now" = "$before" ]; then
-            echo "launch.sh: the other ranks have ended, and ${#left[@]} is stopped (${now% }): killed" >&2
+            echo "launch.sh: the other ranks have ended, and ${#left[@]} is stopped ($now): killed" >&2
             kill -KILL "${left[@]}" 2>/dev/null || true
         fi
         before=$now
