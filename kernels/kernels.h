@@ -259,7 +259,7 @@ typedef struct EmbeddingBackward {
 
 /* --------------------------------------------------------------------------------------------------------
  * Linear: y = x·Wᵀ + bias. Bias gradients are column sums taken by whoever writes dy: junction_backward,
- * qkv_backward, activation_backward.
+ * qkv_backward, attention_backward where nothing lies between it and the product, activation_backward.
  * ------------------------------------------------------------------------------------------------------ */
 
 typedef struct Linear {
@@ -279,6 +279,7 @@ typedef struct LinearBackward {
     const Storage *w;  /* [out,in] backward_input */
     Storage *dx;       /* [N,in]   backward_input: dx = dy·W, overwritten */
     Accum *dw;         /* [out,in] backward_weight: dW += dyᵀ·x */
+    bool overwrite;    /* backward_weight: dW = dyᵀ·x, whatever lies there; padding, which is zero, stays so. N ≥ 1 then */
 } LinearBackward;
 
 /* --------------------------------------------------------------------------------------------------------
@@ -330,6 +331,7 @@ typedef struct AttentionBackward {
     const Attention *forward;
     const Storage *dout; /* [N, H·D] */
     Storage *dqkv;       /* [N, (H+2·Hkv)·D] out */
+    Accum *dbias;        /* [(H+2·Hkv)·D] += column sums of dqkv, before or after its rounding to Storage; or NULL */
 } AttentionBackward;
 
 /* Generation: T new tokens of each of B sequences, at time steps length … length+T−1. Writes their keys and

@@ -108,6 +108,13 @@ static void overwritten_dw(Queue *queue, const LinearBackward *l) {
 }
 REPLACE(linear_backward_weight, overwritten_dw)
 
+static void added_dw(Queue *queue, const LinearBackward *l) {
+    LinearBackward adds = *l;
+    adds.overwrite = false;
+    good->linear_backward_weight(queue, &adds);
+}
+REPLACE(linear_backward_weight, added_dw)
+
 static void changed_input(Queue *queue, const LinearBackward *l) {
     good->linear_backward_input(queue, l);
     real_ *dy = (real_ *)(uintptr_t)l->dy;
@@ -168,7 +175,7 @@ static void no_documents(Queue *queue, const AttentionBackward *b) {
     Attention forward = *b->forward;
     forward.doc_start = NULL;
     good->attention_backward(queue,
-                             &(AttentionBackward){.forward = &forward, .dout = b->dout, .dqkv = b->dqkv});
+                             &(AttentionBackward){.forward = &forward, .dout = b->dout, .dqkv = b->dqkv, .dbias = b->dbias});
 }
 REPLACE(attention_backward, no_documents)
 
@@ -417,13 +424,14 @@ const Broken broken_operations[] = {
     {"a row not written", " y: error", OP_linear_forward, BROKEN_VALUES, wrap_row_not_written},
     {"dW overwritten, not added to", " dw: error", OP_linear_backward_weight, BROKEN_VALUES,
      wrap_overwritten_dw},
+    {"dW added to, not overwritten", " overwrites]: dw: ", OP_linear_backward_weight, BROKEN_VALUES, wrap_added_dw},
     {"an input changed", "changed an input", OP_linear_backward_input, BROKEN_VALUES, wrap_changed_input},
     {"padding dirtied", "padding is not zero", OP_activation_forward, BROKEN_VALUES, wrap_dirty_padding},
     {"the other GELU", "y: error", OP_activation_forward, BROKEN_VALUES, wrap_exact_gelu},
     {"a repeated token's gradient lost", "dtoken_table: error", OP_embedding_backward, BROKEN_VALUES,
      wrap_lost_duplicates},
     {"a causal mask off by one", " out: error", OP_attention_forward, BROKEN_VALUES, wrap_mask_off_by_one},
-    {"documents not masked in backward", "documents size=0.7]: dqkv: error", OP_attention_backward,
+    {"documents not masked in backward", "documents size=0.7 bias]: dqkv: error", OP_attention_backward,
      BROKEN_VALUES, wrap_no_documents},
     {"RoPE not rotated back", "draw: error", OP_qkv_backward, BROKEN_VALUES, wrap_rotated_again},
     {"a cache one time step short", " out: error", OP_attention_decode, BROKEN_VALUES, wrap_one_key_short},

@@ -150,12 +150,13 @@ typedef enum Documents { ONE_DOCUMENT, SHORT_DOCUMENTS, DOCUMENTS_OF_64, DOCUMEN
 typedef struct AttentionVariant {
     Documents documents;
     double size; /* of q, k and v */
+    bool bias;   /* whose gradient backward sums */
 } AttentionVariant;
 
 /* At size 1 a rare score stands so far out that its rounding alone is the largest error; at 0.7 none does,
  * and at 2 nearly every row has one. */
 static const AttentionVariant attention_variants[] = {
-    {.size = 0.7}, {.documents = SHORT_DOCUMENTS, .size = 0.7}, {.size = 2}};
+    {.size = 0.7}, {.documents = SHORT_DOCUMENTS, .size = 0.7, .bias = true}, {.size = 2}};
 
 /* Kernels go by tiles of 64 and blocks of 64 or 128 rows: sequences that end anywhere in them, every head
  * size that has a kernel of its own, groups of 1, 3 and 8; documents that start at a tile's border and
@@ -164,10 +165,10 @@ static const HeadShape tile_shapes[] = {
     {1, 1, 3, 1, 32},   {2, 1, 8, 1, 64},   {1, 2, 1, 1, 128},  {1, 190, 8, 1, 32}, {1, 300, 1, 1, 32},
     {2, 129, 3, 1, 48}, {1, 257, 1, 1, 48}, {1, 63, 8, 1, 64},  {1, 321, 3, 3, 64}, {1, 192, 3, 1, 96},
     {1, 301, 1, 1, 96}, {2, 65, 8, 8, 128}, {1, 250, 3, 1, 128}};
-static const AttentionVariant tile_variants[] = {{.size = 0.7},
+static const AttentionVariant tile_variants[] = {{.size = 0.7, .bias = true},
                                                  {.documents = SHORT_DOCUMENTS, .size = 0.7},
                                                  {.documents = DOCUMENTS_OF_64, .size = 0.7},
-                                                 {.documents = DOCUMENTS_OF_100, .size = 0.7}};
+                                                 {.documents = DOCUMENTS_OF_100, .size = 0.7, .bias = true}};
 static const QkvVariant qkv_measured[] = {{.rope = true, .in_place = true},
                                           {.norm = QKV_NORM_HEAD, .rope = true}};
 static const HeadShape attention_measured_shapes[] = {{4, 256, 12, 12, 64}, {1, 1024, 12, 4, 64}};
@@ -208,12 +209,15 @@ static void declare_attention_forward(Case *c, const void *shape, const void *va
 
 static void declare_attention_backward(Case *c, const void *shape, const void *variant) {
     const HeadShape *s = shape;
+    const AttentionVariant *v = variant;
     Tensor *qkv_, *out;
     AttentionBackward *b = arguments(c, sizeof *b);
-    b->forward = attention(c, s, variant, MADE, &qkv_, &out);
+    b->forward = attention(c, s, v, MADE, &qkv_, &out);
+    describe(c, "%s", v->bias ? " bias" : "");
     c->flops *= 2.5;
     upstream(c, out, matrix(c, TO(b->dout), STORAGE, IN, out->rows, out->cols), NULL);
     derivative(matrix(c, TO(b->dqkv), STORAGE, OUT, qkv_->rows, qkv_->cols), qkv_, 1);
+    if (v->bias) vector(c, TO(b->dbias), ACCUM, ADDED, head_width(s));
     prepare(c, OP_attention_forward, b->forward);
     call(c, OP_attention_backward, b);
 }

@@ -78,6 +78,7 @@ typedef struct LinearShape {
 } LinearShape;
 typedef struct LinearVariant {
     bool bias;
+    bool overwrites; /* the gradient of the weights */
     bool cancels; /* the sums' second half takes back what the first has brought: pieces of a sum that are rounded to Storage show */
 } LinearVariant;
 
@@ -86,7 +87,8 @@ static const LinearShape linear_shapes[] = {{1, 1, 1},     {3, 7, 31},    {31, 6
                                             {200, 96, 1},  {130, 31, 192}};
 static const LinearVariant linear_variants[] = {{.bias = false}, {.bias = true}, {.cancels = true}};
 static const LinearVariant linear_backward_input_variants[] = {{.bias = false}, {.cancels = true}};
-static const LinearVariant linear_backward_variants[] = {{.bias = false}};
+static const LinearVariant linear_backward_weight_variants[] = {{.bias = false}, {.overwrites = true}};
+static const LinearVariant linear_measured_variants[] = {{.bias = false}};
 static const LinearShape linear_measured[] = {{1024, 768, 2304}, {1024, 768, 3072}, {1024, 3072, 768}};
 
 static void linear_title(Case *c, const LinearShape *s) {
@@ -157,12 +159,14 @@ static void declare_linear_backward_input(Case *c, const void *shape, const void
 
 static void declare_linear_backward_weight(Case *c, const void *shape, const void *variant) {
     const LinearShape *s = shape;
+    const LinearVariant *v = variant;
     Tensor *x, *w, *dy;
     LinearBackward *b = linear_backward(c, s, &x, &w, &dy);
-    (void)variant;
+    b->overwrite = v->overwrites;
+    describe(c, "%s", v->overwrites ? " overwrites" : "");
     w->unread = true;
     ALSO(x, b->x);
-    derivative(weight(c, TO(b->dw), ACCUM, ADDED, s->out, s->in), w, 1);
+    derivative(weight(c, TO(b->dw), ACCUM, v->overwrites ? OUT : ADDED, s->out, s->in), w, 1);
     call(c, OP_linear_backward_weight, b);
 }
 
@@ -265,14 +269,14 @@ const Family families_block[] = {
     FAMILY(linear_forward, declare_linear_forward, linear_shapes, linear_variants, .no_bits = true),
     FAMILY(linear_backward_input, declare_linear_backward_input, linear_shapes, linear_backward_input_variants,
            .no_bits = true),
-    FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_shapes, linear_backward_variants,
+    FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_shapes, linear_backward_weight_variants,
            .no_bits = true),
     FAMILY(activation_forward, declare_activation_forward, activation_shapes, activation_variants),
     FAMILY(activation_backward, declare_activation_backward, activation_shapes, activation_variants),
-    FAMILY(linear_forward, declare_linear_forward, linear_measured, linear_backward_variants, .perf = true),
-    FAMILY(linear_backward_input, declare_linear_backward_input, linear_measured, linear_backward_variants,
+    FAMILY(linear_forward, declare_linear_forward, linear_measured, linear_measured_variants, .perf = true),
+    FAMILY(linear_backward_input, declare_linear_backward_input, linear_measured, linear_measured_variants,
            .perf = true),
-    FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_measured, linear_backward_variants,
+    FAMILY(linear_backward_weight, declare_linear_backward_weight, linear_measured, linear_measured_variants,
            .perf = true),
     FAMILY(activation_forward, declare_activation_forward, activation_measured_shapes, activation_measured,
            .perf = true),

@@ -371,9 +371,10 @@ static double difference(Image *image, const Case *c, double *const *base, Tenso
 }
 
 /* The gradient of one tensor against differences at sampled elements: squares of the error, of the truth, and
- * of what the differences resolve. */
+ * of what the differences resolve; and how far 4 ulp of the whole gradient's rms put as many elements off: where each of those
+ * sampled is zero in truth, what is left are roundings of terms that cancel. */
 typedef struct GradientError {
-    double error, truth, resolution;
+    double error, truth, resolution, rounding;
     int64_t worst;
     double got, right;
 } GradientError;
@@ -399,6 +400,12 @@ static GradientError gradient_error(Image *image, Case *c, double *const *base, 
             result.right = right;
         }
     }
+    double squares = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double g = got[i] - (gradient->role == ADDED ? gradient->value[i] : 0);
+        squares += g * g;
+    }
+    result.rounding = count ? 4 * 0x1p-52 * sqrt(squares / (double)count * (double)samples) : 0;
     return result;
 }
 
@@ -435,7 +442,7 @@ static bool case_gradients(const Implementation *implementation, const Family *f
     for (int i = 0; i < c.n_tensors; i++) {
         if (!got[i]) continue;
         double norm = fmax(sqrt(errors[i].truth), 1e-6 * sqrt(all)), error = sqrt(errors[i].error);
-        double allowed = 1e-6 * norm + sqrt(errors[i].resolution);
+        double allowed = 1e-6 * norm + sqrt(errors[i].resolution) + errors[i].rounding;
         if (!(error <= allowed))
             report_failure(report,
                            "%s %s [%s]: %s: error %.3g, allowed %.3g = 1e-6 × norm %.3g + resolution; at "

@@ -73,7 +73,8 @@ void PLAIN(linear_backward_weight)(Queue *queue, const LinearBackward *l) {
             real sum = 0;
             for (int64_t n = 0; n < l->N; n++)
                 sum += get_s(l->dy, n * ld_out + o) * get_s(l->x, n * ld_in + i);
-            add_a(l->dw, o * ld_in + i, sum);
+            if (l->overwrite) put_a(l->dw, o * ld_in + i, sum);
+            else add_a(l->dw, o * ld_in + i, sum);
         }
     }
 }
@@ -247,6 +248,11 @@ void PLAIN(attention_backward)(Queue *queue, const AttentionBackward *b) {
         }
     }
     for (int64_t i = 0; i < N * width; i++) put_s(b->dqkv, i / width * ld + i % width, sum[i]);
+    for (int64_t i = 0; b->dbias && i < width; i++) {
+        real column = 0;
+        for (int64_t n = 0; n < N; n++) column += get_s(b->dqkv, n * ld + i);
+        add_a(b->dbias, i, column);
+    }
     free(sum);
 }
 

@@ -25,6 +25,7 @@ static const struct {
      * AVX512-BF16, take both factors in bf16. */
     {OP_attention_forward, "out"},
     {OP_attention_backward, "dqkv"},
+    {OP_attention_backward, "dbias"},
     {OP_attention_decode, "out"},
 };
 

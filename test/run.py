@@ -115,7 +115,11 @@ class Run:
         print(f"{'FAILED' if failed else 'ok':7}{self.name:56}{passed:5} passed {failed:3} failed {skipped:3} skipped"
               f" {self.seconds:7.1f} s {self.processor_s:7.1f} cpu s", flush=True)  # fmt: skip
         if failed:
-            print("\n".join("    " + line for line in self.output.splitlines()[-SHOWN_LINES:]), flush=True)
+            print("\n".join("    " + line for line in self.of_interest()[-SHOWN_LINES:]), flush=True)
+
+    def of_interest(self):
+        """A failing run's output, less what TAP says of the tests that are not to blame."""
+        return [line for line in self.output.splitlines() if self.scripted or not re.match(r"ok \d+|not ok \d+ # SKIP", line)]
 
 
 def run_all(runs, jobs, environment, done):

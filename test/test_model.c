@@ -97,6 +97,42 @@ static void padding_stays_zero(void **state) {
     teardown(&f);
 }
 
+/* Whatever lies in the gradients, NaN at worst, an update starts without it; a second micro-step adds as much again. */
+static void assert_starts_from_none(const Kernels *k, const char *settings) {
+    Fixture f;
+    setup(&f, k, settings);
+    const Model *m = &f.model;
+    assert_true(m->N > m->head_chunk); /* the head's product comes in parts */
+    const size_t bytes = (size_t)m->params.elements * dtype_size(k->accum);
+    void *once = malloc(bytes);
+    loss_and_gradient(&f, true);
+    memcpy(once, m->grad, bytes);
+    for (int i = 0; i < m->params.count; i++)
+        for (Elements e = {.p = &m->params.list[i]}; element_next(&e);) element_set(m, m->grad, e.at, NAN);
+    loss_and_gradient(&f, true);
+    assert_memory_equal(once, m->grad, bytes);
+    model_forward(&f.model, true);
+    model_head(&f.model, f.optimizer.state, true);
+    model_backward(&f.model, NULL, NULL);
+    double off = 0, all = 0;
+    for (int64_t at = 0; at < m->params.elements; at++) {
+        const double g = element_get(m, once, at), error = element_get(m, m->grad, at) - 2 * g;
+        off += error * error, all += g * g;
+    }
+    assert_true(all > 0 && off <= 1e-10 * all);
+    free(once);
+    teardown(&f);
+}
+
+static void an_update_starts_from_no_gradients(void **state) {
+    (void)state;
+    const Kernels *types[3];
+    for (int i = cpu_types(types) - 1; i >= 0; i--) {
+        assert_starts_from_none(types[i], "arch=gpt2 seq-len=150 batch-size=8");
+        assert_starts_from_none(types[i], "arch=llama seq-len=150 batch-size=8");
+    }
+}
+
 /* Greedy logits with the cache equal those of the whole prefix at once. */
 static void the_cache_computes_what_training_computes(void **state) {
     (void)state;
@@ -169,6 +205,7 @@ int main(void) {
         cmocka_unit_test(recomputing_changes_no_bit),
         cmocka_unit_test(another_seed_is_another_run),
         cmocka_unit_test(padding_stays_zero),
+        cmocka_unit_test(an_update_starts_from_no_gradients),
         cmocka_unit_test(the_cache_computes_what_training_computes),
         cmocka_unit_test(a_sequence_decodes_alone_as_in_a_batch),
     };

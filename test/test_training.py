@@ -496,7 +496,7 @@ def test_a_run_that_diverges_ends_with_3_and_keeps_finite_checkpoints(trained, d
     ).stderr
     events = metrics(out, "event")
     assert events[-1]["event"] == "diverged"
-    assert f"last good checkpoint: {step_directory(out, int(checkpoints(out)[-1][5:]))}\n" in error and len(checkpoints(out)) > 3
+    assert f"last good checkpoint: {step_directory(out, int(checkpoints(out)[-1][5:]))}\n" in error and len(checkpoints(out)) > 1
     for step in checkpoints(out):
         for name in (MODEL, MOMENTS):
             assert all(

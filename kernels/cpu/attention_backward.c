@@ -379,4 +379,7 @@ void NAME(attention_backward)(Queue *queue, const AttentionBackward *args) {
         }
         NAME(products_end)();
     }
+    if (!args->dbias) return;
+    const Qkv as_it_is = {.B = B, .T = T, .H = H, .Hkv = Hkv, .D = D};
+    NAME(qkv_backward)(queue, &(QkvBackward){.forward = &as_it_is, .dqkv = args->dqkv, .draw = args->dqkv, .dbias = args->dbias});
 }

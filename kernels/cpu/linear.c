@@ -59,7 +59,8 @@ void NAME(linear_backward_weight)(Queue *queue, const LinearBackward *args) {
                               .lda = ldy,
                               .b = args->x,
                               .ldb = ldx,
-                              .add = true,
+                              .accum = true,
+                              .add = !args->overwrite,
                               .c = args->dw,
                               .ldc = ldx});
 }

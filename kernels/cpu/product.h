@@ -13,7 +13,8 @@ typedef struct Product {
     const Storage *a, *b;
     int64_t lda, ldb, ldc;
     const Storage *bias; /* [N], or NULL; not with add */
-    bool add;           /* to C, which is Accum then, and else Storage */
+    bool accum;         /* C is Accum, else Storage; not with bias */
+    bool add;           /* to C, which is Accum */
     void *c;
 } Product;
 

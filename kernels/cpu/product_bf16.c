@@ -131,7 +131,7 @@ static const int ARGUMENT[OPERANDS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_
 typedef struct Shape {
     int64_t M, N, K, lda, ldb, ldc;
     int threads;
-    bool transpose_a, transpose_b, add, bias;
+    bool transpose_a, transpose_b, accum, add, bias;
 } Shape;
 
 typedef struct Primitive {
@@ -152,7 +152,7 @@ static Shape shape_of(const Product *p) {
     shape.lda = p->lda, shape.ldb = p->ldb, shape.ldc = p->ldc;
     shape.threads = omp_get_max_threads();
     shape.transpose_a = p->transpose_a, shape.transpose_b = p->transpose_b;
-    shape.add = p->add, shape.bias = p->bias != NULL;
+    shape.accum = p->accum, shape.add = p->add, shape.bias = p->bias != NULL;
     return shape;
 }
 
@@ -165,7 +165,7 @@ static void primitive_create(Primitive *made, const Shape *s, const Product *p) 
     Layout layout[OPERANDS];
     made->shape = *s;
     for (int i = 0; i < OPERANDS; i++) {
-        must(layout_create(&layout[i], dims[i], i == C && s->add ? dnnl_f32 : dnnl_bf16, strides[i]), p);
+        must(layout_create(&layout[i], dims[i], i == C && s->accum ? dnnl_f32 : dnnl_bf16, strides[i]), p);
         must(memory_create(&made->memory[i], &layout[i]), p);
     }
     dnnl_primitive_attr_t attributes;
@@ -243,11 +243,11 @@ static void fill_bias(const Product *p) {
 void NAME(multiply)(const Product *p) {
     if (p->M == 0 || p->N == 0) return;
     if (p->K == 0) {
-        if (!p->add) fill_bias(p);
+        if (!p->accum) fill_bias(p);
         return;
     }
     Product whole = *p;
-    const bool pads = p->transpose_b && !p->add && p->N < p->ldc; /* rows of B, a weight's, are there up to padded(N) */
+    const bool pads = p->transpose_b && !p->accum && p->N < p->ldc; /* rows of B, a weight's, are there up to padded(N) */
     if (pads) whole.N = p->ldc;
     execute(&whole);
     if (pads) clear_padding(p);

@@ -278,11 +278,18 @@ template <typename S> void attention_backward(Queue *queue, const AttentionBackw
            params, rows);
     LAUNCH((attention_dkv_kernel<S>), blocks_for(key_rows), THREADS, 0, queue->stream, qkv, dout, lse, delta,
            dqkv, params, key_rows);
+    if (!args->dbias) return;
+    Qkv as_it_is = {};
+    as_it_is.B = forward->B, as_it_is.T = forward->T;
+    as_it_is.H = forward->H, as_it_is.Hkv = forward->Hkv, as_it_is.D = forward->D;
+    QkvBackward bias = {};
+    bias.forward = &as_it_is, bias.dqkv = bias.draw = args->dqkv, bias.dbias = args->dbias;
+    qkv_backward<S>(queue, &bias);
 }
 INSTANTIATE(attention_backward, AttentionBackward);
 
 size_t attention_scratch(const Limits *limits) {
-    const size_t delta = (size_t)limits->N * limits->H * sizeof(float), terms = attention_mma_scratch(limits);
-    const size_t splits = attention_decode_scratch(limits), most = delta > terms ? delta : terms;
+    const size_t delta = (size_t)limits->N * limits->H * sizeof(float), mma = attention_mma_scratch(limits);
+    const size_t splits = attention_decode_scratch(limits), most = delta > mma ? delta : mma;
     return most > splits ? most : splits;
 }

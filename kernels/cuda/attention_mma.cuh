@@ -130,18 +130,21 @@ __device__ __forceinline__ HeadRows out_rows(const bf16 *out, const AttentionMma
     return {out, params.out_stride, token, head * D};
 }
 
-/* Starts copying rows [first, first + ROWS) of a head into shared memory; rows at or past T become zero. */
+/* Starts copying rows [first, first + ROWS) of a head into shared memory; rows at or past T, of which `first` is none, become
+ * zero, and have the address of one that exists. */
 template <int D, int ROWS>
 __device__ __forceinline__ void copy_rows(bf16 *shared, const HeadRows &head, int first, int T) {
     constexpr int PACKS = D / PACK, PASS = rows_of_a_pass(PACKS);
     static_assert(ROWS % PASS == 0, "whole passes");
     const int row = threadIdx.x / PACKS, column = threadIdx.x % PACKS * PACK;
     if (PASS * PACKS < ATTENTION_THREADS && row >= PASS) return;
-    const bf16 *source = head.at(first + row, column);
     bf16 *target = shared + row * (D + 8) + column;
+    const bf16 *source = head.at(min(first + row, T - 1), column);
 #pragma unroll
-    for (int pass = 0; pass < ROWS; pass += PASS)
-        cp_async_16(target + pass * (D + 8), source + (int64_t)pass * head.stride, first + row + pass < T);
+    for (int pass = 0; pass < ROWS; pass += PASS) {
+        const bool exists = first + row + pass < T;
+        cp_async_16(target + pass * (D + 8), source + (exists ? pass * head.stride : 0), exists);
+    }
 }
 
 /* The address that a lane gives ldmatrix_x4 for a 16×16 tile: matrices in the order (row, column) of 8×8
@@ -292,6 +295,32 @@ __device__ __forceinline__ void epilogue_store(bf16 *head, int stride, int rows,
 #pragma unroll
     for (int m = 0; m < M_TILES; m++) factors[m][0] = factors[m][1] = factor;
     epilogue_store<D, M_TILES>(head, stride, rows, staged, c, factors);
+}
+
+/* Beside it, for a bias: the sums of a block's columns, each times the factor, to `out` [D], a warp's after the other's.
+ * `sums` holds D floats a warp, which nobody uses. All threads call. */
+template <int D, int M_TILES>
+__device__ __forceinline__ void epilogue_column_sums(float *out, float *sums, const float (&c)[M_TILES][D / 8][4],
+                                                     float factor) {
+    float *own = sums + threadIdx.x / WARP * D + threadIdx.x % WARP * 2;
+#pragma unroll
+    for (int d = 0; d < D / 8; d++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float sum = 0;
+#pragma unroll
+            for (int m = 0; m < M_TILES; m++) sum += c[m][d][i] + c[m][d][2 + i];
+#pragma unroll
+            for (int distance = 4; distance < WARP; distance *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+            if (threadIdx.x % WARP < 4) own[d * 8 + i] = sum * factor;
+        }
+    __syncthreads();
+    for (int d = threadIdx.x; d < D; d += ATTENTION_THREADS) {
+        float sum = 0;
+#pragma unroll
+        for (int warp = 0; warp < ATTENTION_WARPS; warp++) sum += sums[warp * D + d];
+        out[d] = sum;
+    }
 }
 
 /* --------------------------------------------------------------------------------------------------------

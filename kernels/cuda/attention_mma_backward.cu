@@ -12,6 +12,8 @@
  *           Pᵀ and dSᵀ come out as A fragments of the other two products
  *   dq      a block a head and 64 or 128 of its queries; the mainloop is over the keys that they see
  *
+ * Either leaves the sums of its block's columns for the gradient of a bias, if one is wanted (columns.cuh).
+ *
  * Every sum has one owner and one order; there are no atomics and no block waits for another.
  *
  * Why two kernels: they compute S and dP twice, 7 products where one kernel (a block a key-value head, owning dQ in
@@ -23,6 +25,7 @@
  * terms reads out and dO; dkv reads qkv and dO and writes dK and dV; dq reads qkv and dO and writes dQ.
  * clang-format on */
 #include "attention_mma.cuh"
+#include "columns.cuh"
 
 namespace {
 
@@ -35,6 +38,13 @@ enum { LSE_LOG2, MINUS_DELTA, TERMS };
 /* Where a head's first term of row t lies; the other is TILE_ROWS further. */
 __device__ __forceinline__ uint32_t term_offset(uint32_t t) {
     return t / TILE_ROWS * (TERMS * TILE_ROWS) + t % TILE_ROWS;
+}
+
+/* Where the partial sums of a block's columns start, for a bias: a row of [B, blocks of a sequence] for each block's rows, as
+ * long as dqkv's. Rows from T on have probabilities of 0, and add nothing. */
+template <int ROWS>
+__device__ __forceinline__ int64_t bias_row(const AttentionMmaParams &params, int b, int row) {
+    return ((int64_t)b * params.blocks + row / ROWS) * params.qkv_stride;
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -209,7 +219,7 @@ template <int D, int M_TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_dkv_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
                              const float *__restrict__ terms, bf16 *__restrict__ dqkv,
-                             AttentionMmaParams params) {
+                             float *__restrict__ bias, AttentionMmaParams params) {
     typedef AttentionConfig<D, M_TILES> C;
     static_assert(ATTENTION_THREADS == 2 * TILE_ROWS && TERMS == 2, "how prefetch_queries shares the work");
     SHARED_MEMORY(bf16, shared);
@@ -258,11 +268,16 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     }
 
     __syncthreads(); /* the stages are free */
-    bf16 *dkeys = dqkv + (int64_t)(n0 + key0) * params.qkv_stride + (int64_t)(params.H + kv_head) * D;
+    const int column = (params.H + kv_head) * D, to_values = params.Hkv * D;
+    bf16 *dkeys = dqkv + (int64_t)(n0 + key0) * params.qkv_stride + column;
     bf16 *staged = shared + row0 * C::STRIDE;
     epilogue_store<D, M_TILES>(dkeys, params.qkv_stride, T - key0, staged, dk, params.scale);
-    epilogue_store<D, M_TILES>(dkeys + (int64_t)params.Hkv * D, params.qkv_stride, T - key0,
-                               staged + C::STAGE, dv, 1);
+    epilogue_store<D, M_TILES>(dkeys + to_values, params.qkv_stride, T - key0, staged + C::STAGE, dv, 1);
+    if (!bias) return;
+    __syncthreads(); /* again */
+    float *partial = bias + bias_row<C::ROWS>(params, b, k0) + column, *sums = reinterpret_cast<float *>(shared);
+    epilogue_column_sums<D, M_TILES>(partial, sums, dk, params.scale);
+    epilogue_column_sums<D, M_TILES>(partial + to_values, sums + ATTENTION_WARPS * D, dv, 1);
 }
 
 /* --------------------------------------------------------------------------------------------------------
@@ -332,7 +347,7 @@ template <int D, int M_TILES>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_dq_mma_kernel(const bf16 *__restrict__ qkv, const bf16 *__restrict__ dout,
                             const float *__restrict__ terms, bf16 *__restrict__ dqkv,
-                            AttentionMmaParams params) {
+                            float *__restrict__ bias, AttentionMmaParams params) {
     typedef AttentionConfig<D, M_TILES> C;
     SHARED_MEMORY(bf16, shared);
     SHARED_ARRAY(int, range_buffer, 2 * ATTENTION_WARPS);
@@ -379,12 +394,20 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
     bf16 *dqueries = dqkv + (int64_t)(block.token + query0) * params.qkv_stride + (int64_t)block.head * D;
     epilogue_store<D, M_TILES>(dqueries, params.qkv_stride, T - query0, shared + row0 * C::STRIDE, dq,
                                params.scale);
+    if (!bias) return;
+    __syncthreads(); /* again */
+    epilogue_column_sums<D, M_TILES>(bias + bias_row<C::ROWS>(params, block.b, block.q0) + block.head * D,
+                                     reinterpret_cast<float *>(shared), dq, params.scale);
 }
 
 /* --------------------------------------------------------------------------------------------------------
  * Launches
  * ------------------------------------------------------------------------------------------------------ */
 
+/* Scratch: the partial sums for a bias, as whole blocks of at least 64 rows, then the terms. */
+size_t bias_bytes(int64_t sequences, int64_t tokens, int64_t width) {
+    return (size_t)((tokens / TILE_ROWS + sequences) * row_stride(width)) * sizeof(float);
+}
 size_t terms_bytes(int64_t sequences, int64_t tokens, int64_t heads) {
     return (size_t)((tokens + sequences * (row_stride(1) - 1)) * heads * TERMS) * sizeof(float);
 }
@@ -395,8 +418,11 @@ template <int D, int M_TILES> void run_backward(Queue *queue, const AttentionBac
     ALLOW_SHARED_MEMORY((attention_dq_mma_kernel<D, M_TILES>), C::STAGES_BYTES);
     const Attention *forward = args->forward;
     const int B = forward->B, T = forward->T, H = forward->H, Hkv = forward->Hkv;
-    float *terms =
-        static_cast<float *>(cuda_scratch(queue, terms_bytes(B, (int64_t)B * T, H), "attention_backward"));
+    const int64_t N = (int64_t)B * T, width = (int64_t)(H + 2 * Hkv) * D;
+    const size_t before = args->dbias ? bias_bytes(B, N, width) : 0;
+    char *scratch = static_cast<char *>(cuda_scratch(queue, before + terms_bytes(B, N, H), "attention_backward"));
+    float *bias = args->dbias ? reinterpret_cast<float *>(scratch) : NULL;
+    float *terms = reinterpret_cast<float *>(scratch + before);
     const bf16 *qkv = static_cast<const bf16 *>(forward->qkv), *out = static_cast<const bf16 *>(forward->out);
     const bf16 *dout = static_cast<const bf16 *>(args->dout);
     const float *lse = static_cast<const float *>(forward->lse);
@@ -408,9 +434,10 @@ template <int D, int M_TILES> void run_backward(Queue *queue, const AttentionBac
            out, dout, lse, terms, params);
     params = mma_params(forward, C::ROWS);
     LAUNCH((attention_dkv_mma_kernel<D, M_TILES>), (unsigned)params.blocks * Hkv * B, ATTENTION_THREADS,
-           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, params);
+           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, bias, params);
     LAUNCH((attention_dq_mma_kernel<D, M_TILES>), (unsigned)params.blocks * H * B, ATTENTION_THREADS,
-           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, params);
+           C::STAGES_BYTES, queue->stream, qkv, dout, terms, dqkv, bias, params);
+    add_columns(queue, args->dbias, bias, params.blocks * B, params.qkv_stride, width);
 }
 
 } // namespace
@@ -421,5 +448,6 @@ bool attention_backward_mma(Queue *queue, const AttentionBackward *args) {
 }
 
 size_t attention_mma_scratch(const Limits *limits) {
-    return terms_bytes(limits->B, limits->N, limits->H);
+    const int64_t width = (int64_t)(limits->H + 2 * limits->Hkv) * limits->D;
+    return bias_bytes(limits->B, limits->N, width) + terms_bytes(limits->B, limits->N, limits->H);
 }

@@ -6,7 +6,7 @@
  *
  *     forward   y  = x·Wᵀ     becomes   yᵀ [out, N]  = (Wᵀ)ᵀ · xᵀ     bias runs along D's rows
  *     input     dx = dy·W     becomes   dxᵀ [in, N]  =  Wᵀ   · dyᵀ
- *     weight    dW += dyᵀ·x   becomes   dWᵀ [in, out] += xᵀ  · (dyᵀ)ᵀ   fp32 output, beta = 1
+ *     weight    dW += dyᵀ·x   becomes   dWᵀ [in, out] += xᵀ  · (dyᵀ)ᵀ   fp32 output, beta = 1; to overwrite, 0
  *
  * Sizes are passed padded: the contract keeps padding zero, so the products are the same, every dimension but
  * N is a multiple of 64, and what is written to padding is a sum of zeros. Leading dimensions are then always
@@ -315,7 +315,7 @@ template <typename S> void linear_backward_weight(Queue *queue, const LinearBack
     product.type = data_type<S>;
     product.out_type = CUDA_R_32F;
     product.transpose_b = true;
-    product.accumulate = true;
+    product.accumulate = !args->overwrite;
     multiply(queue, product, {"linear_backward_weight", args->x, args->dy, NULL, args->dw});
 }
 INSTANTIATE(linear_backward_weight, LinearBackward);

@@ -72,8 +72,8 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t 
 }
 
 /* Starts a copy of 16 bytes from global to shared memory, both 16-byte aligned. With copy false nothing is
-   read and the 16 bytes become zero (for rows past an edge; the source may be any aligned address). Visible to this
-   thread after cp_async_wait, to others after a __syncthreads() behind that. */
+   read and the 16 bytes become zero (for rows past an edge; the source is some address of the tensor even then). Visible to
+   this thread after cp_async_wait, to others after a __syncthreads() behind that. */
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool copy = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(copy ? 16 : 0)

@@ -97,15 +97,16 @@ class Step:
         self.operations.append(Operation(part, row, count * self.micro, elements * reads, elements * writes, instructions,
                                          flight=codes[0].flight, waves=codes[0].waves.get(self.preset, 0)))  # fmt: skip
 
-    def product(self, name, count, inputs, outputs, rows=None):
-        """Forward and both gradients of y = x·Wᵀ."""
+    def product(self, name, count, inputs, outputs, rows=None, parts=1):
+        """Forward and both gradients of y = x·Wᵀ, each weight's in so many parts of the tokens."""
         N = rows or self.shape.N
         flops = 2.0 * N * inputs * outputs
         x, y, w = N * inputs, N * outputs, inputs * outputs
+        overwrites = 1 / (parts * self.micro)  # the first of an update; the others add
         for what, depth, reads, writes in (
             ("forward", inputs, BF16 * (x + w), BF16 * y),
             ("dx", outputs, BF16 * (y + w), BF16 * x),
-            ("dw", N, BF16 * (x + y) + FP32 * w, FP32 * w),
+            ("dw", N, BF16 * (x + y) + FP32 * w * (1 - overwrites), FP32 * w),
         ):
             self.operations.append(Operation("products", f"{name} {what}", count * self.micro, reads, writes, flops=flops, depth=depth))
 
@@ -114,7 +115,7 @@ class Step:
         for name, inputs, outputs in (("qkv", s.C, 3 * s.H * s.D), ("o", s.H * s.D, s.C),
                                       ("mlp-in", s.C, (2 if s.swiglu else 1) * s.F), ("mlp-out", s.F, s.C)):  # fmt: skip
             self.product(name, s.L, inputs, outputs)
-        self.product("head", ceil_div(s.N, 8192), s.C, s.V, min(s.N, 8192))
+        self.product("head", ceil_div(s.N, 8192), s.C, s.V, min(s.N, 8192), parts=ceil_div(s.N, 8192))
 
     def tiles(self, name, count, rounds, products, size, bytes_read, bytes_written):
         """A kernel of attention: `rounds` of its loop that a warp makes on the average, `products` of [32 × size] · 64 in each."""
@@ -129,6 +130,8 @@ class Step:
         s, heads = self.shape, self.shape.N * self.shape.H * self.shape.D
         keys = (s.T + 128) / 2  # that a block of rows sees
         self.tiles("attention_forward", s.L, keys / TILE, 2, TILE, 3 * BF16 * heads, BF16 * heads)
+        if not s.swiglu:  # the bias of q, k and v, of which each block of rows has left the sums
+            self.add("attention", "add_columns", s.L, ceil_div(s.T, 128) * s.B * 3 * s.H * s.D, FP32, 0)
         self.add("attention", "attention_terms", s.L, heads, 2 * BF16, 0)
         self.tiles("attention_dkv", s.L, keys / 16, 4, 16, 4 * BF16 * heads, 2 * BF16 * heads)
         self.tiles("attention_dq", s.L, keys / 16, 3, 16, 4 * BF16 * heads, BF16 * heads)
@@ -149,8 +152,6 @@ class Step:
         if s.swiglu:
             self.add("q, k, v", "qkv_forward/rope", s.L, qkv, BF16, BF16)
             self.add("q, k, v", "qkv_backward/rope", s.L, qkv, BF16, BF16)
-        else:
-            self.add("q, k, v", "qkv_backward/bias", s.L, qkv, BF16, 0)
         self.add("embedding", "embedding_forward", 1, E, BF16, BF16)
         self.add("embedding", "embedding_backward", 1 if s.swiglu else 2, E, BF16, 0)  # by token; by position
 
@@ -161,12 +162,12 @@ class Step:
                  [f"cross_entropy/{loop}" for loop in ("stage", "softmax", "gradient")])  # fmt: skip
 
     def update(self):
-        """Once: the norm, AdamW (gradient, master, two moments; the weight in bf16), the next step's zeros."""
+        """Once: the norm, AdamW (gradient, master, two moments; the weight in bf16), zeros where no product overwrites."""
         P, before = self.shape.parameters, self.micro
         self.micro = 1
         self.add("update", "sum_squares", 1, P, FP32, 0)
         self.add("update", "adamw", 1, P, 4 * FP32, 3 * FP32 + BF16)
-        self.operations.append(Operation("update", "zeros", 1, 0, FP32 * P))
+        self.operations.append(Operation("update", "zeros", 1, 0, FP32 * self.shape.C * (self.shape.V if self.shape.swiglu else self.shape.T)))
         self.micro = before
 
     def launches(self):

@@ -37,6 +37,25 @@ static Accum *gradient(const Model *m, ParamId id, int layer) {
     return at(m->grad, m->k->accum, params_find(&m->params, id, layer));
 }
 
+static ParamId head_id(const Model *m) {
+    return params_find(&m->params, PARAM_HEAD, -1) ? PARAM_HEAD : PARAM_TOKENS;
+}
+
+/* Whether each element of its gradient is one of a product: not of embeddings alone, whose rows are looked up. */
+static bool product_writes(const Model *m, const Param *p) { return p->kind == PARAM_MATRIX || p->id == head_id(m); }
+
+void model_forget_gradients(Model *m) {
+    const Param *list = m->params.list;
+    for (int i = 0; i < m->params.count; i++) {
+        if (product_writes(m, &list[i])) continue;
+        const int first = i;
+        while (i + 1 < m->params.count && !product_writes(m, &list[i + 1])) i++;
+        size_t bytes = (size_t)(list[i].offset + list[i].count - list[first].offset) * dtype_size(m->k->accum);
+        m->k->zero(m->queue, at(m->grad, m->k->accum, &list[first]), bytes);
+    }
+    m->grad_is_fresh = true;
+}
+
 /* What reads the weights of a layer (−1: the embedding's, L: the head's) comes after them. */
 static void await_layer(const Model *m, int layer) {
     for (int b = 0; m->arrived && b < m->params.buckets; b++)
@@ -50,10 +69,6 @@ void model_await(const Model *m) {
 void model_settle(const Model *m) {
     model_await(m);
     m->k->queue_wait(m->queue);
-}
-
-static ParamId head_id(const Model *m) {
-    return params_find(&m->params, PARAM_HEAD, -1) ? PARAM_HEAD : PARAM_TOKENS;
 }
 
 /* ------------------------------------------------------------------------------------------------------
@@ -297,7 +312,7 @@ static void linear(Model *m, LinearIds ids, int64_t N, const Storage *x, Storage
     });
 }
 
-/* dW += dyᵀ·x; dx = dy·W. */
+/* dW += dyᵀ·x, the first of them dW = dyᵀ·x; dx = dy·W. */
 static void linear_backward(Model *m, LinearIds ids, const Storage *dy, const Storage *x, Storage *dx) {
     LinearBackward args = {
         .N = m->N,
@@ -308,6 +323,7 @@ static void linear_backward(Model *m, LinearIds ids, const Storage *dy, const St
         .w = weight(m, ids.w, ids.layer),
         .dx = dx,
         .dw = gradient(m, ids.w, ids.layer),
+        .overwrite = m->grad_is_fresh,
     };
     m->k->linear_backward_weight(m->queue, &args);
     m->k->linear_backward_input(m->queue, &args);
@@ -476,9 +492,15 @@ static void attention_backward(Model *m, const Pass *pass, int l) {
     linear_backward(m, attn_out_ids(m, l), output_gradient(m, 2 * l), block->normed, m->dheads);
     const Storage *dcontext = context_backward(m, pass, l);
     Attention forward = attention_args(m, pass, l);
-    m->k->attention_backward(m->queue, &(AttentionBackward){.forward = &forward, .dout = dcontext, .dqkv = m->dqkv});
+    const bool between = m->rope || block->raw != block->qkv;
     Accum *dbias = gradient(m, PARAM_QKV_BIAS, l);
-    if (m->rope || dbias || block->raw != block->qkv) {
+    m->k->attention_backward(m->queue, &(AttentionBackward){
+        .forward = &forward,
+        .dout = dcontext,
+        .dqkv = m->dqkv,
+        .dbias = between ? NULL : dbias,
+    });
+    if (between) {
         Qkv qkv = qkv_args(m, pass, l);
         m->k->qkv_backward(m->queue, &(QkvBackward){
             .forward = &qkv,
@@ -609,6 +631,7 @@ void model_head(Model *m, StepState *state, bool want_gradient) {
             .w = weight(m, head_id(m), -1),
             .dx = (char *)m->narrow + (size_t)first * row,
             .dw = gradient(m, head_id(m), -1),
+            .overwrite = m->grad_is_fresh && first == 0,
         };
         m->k->linear_backward_weight(m->queue, &args);
         m->k->linear_backward_input(m->queue, &args);
@@ -636,6 +659,7 @@ void model_backward(Model *m, LayerHook *hook, void *context) {
         .dposition_table = gradient(m, PARAM_POSITIONS, -1),
         .dscale = gradient(m, PARAM_EMBED_SCALE, -1),
     });
+    m->grad_is_fresh = false;
     if (hook) hook(context, -1);
 }
 

@@ -94,6 +94,7 @@ struct Model {
     void *master;     /* [elements], or [owned], share behind share; accumulate type */
     void *storage;    /* [elements] storage type; master itself where the types are one */
     void *grad;       /* [elements] accumulate type; training only */
+    bool grad_is_fresh; /* it holds nothing yet: model_forget_gradients() */
 
     Buffers kept, passing;
     uint32_t *tokens, *targets; /* [N] device */
@@ -172,6 +173,10 @@ void model_observe(Model *model, StageHook *hook, void *context);
 /* Head and loss of what model_forward() left, in chunks: model->losses [N], and state->loss_sum += their sum. With
  * `gradient` (after keep) the gradient at the last norm's output follows, scaled by state->in.loss_scale. */
 void model_head(Model *model, StepState *state, bool gradient);
+
+/* From here on model->grad counts as zero, up to the next model_backward(): what products write is left as it is, since the first
+ * of them overwrites it; all else becomes zero. */
+void model_forget_gradients(Model *model);
 
 /* Backward of all else: parameter gradients are added to model->grad. After model_head(gradient). Where there is a hook,
  * hook(context, layer) is called when the gradients of this layer, but its vectors', and of all above are complete: for

@@ -196,7 +196,7 @@ void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
     k->copy(model->queue, &o->state->in, report->inputs, sizeof *inputs, COPY_TO_DEVICE);
     k->event_record(model->queue, report->copied);
     k->step_begin(model->queue, &(StepBegin){.state = o->state});
-    k->zero(model->queue, model->grad, bytes_of(o, model->params.elements));
+    model_forget_gradients(o->model);
 }
 
 /* Element `begin` of the arena and what follows up to `end`, to the staging buffer of its bucket or from there. */

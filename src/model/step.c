@@ -82,7 +82,7 @@ static void share_choices(const Model *model) {
 void step_destroy(Step *step) {
     if (!step->optimizer) return;
     const Model *model = step->optimizer->model;
-    Graph *const all[] = {step->micro, step->last, step->update, step->gather};
+    Graph *const all[] = {step->micro[0][0], step->micro[0][1], step->micro[1][0], step->micro[1][1], step->update, step->gather};
     model->k->queue_wait(model->queue);
     if (step->optimizer->exchange) model->k->queue_wait(step->optimizer->exchange);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -106,8 +106,10 @@ static void run(Step *step, Graph **graph, Queue *queue, void (*work)(Optimizer 
 
 void step_micro(Step *step, bool last) {
     Optimizer *o = step->optimizer;
-    if (last && o->exchange) run(step, &step->last, o->model->queue, last_micro);
-    else run(step, &step->micro, o->model->queue, micro);
+    Model *model = o->model;
+    const bool reduces = last && o->exchange;
+    run(step, &step->micro[model->grad_is_fresh][reduces], model->queue, reduces ? last_micro : micro);
+    model->grad_is_fresh = false; /* a graph does not say so */
 }
 
 void step_update(Step *step) {

@@ -2,8 +2,8 @@
  * step.h: a training step as work in the queue: operation by operation, or as graphs that were captured once.
  *
  * A graph is launched with one call where its operations take one each: a small model's step is shorter than the
- * host needs to launch its kernels. Captured are a micro-step and the update, and with several ranks the last
- * micro-step, with the reductions beside backward, and the gather of the weights, in the queue of the exchange, so that
+ * host needs to launch its kernels. Captured are a micro-step and the update, the first micro-step apart,
+ * which overwrites gradients, and with several ranks the last one, with the reductions beside backward, and the gather of the weights, in the queue of the exchange, so that
  * the next forward need not wait for all of it; what has its own rhythm (BHyT's refresh, telemetry, validation) stays
  * outside. Captured arguments are frozen, which nothing notices: all that changes from step to step is on the
  * device already (StepInputs in the StepState, tokens in their buffer).
@@ -17,7 +17,8 @@
 
 typedef struct Step {
     Optimizer *optimizer;
-    Graph *micro, *last, *update, *gather; /* NULL until captured */
+    Graph *micro[2][2];      /* [first of an update][and the ranks reduce beside it]; NULL until captured, as all */
+    Graph *update, *gather;
     bool graphs; /* --cuda-graph, decided */
     bool warm;   /* one step has run */
 } Step;

@@ -153,7 +153,7 @@ void async_copy_start(void *shared, const void *global, size_t bytes, bool copy)
     require_aligned(shared, bytes, "cp.async to shared");
     require_aligned(global, bytes, "cp.async from global");
     shared_offset(shared, bytes, "cp.async to shared");
-    if (copy) require_device_range(global, bytes, "cp.async from global");
+    require_device_range(global, bytes, copy ? "cp.async from global" : "cp.async of nothing from global");
     const void *code = __builtin_return_address(0);
     race::async_begins(shared, bytes, code);
     if (copy) race::touch(global, bytes, false, current, code);

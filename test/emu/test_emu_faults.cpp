@@ -85,6 +85,12 @@ struct Argument {
 __global__ void copies_from_struct(Argument args) {
     copies_from(args.source);
 }
+__global__ void copies_nothing_from(const void *source) {
+    SHARED_ARRAY(float, place, 4);
+    cp_async_16(place, source, false);
+    cp_async_commit();
+    cp_async_wait<0>();
+}
 __global__ void copies_into(void *place, const void *source) {
     cp_async_16(place, source);
 }
@@ -265,6 +271,13 @@ const Fault faults[] = {
      },
      EMU,
      {"kernel copies_from, block (0, 0, 0), thread (0, 0, 0): ", "cp.async from global"}},
+    {"cp.async of nothing past an allocation",
+     [] {
+         Fresh<float> d;
+         RUN(copies_nothing_from, 1, 0, d.at + 64);
+     },
+     EMU,
+     {"kernel copies_nothing_from, block (0, 0, 0), thread (0, 0, 0): ", "cp.async of nothing"}},
     {"cp.async from host memory",
      [] {
          Argument here = {{}, pinned()};

@@ -152,8 +152,6 @@ ROWS = [
         lambda s: ceil_div(padded(s.T), 16) * s.H * s.B, whole=True),
     attention("attention_dkv", "attention_dkv_mma_kernel", "attention_mma_backward", 128, "16-queries"),
     attention("attention_dq", "attention_dq_mma_kernel", "attention_mma_backward", 128, "16-keys"),
-    Row("qkv_backward/bias", "qkv", f"bias_kernel<{BF16}>", LOAD, "element", (LOAD, 8),
-        lambda s: ceil_div(3 * s.C // 8, 128) * chunks(s.N), GPT2),
     qkv("qkv_backward/rope", "backward_kernel", "LDG", LLAMA),
     Row("add_columns", "columns", "add_columns_kernel<false>", "LDG", "element", ("LDG", 1), lambda s: ceil_div(s.C, 8)),
     Row("sum_squares", "step", "sum_squares_chunks", LOAD, "element", (LOAD, 4),
