@@ -70,6 +70,14 @@ def test_more_instructions_where_they_bind_cost_time():
         assert model.Prediction(preset, table, RATES).seconds > model.Prediction(preset, TABLE, RATES).seconds
 
 
+def test_larger_updates_are_more_of_the_same_with_one_update():
+    for preset in PRESETS:
+        one, four = (model.Prediction(preset, TABLE, RATES, micro) for micro in (1, 4))
+        assert four.step.tokens == 4 * one.step.tokens and one.tokens_per_s < four.tokens_per_s < 1.05 * one.tokens_per_s
+        assert four.parts["update"] == pytest.approx(one.parts["update"])
+        assert four.parts["attention"] == pytest.approx(4 * one.parts["attention"])
+
+
 def test_parts_add_up_to_the_step():
     for preset in PRESETS:
         found = model.Prediction(preset, TABLE, RATES)

@@ -82,8 +82,8 @@ def tail(waves):
 class Prediction:
     """Of a preset: seconds a step, by part and by operation; tokens a second."""
 
-    def __init__(self, preset, table, rates):
-        self.step = Step(preset, table)
+    def __init__(self, preset, table, rates, micro=None):
+        self.step = Step(preset, table, micro)
         self.parts, self.operations = dict.fromkeys(PARTS, 0.0), {}
         for operation in self.step.operations:
             seconds, limit = rates.seconds(operation)
@@ -144,6 +144,16 @@ def table_of_presets(predictions, marks):
     return lines
 
 
+def table_of_updates(table, rates):
+    """What is done once an update weighs less in a larger one."""
+    counts = (1, 2, 4, 16)
+    lines = ["| micro-steps an update | tokens each | " + " | ".join(map(str, counts)) + " |", "|---" * (len(counts) + 2) + "|"]
+    for preset in PRESETS:
+        found = [Prediction(preset, table, rates, count) for count in counts]
+        lines.append(f"| `{preset}` | {found[0].step.tokens:,} | " + " | ".join(f"{one.tokens_per_s / 1e3:.1f} k tokens/s" for one in found) + " |")
+    return lines
+
+
 def table_of_parts(predictions):
     lines = ["| part | " + " | ".join(predictions) + " |", "|---|" + "---|" * len(predictions)]
     for part in PARTS:
@@ -175,7 +185,7 @@ def page(compiler, table, rates, results, source):
     lines = ["# What a GPU's step takes: a model", "",
              "**Predicted by `make gpu-model`, not measured" + (", but where it says so" if source else ": no GPU has run this program yet") +
              ".** One H200, bf16, `--cuda-graph auto`.", "", "![share of a step, by part](gpu-model.png)", "",
-             *table_of_presets(predictions, marks_of(results)), "", *table_of_parts(predictions)]  # fmt: skip
+             *table_of_presets(predictions, marks_of(results)), "", *table_of_updates(table, rates), "", *table_of_parts(predictions)]  # fmt: skip
     for preset, found in predictions.items():
         lines += ["", f"## {preset}: what takes longest, beside products", "", *table_of_losses(found, rates)]
     lines += ["", "## What it assumes", "", *rates.rows()]

@@ -71,12 +71,12 @@ PARTS = ["products", "attention", "norms and residuals", "activations", "softmax
 
 
 class Step:
-    """The operations of one update of a preset."""
+    """The operations of one update of a preset, of so many micro-steps; by default of those that marks.py measures."""
 
-    def __init__(self, preset, table):
+    def __init__(self, preset, table, micro=None):
         self.preset, self.shape, self.table = preset, SHAPES[preset], table
-        self.tokens = marks.SIZES[preset]["tokens"]
-        self.micro = max(self.tokens // self.shape.N, 1)
+        self.micro = micro or max(marks.SIZES[preset]["tokens"] // self.shape.N, 1)
+        self.tokens = self.micro * self.shape.N
         self.operations = []
         self.products()
         self.attention()
@@ -131,7 +131,7 @@ class Step:
         keys = (s.T + 128) / 2  # that a block of rows sees
         self.tiles("attention_forward", s.L, keys / TILE, 2, TILE, 3 * BF16 * heads, BF16 * heads)
         if not s.swiglu:  # the bias of q, k and v, of which each block of rows has left the sums
-            self.add("attention", "add_columns", s.L, ceil_div(s.T, 128) * s.B * 3 * s.H * s.D, FP32, 0)
+            self.add("attention", "bias", s.L, ceil_div(s.T, 128) * s.B * 3 * s.H * s.D, FP32, 0, ["add_columns"])
         self.add("attention", "attention_terms", s.L, heads, 2 * BF16, 0)
         self.tiles("attention_dkv", s.L, keys / 16, 4, 16, 4 * BF16 * heads, 2 * BF16 * heads)
         self.tiles("attention_dq", s.L, keys / 16, 3, 16, 4 * BF16 * heads, BF16 * heads)

@@ -226,7 +226,7 @@ static void measured_algorithms_are_kept_and_obeyed(void **state) {
         assert_null(none);
         setenv("EMU_FAST_ALGORITHM", "5", 1);
         Trained measured = train_afresh("on", NULL, &choices);
-        assert_int_equal(count(choices, "\"algorithm\""), 6); /* padded to 64 × 64 or 128 × 64, three products each */
+        assert_int_equal(count(choices, "\"algorithm\""), 8); /* padded to 64 × 64 or 128 × 64, each forward, to dx, and to dW twice */
         setenv("EMU_FAST_ALGORITHM", "2", 1);
         Trained obeyed = train_afresh("on", choices, &again); /* nothing is left to measure */
         unsetenv("EMU_FAST_ALGORITHM");
