@@ -18,6 +18,7 @@ Exit status 1 if anything failed, or if nothing ran.
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,7 @@ class Run:
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junit-xml", self.report.name]
             command += self.words
         try:
-            self.process = subprocess.Popen(command, env=environment, stdout=self.file, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, env=environment, stdout=self.file, stderr=subprocess.STDOUT, start_new_session=True)
         except OSError as error:
             self.process = None
             self.end("%s: %s" % (command[0], error.strerror), 0.0)
@@ -66,13 +67,20 @@ class Run:
         if self.process:
             late = time.monotonic() - self.begin > LIMIT_S
             if late:
-                self.process.kill()
+                self.kill()
             pid, status, used = os.wait4(self.process.pid, 0 if late else os.WNOHANG)
             if pid == 0:
                 return False
             self.process.returncode = os.waitstatus_to_exitcode(status)
             self.end("timeout" if late else self.process.returncode, used.ru_utime + used.ru_stime)
         return True
+
+    def kill(self):
+        """With all that it has started: what stays behind takes the processors from the others."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     def end(self, status, processor_s):
         self.process, self.seconds, self.processor_s = None, time.monotonic() - self.begin, processor_s
@@ -141,7 +149,7 @@ def run_all(runs, jobs, environment, done):
             time.sleep(0.02)
     finally:  # interrupted
         for run in running:
-            run.process.kill()
+            run.kill()
 
 
 def main(runs, alone, jobs):
@@ -179,6 +187,7 @@ if __name__ == "__main__":
         sys.exit("run.py: %s" % error)
     if not parsed:
         sys.exit(__doc__)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of run_all's end
     try:
         sys.exit(main(*parsed))
     except KeyboardInterrupt:
