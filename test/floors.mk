@@ -98,9 +98,9 @@ OPS_EMU     := test_ops_emu test --implementation cuda
 EVERY_ORDER := $(foreach seed,1 2 3,$(foreach type,f32 bf16,"EMU_SEED=$(seed) $(BUILD)/$(OPS_EMU)/$(type)"))
 ALL_ALONE   := $(filter-out $(FUZZING),$(TEST_ALONE)) $(FUZZING_LONG)
 # A program for each barrier: together they take longer than run.py lets a run.
-RACES       := test/test_races.py
-RACES_LONG  := "$(RACES) -k 'not taken_out'" "$(RACES) -k 'taken_out and mma'" "$(RACES) -k 'taken_out and attention and not mma'" \
-               "$(RACES) -k 'taken_out and not attention'"
-ALL_PAIRED  := $(RACES_LONG) $(filter-out $(RACES),$(TEST_PAIRED)) "$(BUILD)/test_ops_emu twins" $(SANITIZED_WHOLE) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
+TEST_RACES  := test/test_races.py
+RACES_LONG  := "$(TEST_RACES) -k 'not taken_out'" "$(TEST_RACES) -k 'taken_out and mma'" "$(TEST_RACES) -k 'taken_out and attention and not mma'" \
+               "$(TEST_RACES) -k 'taken_out and not attention'"
+ALL_PAIRED  := $(RACES_LONG) $(filter-out $(TEST_RACES),$(TEST_PAIRED)) "$(BUILD)/test_ops_emu twins" $(SANITIZED_WHOLE) $(EVERY_ORDER) $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/$(OPS_EMU)/$(type)") \
                $(addprefix build/asan/test_,host_path emu)
 ALL         := $(ALL_PAIRED) $(ALL_ALONE)
