@@ -445,7 +445,7 @@ static bool case_gradients(const Implementation *implementation, const Family *f
         double allowed = 1e-6 * norm + sqrt(errors[i].resolution) + errors[i].rounding;
         if (!(error <= allowed))
             report_failure(report,
-                           "%s %s [%s]: %s: error %.3g, allowed %.3g = 1e-6 × norm %.3g + resolution; at "
+                           "%s %s [%s]: %s: error %.3g, allowed %.3g = 1e-6 × norm %.3g + resolution + 4 ulp; at "
                            "element %lld: %.12g, differences give %.12g",
                            operation_name(family->operation), implementation->kernels->name, c.title,
                            c.tensor[i].name, error, allowed, norm, (long long)errors[i].worst, errors[i].got,

@@ -15,6 +15,7 @@ The last line is the sum: "N passed, M failed" (", K skipped"); before it stand 
 Exit status 1 if anything failed, or if nothing ran.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -76,11 +77,10 @@ class Run:
         return True
 
     def kill(self):
-        """With all that it has started: what stays behind takes the processors from the others."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """With its process group: what stays behind takes the processors from the others."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):  # a signal's end may come just behind wait4
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self, status, processor_s):
         self.process, self.seconds, self.processor_s = None, time.monotonic() - self.begin, processor_s
@@ -187,7 +187,9 @@ if __name__ == "__main__":
         sys.exit("run.py: %s" % error)
     if not parsed:
         sys.exit(__doc__)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of run_all's end
+    for ending in signal.SIGTERM, signal.SIGHUP:  # which the runs, in sessions of their own, do not get: by way of run_all's end
+        if signal.getsignal(ending) != signal.SIG_IGN:  # nohup
+            signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(main(*parsed))
     except KeyboardInterrupt:

@@ -3,8 +3,8 @@
  *
  * A graph is launched with one call where its operations take one each: a small model's step is shorter than the
  * host needs to launch its kernels. Captured are a micro-step and the update, the first micro-step apart,
- * which overwrites gradients, and with several ranks the last one, with the reductions beside backward, and the gather of the weights, in the queue of the exchange, so that
- * the next forward need not wait for all of it; what has its own rhythm (BHyT's refresh, telemetry, validation) stays
+ * which overwrites gradients, and with several ranks the last one, with the reductions beside backward, and the gather of
+ * the weights, in the queue of the exchange, so that the next forward need not wait for all of it; what has its own rhythm (BHyT's refresh, telemetry, validation) stays
  * outside. Captured arguments are frozen, which nothing notices: all that changes from step to step is on the
  * device already (StepInputs in the StepState, tokens in their buffer).
  *
