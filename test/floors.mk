@@ -75,8 +75,9 @@ TEST_ALONE  := $(BUILD)/test_model test/test_emulated_losses.py test/test_gpu_ch
 # As many at once as there are cores, one thread each: what takes longest first.
 LONG        := test/test_races.py $(BUILD)/test_ops test/test_faults.py test/test_training.py
 # Samples of what is slow under sanitizers; whole in test-all.
-SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules
-SANITIZED_PART  := $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/$(type)") "VARIANTS_EVERY=7 build/asan/test_variant_rules"
+SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules build/asan/test_extremes
+SANITIZED_PART  := $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/$(type)") \
+                   $(foreach test,variant_rules extremes,"VARIANTS_EVERY=7 build/asan/test_$(test)")
 # Whether cpu/bf16 and cuda/bf16 round at the same places: whole in test-all, too.
 TWINS_PART  := "OPS_SAMPLE=1 $(BUILD)/test_ops_emu twins"
 # What a processor with AMX does not take, in cpu/bf16.

@@ -50,8 +50,7 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
     static const char *const RELU[] = {"--gpas-act relu", "--gpas-init 0",
                                        "silu, identity, tanh or leaky-relu", NULL};
     enum { FACTORS = 5 }; /* norm, placement, gpas, sdd, arch */
-    int accepted = 0, refused = 0, every = getenv("VARIANTS_EVERY") ? atoi(getenv("VARIANTS_EVERY")) : 1;
-    assert_in_range(every, 1, 100);
+    int accepted = 0, refused = 0, every = variants_every();
     for (long i = 0; i < variant_count(EVERYTHING, FACTORS); i += every) {
         char words[320], settings[384];
         VariantCase c = variant_case(EVERYTHING, FACTORS, i);
@@ -67,7 +66,7 @@ static void every_combination_takes_a_step_or_is_refused_by_name(void **state) {
         accepted += legal;
         refused += gpt2 && (!legal || relu);
     }
-    if (every > 1) return; /* VARIANTS_EVERY=7, prime to the factors' sizes: a sample for slow checkers */
+    if (every > 1) return;
     /* 5 norms with 11 placements, and with 2 that go with neither SDD nor QK-norm, bhyt in two forms with 3; 11 forms of GPAS
      * (2 with relu), 3 of SDD and 2 of QK-norm, 3 architectures. */
     int pairs = (5 * 11 + 2 * 3) * 5 + 5 * 2; /* with SDD and QK-norm */

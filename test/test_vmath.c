@@ -124,6 +124,39 @@ static void test_error_over_a_dense_sweep(void **state) {
     }
 }
 
+/* Relative to the result: 2^f's error and the rounded log2(e)'s, and half an ulp for the last product and for those before it. */
+__attribute__((noinline)) static void falling_loop(int n, const float *x, float *y) {
+#pragma omp simd
+    for (int i = 0; i < n; i++) y[i] = vm_exp_falling_f32(x[i]);
+}
+
+static void test_the_short_exp(void **state) {
+    (void)state;
+    const int64_t count = 1 << 20;
+    double worst = 0;
+    for (int64_t first = 0; first < count; first += BLOCK) {
+        float x[BLOCK], y[BLOCK];
+        for (int i = 0; i < BLOCK; i++) x[i] = (float)-sweep_point(first + i, count, 0, 87);
+        for (int i = 0; i < BLOCK; i++) x[i] = -fabsf(x[i]);
+        falling_loop(BLOCK - (int)(first / BLOCK % 16), x, y);
+        for (int i = 0; i < BLOCK - (int)(first / BLOCK % 16); i++) {
+            long double exact = expl(x[i]), error = fabsl(y[i] / exact - 1);
+            double share = (double)(error / (1.1e-7L + 2e-8L * fabsl(x[i]) + 0x1p-23L));
+            if (!(share <= worst)) worst = share;
+        }
+    }
+    print_message("exp_falling: worst error %.3f of what is documented\n", worst);
+    assert_true(worst > 0.1 && worst <= 1);
+    float x[3] = {0, -0.0f, NAN}, y[3];
+    falling_loop(3, x, y);
+    assert_true(y[0] == 1 && y[1] == 1 && isnan(y[2]));
+    for (int i = 0; i < 40; i++) { /* real is float here, or double */
+        const real at = EXP_LOWEST * (real)(1 + 0.1 * i), below = exp_falling(at);
+        if (i ? below != 0 : !(below > 0 && below < 1e-37)) fail_msg("exp_falling(%g) is %g", (double)at, (double)below);
+    }
+    assert_true(exp_falling(-(real)INFINITY) == 0 && isnan(exp_falling((real)NAN)) && exp_falling(0) == 1);
+}
+
 /* One value at every place of a loop that has a vector body and a tail. */
 static void expect_everywhere(const Function *f, double x, double low, double high) {
     enum { N = 77 };
@@ -187,6 +220,7 @@ static void test_beyond_the_sweep(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error_over_a_dense_sweep),
+        cmocka_unit_test(test_the_short_exp),
         cmocka_unit_test(test_special_values),
         cmocka_unit_test(test_beyond_the_sweep),
     };

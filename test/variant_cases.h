@@ -38,8 +38,12 @@ VariantCase variant_case(const Factor *factors, int count, long i);
 /* Its words, one after the other. */
 void variant_settings(const Factor *factors, int count, const VariantCase *c, char *text, size_t size);
 
-/* Calls test(settings) for every legal case of METHODS, `shape` put before; architectures take turns, such
- * that every two words of METHODS meet in both. Returns how many there were. */
+/* VARIANTS_EVERY=N in the environment: every Nth variant will do, a sample for slow checkers. 7 is prime to the
+ * numbers of words, so every word is in it. 1 where nothing is said. */
+int variants_every(void);
+
+/* Calls test(settings) for every legal case of METHODS (of those every variants_every()th), `shape` put before;
+ * architectures take turns, such that every two words of METHODS meet in both. Returns how many are legal. */
 int variant_for_each(const char *shape, void (*test)(const char *settings));
 
 /* The rules: bhyt approximates within pre-norm blocks; q and k are normed once. */

@@ -52,7 +52,7 @@ size_t NAME(activation_scratch)(const Limits *limits) {
 /* σ(x) and 1−σ(x). The smaller one is a quotient, the larger one its difference from 1: both keep their last
  * bits, which the gradient's σ(1−σ) shows. */
 static inline void sigmoid_both(real x, real *sigmoid, real *rest) {
-    real e = vm_exp(-(real)fabs(x)), small = e / (1 + e), large = 1 - small;
+    real e = exp_falling(-(real)fabs(x)), small = e / (1 + e), large = 1 - small;
     *sigmoid = x < 0 ? small : large;
     *rest = x < 0 ? large : small;
 }
@@ -96,7 +96,7 @@ static void gelu_exact_row(real *y, const real *h, int F) {
 static void gelu_exact_row_backward(real *dh, const real *h, const real *dy, int F) {
 #pragma omp simd
     for (int f = 0; f < F; f++) {
-        real value = h[f], density = NORMAL_DENSITY * vm_exp((real)-0.5 * value * value);
+        real value = h[f], density = NORMAL_DENSITY * exp_falling((real)-0.5 * value * value);
         dh[f] = dy[f] * (normal_share(value) + value * density);
     }
 }

@@ -27,38 +27,8 @@ enum { TILE = 64, HALF = TILE / 2, HEAD_MAX = 256 };
 
 #ifdef CPU_F64
 #define SCORE_HIDDEN (-DBL_MAX) /* the score of a key that a query does not see */
-#define EXP_LOWEST   (-708)     /* exp below it is subnormal, which is slow and far below rounding */
 #else
 #define SCORE_HIDDEN (-FLT_MAX)
-#define EXP_LOWEST   (-87)
-#endif
-
-/* exp for softmax: x ≤ 0 up to rounding. NaN passes through. */
-#ifdef CPU_BF16
-/* Products are so fast here that the library's exp is a sixth of forward. This one, 2^n·2^f with |f| ≤ ½, stays in the
- * loop that calls it: at T=1024 forward takes 44 ms instead of 51 (attention.c). Error 1.1e-7 of the result for 2^f, a
- * polynomial made for the least such error, and |x|·2e-8 for the rounded log2(e); exp(0) is 1. */
-static inline real exp_clamped(real x) {
-    const float log2e = 1.44269504f, shifter = 0x1.8p23f; /* a sum with it has no room for a fraction */
-    x = x < EXP_LOWEST ? EXP_LOWEST : x;
-    float shifted = x * log2e + shifter, f = x * log2e - (shifted - shifter);
-    float p = 1.326472731e-3f;
-    p = p * f + 9.671512991e-3f;
-    p = p * f + 5.550733581e-2f;
-    p = p * f + 2.402224243e-1f;
-    p = p * f + 6.931470037e-1f;
-    p = p * f + 1;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127) << 23; /* 2^n */
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
-#else
-static inline real exp_clamped(real x) {
-    return vm_exp(x < EXP_LOWEST ? EXP_LOWEST : x);
-}
 #endif
 
 /* 0 for a hidden score, else 1. exp is multiplied by it, as a choice would be turned into a branch around

@@ -36,7 +36,7 @@ static double row_sum(const stored *logits, real max, int V) {
         int end = (int)least(V, (int64_t)begin + SUM_BLOCK);
         real sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int v = begin; v < end; v++) sum += vm_exp(stored_get(logits[v]) - max);
+        for (int v = begin; v < end; v++) sum += exp_falling(stored_get(logits[v]) - max);
         total += (double)sum;
     }
     return total;
@@ -50,7 +50,7 @@ static double row_exponentials(real *exponentials, const stored *logits, real ma
         real sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int v = begin; v < end; v++) {
-            real e = vm_exp(stored_get(logits[v]) - max);
+            real e = exp_falling(stored_get(logits[v]) - max);
             exponentials[v] = e;
             sum += e;
         }

@@ -32,7 +32,8 @@ def places(tuning, row):
 
 
 def draw_setting(axis, tuning, row, color, name):
-    """One curve; what diverged or lies above the picture is a triangle at the edge, the chosen one a filled disc."""
+    """One curve; what diverged or lies above the picture is a triangle at the edge, the chosen one a filled disc; a star
+    where it is the last that was tried to that side, so that there may be a better one beyond."""
     x, top = places(tuning, row), max(axis.get_ylim())
     losses = {value: loss for value, loss in row.study.losses.items() if loss is not None}
     sound = [(x[value], loss) for value, loss in losses.items() if math.isfinite(loss)]
@@ -46,7 +47,8 @@ def draw_setting(axis, tuning, row, color, name):
             picture.mark_beyond(axis, x[value], color)
     best = row.study.best
     if best is not None and losses[best] <= top:
-        axis.plot([x[best]], [losses[best]], color=color, marker="o", markersize=9, linestyle="none", clip_on=False, zorder=6)
+        look = {"marker": "*", "markersize": 14} if row.study.edge else {"marker": "o", "markersize": 9}
+        axis.plot([x[best]], [losses[best]], color=color, linestyle="none", clip_on=False, zorder=6, **look)
     if shown:
         picture.name_end(axis, shown[-1], name, color)
     elif losses:
@@ -89,6 +91,7 @@ def draw_tuning(tuning, plan, rows, out):
     shown = panels[:MOST_PANELS]
     losses = [finite(row.study.losses.values()) for row in rows]
     note = ["Seed %s. The disc is the value that was chosen." % tuning.tune_seed]
+    note += ["A star: it lies at the edge of those tried."] if any(row.study.edge for row in rows) else []
     note += ["Gray: %s." % in_words(*base)] if any(partner[id(row)] not in (None, row) for row in shown) else []
     note += ["▲: diverged, or above the picture."]
     title = "%s: final validation loss by %s" % (plan.name, tuning.flag)
