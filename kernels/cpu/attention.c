@@ -34,7 +34,7 @@ static void softmax_update(Softmax *restrict softmax, real *restrict scores, ope
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
             real score = row[j];
-            real p = exp_falling(score - max[j]) * seen(score);
+            real p = exp_clamped(score - max[j]) * seen(score);
             row[j] = p;
             sum[j] += p;
         }
@@ -42,7 +42,7 @@ static void softmax_update(Softmax *restrict softmax, real *restrict scores, ope
     }
 #pragma omp simd
     for (int j = 0; j < HALF; j++) {
-        real factor = exp_falling(softmax->max[lane + j] - max[j]);
+        real factor = exp_clamped(softmax->max[lane + j] - max[j]);
         softmax->sum[lane + j] = softmax->sum[lane + j] * factor + sum[j];
         softmax->factor[lane + j] = factor;
         softmax->max[lane + j] = max[j];

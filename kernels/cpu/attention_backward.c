@@ -222,7 +222,7 @@ static void softmax_backward(const KeyTile *key, const QueryTile *restrict query
         real *restrict p = key->p + at, *restrict ds = key->ds + at;
 #pragma omp simd
         for (int j = 0; j < HALF; j++) {
-            real score = p[j], probability = exp_falling(score - lse[j]) * seen(score);
+            real score = p[j], probability = exp_clamped(score - lse[j]) * seen(score);
             p[j] = probability;
             ds[j] = scale * probability * (ds[j] - delta[j]);
         }

@@ -116,8 +116,8 @@ static void gather(Gathered *g, const Head *head, int query, int first, int end)
             g->max = scores[i] > g->max ? scores[i] : g->max;
         }
 #pragma omp simd
-        for (int i = 0; i < count; i++) scores[i] = exp_falling(scores[i] - g->max);
-        real factor = exp_falling(old - g->max);
+        for (int i = 0; i < count; i++) scores[i] = exp_clamped(scores[i] - g->max);
+        real factor = exp_clamped(old - g->max);
         g->sum *= factor;
         for (int d = 0; d < D; d++) g->value[d] *= factor;
         for (int i = 0; i < count; i++) g->sum += scores[i];
@@ -142,11 +142,11 @@ static void attend_one(const Head *head, int query) {
 static void merge(const Head *head, const Gathered *pieces, int count) {
     Gathered all = pieces[0];
     for (int p = 1; p < count; p++) all.max = pieces[p].max > all.max ? pieces[p].max : all.max;
-    real factor = exp_falling(pieces[0].max - all.max);
+    real factor = exp_clamped(pieces[0].max - all.max);
     all.sum *= factor;
     for (int d = 0; d < head->D; d++) all.value[d] *= factor;
     for (int p = 1; p < count; p++) {
-        factor = exp_falling(pieces[p].max - all.max);
+        factor = exp_clamped(pieces[p].max - all.max);
         all.sum += factor * pieces[p].sum;
         for (int d = 0; d < head->D; d++) all.value[d] += factor * pieces[p].value[d];
     }
