@@ -9,12 +9,15 @@ import signal
 import statistics
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from program import file_bytes, metrics
+from program import ROOT, file_bytes, metrics
 from sweeping import MICRO, SWEEP, TWO, answering, read_csv, run_directories, sweep, sweep_environment
 from test_bf16 import needs_bf16
+
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
 
 EVERY = bool(os.environ.get("TEST_ALL"))
 # Lowest at a learning rate of 2e-3, for lns at 8e-3 and 0.1 lower; above 0.02 it diverges; seeds differ, lns's otherwise.
@@ -266,6 +269,19 @@ def test_pictures_of_tuning_have_something_in_them(tune, tmp_path):
         picture = matplotlib.imread(tmp_path / "out" / name)[:, :, :3]
         assert picture.shape[0] > 200 and picture.shape[1] > 400
         assert (picture.max(axis=2) - picture.min(axis=2) > 0.3).mean() > 5e-4, f"{name} holds no lines"
+
+
+@pytest.mark.parametrize("edge, marker", [("", "o"), ("3 values were added", "*")])
+def test_a_best_at_the_edge_of_what_was_tried_is_a_star(edge, marker):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    from sweeps import tuned_plots  # which needs matplotlib, too
+
+    study = SimpleNamespace(losses={"0.001": 2.0, "0.002": 1.9}, best="0.002", edge=edge)
+    figure, axis = pyplot.subplots()
+    axis.set_ylim(1, 3)
+    tuned_plots.draw_setting(axis, SimpleNamespace(numeric=lambda: True), SimpleNamespace(study=study), "black", "pre")
+    assert [line.get_marker() for line in axis.lines if list(line.get_ydata()) == [1.9]] == [marker]
+    pyplot.close(figure)
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
