@@ -314,10 +314,6 @@ cudaError_t cudaDeviceSynchronize() {
     return cudaSuccess;
 }
 
-cudaError_t cudaDeviceReset() {
-    return cudaDeviceSynchronize();
-}
-
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     Lock lock;
     if (!stream || flags > cudaStreamNonBlocking) return raise(cudaErrorInvalidValue);
@@ -361,11 +357,6 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     DeviceTime time;
     advance(target);
     return cudaErrorNotReady;
-}
-
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
-    queue_work("cudaLaunchHostFunc", stream, [=] { function(data); });
-    return cudaSuccess;
 }
 
 /* ---- events ------------------------------------------------------------------------------------------ */

@@ -528,14 +528,7 @@ void elementary_functions_keep_their_bounds(void **) {
     assert_true(sigmoid<Coarse>(-1e30f) == 0 && fabsf(sigmoid<Coarse>(1e30f) - 1) <= 0x1p-23f);
 }
 
-void bit_intrinsics(void **) {
-    assert_int_equal(__brev(0x80000001u), 0x80000001u);
-    assert_int_equal(__brev(1u), 0x80000000u);
-    assert_int_equal(__clz(0), 32);
-    assert_int_equal(__ffs(8), 4);
-    assert_int_equal(__umulhi(0xffffffffu, 0xffffffffu), 0xfffffffeu);
-    assert_int_equal(__funnelshift_l(0x80000000u, 1u, 1), 3);
-    assert_int_equal(__funnelshift_r(0x80000000u, 1u, 31), 3);
+void min_and_max_of_any_types(void **) {
     assert_int_equal(min(3, 2u), 2);
     assert_true(max(1.0f, NAN) == 1.0f);
 }
@@ -563,7 +556,7 @@ const struct CMUnitTest own_tests[] = {
     cmocka_unit_test(doubles_become_bf16_with_one_rounding),
     cmocka_unit_test(approximations_err_as_much_as_they_may),
     cmocka_unit_test(elementary_functions_keep_their_bounds),
-    cmocka_unit_test(bit_intrinsics),
+    cmocka_unit_test(min_and_max_of_any_types),
 };
 
 } // namespace

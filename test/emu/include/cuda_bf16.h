@@ -63,7 +63,6 @@ struct alignas(4) __nv_bfloat162 {
     __nv_bfloat162() = default;
     __nv_bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) : x(low), y(high) {}
 };
-typedef __nv_bfloat162 nv_bfloat162;
 
 #define EMU_NO_BF16(op)                                                                                      \
     __nv_bfloat16 operator op(__nv_bfloat16, __nv_bfloat16) = delete;                                        \
@@ -75,9 +74,6 @@ EMU_NO_BF16(/)
 #undef EMU_NO_BF16
 
 static inline __nv_bfloat16 __float2bfloat16(float v) {
-    return __nv_bfloat16(v);
-}
-static inline __nv_bfloat16 __float2bfloat16_rn(float v) {
     return __nv_bfloat16(v);
 }
 static inline __nv_bfloat16 __double2bfloat16(double v) {
@@ -92,38 +88,8 @@ static inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short v) {
 static inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 v) {
     return v.__x;
 }
-static inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) {
-    return {low, high};
-}
-static inline __nv_bfloat162 make_bfloat162(__nv_bfloat16 low, __nv_bfloat16 high) {
-    return {low, high};
-}
-static inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 v) {
-    return {v, v};
-}
 static inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
     return {__nv_bfloat16(low), __nv_bfloat16(high)};
-}
-static inline __nv_bfloat162 __float22bfloat162_rn(float2 v) {
-    return __floats2bfloat162_rn(v.x, v.y);
-}
-static inline __nv_bfloat162 __float2bfloat162_rn(float v) {
-    return __floats2bfloat162_rn(v, v);
-}
-static inline float2 __bfloat1622float2(__nv_bfloat162 v) {
-    return {__bfloat162float(v.x), __bfloat162float(v.y)};
-}
-static inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 v) {
-    return v.x;
-}
-static inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 v) {
-    return v.y;
-}
-static inline float __low2float(__nv_bfloat162 v) {
-    return __bfloat162float(v.x);
-}
-static inline float __high2float(__nv_bfloat162 v) {
-    return __bfloat162float(v.y);
 }
 
 #endif

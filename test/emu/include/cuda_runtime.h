@@ -44,7 +44,6 @@ typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
 typedef struct CUgraph_st *cudaGraph_t;
 typedef struct CUgraphExec_st *cudaGraphExec_t;
-typedef void (*cudaHostFn_t)(void *);
 
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost = 0,
@@ -115,7 +114,6 @@ struct cudaDeviceProp {
 [[nodiscard]] cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
 [[nodiscard]] cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 [[nodiscard]] cudaError_t cudaDeviceSynchronize();
-[[nodiscard]] cudaError_t cudaDeviceReset();
 [[nodiscard]] cudaError_t cudaDriverGetVersion(int *version);
 [[nodiscard]] cudaError_t cudaRuntimeGetVersion(int *version);
 [[nodiscard]] cudaError_t cudaMemGetInfo(size_t *free, size_t *total);
@@ -152,7 +150,6 @@ struct cudaFuncAttributes {
 [[nodiscard]] cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 [[nodiscard]] cudaError_t cudaStreamQuery(cudaStream_t stream);
 [[nodiscard]] cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
-[[nodiscard]] cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data);
 [[nodiscard]] cudaError_t cudaEventCreate(cudaEvent_t *event);
 [[nodiscard]] cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 [[nodiscard]] cudaError_t cudaEventDestroy(cudaEvent_t event);

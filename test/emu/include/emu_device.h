@@ -1,7 +1,8 @@
 /*
  * emu_device.h: what CUDA C++ gives device code without an include: qualifiers, threadIdx, barriers,
- * shuffles, votes, atomics, intrinsics. Left out on purpose, so that using it does not compile: __shared__
- * (see cuda.cuh), atomics on floating point (their order is not fixed), __activemask.
+ * shuffles, votes, atomics, intrinsics; of these what the kernels use. Left out on purpose, so that using it
+ * does not compile: __shared__ (see cuda.cuh), atomics on floating point (their order is not fixed),
+ * __activemask, __threadfence (blocks meet at the end of a kernel).
  */
 #ifndef EMU_DEVICE_H
 #define EMU_DEVICE_H
@@ -16,11 +17,9 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n)    __attribute__((aligned(n)))
 #define __launch_bounds__(...)
-#define __grid_constant__
 
 #define threadIdx (::emu::current->index)
 #define blockIdx  (::emu::block_index)
@@ -45,9 +44,6 @@ static inline int __syncthreads_count(int value, EMU_SITE) {
 static inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_SITE) {
     emu::warp_collective("__syncwarp", mask, nullptr, nullptr, {file, line});
 }
-static inline void __threadfence() {}
-static inline void __threadfence_block() {}
-static inline void __threadfence_system() {}
 [[noreturn]] static inline void __trap() {
     emu::fault("__trap()");
 }
@@ -120,14 +116,13 @@ static inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 3
 /* ---- votes and reductions ---------------------------------------------------------------------------- */
 
 namespace emu {
-enum class Reduce { ADD, MIN, MAX, AND, OR, XOR, BALLOT };
+enum class Reduce { ADD, MIN, MAX, AND, OR, BALLOT };
 template <typename T> struct ReduceLane { T value, result; };
 template <Reduce kind, typename T> T reduce_two(T a, T b) {
     return kind == Reduce::ADD   ? (T)(a + b)
            : kind == Reduce::MIN ? (b < a ? b : a)
            : kind == Reduce::MAX ? (a < b ? b : a)
            : kind == Reduce::AND ? (a & b)
-           : kind == Reduce::XOR ? (a ^ b)
                                  : (a | b);
 }
 template <Reduce kind, typename T> void reduce_complete(void *const *payloads, unsigned mask) {
@@ -169,9 +164,6 @@ EMU_REDUCE(__reduce_min_sync, MIN, unsigned)
 EMU_REDUCE(__reduce_min_sync, MIN, int)
 EMU_REDUCE(__reduce_max_sync, MAX, unsigned)
 EMU_REDUCE(__reduce_max_sync, MAX, int)
-EMU_REDUCE(__reduce_and_sync, AND, unsigned)
-EMU_REDUCE(__reduce_or_sync, OR, unsigned)
-EMU_REDUCE(__reduce_xor_sync, XOR, unsigned)
 #undef EMU_REDUCE
 
 /* ---- atomics: on integers; each is one step, since a fiber yields only at barriers ------------------- */
@@ -198,14 +190,10 @@ inline void race_atomic(const void *, size_t, const void *) {}
         return old;                                                                                          \
     }
 EMU_ATOMIC(atomicAdd, old + value)
-EMU_ATOMIC(atomicSub, old - value)
 EMU_ATOMIC(atomicExch, value)
 EMU_ATOMIC(atomicMin, value < old ? value : old)
 EMU_ATOMIC(atomicMax, value > old ? value : old)
-EMU_ATOMIC(atomicAnd, old &value)
 EMU_ATOMIC(atomicOr, old | value)
-EMU_ATOMIC(atomicXor, old ^ value)
-EMU_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef EMU_ATOMIC
 template <typename T, typename = std::enable_if_t<std::is_integral<T>::value>>
 static EMU_ATOMICALLY T atomicCAS(T *address, std::common_type_t<T> compare, std::common_type_t<T> value) {
@@ -215,28 +203,11 @@ static EMU_ATOMICALLY T atomicCAS(T *address, std::common_type_t<T> compare, std
     return old;
 }
 
-/* ---- loads and stores with a cache hint -------------------------------------------------------------- */
+/* ---- a store with a cache hint -------------------------------------------------------------- */
 
-#define EMU_LOAD(name)                                                                                       \
-    template <typename T> static inline T name(const T *address) {                                           \
-        return *address;                                                                                     \
-    }
-EMU_LOAD(__ldg)
-EMU_LOAD(__ldca)
-EMU_LOAD(__ldcg)
-EMU_LOAD(__ldcs)
-EMU_LOAD(__ldlu)
-EMU_LOAD(__ldcv)
-#undef EMU_LOAD
-#define EMU_STORE(name)                                                                                      \
-    template <typename T> static inline void name(T *address, std::common_type_t<T> value) {                 \
-        *address = value;                                                                                    \
-    }
-EMU_STORE(__stwb)
-EMU_STORE(__stcg)
-EMU_STORE(__stcs)
-EMU_STORE(__stwt)
-#undef EMU_STORE
+template <typename T> static inline void __stwb(T *address, std::common_type_t<T> value) {
+    *address = value;
+}
 
 #include "emu_math.h"
 
