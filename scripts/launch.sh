@@ -31,9 +31,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
 options=(--tag-output --oversubscribe --bind-to none -n "$ranks")
 [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
 
-# "[1,3]<stdout>:text" is told as "3: text".
+# "[1,3]<stdout>:text" is told as "3: text". What mpirun says of the rank that failed stands in no rank's line, and is kept.
+exec {failed}<> <(:)
 with_rank() {
-    sed -u 's/^\[[0-9]*,\([0-9]*\)\]<std[a-z]*>:/\1: /'
+    sed -u -e '/^ *Exit code: *[0-9]\|exited on signal [0-9]/w /dev/fd/'"$failed" -e 's/^\[[0-9]*,\([0-9]*\)\]<std[a-z]*>:/\1: /'
 }
 exec 3> >(with_rank)
 out=$!
@@ -93,4 +94,13 @@ done
 kill $watcher 2>/dev/null || true
 wait $out || true
 wait $err || true
-exit $code
+# mpirun may die of its own clean-up (139, seen with Open MPI 4.1), behind what it has said of the rank.
+if [ "$code" -gt 128 ] && IFS= read -rt 0.1 -u "$failed" said; then
+    case $said in
+        *'Exit code:'*) own=${said##*[!0-9]} ;;
+        *) said=${said##*exited on signal } own=$((128 + ${said%%[!0-9]*})) ;;
+    esac
+    [ "$own" -eq "$code" ] || echo "launch.sh: mpirun ended with $code in its own clean-up; the rank that failed, with $own" >&2
+    code=$own
+fi
+exit "$code"

@@ -80,6 +80,24 @@ def test_launch_ends_an_mpirun_that_outlives_its_ranks(asks, tmp_path):
     assert 20 < time.monotonic() - begun < 40
 
 
+CLEANUP = "mpirun ended with 139 in its own clean-up; the rank that failed, with %d"
+
+
+@pytest.mark.parametrize("says, code, told", [
+    ("  Exit code:    4", 4, CLEANUP % 4),
+    ("mpirun noticed that process rank 2 with PID 0 on node vm exited on signal 9 (Killed).", 137, CLEANUP % 137),
+    ("mpirun noticed that process rank 2 with PID 0 on node vm exited on signal 11 (Segmentation fault).", 139, ""),
+    ("[1,0]<stderr>:  Exit code:    4", 139, ""),
+    ("", 139, "")])  # fmt: skip
+def test_launch_has_the_ranks_code_where_mpirun_dies_of_its_own_clean_up(says, code, told, tmp_path):
+    fake = tmp_path / "mpirun"
+    fake.write_text(f"#!/bin/sh\necho '{says}' >&2\nkill -SEGV $$\n")
+    fake.chmod(0o755)
+    done = subprocess.run([LAUNCH, "2", "true"], env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"), capture_output=True, text=True,
+                          timeout=LIMIT_S, check=False)  # fmt: skip
+    assert done.returncode == code and (told in done.stderr if told else "clean-up" not in done.stderr), done
+
+
 @needs_mpi
 def test_launch_passes_a_signal_on_and_the_ranks_save(shard, tmp_path):
     out = tmp_path / "run"

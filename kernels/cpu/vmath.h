@@ -109,16 +109,16 @@ static inline double vm_sigmoid_f64(double x) {
 
 /* exp of x from −87 to 0 without a call, for loops where that, and the registers it takes, is what they wait for: 2^n·2^f with
  * |f| ≤ ½. Error 1.1e-7 of the result for 2^f, a polynomial made for the least such error, and |x|·2e-8 for the rounded log2(e);
- * exp(0) is 1, NaN stays NaN. */
+ * exp(0) is 1, NaN stays NaN. A processor that has no fused multiplication is slow here. */
 static inline float vm_exp_falling_f32(float x) {
     const float log2e = 1.44269504f, shifter = 0x1.8p23f; /* a sum with it has no room for a fraction */
-    float shifted = x * log2e + shifter, f = x * log2e - (shifted - shifter);
+    float shifted = fmaf(x, log2e, shifter), f = fmaf(x, log2e, shifter - shifted);
     float p = 1.326472731e-3f;
-    p = p * f + 9.671512991e-3f;
-    p = p * f + 5.550733581e-2f;
-    p = p * f + 2.402224243e-1f;
-    p = p * f + 6.931470037e-1f;
-    p = p * f + 1;
+    p = fmaf(p, f, 9.671512991e-3f);
+    p = fmaf(p, f, 5.550733581e-2f);
+    p = fmaf(p, f, 2.402224243e-1f);
+    p = fmaf(p, f, 6.931470037e-1f);
+    p = fmaf(p, f, 1);
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 127) << 23; /* 2^n */
