@@ -124,7 +124,6 @@ static void test_error_over_a_dense_sweep(void **state) {
     }
 }
 
-/* Relative to the result: 2^f's error and the rounded log2(e)'s, and half an ulp for the last product and for those before it. */
 __attribute__((noinline)) static void falling_loop(int n, const float *x, float *y) {
 #pragma omp simd
     for (int i = 0; i < n; i++) y[i] = vm_exp_falling_f32(x[i]);
@@ -136,10 +135,10 @@ static void test_the_short_exp(void **state) {
     double worst = 0;
     for (int64_t first = 0; first < count; first += BLOCK) {
         float x[BLOCK], y[BLOCK];
-        for (int i = 0; i < BLOCK; i++) x[i] = (float)-sweep_point(first + i, count, 0, 87);
-        for (int i = 0; i < BLOCK; i++) x[i] = -fabsf(x[i]);
-        falling_loop(BLOCK - (int)(first / BLOCK % 16), x, y);
-        for (int i = 0; i < BLOCK - (int)(first / BLOCK % 16); i++) {
+        int n = BLOCK - (int)(first / BLOCK % 16); /* tails of every length */
+        for (int i = 0; i < n; i++) x[i] = -fabsf((float)sweep_point(first + i, count, 0, 87));
+        falling_loop(n, x, y);
+        for (int i = 0; i < n; i++) { /* relative: what 2^f and log2(e) are off by, and an ulp for the products */
             long double exact = expl(x[i]), error = fabsl(y[i] / exact - 1);
             double share = (double)(error / (1.1e-7L + 2e-8L * fabsl(x[i]) + 0x1p-23L));
             if (!(share <= worst)) worst = share;

@@ -96,7 +96,8 @@ int variant_for_each(const char *shape, void (*test)(const char *settings)) {
         bool gpt2 = (c.word[0] + c.word[1] + c.word[2] + c.word[3]) % 2;
         snprintf(settings, sizeof settings, "%s %s %s", shape, gpt2 ? "arch=gpt2" : "arch=llama n-kv-head=1",
                  methods);
-        if (legal++ % every == 0) test(settings);
+        if (i % every == 0) test(settings);
+        legal++;
     }
     return legal;
 }

@@ -138,16 +138,23 @@ static inline float vm_exp_falling_f32(float x) {
 #define vm_erfc    VM_REAL(vm_erfc)
 #define vm_sigmoid VM_REAL(vm_sigmoid)
 
-/* exp of what is not above 0 but by rounding, of any size. In bf16, whose products are fast and whose results are rounded far
- * shorter, it is the short one, and 0 below EXP_LOWEST, from where on exp is subnormal in `real`, slow, and far below rounding. */
+/* exp of x from EXP_LOWEST, below which it is subnormal, slow, and far below rounding, to what rounding leaves above 0. In bf16,
+ * whose products are fast and whose results are rounded far shorter, it is the short one. */
 #ifdef CPU_F64
 #define EXP_LOWEST (-708)
 #else
 #define EXP_LOWEST (-87)
 #endif
+#ifdef CPU_BF16
+#define vm_exp_falling vm_exp_falling_f32
+#else
+#define vm_exp_falling vm_exp
+#endif
+
+/* The same of x however low: in bf16 0 below EXP_LOWEST. */
 static inline real exp_falling(real x) {
 #ifdef CPU_BF16
-    return x < EXP_LOWEST ? 0 : vm_exp_falling_f32(x);
+    return x < EXP_LOWEST ? 0 : vm_exp_falling(x);
 #else
     return vm_exp(x);
 #endif
