@@ -19,10 +19,17 @@ static inline void bench_set(Config *config, const char *settings) {
     check(config_set_all(config, settings, &error), "%s", error.text);
 }
 
-/* Initial weights, where they are computed with. The CPU only, whose device memory is the host's. */
+/* Initial weights. Where the model holds them all they are made in place, on the CPU, so that its peak of memory is a run's. */
 static inline void bench_weights(Model *model) {
-    params_init(&model->params, model->config, model->k->accum, model_room(model));
-    model_masters_changed(model);
+    const bool held = model->masters == MASTERS_ALL;
+    void *arena = held ? model->master : must_calloc((size_t)model->params.elements, dtype_size(model->k->accum), "weights");
+    params_init(&model->params, model->config, model->k->accum, arena);
+    if (held) {
+        model_weights_put(model);
+    } else {
+        model_load(model, arena);
+        free(arena);
+    }
     model_refresh(model);
 }
 

@@ -305,9 +305,9 @@ static bool read_model(Model *model, Source *source, Error *error) {
         if (id == PARAM_TOKENS) embedding = &places[i];
         good = good && check_missing(source, &places[i], id, error);
     }
-    DeviceArena masters = {.model = model, .base = model_room(model)};
+    const DeviceArena weights = {.model = model};
     good = good && (!embedding->tensor || check_rest(source, model, embedding, error)) &&
-           weights_read_places(places, &masters, error); /* which names what is missing */
+           weights_read_places(places, &weights, error); /* which names what is missing */
     free(places);
     free(tensors);
     return good;
@@ -319,6 +319,6 @@ bool pretrained_load(Model *model, const char *path, const char *hint, Error *er
     const bool good = source_open(&source, path, error) && check_kind(&source, error) &&
                       (read_model(model, &source, &reason) || error_set(error, "%s%s", reason.text, hint));
     source_close(&source);
-    if (good) model_masters_changed(model);
+    if (good) model_weights_put(model);
     return good;
 }

@@ -52,9 +52,12 @@ static void chunks_free(Chunks *c) {
     free(c->file_values);
 }
 
+static int64_t first_element(const Chunks *c, int64_t first) {
+    return c->tensor->param->offset + (c->tensor->row0 + first) * c->stride;
+}
+
 static char *device_rows(const DeviceArena *arena, const Chunks *c, int64_t first) {
-    int64_t element = c->tensor->param->offset + (c->tensor->row0 + first) * c->stride;
-    return (char *)arena->base + (size_t)element * c->element;
+    return (char *)arena->base + (size_t)first_element(c, first) * c->element;
 }
 
 bool weights_all_finite(const void *values, DType type, int64_t count) {
@@ -175,6 +178,15 @@ static bool check_no_extra(const SafetensorsFile *file, const SafetensorsEntry *
     return true;
 }
 
+/* To the arena, or to where weights go. */
+static void send(const DeviceArena *arena, const Chunks *c, int64_t first, int64_t rows) {
+    const Model *m = arena->model;
+    const size_t bytes = arena_bytes(c, rows);
+    if (arena->base) m->k->copy(m->queue, device_rows(arena, c, first), c->arena_rows, bytes, COPY_TO_DEVICE);
+    else model_put(m, first_element(c, first), c->arena_rows, (int64_t)(bytes / c->element));
+    m->k->queue_wait(m->queue);
+}
+
 static bool read_tensor(const TensorPlace *place, const FileTensor *tensor, const DeviceArena *arena, Error *error) {
     const Model *m = arena->model;
     Chunks c = chunks_of(tensor, m->k->accum);
@@ -186,8 +198,7 @@ static bool read_tensor(const TensorPlace *place, const FileTensor *tensor, cons
                                 c.file_values, error);
         if (!good) break;
         params_unpack(tensor, m->k->accum, rows, c.arena_rows, c.file_values);
-        m->k->copy(m->queue, device_rows(arena, &c, first), c.arena_rows, arena_bytes(&c, rows), COPY_TO_DEVICE);
-        m->k->queue_wait(m->queue);
+        send(arena, &c, first, rows);
     }
     chunks_free(&c);
     return good;
@@ -219,8 +230,8 @@ static bool read_all(const SafetensorsFile *file, const DeviceArena *arena, Erro
 bool weights_load(Model *model, const char *path, Error *error) {
     SafetensorsFile file;
     if (!safetensors_open(&file, path, error)) return false;
-    bool good = read_all(&file, &(DeviceArena){.model = model, .base = model_room(model)}, error);
+    bool good = read_all(&file, &(DeviceArena){.model = model}, error);
     safetensors_close(&file);
-    if (good) model_masters_changed(model);
+    if (good) model_weights_put(model);
     return good;
 }

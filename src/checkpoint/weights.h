@@ -13,7 +13,7 @@
 /* One arena of a model on its device, whole: masters or gradients. (Moments: moments.h.) */
 typedef struct DeviceArena {
     const Model *model;
-    void *base;
+    void *base; /* NULL, to be read into: the masters, wherever the model keeps them (model_put()) */
     bool may_be_infinite; /* gradients; what a run goes on from is not written where it holds no numbers */
 } DeviceArena;
 

@@ -64,9 +64,16 @@ typedef struct Cache {
     Storage **k, **v;  /* [L] of [sequences, capacity, Hkv·D] */
 } Cache;
 
+/* Which masters are held. Where Storage is Accum they are what forward reads; else it reads copies of all but vectors. */
+typedef enum Masters {
+    MASTERS_ALL,
+    MASTERS_SHARES,  /* of this rank's shares, where ranks share the updates */
+    MASTERS_VECTORS, /* no others, where nothing is trained */
+} Masters;
+
 /* Bytes of each part, for --dry-run; filled by model_plan(). */
 typedef struct MemoryPlan {
-    size_t weights;     /* masters, and the copies in storage type where that differs */
+    size_t weights;     /* the masters that are held, and copies in the storage type where that differs */
     size_t gradients, moments;
     size_t activations; /* what forward keeps for backward */
     size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens, gradients that travel (optim.h) */
@@ -90,9 +97,10 @@ struct Model {
 
     Share *share;     /* [params.buckets] this rank's */
     int64_t owned;    /* elements of all shares */
-    bool shares_masters; /* it holds masters of its shares alone: where the ranks share updates, and forward reads copies */
-    void *master;     /* [elements], or [owned], share behind share; accumulate type */
+    Masters masters;
+    void *master;     /* [elements]; or [owned], share behind share; or [elements − vectors]; accumulate type */
     void *storage;    /* [elements] storage type; master itself where the types are one */
+    void *room;       /* [ROOM] accumulate type: where masters that are not held pass through; NULL where all are */
     void *grad;       /* [elements] accumulate type; training only */
     bool grad_is_fresh; /* it holds nothing yet: model_forget_gradients() */
 
@@ -131,13 +139,13 @@ void model_destroy(Model *model);
 /* Sends an arena of host memory in the accumulate type [params.elements] to the device as weights. */
 void model_load(Model *model, const void *host_arena);
 
+/* The same in parts, between two steps: `count` masters from element `at` on (enqueued: host memory must stay until the queue is
+ * waited for). After the last, model_weights_put() makes all that forward reads follow, and waits for the queue. */
+void model_put(const Model *model, int64_t at, const void *host, int64_t count);
+void model_weights_put(const Model *model);
+
 /* Where element `at` of the masters lies, a vector's or one of this rank's shares. */
 Accum *model_master(const Model *model, int64_t at);
-
-/* Where to write all masters to [elements]: model_masters_changed() takes them from there, makes the storage copies
- * follow, and waits for the queue. (The arena of gradients, where masters are held in shares; between two steps alone.) */
-Accum *model_room(const Model *model);
-void model_masters_changed(Model *model);
 
 /* Has the queue wait for all weights, and for whatever else the ranks are at. Before anything but forward and
  * model_refresh(), which wait for each layer's as they come to it, reads weights, and before collectives in the queue. */

@@ -18,13 +18,19 @@ static size_t rows_bytes(int64_t rows, int64_t width, DType type) {
     return (size_t)rows * (size_t)padded(width) * dtype_size(type);
 }
 
+enum { ROOM = 1 << 20 }; /* elements that pass through at once */
+
 static void lay_out_weights(Model *m, Arena *weights, Arena *gradients) {
-    size_t accum = (size_t)m->params.elements * dtype_size(m->k->accum);
-    m->master = arena_take(weights, m->shares_masters ? (size_t)m->owned * dtype_size(m->k->accum) : accum);
+    const size_t element = dtype_size(m->k->accum);
+    const int64_t held[] = {[MASTERS_ALL] = m->params.elements,
+                            [MASTERS_SHARES] = m->owned,
+                            [MASTERS_VECTORS] = m->params.elements - m->params.vectors};
+    m->master = arena_take(weights, (size_t)held[m->masters] * element);
     m->storage = m->k->storage == m->k->accum
                      ? m->master
                      : arena_take(weights, (size_t)m->params.elements * dtype_size(m->k->storage));
-    if (m->train) m->grad = arena_take(gradients, accum);
+    if (m->masters == MASTERS_VECTORS) m->room = arena_take(weights, ROOM * element);
+    if (m->train) m->grad = arena_take(gradients, (size_t)m->params.elements * element);
 }
 
 static DType residual_type(const Model *m) { return m->residual_is_accum ? m->k->accum : m->k->storage; }
@@ -190,7 +196,10 @@ static void set_shapes(Model *m, const Config *config, const Kernels *k, bool tr
     params_build(&m->params, config);
     m->share = must_calloc((size_t)m->params.buckets, sizeof *m->share, "the ranks' shares");
     m->owned = params_shares(&m->params, config, m->share);
-    m->shares_masters = train && k->storage != k->accum && m->owned < m->params.elements;
+    m->masters = k->storage == k->accum                ? MASTERS_ALL
+                 : !train                              ? MASTERS_VECTORS
+                 : m->owned < m->params.elements       ? MASTERS_SHARES
+                                                       : MASTERS_ALL;
     m->B = (int)config->batch_size;
     m->T = (int)config->seq_len;
     m->L = (int)config->n_layer;
@@ -344,31 +353,59 @@ void model_destroy(Model *m) {
     free_host(m);
 }
 
+static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
+
 Accum *model_master(const Model *m, int64_t at) {
     int b = m->params.buckets - 1; /* the vectors', as a rule */
     while (m->params.bucket[b].begin > at) b--;
-    int64_t from = m->shares_masters ? at - m->share[b].begin + m->share[b].moments : at;
-    return (char *)m->master + from * (int64_t)dtype_size(m->k->accum);
+    const int64_t from[] = {[MASTERS_ALL] = 0,
+                            [MASTERS_SHARES] = m->share[b].begin - m->share[b].moments,
+                            [MASTERS_VECTORS] = m->params.vectors};
+    return element(m->master, m->k->accum, at - from[m->masters]);
 }
 
-Accum *model_room(const Model *m) { return m->shares_masters ? m->grad : m->master; }
+/* The copies of n masters, which lie at src. */
+static void copy_in_storage(const Model *m, int64_t at, const Accum *src, int64_t n) {
+    if (m->storage == m->master) return;
+    m->k->cast(m->queue, &(Cast){.n = n, .from = m->k->accum, .to = m->k->storage, .src = src,
+                                 .dst = element(m->storage, m->k->storage, at)});
+}
+
+/* Masters that are not held, in pieces, each through the room when the one before has left it. */
+static void pass_through(const Model *m, int64_t at, const char *host, int64_t count) {
+    const size_t size = dtype_size(m->k->accum);
+    for (int64_t done = 0; done < count; done += ROOM) {
+        const int64_t n = count - done < ROOM ? count - done : ROOM;
+        m->k->copy(m->queue, m->room, host + (size_t)done * size, (size_t)n * size, COPY_TO_DEVICE);
+        copy_in_storage(m, at + done, m->room, n);
+    }
+}
+
+/* Where ranks hold shares, all masters are put into the arena of gradients first: any of them may be of any share. */
+void model_put(const Model *m, int64_t at, const void *host, int64_t count) {
+    const size_t size = dtype_size(m->k->accum);
+    if (m->masters == MASTERS_VECTORS) {
+        const int64_t others = at >= m->params.vectors ? 0 : at + count <= m->params.vectors ? count : m->params.vectors - at;
+        pass_through(m, at, host, others);
+        at += others, host = (const char *)host + (size_t)others * size, count -= others;
+        if (!count) return;
+    }
+    void *dst = m->masters == MASTERS_SHARES ? element(m->grad, m->k->accum, at) : model_master(m, at);
+    m->k->copy(m->queue, dst, host, (size_t)count * size, COPY_TO_DEVICE);
+}
+
+void model_weights_put(const Model *m) {
+    const Kernels *k = m->k;
+    for (int b = 0; m->masters == MASTERS_SHARES && b < m->params.buckets; b++) {
+        const Share *share = &m->share[b];
+        k->copy(m->queue, model_master(m, share->begin), element(m->grad, k->accum, share->begin),
+                (size_t)(share->end - share->begin) * dtype_size(k->accum), COPY_ON_DEVICE);
+    }
+    if (m->masters != MASTERS_VECTORS) copy_in_storage(m, 0, m->masters == MASTERS_SHARES ? m->grad : m->master, m->params.elements);
+    k->queue_wait(m->queue);
+}
 
 void model_load(Model *m, const void *host_arena) {
-    size_t bytes = (size_t)m->params.elements * dtype_size(m->k->accum);
-    m->k->copy(m->queue, model_room(m), host_arena, bytes, COPY_TO_DEVICE);
-    model_masters_changed(m);
-}
-
-void model_masters_changed(Model *m) {
-    const Kernels *k = m->k;
-    size_t element = dtype_size(k->accum);
-    for (int b = 0; m->shares_masters && b < m->params.buckets; b++) {
-        const Share *share = &m->share[b];
-        k->copy(m->queue, model_master(m, share->begin), (char *)m->grad + (size_t)share->begin * element,
-                (size_t)(share->end - share->begin) * element, COPY_ON_DEVICE);
-    }
-    if (m->storage != m->master)
-        k->cast(m->queue, &(Cast){.n = m->params.elements, .from = k->accum, .to = k->storage, .src = model_room(m),
-                                  .dst = m->storage});
-    k->queue_wait(m->queue);
+    model_put(m, 0, host_arena, m->params.elements);
+    model_weights_put(m);
 }

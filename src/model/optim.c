@@ -51,6 +51,10 @@ static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *shar
     return element(moments, o->model->k->accum, share->moments - share->begin);
 }
 
+static Accum *masters_base(const Optimizer *o, const Share *share) {
+    return o->model->masters == MASTERS_SHARES ? moments_base(o, o->model->master, share) : o->model->master;
+}
+
 /* ------------------------------------------------------------------------------------------------------ */
 
 static size_t lost_bytes(const Optimizer *o) { return (size_t)o->model->config->ranks * sizeof *o->lost; }
@@ -168,14 +172,14 @@ Accum *optimizer_masters(Optimizer *o) {
     const Model *model = o->model;
     const Kernels *k = model->k;
     model_await(model);
-    for (int b = 0; model->shares_masters && b < model->params.buckets; b++) {
+    for (int b = 0; model->masters == MASTERS_SHARES && b < model->params.buckets; b++) {
         const Share *share = &o->share[b];
         Collective all = range(k->accum, model->grad, &model->params.bucket[b]);
         k->copy(model->queue, element(model->grad, k->accum, share->begin), model_master(model, share->begin),
                 bytes_of(o, share->end - share->begin), COPY_ON_DEVICE);
         if (is_sharded(o, b)) k->all_gather(model->queue, &all);
     }
-    return model->shares_masters ? model->grad : model->master;
+    return model->masters == MASTERS_SHARES ? model->grad : model->master;
 }
 
 void optimizer_gradients(Optimizer *o) {
@@ -289,7 +293,7 @@ static void update_run(const Optimizer *o, const Share *share, int64_t begin, in
     const Config *c = model->config;
     if (begin == end) return;
     model->k->adamw(model->queue, &(AdamW){
-        .master = model->shares_masters ? moments_base(o, model->master, share) : model->master,
+        .master = masters_base(o, share),
         .storage = model->storage == model->master ? NULL : model->storage,
         .grad = model->grad,
         .m = moments_base(o, o->m, share),
@@ -335,7 +339,7 @@ static void update_matrices(const Optimizer *o) {
                 .bucket = b,
                 .share = &o->share[b],
                 .sharded = is_sharded(o, b),
-                .master = model->shares_masters ? moments_base(o, model->master, &o->share[b]) : model->master,
+                .master = masters_base(o, &o->share[b]),
                 .m = moments_base(o, o->m, &o->share[b]),
                 .slots = o->slots,
                 .state = o->state,
