@@ -445,7 +445,7 @@ typedef struct LossReduce {
     StepState *state;
 } LossReduce;
 
-/* One parameter in the arenas. All arenas (masters, storage copies, gradients, first moments) use the same offsets. */
+/* One parameter in the arenas. All arenas (weights, their lower halves, gradients, first moments) use the same offsets. */
 typedef enum OptimizerKind { OPTIMIZER_ADAMW, OPTIMIZER_MUON } OptimizerKind;
 typedef struct ParamSlot {
     int64_t offset, count; /* elements, padding included; multiples of 128, slots in order, no holes */
@@ -480,14 +480,22 @@ typedef struct StepDecide {
     double skip_sigma; /* 0: non-finite only */
 } StepDecide;
 
+/* Where Storage is bf16, masters of what products read are held in two halves, 4 bytes in all: storage[i], which is the master
+ * rounded, and lower[i], the last 16 bits of its pattern. The master's pattern is
+ *   storage[i]·2¹⁶ + lower[i], taken as a signed number, modulo 2³²
+ * and nothing is lost. Rounded is to nearest, and a tie away from zero: to even, two masters would have the same halves. NaN stays
+ * NaN. (D. Kalamkar et al., arXiv 2005.04680, §VII: there the upper half is cut off, not rounded.) Where Storage is Accum, and
+ * for vectors, which are read in Accum, master holds them whole. */
+
 /* AdamW, decoupled and bias-corrected, over a range of the arenas, whose slots are all its own; a no-op if state->skip:
  *   g = clip·grad;  m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²
  *   w −= lr·lr_scale·( (m/bc₁)/(√(v/bc₂)+ε) + weight_decay·w )
- * state->non_finite += elements whose w, m, v or copy in Storage is no finite number afterwards. (A v that has overflowed
+ * state->non_finite += elements whose w, m, v or upper half is no finite number afterwards. (A v that has overflowed
  * would show nowhere else: its updates are 0, for ever.) */
 typedef struct AdamW {
-    Accum *master;
-    Storage *storage;       /* the copy that GEMMs read; NULL where Storage is Accum (it is master itself) */
+    Accum *master;          /* NULL where they are in halves */
+    Storage *storage;       /* NULL where they are whole, as lower */
+    uint16_t *lower;
     const Accum *grad;
     Accum *m, *v;
     int64_t begin, end;     /* elements, multiples of 64 */
@@ -538,10 +546,11 @@ typedef struct Axpby {
 
 /* The decoupled update by directions that are there, over a range of the arenas, in Muon's slots; a no-op if state->skip:
  *   w −= lr·lr_scale·(direction + weight_decay·w)
- * state->non_finite += elements whose w or copy in Storage is no finite number afterwards. */
+ * state->non_finite += elements whose w or upper half is no finite number afterwards. */
 typedef struct MuonUpdate {
-    Accum *master;
-    Storage *storage;       /* as in AdamW */
+    Accum *master;          /* as in AdamW */
+    Storage *storage;
+    uint16_t *lower;
     const Accum *direction; /* laid out as the arenas are */
     int64_t begin, end;     /* elements, multiples of 64 */
     const ParamSlot *slots; /* [n_slots], device */
@@ -578,6 +587,16 @@ typedef struct Cast {
     const void *src;
     void *dst;
 } Cast;
+
+/* Masters of what products read, from whole ones into how they are held, or back: storage[i] and lower[i] of master[i] or, with
+ * join, master[i] of them. Where Storage is Accum both are the same numbers, and there is no lower. */
+typedef struct Halves {
+    int64_t n;
+    bool join;
+    Accum *master;
+    Storage *storage;
+    uint16_t *lower; /* NULL: storage alone is wanted */
+} Halves;
 
 /* *out = Σ of mix(i, words[i]) modulo 2^64, where mix is a bijection: the same on every device, in any order; two tensors of
  * which one word differs never have the same. */
@@ -690,6 +709,7 @@ typedef struct Kernels {
     void (*muon_update)(Queue *, const MuonUpdate *);
     void (*tensor_stats)(Queue *, const TensorStats *);
     void (*cast)(Queue *, const Cast *);
+    void (*halves)(Queue *, const Halves *);
     void (*hash)(Queue *, const Hash *);
 
     /* One communicator a process, on the device that is open, until close(), before which every graph that holds a

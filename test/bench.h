@@ -19,17 +19,14 @@ static inline void bench_set(Config *config, const char *settings) {
     check(config_set_all(config, settings, &error), "%s", error.text);
 }
 
-/* Initial weights. Where the model holds them all they are made in place, on the CPU, so that its peak of memory is a run's. */
+/* Initial weights. On the CPU, so that they can be made in the model's own memory, and its peak is a run's. */
 static inline void bench_weights(Model *model) {
-    const bool held = model->masters == MASTERS_ALL;
-    void *arena = held ? model->master : must_calloc((size_t)model->params.elements, dtype_size(model->k->accum), "weights");
+    void *arena = !model->in_halves ? model->master
+                  : model->train    ? model->grad
+                                    : must_calloc((size_t)model->params.elements, dtype_size(model->k->accum), "weights");
     params_init(&model->params, model->config, model->k->accum, arena);
-    if (held) {
-        model_weights_put(model);
-    } else {
-        model_load(model, arena);
-        free(arena);
-    }
+    if (model->in_halves) model_load(model, arena);
+    if (model->in_halves && !model->train) free(arena);
     model_refresh(model);
 }
 

@@ -303,8 +303,8 @@ void measure_optimizer(int64_t elements) {
     k->copy(queue, device_state, &state, sizeof state, COPY_TO_DEVICE);
     k->queue_wait(queue);
     AdamW step = {};
-    step.master = random_matrix<float>(1, elements);
-    step.storage = take(elements * sizeof(bf16));
+    step.storage = random_matrix<bf16>(1, elements);
+    step.lower = static_cast<uint16_t *>(take(elements * sizeof(uint16_t)));
     step.grad = random_matrix<float>(1, elements);
     step.m = take(elements * sizeof(float));
     step.v = take(elements * sizeof(float));
@@ -315,7 +315,7 @@ void measure_optimizer(int64_t elements) {
     squares.state = device_state;
     char name[128];
     snprintf(name, sizeof name, "adamw %lld parameters", (long long)elements);
-    print_bandwidth(name, 30.0 * elements, [&] { k->adamw(queue, &step); });
+    print_bandwidth(name, 28.0 * elements, [&] { k->adamw(queue, &step); });
     slot.optimizer = OPTIMIZER_MUON;
     k->copy(queue, slots, &slot, sizeof slot, COPY_TO_DEVICE);
     k->queue_wait(queue);
@@ -325,10 +325,10 @@ void measure_optimizer(int64_t elements) {
     snprintf(name, sizeof name, "muon_momentum %lld parameters", (long long)elements);
     print_bandwidth(name, 20.0 * elements, [&] { k->muon_momentum(queue, &momentum); });
     MuonUpdate update = {};
-    update.master = step.master, update.storage = step.storage, update.direction = step.v;
+    update.storage = step.storage, update.lower = step.lower, update.direction = step.v;
     update.end = elements, update.slots = slots, update.n_slots = 1, update.state = device_state;
     snprintf(name, sizeof name, "muon_update %lld parameters", (long long)elements);
-    print_bandwidth(name, 14.0 * elements, [&] { k->muon_update(queue, &update); });
+    print_bandwidth(name, 12.0 * elements, [&] { k->muon_update(queue, &update); });
     snprintf(name, sizeof name, "sum_squares %lld parameters", (long long)elements);
     print_bandwidth(name, 4.0 * elements, [&] { k->sum_squares(queue, &squares); });
     release_all();

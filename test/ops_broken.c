@@ -290,6 +290,21 @@ static void muon_everywhere(Queue *queue, const MuonUpdate *a) {
 }
 REPLACE(muon_update, muon_everywhere)
 
+/* Masters that keep their rounding alone. (Of cpu/bf16, by whichever implementation is wrapped.) */
+static void rounds_masters(Queue *queue, const AdamW *a) {
+    good->adamw(queue, a);
+    for (int64_t i = a->begin; a->lower && i < a->end; i++) a->lower[i] = 0;
+}
+REPLACE(adamw, rounds_masters)
+
+/* Ties to even, as cast has them. */
+static void ties_to_even(Queue *queue, const Halves *h) {
+    good->halves(queue, h);
+    for (int64_t i = 0; h->lower && !h->join && i < h->n; i++)
+        ((uint16_t *)h->storage)[i] = float_to_bf16(((const float *)h->master)[i]);
+}
+REPLACE(halves, ties_to_even)
+
 /* Squares taken in fp32. */
 static void squares_overflow(Queue *queue, const SumSquares *s) {
     float sum = 0;
@@ -380,14 +395,14 @@ static void product_rounded(Queue *queue, const Linear *l) {
 }
 REPLACE(linear_forward, product_rounded)
 
-static uint16_t upper_half(float sum, float bias) {
+static uint16_t cut_off(float sum, float bias) {
     float value = sum + bias;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return (uint16_t)(bits >> 16);
 }
 static void product_cut(Queue *queue, const Linear *l) {
-    each_product(queue, l, upper_half);
+    each_product(queue, l, cut_off);
 }
 REPLACE(linear_forward, product_cut)
 
@@ -442,6 +457,8 @@ const Broken broken_operations[] = {
      wrap_past_the_end},
     {"a skipped step that updates", "changed an input", OP_adamw, BROKEN_VALUES, wrap_never_skips},
     {"AdamW without bias correction", "master: error", OP_adamw, BROKEN_VALUES, wrap_no_bias_correction},
+    {"masters that keep their rounding alone", "master", OP_adamw, BROKEN_TWINS, wrap_rounds_masters},
+    {"a tie to even", "lower", OP_halves, BROKEN_TWINS, wrap_ties_to_even},
     {"lost numbers that are not counted", "non_finite: error", OP_adamw, BROKEN_VALUES, wrap_never_counts},
     {"momentum without Nesterov's look ahead", "out: error", OP_muon_momentum, BROKEN_VALUES,
      wrap_no_look_ahead},

@@ -83,6 +83,15 @@ Tensor *flat(Case *c, void *field, const char *name, TypeClass type, Role role, 
     return shaped(c, tensor(c, field, name, type, role), rows, rows, 1, cols, cols);
 }
 
+Tensor *halves(Case *c, void *upper, const char *upper_name, void *lower, void *whole, const char *name, Role role, int64_t n) {
+    Tensor *copy = flat(c, upper, upper_name, STORAGE, role, 1, n), *t = flat(c, lower, name, HALVES, role, 1, n);
+    copy->copy_of = t;
+    copy->value = t->value;
+    t->upper = copy;
+    t->whole = whole;
+    return t;
+}
+
 Tensor *indices(Case *c, void *field, const char *name, int64_t n, int64_t limit) {
     Tensor *t = shaped(c, tensor(c, field, name, U32, IN), 1, 1, 1, n, n);
     for (int64_t i = 0; i < n; i++) t->value[i] = (double)below(c, limit);

@@ -209,6 +209,45 @@ static void declare_cast(Case *c, const void *shape, const void *variant) {
     call(c, OP_cast, a);
 }
 
+typedef struct HalvesVariant {
+    bool join, alone; /* alone: without lower halves */
+} HalvesVariant;
+static const HalvesVariant halves_variants[] = {{0}, {.join = true}, {.alone = true}};
+
+/* The values of cast's cases, a tie of the smallest, and a NaN. */
+static Tensor *put_special(Tensor *t) {
+    enum { VALUES = sizeof cast_values / sizeof cast_values[0] };
+    const double more[] = {0x1p-134, NAN};
+    const int64_t n = tensor_count(t);
+    for (int64_t i = 0; i < VALUES + 2 && i < n; i++)
+        t->value[n - 1 - i] = (double)(float)(i < VALUES ? cast_values[i] : more[i - VALUES]);
+    return t;
+}
+
+/* Upper halves of the largest numbers are infinite, which is no error. */
+static void ignore_infinite(Case *c, Tensor *upper, const Tensor *master) {
+    upper->ignored = arguments(c, (size_t)tensor_count(upper));
+    for (int64_t i = 0; i < tensor_count(upper); i++) upper->ignored[i] = fabs(master->value[i]) > 3.3e38;
+}
+
+static void declare_halves(Case *c, const void *shape, const void *variant) {
+    const CountShape *s = shape;
+    const HalvesVariant *v = variant;
+    Halves *h = arguments(c, sizeof *h);
+    *h = (Halves){.n = s->n, .join = v->join};
+    describe(c, "n=%lld%s%s", (long long)s->n, v->join ? " join" : "", v->alone ? " alone" : "");
+    if (v->join) {
+        put_special(halves(c, TO(h->storage), &h->lower, &h->storage, "lower", IN, s->n));
+        flat(c, TO(h->master), ACCUM, OUT, 1, s->n)->exact = true;
+    } else {
+        const Tensor *master = put_special(flat(c, TO(h->master), ACCUM, IN, 1, s->n));
+        Tensor *lower = v->alone ? NULL : halves(c, TO(h->storage), &h->lower, &h->storage, "lower", OUT, s->n);
+        if (lower) lower->exact = true;
+        ignore_infinite(c, lower ? lower->upper : flat(c, TO(h->storage), STORAGE, OUT, 1, s->n), master);
+    }
+    call(c, OP_halves, h);
+}
+
 /* The sum is compared as a double: 53 of its 64 bits. (0x1p-149 and others are words with few bits.) */
 static void declare_hash(Case *c, const void *shape, const void *variant) {
     const CountShape *s = shape;
@@ -233,6 +272,7 @@ const Family families_step[] = {
     FAMILY(step_begin, declare_step_begin, no_variant, no_variant),
     FAMILY(tensor_stats, declare_tensor_stats, stats_shapes, stats_variants),
     FAMILY(cast, declare_cast, count_shapes, cast_variants),
+    FAMILY(halves, declare_halves, count_shapes, halves_variants),
     FAMILY(hash, declare_hash, count_shapes, no_variant),
     FAMILY(cross_entropy, declare_cross_entropy, loss_measured_shapes, loss_measured, .perf = true),
 };

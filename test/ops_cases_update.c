@@ -125,13 +125,16 @@ typedef struct AdamVariant {
     double eps;
     bool first;   /* moments are zero */
     bool skipped; /* the step is: a gradient is not finite, and nothing may change */
+    bool whole;   /* masters are, as vectors' */
     bool lost;    /* some weights and moments are no finite numbers; how they become so: ops_sequence.c */
 } AdamVariant;
 static const AdamVariant adam_variants[] = {{.eps = 1e-8},
                                             {.eps = 1e-8, .first = true},
                                             {.eps = 1e-3},
+                                            {.eps = 1e-8, .whole = true},
                                             {.eps = 1e-8, .skipped = true}};
 static const AdamVariant adam_lost[] = {{.eps = 1e-8, .lost = true},
+                                        {.eps = 1e-8, .lost = true, .whole = true},
                                         {.eps = 1e-8, .lost = true, .skipped = true}};
 static const double size_measured[] = {1};
 static const AdamVariant adam_measured[] = {{.eps = 1e-8}};
@@ -151,7 +154,7 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     StepState state = some_state();
     Arena all = arena(c, s);
     Role changes = v->skipped ? IN : INOUT;
-    describe(c, " eps=%g%s%s%s", v->eps, v->first ? " first" : "", v->skipped ? " skipped" : "",
+    describe(c, " eps=%g%s%s%s%s", v->eps, v->first ? " first" : "", v->skipped ? " skipped" : "", v->whole ? " whole" : "",
              v->lost ? " lost numbers" : "");
     *a = (AdamW){.begin = all.begin,
                  .end = all.end,
@@ -163,16 +166,14 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
     if (v->skipped) state.skip = SKIP_NON_FINITE, state.skips_in_a_row = 1;
     Tensor *grad = fill_arena(c, flat(c, TO(a->grad), ACCUM, IN, 1, all.count), s, &all, 0.1, false);
     if (v->skipped) grad->value[all.begin] = NAN;
-    Tensor *master = fill_arena(c, flat(c, TO(a->master), ACCUM, changes, 1, all.count), s, &all, 1, false);
-    Tensor *storage =
-        fill_arena(c, flat(c, TO(a->storage), STORAGE, changes, 1, all.count), s, &all, 0, false);
-    storage->copy_of = master;
+    Tensor *master = fill_arena(c, v->whole ? flat(c, TO(a->master), ACCUM, changes, 1, all.count)
+                                            : halves(c, TO(a->storage), &a->lower, TO(a->master), changes, all.count),
+                                s, &all, 1, false);
     Tensor *first =
         fill_arena(c, flat(c, TO(a->m), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.05, false);
     Tensor *second =
         fill_arena(c, flat(c, TO(a->v), ACCUM, changes, 1, all.count), s, &all, v->first ? 0 : 0.01, true);
     if (v->lost) lose_numbers(&all, master, first, second);
-    memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
     structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
     count_lost(c, structure(c, TO(a->state), IN, &state, sizeof state), v->skipped ? IN : ADDED);
     call(c, OP_adamw, a);
@@ -182,7 +183,7 @@ static void declare_adamw(Case *c, const void *shape, const void *variant) {
 
 typedef struct MuonVariant {
     double momentum;
-    bool first, skipped, lost; /* as AdamVariant's */
+    bool first, skipped, whole, lost; /* as AdamVariant's */
 } MuonVariant;
 static const MuonVariant muon_variants[] = {{.momentum = 0.95},
                                             {.momentum = 0.95, .first = true},
@@ -190,7 +191,7 @@ static const MuonVariant muon_variants[] = {{.momentum = 0.95},
                                             {.momentum = 0.95, .lost = true},
                                             {.momentum = 0.95, .skipped = true},
                                             {.momentum = 0.95, .lost = true, .skipped = true}};
-static const MuonVariant update_variants[] = {{0}, {.lost = true}, {.skipped = true}, {.lost = true, .skipped = true}};
+static const MuonVariant update_variants[] = {{0}, {.whole = true}, {.lost = true}, {.skipped = true}, {.lost = true, .skipped = true}};
 static const MuonVariant one_muon[] = {{.momentum = 0.95}};
 
 static StepState state_of(const MuonVariant *v) {
@@ -227,14 +228,13 @@ static void declare_muon_update(Case *c, const void *shape, const void *variant)
     StepState state = state_of(v);
     Arena all = arena(c, s);
     Role changes = v->skipped ? IN : INOUT;
-    describe(c, "%s%s", v->skipped ? " skipped" : "", v->lost ? " lost numbers" : "");
+    describe(c, "%s%s%s", v->skipped ? " skipped" : "", v->whole ? " whole" : "", v->lost ? " lost numbers" : "");
     *a = (MuonUpdate){.begin = all.begin, .end = all.end, .n_slots = s->n_slots};
     fill_arena(c, flat(c, TO(a->direction), ACCUM, IN, 1, all.count), s, &all, 0.2, false);
-    Tensor *master = fill_arena(c, flat(c, TO(a->master), ACCUM, changes, 1, all.count), s, &all, 1, false);
-    Tensor *storage = fill_arena(c, flat(c, TO(a->storage), STORAGE, changes, 1, all.count), s, &all, 0, false);
-    storage->copy_of = master;
+    Tensor *master = fill_arena(c, v->whole ? flat(c, TO(a->master), ACCUM, changes, 1, all.count)
+                                            : halves(c, TO(a->storage), &a->lower, TO(a->master), changes, all.count),
+                                s, &all, 1, false);
     if (v->lost) master->value[all.end - 1] = INFINITY, master->value[(all.begin + all.end) / 2] = NAN;
-    memcpy(storage->value, master->value, (size_t)all.count * sizeof(double));
     structure(c, TO(a->slots), IN, all.slots, (size_t)s->n_slots * sizeof(ParamSlot));
     count_lost(c, structure(c, TO(a->state), IN, &state, sizeof state), v->skipped ? IN : ADDED);
     call(c, OP_muon_update, a);

@@ -39,8 +39,9 @@
 typedef enum Operation { OPERATIONS(OP_NAME) OP_COUNT } Operation;
 #undef OP_NAME
 
-/* FIXED_…: types that do not depend on the implementation. BYTES: a struct, as it is. */
-typedef enum TypeClass { STORAGE, ACCUM, RESIDUAL, FIXED_F32, FIXED_F64, FIXED_BF16, U32, BYTES } TypeClass;
+/* HALVES: ACCUM; where Storage is narrower, the lower halves of masters, whose upper ones are a tensor before it. FIXED_…: types
+ * that do not depend on the implementation. BYTES: a struct, as it is. */
+typedef enum TypeClass { STORAGE, ACCUM, HALVES, RESIDUAL, FIXED_F32, FIXED_F64, FIXED_BF16, U32, BYTES } TypeClass;
 typedef enum Role { IN, OUT, ADDED, INOUT, MADE } Role;
 
 enum { MAX_TENSORS = 48, MAX_FIELDS = 6, MAX_TITLE = 240 };
@@ -62,6 +63,8 @@ struct Tensor {
     Tensor *copy_of;  /* that tensor in Storage; NULL in the arguments where Storage is Accum */
     void *field[MAX_FIELDS];
     int n_fields;
+    Tensor *upper;    /* HALVES: that tensor, a copy of this one with the same `value` */
+    void *whole;      /* … and the field that takes its place where Storage is Accum */
     void *bytes; /* BYTES: the contents */
     size_t n_bytes;
     Tensor *parent; /* inside(): a member of a BYTES tensor, at offset */
@@ -145,6 +148,8 @@ Tensor *parted(Case *c, void *field, const char *name, TypeClass type, Role role
 Tensor *weight(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t rows, int64_t cols);
 Tensor *vector(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t n);
 Tensor *flat(Case *c, void *field, const char *name, TypeClass type, Role role, int64_t rows, int64_t cols);
+/* Masters in halves; where Storage is Accum the third field has them whole, and the others nothing. */
+Tensor *halves(Case *c, void *upper, const char *upper_name, void *lower, void *whole, const char *name, Role role, int64_t n);
 Tensor *indices(Case *c, void *field, const char *name, int64_t n, int64_t below); /* uniform in [0, below) */
 Tensor *structure(Case *c, void *field, const char *name, Role role, const void *contents, size_t size);
 Tensor *inside(Case *c, Tensor *parent, const char *name, Role role, size_t offset, int64_t n);

@@ -62,6 +62,7 @@ DType type_in(const Kernels *k, const Case *c, TypeClass type) {
     case STORAGE:
         return k->storage;
     case ACCUM:
+    case HALVES:
         return k->accum;
     case RESIDUAL:
         return c->residual_is_accum ? k->accum : k->storage;
@@ -79,8 +80,21 @@ static int64_t stored_at(const Tensor *t, int64_t i) {
     return i / width * t->parts * t->part_ld + i % width / t->cols * t->part_ld + i % t->cols;
 }
 
+static int index_of(const Case *c, const Tensor *t) {
+    return (int)(t - c->tensor);
+}
+
+static bool in_halves(const Image *image, const Tensor *t) {
+    return t && t->type == HALVES && image->k->storage != image->k->accum;
+}
+
+/* Of a tensor that was downloaded. */
 static double load(const Image *image, const Tensor *t, const unsigned char *bytes, int64_t i) {
     if (t->type == U32) return ((const uint32_t *)bytes)[i];
+    if (in_halves(image, t)) {
+        const unsigned char *upper = image->after[index_of(image->c, t->upper)] + GUARD;
+        return joined_halves(((const uint16_t *)upper)[i], ((const uint16_t *)bytes)[i]);
+    }
     switch (type_in(image->k, image->c, t->type)) {
     case DTYPE_F64:
         return ((const double *)bytes)[i];
@@ -94,6 +108,10 @@ static double load(const Image *image, const Tensor *t, const unsigned char *byt
 static void store(const Image *image, const Tensor *t, unsigned char *bytes, int64_t i, double value) {
     if (t->type == U32) {
         ((uint32_t *)bytes)[i] = (uint32_t)value;
+        return;
+    }
+    if (in_halves(image, t) || in_halves(image, t->copy_of)) {
+        ((uint16_t *)bytes)[i] = t->type == HALVES ? lower_half((float)value) : upper_half((float)value);
         return;
     }
     switch (type_in(image->k, image->c, t->type)) {
@@ -112,10 +130,6 @@ static void store(const Image *image, const Tensor *t, unsigned char *bytes, int
 static bool owns_memory(const Tensor *t) {
     return !t->parent && t->n_fields > 0;
 }
-static int index_of(const Case *c, const Tensor *t) {
-    return (int)(t - c->tensor);
-}
-
 /* Which role a tensor has in the prepare call and in the one under test. */
 static Role role_now(const Tensor *t, bool preparing) {
     if (preparing) return t->role == MADE ? OUT : IN;
@@ -134,7 +148,7 @@ void image_open(Image *image, const Implementation *implementation, const Kernel
     for (int i = 0; i < c->n_tensors; i++) {
         const Tensor *t = &c->tensor[i];
         if (!owns_memory(t) || (t->copy_of && k->storage == k->accum)) continue;
-        size_t element = t->type == U32 ? 4 : dtype_size(type_in(k, c, t->type));
+        size_t element = t->type == U32 ? 4 : in_halves(image, t) ? 2 : dtype_size(type_in(k, c, t->type));
         image->bytes[i] =
             t->type == BYTES ? t->n_bytes : (size_t)(t->stored_rows * t->parts * t->part_ld) * element;
         size_t all = image->bytes[i] + 2 * GUARD;
@@ -225,8 +239,16 @@ void image_update(Image *image, const Tensor *t) {
 
 static void image_points(const Image *image) {
     const Case *c = image->c;
+    void *none = NULL;
+    for (int i = 0; i < c->n_tensors; i++)
+        if (c->tensor[i].whole) memcpy(c->tensor[i].whole, &none, sizeof none);
     for (int i = 0; i < c->n_tensors; i++) {
+        const Tensor *t = &c->tensor[i];
         void *memory = image->block[i] ? (char *)image->block[i] + GUARD : NULL;
+        if (t->whole && !in_halves(image, t)) {
+            memcpy(t->whole, &memory, sizeof memory);
+            memory = NULL;
+        }
         for (int f = 0; f < c->tensor[i].n_fields; f++) memcpy(c->tensor[i].field[f], &memory, sizeof memory);
     }
     for (int i = 0; i < c->n_dtype_fields; i++) {
@@ -330,9 +352,13 @@ bool image_intact(const Image *image, bool preparing, char *text, size_t size) {
 }
 
 static void round_to(const Image *image, Tensor *t) {
-    if (t->type == BYTES || t->type == U32) return;
+    if (t->type == BYTES || t->type == U32 || in_halves(image, t->copy_of)) return;
     unsigned char element[8];
     for (int64_t i = 0; i < tensor_count(t); i++) {
+        if (in_halves(image, t)) {
+            t->value[i] = (double)(float)t->value[i];
+            continue;
+        }
         store(image, t, element, 0, t->value[i]);
         t->value[i] = load(image, t, element, 0);
     }

@@ -36,6 +36,7 @@
     X(muon_update, MuonUpdate)                                                                               \
     X(tensor_stats, TensorStats)                                                                             \
     X(cast, Cast)                                                                                            \
+    X(halves, Halves)                                                                                        \
     X(hash, Hash)
 
 /* bf16 is the upper half of a float; to it, round to nearest, ties to even; a NaN stays one. */
@@ -51,6 +52,27 @@ static inline uint16_t float_to_bf16(float value) {
     memcpy(&bits, &value, sizeof bits);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+/* A master's halves (kernels.h, before AdamW). */
+static inline uint16_t upper_half(float master) {
+    uint32_t bits;
+    memcpy(&bits, &master, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x8000u) >> 16);
+}
+
+static inline uint16_t lower_half(float master) {
+    uint32_t bits;
+    memcpy(&bits, &master, sizeof bits);
+    return (uint16_t)bits;
+}
+
+static inline float joined_halves(uint16_t upper, uint16_t lower) {
+    uint32_t bits = ((uint32_t)upper << 16) + (uint32_t)(int32_t)(int16_t)lower;
+    float master;
+    memcpy(&master, &bits, sizeof master);
+    return master;
 }
 
 #endif

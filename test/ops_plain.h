@@ -94,6 +94,20 @@ static inline void put_a(Accum *p, int64_t i, real value) {
 static inline void put_r(bool accum, Residual *p, int64_t i, real value) {
     plain_put(accum ? PLAIN_ACCUM : PLAIN_STORAGE, p, i, value);
 }
+/* Element i of masters, whole or in halves. */
+static inline real get_master(const Accum *whole, const Storage *upper, const uint16_t *lower, int64_t i) {
+    return lower ? joined_halves(((const uint16_t *)upper)[i], lower[i]) : get_a(whole, i);
+}
+/* Whether it, and its upper half, is a finite number then. */
+static inline bool put_master(Accum *whole, Storage *upper, uint16_t *lower, int64_t i, real value) {
+    if (!lower) {
+        put_a(whole, i, value);
+        return isfinite(get_a(whole, i));
+    }
+    ((uint16_t *)upper)[i] = upper_half((float)value);
+    lower[i] = lower_half((float)value);
+    return isfinite(bf16_to_float(((const uint16_t *)upper)[i]));
+}
 static inline void add_a(Accum *p, int64_t i, real value) {
     put_a(p, i, get_a(p, i) + value);
 }

@@ -46,10 +46,8 @@ void PLAIN(muon_update)(Queue *queue, const MuonUpdate *a) {
     for (int64_t i = a->begin; i < a->end; i++) {
         const ParamSlot *slot = slot_of(a->slots, a->n_slots, i);
         if (slot->optimizer != OPTIMIZER_MUON) continue;
-        real w = get_a(a->master, i), rate = (real)(a->state->in.lr * slot->lr_scale);
-        put_a(a->master, i, w - rate * (get_a(a->direction, i) + (real)slot->weight_decay * w));
-        if (a->storage) put_s(a->storage, i, get_a(a->master, i));
-        bool finite = isfinite(get_a(a->master, i)) && (!a->storage || isfinite(get_s(a->storage, i)));
-        if (!finite) a->state->non_finite++;
+        real w = get_master(a->master, a->storage, a->lower, i), rate = (real)(a->state->in.lr * slot->lr_scale);
+        real updated = w - rate * (get_a(a->direction, i) + (real)slot->weight_decay * w);
+        if (!put_master(a->master, a->storage, a->lower, i, updated)) a->state->non_finite++;
     }
 }

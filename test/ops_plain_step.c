@@ -104,17 +104,15 @@ void PLAIN(adamw)(Queue *queue, const AdamW *a) {
     real bc1 = (real)a->state->bias_correction[0], bc2 = (real)a->state->bias_correction[1];
     for (int64_t i = a->begin; i < a->end; i++) {
         const ParamSlot *slot = slot_of(a->slots, a->n_slots, i);
-        real w = get_a(a->master, i), g = (real)a->state->clip_scale[slot->clip_group] * get_a(a->grad, i);
+        real w = get_master(a->master, a->storage, a->lower, i), g = (real)a->state->clip_scale[slot->clip_group] * get_a(a->grad, i);
         real m = beta1 * get_a(a->m, i) + (real)(1 - a->beta1) * g;
         real v = beta2 * get_a(a->v, i) + (real)(1 - a->beta2) * (g * g);
         real rate = (real)(a->state->in.lr * slot->lr_scale);
         w -= rate * ((m / bc1) / (sqrt(v / bc2) + eps) + (real)slot->weight_decay * w);
         put_a(a->m, i, m);
         put_a(a->v, i, v);
-        put_a(a->master, i, w);
-        if (a->storage) put_s(a->storage, i, w);
-        bool finite = isfinite(get_a(a->master, i)) && isfinite(get_a(a->m, i)) && isfinite(get_a(a->v, i));
-        if (!finite || (a->storage && !isfinite(get_s(a->storage, i)))) a->state->non_finite++;
+        bool finite = put_master(a->master, a->storage, a->lower, i, w);
+        if (!finite || !isfinite(get_a(a->m, i)) || !isfinite(get_a(a->v, i))) a->state->non_finite++;
     }
 }
 
@@ -172,6 +170,21 @@ void PLAIN(cast)(Queue *queue, const Cast *c) {
         if (c->to == DTYPE_F64) ((double *)c->dst)[i] = value;
         if (c->to == DTYPE_F32) ((float *)c->dst)[i] = (float)value;
         if (c->to == DTYPE_BF16) ((uint16_t *)c->dst)[i] = double_to_bf16(value);
+    }
+}
+
+void PLAIN(halves)(Queue *queue, const Halves *h) {
+    (void)queue;
+    for (int64_t i = 0; i < h->n; i++) {
+        if (PLAIN_STORAGE == PLAIN_ACCUM) {
+            if (h->join) put_a(h->master, i, get_s(h->storage, i));
+            else put_s(h->storage, i, get_a(h->master, i));
+        } else if (h->join) {
+            put_a(h->master, i, get_master(NULL, h->storage, h->lower, i));
+        } else {
+            uint16_t unwanted = 0;
+            put_master(NULL, (uint16_t *)h->storage + i, h->lower ? h->lower + i : &unwanted, 0, get_a(h->master, i));
+        }
     }
 }
 

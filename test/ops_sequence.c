@@ -94,6 +94,7 @@ typedef struct Runner {
     const Kernels *k;
     Queue *queue;
     void *master, *storage, *grad, *m, *v, *losses;
+    uint16_t *lower;
     ParamSlot *slots;
     StepState *state;
     StepState seen; /* after the last step */
@@ -117,7 +118,10 @@ static void runner_open(Runner *r, const Kernels *k) {
     *r = (Runner){.k = k, .queue = k->queue_create(k->scratch_bytes(&limits)), .grad_clip = 1};
     void **arrays[] = {&r->master, &r->grad, &r->m, &r->v, &r->losses};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) *arrays[i] = k->alloc(ELEMENTS * element);
-    r->storage = k->storage == k->accum ? NULL : k->alloc(ELEMENTS * dtype_size(k->storage));
+    if (k->storage != k->accum) { /* masters are in halves, but where they are put and seen */
+        r->storage = k->alloc(ELEMENTS * dtype_size(k->storage));
+        r->lower = k->alloc(ELEMENTS * sizeof *r->lower);
+    }
     r->slots = k->alloc(sizeof sequence_slots);
     r->state = k->alloc(sizeof *r->state);
     k->copy(r->queue, r->slots, sequence_slots, sizeof sequence_slots, COPY_TO_DEVICE);
@@ -125,7 +129,7 @@ static void runner_open(Runner *r, const Kernels *k) {
 }
 
 static void runner_close(Runner *r) {
-    void *all[] = {r->master, r->storage, r->grad, r->m, r->v, r->losses, r->slots, r->state};
+    void *all[] = {r->master, r->storage, r->lower, r->grad, r->m, r->v, r->losses, r->slots, r->state};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (all[i]) r->k->release(all[i]);
     r->k->queue_destroy(r->queue);
@@ -171,8 +175,11 @@ static void runner_step(Runner *r, const StepInputs *in, const double *grad, con
                                            .gate_clip = 0.1,
                                            .clip_eps = r->clip_eps,
                                            .skip_sigma = skip_sigma});
-    k->adamw(r->queue, &(AdamW){.master = r->master,
+    Halves masters = {.n = ELEMENTS, .master = r->master, .storage = r->storage, .lower = r->lower};
+    if (r->lower) k->halves(r->queue, &masters);
+    k->adamw(r->queue, &(AdamW){.master = r->lower ? NULL : r->master,
                                 .storage = r->storage,
+                                .lower = r->lower,
                                 .grad = r->grad,
                                 .m = r->m,
                                 .v = r->v,
@@ -184,6 +191,8 @@ static void runner_step(Runner *r, const StepInputs *in, const double *grad, con
                                 .beta1 = 0.9,
                                 .beta2 = 0.95,
                                 .eps = 1e-8});
+    masters.join = true;
+    if (r->lower) k->halves(r->queue, &masters);
     k->copy(r->queue, &r->seen, r->state, sizeof r->seen, COPY_TO_HOST);
     k->queue_wait(r->queue);
 }
@@ -343,7 +352,7 @@ static void test_lost_weights(const Kernels *k, Report *report) {
     weights[0] = weights[70] = largest, weights[71] = -largest;
     put_numbers(&r, r.master, weights, ELEMENTS);
     runner_step(&r, &in, grad, losses, 0);
-    expect(report, k, r.seen.non_finite == (narrow ? 3 : 0), "copies that Storage has no room for are counted");
+    expect(report, k, r.seen.non_finite == (narrow ? 3 : 0), "upper halves that Storage has no room for are counted");
     in.lr = largest / 4;
     runner_step(&r, &in, grad, losses, 0);
     expect(report, k, r.seen.non_finite == (narrow ? 3 : 1), "weights that overflow are counted");

@@ -20,7 +20,7 @@ static void *train(const Kernels *k, const char *settings, double losses[4], siz
     }
     *bytes = (size_t)f.model.params.elements * dtype_size(k->accum);
     void *weights = malloc(*bytes);
-    memcpy(weights, f.model.master, *bytes);
+    memcpy(weights, optimizer_masters(&f.optimizer), *bytes);
     teardown(&f);
     return weights;
 }
@@ -56,6 +56,47 @@ static void recomputing_changes_no_bit(void **state) {
         assert_same_training(types[i], GPT2_RUN, GPT2_RUN "recompute=block");
         assert_same_training(types[i], LLAMA_RUN, LLAMA_RUN "recompute=act");
         assert_same_training(types[i], LLAMA_RUN, LLAMA_RUN "recompute=block");
+    }
+}
+
+/* Whatever parts they are put in, masters come back to the bit, forward reads the same weights, and a model that is only read
+ * has the same logits from two bytes a number of what is read in bf16. */
+static void masters_are_held_whole_whatever_the_type(void **state) {
+    (void)state;
+    enum { PART = 3001 };
+    const Kernels *types[3];
+    for (int i = cpu_types(types) - 1; i >= 0; i--) {
+        Fixture f;
+        Model *m = &f.model, only_read;
+        MemoryPlan plan;
+        setup(&f, types[i], LLAMA_RUN);
+        const int64_t elements = m->params.elements;
+        const size_t element = dtype_size(m->k->accum), storage = (size_t)m->params.vectors * dtype_size(m->k->storage);
+        char *arena = calloc((size_t)elements, element), *before = malloc(storage);
+        params_init(&m->params, &f.config, m->k->accum, arena);
+        model_load(m, arena);
+        memcpy(before, m->storage, storage);
+        assert_memory_equal(optimizer_masters(&f.optimizer), arena, (size_t)elements * element);
+        m->k->zero(m->queue, m->storage, storage);
+        for (int64_t at = 0; at < elements; at += PART)
+            model_put(m, at, arena + (size_t)at * element, elements - at < PART ? elements - at : PART);
+        assert_memory_equal(m->storage, before, storage);
+        assert_memory_equal(optimizer_masters(&f.optimizer), arena, (size_t)elements * element);
+
+        model_create(&only_read, &f.config, types[i], false);
+        model_load(&only_read, arena);
+        assert_memory_equal(only_read.storage, before, storage);
+        model_feed(m, f.tokens, f.targets), model_feed(&only_read, f.tokens, f.targets);
+        model_forward(m, false), model_forward(&only_read, false);
+        model_logits(m, 0, 1), model_logits(&only_read, 0, 1);
+        assert_memory_equal(m->logits, only_read.logits, (size_t)m->V * dtype_size(m->k->storage));
+        model_plan(&f.config, types[i], false, &plan);
+        const size_t vectors = (size_t)(elements - m->params.vectors) * element, room = (4 << 20) + 4096;
+        assert_in_range(plan.weights, storage + vectors, storage + vectors + (m->in_halves ? room : 4096));
+        model_destroy(&only_read);
+        free(arena);
+        free(before);
+        teardown(&f);
     }
 }
 
@@ -203,6 +244,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_repeats_itself_bit_for_bit),
         cmocka_unit_test(recomputing_changes_no_bit),
+        cmocka_unit_test(masters_are_held_whole_whatever_the_type),
         cmocka_unit_test(another_seed_is_another_run),
         cmocka_unit_test(padding_stays_zero),
         cmocka_unit_test(an_update_starts_from_no_gradients),

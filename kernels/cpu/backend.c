@@ -292,6 +292,7 @@ const Kernels NAME(kernels_cpu) = {
     .muon_update = NAME(muon_update),
     .tensor_stats = NAME(tensor_stats),
     .cast = NAME(cast),
+    .halves = NAME(halves),
     .hash = NAME(hash),
 
 #ifdef WITH_MPI

@@ -97,6 +97,7 @@ void NAME(axpby)(Queue *, const Axpby *);
 void NAME(muon_update)(Queue *, const MuonUpdate *);
 void NAME(tensor_stats)(Queue *, const TensorStats *);
 void NAME(cast)(Queue *, const Cast *);
+void NAME(halves)(Queue *, const Halves *);
 void NAME(hash)(Queue *, const Hash *);
 
 #ifdef WITH_MPI

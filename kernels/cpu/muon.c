@@ -73,16 +73,22 @@ static int update_stretch(real lr, real weight_decay, real *master, const real *
     return lost;
 }
 
+static int update_masters(const MuonUpdate *a, const ParamSlot *slot, int64_t first, int64_t n) {
+    const Masters masters = {a->master, a->storage, a->lower};
+    real buffer[MASTERS], *w = masters_read(masters, first, buffer, n);
+    const int lost = update_stretch((real)(a->state->in.lr * slot->lr_scale), (real)slot->weight_decay, w,
+                                    (const real *)a->direction + first, n);
+    return lost + masters_write(masters, first, w, n);
+}
+
 static int update_chunk(const MuonUpdate *a, int64_t begin, int64_t end) {
     int lost = 0;
     for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots && a->slots[i].offset < end; i++) {
         const ParamSlot *slot = &a->slots[i];
         const Stretch s = stretch_of(slot, begin, end);
         if (slot->optimizer != OPTIMIZER_MUON) continue;
-        real *master = (real *)a->master + s.first;
-        lost += update_stretch((real)(a->state->in.lr * slot->lr_scale), (real)slot->weight_decay, master,
-                               (const real *)a->direction + s.first, s.count);
-        lost += storage_follow(a->storage, a->master, s.first, master, s.count);
+        for (int64_t at = 0; at < s.count; at += MASTERS)
+            lost += update_masters(a, slot, s.first + at, least(MASTERS, s.count - at));
     }
     return lost;
 }

@@ -5,8 +5,7 @@
  * Both are off the hot path: values go through small tiles of doubles, so that one loop serves every type.
  * Sums are double, a row at a time, rows in pieces added in order.
  */
-#include "rows.h"
-#include "stored.h"
+#include "slots.h"
 
 #include <math.h>
 
@@ -86,6 +85,26 @@ void NAME(cast)(Queue *queue, const Cast *args) {
         tile_load(tile, args->src, args->from, at, n);
         tile_store(args->dst, args->to, at, tile, n);
     }
+}
+
+/* --- Masters in halves ------------------------------------------------------------------------------- */
+
+static void halves_piece(const Halves *h, int64_t first, int64_t n) {
+#ifdef CPU_BF16
+    uint16_t unwanted[MASTERS], *lower = h->lower ? h->lower + first : unwanted;
+    if (h->join) halves_join((real *)h->master + first, (const Bf16 *)h->storage + first, lower, n);
+    else halves_split((Bf16 *)h->storage + first, lower, (const real *)h->master + first, n);
+#else
+    const size_t bytes = (size_t)n * sizeof(real);
+    if (h->join) memcpy((real *)h->master + first, (const real *)h->storage + first, bytes);
+    else memcpy((real *)h->storage + first, (const real *)h->master + first, bytes);
+#endif
+}
+
+void NAME(halves)(Queue *queue, const Halves *h) {
+    (void)queue;
+#pragma omp parallel for schedule(static) if (h->n > SERIAL_ELEMENTS)
+    for (int64_t first = 0; first < h->n; first += MASTERS) halves_piece(h, first, least(MASTERS, h->n - first));
 }
 
 /* --- Statistics -------------------------------------------------------------------------------------- */

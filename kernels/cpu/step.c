@@ -4,7 +4,7 @@
  *
  * Everything that is one number is double arithmetic. The norm is summed over fixed chunks of the arena, each
  * by one thread, added in order; AdamW is elementwise. Both are bound by memory: the norm reads 4 bytes an
- * element (cpu/f32), AdamW reads 16 and writes 12 in one pass.
+ * element (cpu/f32), AdamW reads 16 and writes 12 in one pass, with masters in halves too.
  */
 #include "slots.h"
 
@@ -173,17 +173,21 @@ static int adamw_stretch(const AdamWFactors k, real *master, const real *grad, r
     return lost;
 }
 
+static int adamw_masters(const AdamW *a, const ParamSlot *slot, int64_t first, int64_t n) {
+    const Masters masters = {a->master, a->storage, a->lower};
+    real buffer[MASTERS], *w = masters_read(masters, first, buffer, n);
+    const int lost = adamw_stretch(adamw_factors(a, slot), w, (const real *)a->grad + first, (real *)a->m + first,
+                                   (real *)a->v + first, n);
+    return lost + masters_write(masters, first, w, n);
+}
+
 static int adamw_chunk(const AdamW *a, int64_t begin, int64_t end) {
     int lost = 0;
     for (int i = slot_find(a->slots, a->n_slots, begin); i < a->n_slots; i++) {
         const ParamSlot *slot = &a->slots[i];
         if (slot->offset >= end) break;
-        int64_t first = slot->offset > begin ? slot->offset : begin;
-        int64_t count = least(slot->offset + slot->count, end) - first;
-        real *master = (real *)a->master + first;
-        lost += adamw_stretch(adamw_factors(a, slot), master, (const real *)a->grad + first, (real *)a->m + first,
-                              (real *)a->v + first, count);
-        lost += storage_follow(a->storage, a->master, first, master, count);
+        const int64_t first = slot->offset > begin ? slot->offset : begin, last = least(slot->offset + slot->count, end);
+        for (int64_t at = first; at < last; at += MASTERS) lost += adamw_masters(a, slot, at, least(MASTERS, last - at));
     }
     return lost;
 }

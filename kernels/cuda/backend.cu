@@ -381,13 +381,14 @@ template <typename S> static constexpr Kernels make_table(const char *name, DTyp
     OPERATION(loss_reduce, loss_reduce);
     OPERATION(sum_squares, sum_squares);
     OPERATION(step_decide, step_decide);
-    OPERATION(adamw, adamw<S>);
+    OPERATION(adamw, adamw);
     OPERATION(muon_momentum, muon_momentum);
     OPERATION(scaled_copy, scaled_copy<S>);
     OPERATION(axpby, axpby<S>);
-    OPERATION(muon_update, muon_update<S>);
+    OPERATION(muon_update, muon_update);
     OPERATION(tensor_stats, tensor_stats);
     OPERATION(cast, cast);
+    OPERATION(halves, halves<S>);
     OPERATION(hash, hash);
 
 #ifdef WITH_NCCL

@@ -2,7 +2,7 @@
  * muon.cu: what Muon does around its matrix products: momentum and update over the arenas, a matrix into and out of
  * Newton–Schulz, the sums of its polynomial.
  *
- * Bytes an element: momentum reads 12 and writes 8, the update reads 8 and writes 4 (and 2 in bf16), a copy moves 6 in bf16
+ * Bytes an element: momentum reads 12 and writes 8, the update reads 8 and writes 4, a copy moves 6 in bf16
  * and 8 in fp32, axpby 6 or 12. A matrix of n elements and lesser side m takes 5·(4 + 2·m/larger side)·m·n FLOP in products;
  * its passes beside them are some 60 bytes an element in bf16, which from m of some hundreds on is little beside the products.
  */
@@ -55,13 +55,11 @@ __global__ void __launch_bounds__(THREADS) muon_momentum_kernel(MuonMomentum arg
     count_lost(state, lost);
 }
 
-template <typename S> __global__ void __launch_bounds__(THREADS) muon_update_kernel(MuonUpdate args) {
+template <bool HALVES> __global__ void __launch_bounds__(THREADS) muon_update_kernel(MuonUpdate args) {
     StepState *state = args.state;
     if (state->skip != SKIP_NONE) return;
     unsigned long long lost = 0;
     const int64_t first = args.begin + blockIdx.x * CHUNK, last = min(first + CHUNK, args.end);
-    float *__restrict__ master = static_cast<float *>(args.master);
-    S *__restrict__ storage = static_cast<S *>(args.storage);
     const float *__restrict__ direction = static_cast<const float *>(args.direction);
 
     int slot = find_slot(args.slots, args.n_slots, first);
@@ -70,15 +68,14 @@ template <typename S> __global__ void __launch_bounds__(THREADS) muon_update_ker
         if (args.slots[slot].optimizer != OPTIMIZER_MUON) continue;
         const float lr = (float)(state->in.lr * args.slots[slot].lr_scale), decay = (float)args.slots[slot].weight_decay;
         float w[PACK], d[PACK];
-        load_pack(w, master + i);
+        load_masters<HALVES>(w, args, i);
         load_pack(d, direction + i);
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
             w[j] -= lr * (d[j] + decay * w[j]);
-            if (!isfinite(to_float(from_float<S>(w[j])))) lost++;
+            if (!is_held<HALVES>(w[j])) lost++;
         }
-        store_pack(master + i, w);
-        if (storage) store_pack(storage + i, w);
+        store_masters<HALVES>(args, i, w);
     }
     count_lost(state, lost);
 }
@@ -154,11 +151,12 @@ void muon_momentum(Queue *queue, const MuonMomentum *args) {
     LAUNCH(muon_momentum_kernel, chunks_of(args->end - args->begin, CHUNK, "muon_momentum"), THREADS, 0, queue->stream, *args);
 }
 
-template <typename S> void muon_update(Queue *queue, const MuonUpdate *args) {
+void muon_update(Queue *queue, const MuonUpdate *args) {
     if (args->begin >= args->end) return;
-    LAUNCH((muon_update_kernel<S>), chunks_of(args->end - args->begin, CHUNK, "muon_update"), THREADS, 0, queue->stream, *args);
+    const unsigned chunks = chunks_of(args->end - args->begin, CHUNK, "muon_update");
+    if (args->lower) LAUNCH((muon_update_kernel<true>), chunks, THREADS, 0, queue->stream, *args);
+    else LAUNCH((muon_update_kernel<false>), chunks, THREADS, 0, queue->stream, *args);
 }
-INSTANTIATE(muon_update, MuonUpdate);
 
 template <typename S> void scaled_copy(Queue *queue, const ScaledCopy *args) {
     if (args->rows <= 0 || args->cols <= 0) return;

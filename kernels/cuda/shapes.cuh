@@ -92,6 +92,9 @@ static inline Shape shape_of(const TensorStats *a) {
 static inline Shape shape_of(const Cast *a) {
     return {{{"n", a->n}}};
 }
+static inline Shape shape_of(const Halves *a) {
+    return {{{"n", a->n}}};
+}
 static inline Shape shape_of(const Hash *a) {
     return {{{"n", a->n}}};
 }

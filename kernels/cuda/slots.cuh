@@ -1,4 +1,5 @@
-/* slots.cuh: which parameter does an element of the arenas belong to, and how many blocks does a range of them take? */
+/* slots.cuh: which parameter does an element of the arenas belong to, how many blocks does a range of them take, and how are masters
+ * held? */
 #ifndef SLOTS_CUH
 #define SLOTS_CUH
 
@@ -22,6 +23,55 @@ static inline unsigned chunks_of(int64_t elements, int64_t chunk, const char *op
     check(chunks <= INT32_MAX, "%s: %lld elements are more than a launch can hold", operation,
           (long long)elements);
     return (unsigned)chunks;
+}
+
+/* --------------------------------------------------------------------------------------------------------
+ * Masters, a pack at a time: whole, or in halves (kernels.h). Args: of an update.
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* The pattern whose upper half is the master's: to nearest, ties away from zero; NaN stays NaN, quiet. */
+static __device__ __forceinline__ uint32_t rounded_bits(float master) {
+    const uint32_t bits = __float_as_uint(master);
+    return (bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : bits + 0x8000u;
+}
+
+/* Two masters of the words that hold their halves, the first one's lower. */
+static __device__ __forceinline__ void join_pair(float &first, float &second, uint32_t upper, uint32_t lower) {
+    first = __uint_as_float((upper << 16) + (uint32_t)(int32_t)(int16_t)lower);
+    second = __uint_as_float((upper & 0xffff0000u) + (uint32_t)((int32_t)lower >> 16));
+}
+static __device__ __forceinline__ uint32_t upper_pair(float first, float second) {
+    return rounded_bits(first) >> 16 | (rounded_bits(second) & 0xffff0000u);
+}
+static __device__ __forceinline__ uint32_t lower_pair(float first, float second) {
+    return (__float_as_uint(first) & 0xffffu) | __float_as_uint(second) << 16;
+}
+
+template <bool HALVES, typename Args> __device__ __forceinline__ void load_masters(float (&w)[PACK], const Args &args, int64_t i) {
+    if constexpr (HALVES) {
+        const uint4 upper = *reinterpret_cast<const uint4 *>(static_cast<const bf16 *>(args.storage) + i);
+        const uint4 lower = *reinterpret_cast<const uint4 *>(args.lower + i);
+        join_pair(w[0], w[1], upper.x, lower.x), join_pair(w[2], w[3], upper.y, lower.y);
+        join_pair(w[4], w[5], upper.z, lower.z), join_pair(w[6], w[7], upper.w, lower.w);
+    } else {
+        load_pack(w, static_cast<const float *>(args.master) + i);
+    }
+}
+
+template <bool HALVES, typename Args> __device__ __forceinline__ void store_masters(const Args &args, int64_t i, const float (&w)[PACK]) {
+    if constexpr (HALVES) {
+        __stwb(reinterpret_cast<uint4 *>(static_cast<bf16 *>(args.storage) + i),
+               make_uint4(upper_pair(w[0], w[1]), upper_pair(w[2], w[3]), upper_pair(w[4], w[5]), upper_pair(w[6], w[7])));
+        __stwb(reinterpret_cast<uint4 *>(args.lower + i),
+               make_uint4(lower_pair(w[0], w[1]), lower_pair(w[2], w[3]), lower_pair(w[4], w[5]), lower_pair(w[6], w[7])));
+    } else {
+        store_pack(static_cast<float *>(args.master) + i, w);
+    }
+}
+
+/* Whether it is a finite number as it is held. */
+template <bool HALVES> __device__ __forceinline__ bool is_held(float master) {
+    return HALVES ? (rounded_bits(master) & 0x7f800000u) != 0x7f800000u : isfinite(master);
 }
 
 #endif

@@ -158,11 +158,6 @@ struct AdamWFactors {
     float clip, lr, decay;
 };
 
-/* Whether all that an update leaves of an element are finite numbers: the weight as it is stored, too. */
-template <typename S> __device__ __forceinline__ bool all_finite(float w, float m, float v) {
-    return isfinite(m) && isfinite(v) && isfinite(w) && isfinite(to_float(from_float<S>(w)));
-}
-
 __device__ AdamWFactors adamw_factors(const ParamSlot &slot, const StepState *state) {
     AdamWFactors factors;
     factors.clip = (float)state->clip_scale[slot.clip_group];
@@ -174,10 +169,10 @@ __device__ AdamWFactors adamw_factors(const ParamSlot &slot, const StepState *st
 /*
  * One kernel for all parameters: a block takes 4,096 consecutive elements, finds the slot of the first by binary
  * search and steps to the next slots from there. A pack of 8 never straddles two slots (offsets are multiples of
- * 64). Bytes an element: reads master, grad, m, v (16), writes master, m, v (12) and the bf16 copy (2): 30 (28 in
- * fp32). Elements that are lost are counted by an integer atomic, which no healthy step comes to.
+ * 64). Bytes an element: reads master, grad, m, v (16), writes master, m, v (12): 28, in halves too. Elements that are
+ * lost are counted by an integer atomic, which no healthy step comes to.
  */
-template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(AdamW args) {
+template <bool HALVES> __global__ void __launch_bounds__(THREADS) adamw_kernel(AdamW args) {
     StepState *state = args.state;
     if (state->skip != SKIP_NONE) return;
     unsigned long long lost = 0;
@@ -188,8 +183,6 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
 
     const int64_t first = args.begin + blockIdx.x * ADAMW_CHUNK;
     const int64_t last = min(first + ADAMW_CHUNK, args.end);
-    float *__restrict__ master = static_cast<float *>(args.master);
-    S *__restrict__ storage = static_cast<S *>(args.storage);
     const float *__restrict__ grad = static_cast<const float *>(args.grad);
     float *__restrict__ first_moment = static_cast<float *>(args.m);
     float *__restrict__ second_moment = static_cast<float *>(args.v);
@@ -200,7 +193,7 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
         while (slot + 1 < args.n_slots && args.slots[slot + 1].offset <= i)
             factors = adamw_factors(args.slots[++slot], state);
         float w[PACK], g[PACK], m[PACK], v[PACK];
-        load_pack(w, master + i);
+        load_masters<HALVES>(w, args, i);
         load_pack(g, grad + i);
         load_pack(m, first_moment + i);
         load_pack(v, second_moment + i);
@@ -212,12 +205,11 @@ template <typename S> __global__ void __launch_bounds__(THREADS) adamw_kernel(Ad
             const float root = sqrtf(v[j] * correct2) + eps; /* 0 only with ε = 0, then padding stays zero */
             const float update = root > 0 ? m[j] * correct1 / root : 0;
             w[j] -= factors.lr * (update + factors.decay * w[j]);
-            if (!all_finite<S>(w[j], m[j], v[j])) lost++;
+            if (!isfinite(m[j]) || !isfinite(v[j]) || !is_held<HALVES>(w[j])) lost++;
         }
-        store_pack(master + i, w);
+        store_masters<HALVES>(args, i, w);
         store_pack(first_moment + i, m);
         store_pack(second_moment + i, v);
-        if (storage) store_pack(storage + i, w);
     }
     if (lost > 0) atomicAdd(reinterpret_cast<unsigned long long *>(&state->non_finite), lost);
 }
@@ -274,6 +266,24 @@ template <typename From> void cast_from(Queue *queue, const Cast *args) {
         cast_as<double, From>(queue, args);
 }
 
+/* A thread an element: it is not done in a step. Where S is float both sides are the same. */
+template <typename S> __global__ void __launch_bounds__(THREADS) halves_kernel(Halves args) {
+    const int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    float *__restrict__ master = static_cast<float *>(args.master);
+    uint16_t *__restrict__ upper = static_cast<uint16_t *>(args.storage), *__restrict__ lower = args.lower;
+    float *__restrict__ same = static_cast<float *>(args.storage);
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < args.n; i += stride) {
+        if constexpr (sizeof(S) == sizeof(float)) {
+            (args.join ? master : same)[i] = (args.join ? same : master)[i];
+        } else if (args.join) {
+            master[i] = __uint_as_float(((uint32_t)upper[i] << 16) + (uint32_t)(int32_t)(int16_t)lower[i]);
+        } else {
+            upper[i] = (uint16_t)(rounded_bits(master[i]) >> 16);
+            if (lower) lower[i] = (uint16_t)__float_as_uint(master[i]);
+        }
+    }
+}
+
 } // namespace
 
 void step_begin(Queue *queue, const StepBegin *args) {
@@ -299,12 +309,12 @@ void step_decide(Queue *queue, const StepDecide *args) {
     LAUNCH(step_decide_kernel, 1, WARP, 0, queue->stream, *args);
 }
 
-template <typename S> void adamw(Queue *queue, const AdamW *args) {
+void adamw(Queue *queue, const AdamW *args) {
     if (args->begin >= args->end) return;
     const unsigned chunks = chunks_of(args->end - args->begin, ADAMW_CHUNK, "adamw");
-    LAUNCH((adamw_kernel<S>), chunks, THREADS, 0, queue->stream, *args);
+    if (args->lower) LAUNCH((adamw_kernel<true>), chunks, THREADS, 0, queue->stream, *args);
+    else LAUNCH((adamw_kernel<false>), chunks, THREADS, 0, queue->stream, *args);
 }
-INSTANTIATE(adamw, AdamW);
 
 void cast(Queue *queue, const Cast *args) {
     if (args->n <= 0) return;
@@ -315,6 +325,13 @@ void cast(Queue *queue, const Cast *args) {
     else
         cast_from<double>(queue, args);
 }
+
+template <typename S> void halves(Queue *queue, const Halves *args) {
+    if (args->n <= 0) return;
+    const int64_t blocks = ceil_div(args->n, THREADS);
+    LAUNCH((halves_kernel<S>), (unsigned)(blocks < 65536 ? blocks : 65536), THREADS, 0, queue->stream, *args);
+}
+INSTANTIATE(halves, Halves);
 
 size_t step_scratch(const Limits *limits) {
     return (size_t)ceil_div(limits->parameters, SQUARES_CHUNK) * sizeof(double);

@@ -203,11 +203,11 @@ template <typename S> void cross_entropy(Queue *, const CrossEntropy *);
 template <typename S> void junction_forward(Queue *, const Junction *);
 template <typename S> void junction_backward(Queue *, const JunctionBackward *);
 template <typename S> void product_norm(Queue *, const ProductNorm *);
-template <typename S> void adamw(Queue *, const AdamW *);
+void adamw(Queue *, const AdamW *);
 void muon_momentum(Queue *, const MuonMomentum *);
 template <typename S> void scaled_copy(Queue *, const ScaledCopy *);
 template <typename S> void axpby(Queue *, const Axpby *);
-template <typename S> void muon_update(Queue *, const MuonUpdate *);
+void muon_update(Queue *, const MuonUpdate *);
 void gpas_scales(Queue *, const GpasScales *);
 void bhyt_terms(Queue *, const BhytTerms *);
 void step_begin(Queue *, const StepBegin *);
@@ -216,6 +216,7 @@ void sum_squares(Queue *, const SumSquares *);
 void step_decide(Queue *, const StepDecide *);
 void tensor_stats(Queue *, const TensorStats *);
 void cast(Queue *, const Cast *);
+template <typename S> void halves(Queue *, const Halves *);
 void hash(Queue *, const Hash *);
 
 #define INSTANTIATE(operation, Arguments)                                                                    \

@@ -238,6 +238,7 @@ SANITIZED = [
     "embedding_forward",
     "product_norm",
     "cast",
+    "halves",
     "hash",
 ]
 

@@ -162,11 +162,11 @@ class Step:
                  [f"cross_entropy/{loop}" for loop in ("stage", "softmax", "gradient")])  # fmt: skip
 
     def update(self):
-        """Once: the norm, AdamW (gradient, master, two moments; the weight in bf16), zeros where no product overwrites."""
+        """Once: the norm, AdamW (gradient, two moments, the master's halves), zeros where no product overwrites."""
         P, before = self.shape.parameters, self.micro
         self.micro = 1
         self.add("update", "sum_squares", 1, P, FP32, 0)
-        self.add("update", "adamw", 1, P, 4 * FP32, 3 * FP32 + BF16)
+        self.add("update", "adamw", 1, P, 4 * FP32, 3 * FP32)
         self.operations.append(Operation("update", "zeros", 1, 0, FP32 * self.shape.C * (self.shape.V if self.shape.swiglu else self.shape.T)))
         self.micro = before
 

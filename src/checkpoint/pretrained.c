@@ -319,6 +319,5 @@ bool pretrained_load(Model *model, const char *path, const char *hint, Error *er
     const bool good = source_open(&source, path, error) && check_kind(&source, error) &&
                       (read_model(model, &source, &reason) || error_set(error, "%s%s", reason.text, hint));
     source_close(&source);
-    if (good) model_weights_put(model);
     return good;
 }

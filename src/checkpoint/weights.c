@@ -232,6 +232,5 @@ bool weights_load(Model *model, const char *path, Error *error) {
     if (!safetensors_open(&file, path, error)) return false;
     bool good = read_all(&file, &(DeviceArena){.model = model}, error);
     safetensors_close(&file);
-    if (good) model_weights_put(model);
     return good;
 }

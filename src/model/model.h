@@ -64,16 +64,9 @@ typedef struct Cache {
     Storage **k, **v;  /* [L] of [sequences, capacity, Hkv·D] */
 } Cache;
 
-/* Which masters are held. Where Storage is Accum they are what forward reads; else it reads copies of all but vectors. */
-typedef enum Masters {
-    MASTERS_ALL,
-    MASTERS_SHARES,  /* of this rank's shares, where ranks share the updates */
-    MASTERS_VECTORS, /* no others, where nothing is trained */
-} Masters;
-
 /* Bytes of each part, for --dry-run; filled by model_plan(). */
 typedef struct MemoryPlan {
-    size_t weights;     /* the masters that are held, and copies in the storage type where that differs */
+    size_t weights;     /* masters; where they are in halves, a model that is only read has no lower ones, a rank those of its shares */
     size_t gradients, moments;
     size_t activations; /* what forward keeps for backward */
     size_t workspace;   /* gradients of activations, logits, kernels' scratch, tokens, gradients that travel (optim.h) */
@@ -97,10 +90,11 @@ struct Model {
 
     Share *share;     /* [params.buckets] this rank's */
     int64_t owned;    /* elements of all shares */
-    Masters masters;
-    void *master;     /* [elements]; or [owned], share behind share; or [elements − vectors]; accumulate type */
-    void *storage;    /* [elements] storage type; master itself where the types are one */
-    void *room;       /* [ROOM] accumulate type: where masters that are not held pass through; NULL where all are */
+    bool in_halves;   /* masters of what is read in the storage type (kernels.h, before AdamW); else those are master itself */
+    void *master;     /* [elements], in halves [elements − vectors] those of vectors; accumulate type */
+    void *storage;    /* [vectors] the upper halves, or [elements] master itself; storage type */
+    uint16_t *lower;  /* [owned] the lower halves of this rank's shares, share behind share; training only */
+    void *room;       /* [ROOM] accumulate type: where whole masters pass through; NULL where they stay whole */
     void *grad;       /* [elements] accumulate type; training only */
     bool grad_is_fresh; /* it holds nothing yet: model_forget_gradients() */
 
@@ -139,13 +133,14 @@ void model_destroy(Model *model);
 /* Sends an arena of host memory in the accumulate type [params.elements] to the device as weights. */
 void model_load(Model *model, const void *host_arena);
 
-/* The same in parts, between two steps: `count` masters from element `at` on (enqueued: host memory must stay until the queue is
- * waited for). After the last, model_weights_put() makes all that forward reads follow, and waits for the queue. */
+/* The same in parts: `count` masters from element `at` on (enqueued: host memory must stay until the queue is waited for). */
 void model_put(const Model *model, int64_t at, const void *host, int64_t count);
-void model_weights_put(const Model *model);
 
-/* Where element `at` of the masters lies, a vector's or one of this rank's shares. */
+/* Where element `at` of the whole masters lies: a vector's; any where none are in halves. */
 Accum *model_master(const Model *model, int64_t at);
+
+/* Where element 0 of the arenas would lie, were the share's lower halves part of a whole arena; NULL where there are none. */
+uint16_t *model_lower(const Model *model, const Share *share);
 
 /* Has the queue wait for all weights, and for whatever else the ranks are at. Before anything but forward and
  * model_refresh(), which wait for each layer's as they come to it, reads weights, and before collectives in the queue. */

@@ -22,15 +22,12 @@ enum { ROOM = 1 << 20 }; /* elements that pass through at once */
 
 static void lay_out_weights(Model *m, Arena *weights, Arena *gradients) {
     const size_t element = dtype_size(m->k->accum);
-    const int64_t held[] = {[MASTERS_ALL] = m->params.elements,
-                            [MASTERS_SHARES] = m->owned,
-                            [MASTERS_VECTORS] = m->params.elements - m->params.vectors};
-    m->master = arena_take(weights, (size_t)held[m->masters] * element);
-    m->storage = m->k->storage == m->k->accum
-                     ? m->master
-                     : arena_take(weights, (size_t)m->params.elements * dtype_size(m->k->storage));
-    if (m->masters == MASTERS_VECTORS) m->room = arena_take(weights, ROOM * element);
-    if (m->train) m->grad = arena_take(gradients, (size_t)m->params.elements * element);
+    const int64_t elements = m->params.elements, vectors = m->params.vectors;
+    m->master = arena_take(weights, (size_t)(m->in_halves ? elements - vectors : elements) * element);
+    m->storage = m->in_halves ? arena_take(weights, (size_t)vectors * dtype_size(m->k->storage)) : m->master;
+    if (m->in_halves && m->train) m->lower = arena_take(weights, (size_t)m->owned * sizeof *m->lower);
+    if (m->in_halves) m->room = arena_take(weights, ROOM * element);
+    if (m->train) m->grad = arena_take(gradients, (size_t)elements * element);
 }
 
 static DType residual_type(const Model *m) { return m->residual_is_accum ? m->k->accum : m->k->storage; }
@@ -196,10 +193,7 @@ static void set_shapes(Model *m, const Config *config, const Kernels *k, bool tr
     params_build(&m->params, config);
     m->share = must_calloc((size_t)m->params.buckets, sizeof *m->share, "the ranks' shares");
     m->owned = params_shares(&m->params, config, m->share);
-    m->masters = k->storage == k->accum                ? MASTERS_ALL
-                 : !train                              ? MASTERS_VECTORS
-                 : m->owned < m->params.elements       ? MASTERS_SHARES
-                                                       : MASTERS_ALL;
+    m->in_halves = k->storage != k->accum;
     m->B = (int)config->batch_size;
     m->T = (int)config->seq_len;
     m->L = (int)config->n_layer;
@@ -356,56 +350,45 @@ void model_destroy(Model *m) {
 static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
 
 Accum *model_master(const Model *m, int64_t at) {
-    int b = m->params.buckets - 1; /* the vectors', as a rule */
-    while (m->params.bucket[b].begin > at) b--;
-    const int64_t from[] = {[MASTERS_ALL] = 0,
-                            [MASTERS_SHARES] = m->share[b].begin - m->share[b].moments,
-                            [MASTERS_VECTORS] = m->params.vectors};
-    return element(m->master, m->k->accum, at - from[m->masters]);
+    return element(m->master, m->k->accum, m->in_halves ? at - m->params.vectors : at);
 }
 
-/* The copies of n masters, which lie at src. */
-static void copy_in_storage(const Model *m, int64_t at, const Accum *src, int64_t n) {
-    if (m->storage == m->master) return;
-    m->k->cast(m->queue, &(Cast){.n = n, .from = m->k->accum, .to = m->k->storage, .src = src,
-                                 .dst = element(m->storage, m->k->storage, at)});
+uint16_t *model_lower(const Model *m, const Share *share) { return m->lower ? m->lower + share->moments - share->begin : NULL; }
+
+/* Halves of what lies in the room, n masters from element `at` on: upper ones, and lower ones of this rank's shares. */
+static void halve(const Model *m, int64_t at, int64_t n) {
+    m->k->halves(m->queue, &(Halves){.n = n, .master = m->room, .storage = element(m->storage, m->k->storage, at)});
+    for (int b = 0; m->lower && b < m->params.buckets; b++) {
+        const Share *share = &m->share[b];
+        const int64_t first = share->begin > at ? share->begin : at, last = share->end < at + n ? share->end : at + n;
+        if (first >= last) continue;
+        m->k->halves(m->queue, &(Halves){.n = last - first,
+                                         .master = element(m->room, m->k->accum, first - at),
+                                         .storage = element(m->storage, m->k->storage, first),
+                                         .lower = model_lower(m, share) + first});
+    }
 }
 
-/* Masters that are not held, in pieces, each through the room when the one before has left it. */
-static void pass_through(const Model *m, int64_t at, const char *host, int64_t count) {
+/* In pieces, each through the room when the one before has left it. */
+static void put_halves(const Model *m, int64_t at, const char *host, int64_t count) {
     const size_t size = dtype_size(m->k->accum);
     for (int64_t done = 0; done < count; done += ROOM) {
         const int64_t n = count - done < ROOM ? count - done : ROOM;
         m->k->copy(m->queue, m->room, host + (size_t)done * size, (size_t)n * size, COPY_TO_DEVICE);
-        copy_in_storage(m, at + done, m->room, n);
+        halve(m, at + done, n);
     }
 }
 
-/* Where ranks hold shares, all masters are put into the arena of gradients first: any of them may be of any share. */
 void model_put(const Model *m, int64_t at, const void *host, int64_t count) {
     const size_t size = dtype_size(m->k->accum);
-    if (m->masters == MASTERS_VECTORS) {
-        const int64_t others = at >= m->params.vectors ? 0 : at + count <= m->params.vectors ? count : m->params.vectors - at;
-        pass_through(m, at, host, others);
-        at += others, host = (const char *)host + (size_t)others * size, count -= others;
-        if (!count) return;
-    }
-    void *dst = m->masters == MASTERS_SHARES ? element(m->grad, m->k->accum, at) : model_master(m, at);
-    m->k->copy(m->queue, dst, host, (size_t)count * size, COPY_TO_DEVICE);
-}
-
-void model_weights_put(const Model *m) {
-    const Kernels *k = m->k;
-    for (int b = 0; m->masters == MASTERS_SHARES && b < m->params.buckets; b++) {
-        const Share *share = &m->share[b];
-        k->copy(m->queue, model_master(m, share->begin), element(m->grad, k->accum, share->begin),
-                (size_t)(share->end - share->begin) * dtype_size(k->accum), COPY_ON_DEVICE);
-    }
-    if (m->masters != MASTERS_VECTORS) copy_in_storage(m, 0, m->masters == MASTERS_SHARES ? m->grad : m->master, m->params.elements);
-    k->queue_wait(m->queue);
+    const int64_t before = m->params.vectors - at, halved = !m->in_halves || before <= 0 ? 0 : before < count ? before : count;
+    put_halves(m, at, host, halved);
+    if (count > halved)
+        m->k->copy(m->queue, model_master(m, at + halved), (const char *)host + (size_t)halved * size, (size_t)(count - halved) * size,
+                   COPY_TO_DEVICE);
 }
 
 void model_load(Model *m, const void *host_arena) {
     model_put(m, 0, host_arena, m->params.elements);
-    model_weights_put(m);
+    m->k->queue_wait(m->queue);
 }

@@ -214,8 +214,10 @@ void muon_update(const Muon *muon, const MuonBucket *b) {
                                                    .end = b->share->end, .slots = b->slots, .n_slots = model->params.count,
                                                    .state = b->state, .momentum = model->config->muon_momentum});
     find_directions(muon, b);
-    k->muon_update(model->queue, &(MuonUpdate){.master = b->master,
-                                               .storage = model->storage == model->master ? NULL : model->storage,
+    const bool halved = model->in_halves; /* matrices are, all of them */
+    k->muon_update(model->queue, &(MuonUpdate){.master = halved ? NULL : model->master,
+                                               .storage = halved ? model->storage : NULL,
+                                               .lower = model_lower(model, b->share),
                                                .direction = base, .begin = b->share->begin, .end = b->share->end,
                                                .slots = b->slots, .n_slots = model->params.count, .state = b->state});
 }

@@ -37,7 +37,7 @@ typedef struct MuonBucket {
     int bucket;
     const Share *share;
     bool sharded;              /* the share is not all of it */
-    Accum *master, *m;
+    Accum *m;
     const ParamSlot *slots;    /* [params.count] device */
     StepState *state;
 } MuonBucket;

@@ -51,8 +51,9 @@ static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *shar
     return element(moments, o->model->k->accum, share->moments - share->begin);
 }
 
-static Accum *masters_base(const Optimizer *o, const Share *share) {
-    return o->model->masters == MASTERS_SHARES ? moments_base(o, o->model->master, share) : o->model->master;
+/* Whether bucket b's masters are in halves: all but the vectors'. */
+static bool is_halved(const Model *model, int b) {
+    return model->in_halves && model->params.bucket[b].begin < model->params.vectors;
 }
 
 /* ------------------------------------------------------------------------------------------------------ */
@@ -172,14 +173,21 @@ Accum *optimizer_masters(Optimizer *o) {
     const Model *model = o->model;
     const Kernels *k = model->k;
     model_await(model);
-    for (int b = 0; model->masters == MASTERS_SHARES && b < model->params.buckets; b++) {
+    if (!model->in_halves) return model->master;
+    for (int b = 0; b < model->params.buckets; b++) {
         const Share *share = &o->share[b];
+        const int64_t n = share->end - share->begin;
         Collective all = range(k->accum, model->grad, &model->params.bucket[b]);
-        k->copy(model->queue, element(model->grad, k->accum, share->begin), model_master(model, share->begin),
-                bytes_of(o, share->end - share->begin), COPY_ON_DEVICE);
+        Accum *whole = element(model->grad, k->accum, share->begin);
+        if (!is_halved(model, b)) k->copy(model->queue, whole, model_master(model, share->begin), bytes_of(o, n), COPY_ON_DEVICE);
+        else k->halves(model->queue, &(Halves){.n = n,
+                                               .join = true,
+                                               .master = whole,
+                                               .storage = element(model->storage, k->storage, share->begin),
+                                               .lower = model_lower(model, share) + share->begin});
         if (is_sharded(o, b)) k->all_gather(model->queue, &all);
     }
-    return model->masters == MASTERS_SHARES ? model->grad : model->master;
+    return model->grad;
 }
 
 void optimizer_gradients(Optimizer *o) {
@@ -287,16 +295,18 @@ static void decide(const Optimizer *o) {
     });
 }
 
-/* A run of parameters that are AdamW's, in a share. */
-static void update_run(const Optimizer *o, const Share *share, int64_t begin, int64_t end, int64_t v_shift) {
+/* A run of parameters that are AdamW's, in the share of bucket b. */
+static void update_run(const Optimizer *o, int b, int64_t begin, int64_t end, int64_t v_shift) {
     const Model *model = o->model;
     const Config *c = model->config;
+    const bool halved = is_halved(model, b);
     if (begin == end) return;
     model->k->adamw(model->queue, &(AdamW){
-        .master = masters_base(o, share),
-        .storage = model->storage == model->master ? NULL : model->storage,
+        .master = halved ? NULL : model_master(model, 0),
+        .storage = halved ? model->storage : NULL,
+        .lower = halved ? model_lower(model, &o->share[b]) : NULL,
         .grad = model->grad,
-        .m = moments_base(o, o->m, share),
+        .m = moments_base(o, o->m, &o->share[b]),
         .v = element(o->v, model->k->accum, v_shift),
         .begin = begin,
         .end = end,
@@ -320,13 +330,13 @@ static void update_share(const Optimizer *o, int b) {
         const int64_t last = p->offset + p->count < share->end ? p->offset + p->count : share->end;
         if (p->optimizer != OPTIMIZER_ADAMW || last <= first) continue;
         if (first > end) {
-            update_run(o, share, begin, end, v_shift);
+            update_run(o, b, begin, end, v_shift);
             begin = first;
         }
         end = last;
         v_shift = o->v_shift[i]; /* the same all along a run */
     }
-    update_run(o, share, begin, end, v_shift);
+    update_run(o, b, begin, end, v_shift);
 }
 
 /* Its collectives are in the model's queue, which the exchange has come to rest before: all of it goes before the first
@@ -339,7 +349,6 @@ static void update_matrices(const Optimizer *o) {
                 .bucket = b,
                 .share = &o->share[b],
                 .sharded = is_sharded(o, b),
-                .master = masters_base(o, &o->share[b]),
                 .m = moments_base(o, o->m, &o->share[b]),
                 .slots = o->slots,
                 .state = o->state,

@@ -8,8 +8,7 @@
  * rank, while the layers below are still in backward; the sums of squares are of the pieces, so that all ranks decide
  * alike. With --zero 1 a rank then updates its own piece, holds moments for that alone, and the weights are gathered
  * from all, a bucket at a time while the next one is updated, and while the next forward is in the layers before: it waits
- * where it first reads a bucket (model_await()). Masters that are not what forward reads, those of bf16, are held as moments
- * are. With --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same. Vectors
+ * where it first reads a bucket (model_await()). The lower halves of bf16's masters are held as moments are. With --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same. Vectors
  * are few: all ranks update all of them.
  *
  * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest: the
@@ -94,8 +93,8 @@ const StepState *optimizer_read(Optimizer *optimizer);
 /* Replaces the state on the device (resume). */
 void optimizer_write(Optimizer *optimizer, const StepState *state);
 
-/* All masters on every rank, between two steps, enqueued: all ranks ask for them. Where they are held in shares they are
- * gathered into the arena of gradients, and lie there until the next step begins. */
+/* All masters, whole, on every rank, between two steps, enqueued: all ranks ask for them. Where they are held in halves they are
+ * put together in the arena of gradients, and lie there until the next step begins. */
 Accum *optimizer_masters(Optimizer *optimizer);
 
 /* After the update: the summed gradients on every rank, in their arena, enqueued; all ranks ask for them. */

@@ -5,7 +5,7 @@
  * true shape, its initial values, whether it decays, and when it is there. From it follow the layout of the
  * arenas, initialisation, checkpoints, --init-from, --probe and the optimizer's slots.
  *
- * All arenas (masters, storage copies, gradients, first moments) have the same layout: parameter p of layer l
+ * All arenas (weights, their lower halves, gradients, first moments) have the same layout: parameter p of layer l
  * is elements [offset, offset + count) of each; second moments are there for AdamW's parameters alone. Rows are padded as
  * kernels.h says. What is read in the storage type comes first, layer by layer as forward meets it, then the vectors of all layers.
  *
@@ -64,7 +64,7 @@ typedef struct Bucket {
 typedef struct Share {
     int64_t piece_begin, piece_end; /* what it sums gradients of */
     int64_t begin, end;             /* what it updates: the piece, or all of the bucket */
-    int64_t moments;                /* where they start in arenas that hold shares alone: moments, and masters (model.h) */
+    int64_t moments;                /* where they start in arenas that hold shares alone: moments, and lower halves (model.h) */
 } Share;
 
 typedef struct Params {

@@ -54,7 +54,7 @@ static const char *missing_operation(const Kernels *k) {
         {"adamw", k->adamw},                             {"muon_momentum", k->muon_momentum},
         {"scaled_copy", k->scaled_copy},                 {"axpby", k->axpby},
         {"muon_update", k->muon_update},                 {"tensor_stats", k->tensor_stats},
-        {"cast", k->cast},
+        {"cast", k->cast},                               {"halves", k->halves},
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (!needed[i].there) return needed[i].name;

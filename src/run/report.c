@@ -86,8 +86,9 @@ void report_plan(const Config *c, const Kernels *k) {
         const char *help;
     } rows[] = {
         {"weights", (double)plan.weights,
-         shared && k->storage != k->accum ? "masters, a rank's share, and copies in the storage type"
-                                          : "masters, and copies in the storage type where that differs"},
+         k->storage == k->accum ? "masters"
+         : shared               ? "masters in halves, the lower of a rank's share"
+                                : "masters in halves, of which products read the upper"},
         {"gradients", (double)plan.gradients, ""},
         {"moments", (double)plan.moments, moments},
         {"activations", (double)plan.activations, "--batch-size and --recompute change it"},

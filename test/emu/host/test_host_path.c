@@ -133,7 +133,7 @@ static Trained train(const char *graphs, const char *norm, Breach which) {
     breach(which, &feed, &optimizer);
     take_steps(&step, &feed, &out);
     model_logits(&model, 0, 3); /* a product of a shape that no step had, as samples have them: not to be measured */
-    kernels.copy(model.queue, out.masters, model.master, out.bytes, COPY_TO_HOST);
+    kernels.copy(model.queue, out.masters, optimizer_masters(&optimizer), out.bytes, COPY_TO_HOST);
     kernels.queue_wait(model.queue);
     step_destroy(&step);
     feed_destroy(&feed);
