@@ -75,6 +75,8 @@ template <bool HALVES> __global__ void __launch_bounds__(THREADS) muon_update_ke
             w[j] -= lr * (d[j] + decay * w[j]);
             if (!is_held<HALVES>(w[j])) lost++;
         }
+        if (HALVES && lost > 0)
+            for (int j = 0; j < PACK; j++) w[j] = quiet(w[j]);
         store_masters<HALVES>(args, i, w);
     }
     count_lost(state, lost);

@@ -29,19 +29,20 @@ static inline unsigned chunks_of(int64_t elements, int64_t chunk, const char *op
  * Masters, a pack at a time: whole, or in halves (kernels.h). Args: of an update.
  * ------------------------------------------------------------------------------------------------------ */
 
-/* The pattern whose upper half is the master's: to nearest, ties away from zero; NaN stays NaN, quiet. */
-static __device__ __forceinline__ uint32_t rounded_bits(float master) {
-    const uint32_t bits = __float_as_uint(master);
-    return (bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : bits + 0x8000u;
+/* A NaN whose upper half is one, too: of others 0x8000 more may be none. */
+static __device__ __forceinline__ float quiet(float master) {
+    return isnan(master) ? __uint_as_float(0x7fc00000u) : master;
 }
 
-/* Two masters of the words that hold their halves, the first one's lower. */
+/* Two masters of the words that hold their halves, the first one's in the lower bits: with its sign turned, a lower half is what
+ * 0x8000 more than the master has there. */
 static __device__ __forceinline__ void join_pair(float &first, float &second, uint32_t upper, uint32_t lower) {
-    first = __uint_as_float((upper << 16) + (uint32_t)(int32_t)(int16_t)lower);
-    second = __uint_as_float((upper & 0xffff0000u) + (uint32_t)((int32_t)lower >> 16));
+    lower ^= 0x80008000u;
+    first = __uint_as_float((upper << 16 | (lower & 0xffffu)) - 0x8000u);
+    second = __uint_as_float(((upper & 0xffff0000u) | lower >> 16) - 0x8000u);
 }
 static __device__ __forceinline__ uint32_t upper_pair(float first, float second) {
-    return rounded_bits(first) >> 16 | (rounded_bits(second) & 0xffff0000u);
+    return (__float_as_uint(first) + 0x8000u) >> 16 | ((__float_as_uint(second) + 0x8000u) & 0xffff0000u);
 }
 static __device__ __forceinline__ uint32_t lower_pair(float first, float second) {
     return (__float_as_uint(first) & 0xffffu) | __float_as_uint(second) << 16;
@@ -58,6 +59,7 @@ template <bool HALVES, typename Args> __device__ __forceinline__ void load_maste
     }
 }
 
+/* Masters that are NaN must be quiet(). */
 template <bool HALVES, typename Args> __device__ __forceinline__ void store_masters(const Args &args, int64_t i, const float (&w)[PACK]) {
     if constexpr (HALVES) {
         __stwb(reinterpret_cast<uint4 *>(static_cast<bf16 *>(args.storage) + i),
@@ -69,9 +71,9 @@ template <bool HALVES, typename Args> __device__ __forceinline__ void store_mast
     }
 }
 
-/* Whether it is a finite number as it is held. */
+/* Whether it is a finite number as it is held: from 0x1.ffp127 on the upper half is infinite. */
 template <bool HALVES> __device__ __forceinline__ bool is_held(float master) {
-    return HALVES ? (rounded_bits(master) & 0x7f800000u) != 0x7f800000u : isfinite(master);
+    return HALVES ? fabsf(master) < 0x1.ffp127f : isfinite(master);
 }
 
 #endif

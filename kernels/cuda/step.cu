@@ -207,6 +207,8 @@ template <bool HALVES> __global__ void __launch_bounds__(THREADS) adamw_kernel(A
             w[j] -= factors.lr * (update + factors.decay * w[j]);
             if (!isfinite(m[j]) || !isfinite(v[j]) || !is_held<HALVES>(w[j])) lost++;
         }
+        if (HALVES && lost > 0)
+            for (int j = 0; j < PACK; j++) w[j] = quiet(w[j]);
         store_masters<HALVES>(args, i, w);
         store_pack(first_moment + i, m);
         store_pack(second_moment + i, v);
@@ -278,7 +280,7 @@ template <typename S> __global__ void __launch_bounds__(THREADS) halves_kernel(H
         } else if (args.join) {
             master[i] = __uint_as_float(((uint32_t)upper[i] << 16) + (uint32_t)(int32_t)(int16_t)lower[i]);
         } else {
-            upper[i] = (uint16_t)(rounded_bits(master[i]) >> 16);
+            upper[i] = (uint16_t)upper_pair(quiet(master[i]), 0);
             if (lower) lower[i] = (uint16_t)__float_as_uint(master[i]);
         }
     }

@@ -22,7 +22,7 @@
 
 #include "../model/model.h"
 
-/* Reads the masters and makes the storage copies follow. The error names file and tensor; where these are another model's, the
+/* Reads the weights into the model. The error names file and tensor; where these are another model's, the
  * hint stands behind it. */
 bool pretrained_load(Model *model, const char *path, const char *hint, Error *error);
 

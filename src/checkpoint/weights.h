@@ -45,7 +45,7 @@ typedef struct TensorPlace {
  * missing or misshapen is named by the error, and nothing was changed. */
 bool weights_read_places(const TensorPlace *places, const DeviceArena *arena, Error *error);
 
-/* Opens a file, reads the masters, and makes the storage copies follow. The file must have exactly the names that the model
+/* Opens a file, and reads the weights into the model. The file must have exactly the names that the model
  * has, in their shapes. (--init-from: pretrained.h.) */
 bool weights_load(Model *model, const char *path, Error *error);
 

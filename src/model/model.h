@@ -94,7 +94,7 @@ struct Model {
     void *master;     /* [elements], in halves [elements − vectors] those of vectors; accumulate type */
     void *storage;    /* [vectors] the upper halves, or [elements] master itself; storage type */
     uint16_t *lower;  /* [owned] the lower halves of this rank's shares, share behind share; training only */
-    void *room;       /* [ROOM] accumulate type: where whole masters pass through; NULL where they stay whole */
+    void *room;       /* some elements of the accumulate type, through which whole masters pass; NULL where they stay whole */
     void *grad;       /* [elements] accumulate type; training only */
     bool grad_is_fresh; /* it holds nothing yet: model_forget_gradients() */
 

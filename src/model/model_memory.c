@@ -18,7 +18,11 @@ static size_t rows_bytes(int64_t rows, int64_t width, DType type) {
     return (size_t)rows * (size_t)padded(width) * dtype_size(type);
 }
 
-enum { ROOM = 1 << 20 }; /* elements that pass through at once */
+/* Elements that pass through the room at once. */
+static int64_t room(const Model *m) {
+    enum { MOST = 1 << 16 };
+    return m->params.vectors < MOST ? m->params.vectors : MOST;
+}
 
 static void lay_out_weights(Model *m, Arena *weights, Arena *gradients) {
     const size_t element = dtype_size(m->k->accum);
@@ -26,7 +30,7 @@ static void lay_out_weights(Model *m, Arena *weights, Arena *gradients) {
     m->master = arena_take(weights, (size_t)(m->in_halves ? elements - vectors : elements) * element);
     m->storage = m->in_halves ? arena_take(weights, (size_t)vectors * dtype_size(m->k->storage)) : m->master;
     if (m->in_halves && m->train) m->lower = arena_take(weights, (size_t)m->owned * sizeof *m->lower);
-    if (m->in_halves) m->room = arena_take(weights, ROOM * element);
+    if (m->in_halves) m->room = arena_take(weights, (size_t)room(m) * element);
     if (m->train) m->grad = arena_take(gradients, (size_t)elements * element);
 }
 
@@ -372,8 +376,8 @@ static void halve(const Model *m, int64_t at, int64_t n) {
 /* In pieces, each through the room when the one before has left it. */
 static void put_halves(const Model *m, int64_t at, const char *host, int64_t count) {
     const size_t size = dtype_size(m->k->accum);
-    for (int64_t done = 0; done < count; done += ROOM) {
-        const int64_t n = count - done < ROOM ? count - done : ROOM;
+    for (int64_t done = 0, n; done < count; done += n) {
+        n = count - done < room(m) ? count - done : room(m);
         m->k->copy(m->queue, m->room, host + (size_t)done * size, (size_t)n * size, COPY_TO_DEVICE);
         halve(m, at + done, n);
     }

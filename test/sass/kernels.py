@@ -156,5 +156,5 @@ ROWS = [
     Row("add_columns", "columns", "add_columns_kernel<false>", "LDG", "element", ("LDG", 1), lambda s: ceil_div(s.C, 8)),
     Row("sum_squares", "step", "sum_squares_chunks", LOAD, "element", (LOAD, 4),
         lambda s: ceil_div(s.parameters, 65536)),
-    Row("adamw", "step", f"adamw_kernel<{BF16}>", STORE, "element", 8, lambda s: ceil_div(s.parameters, 4096)),
+    Row("adamw", "step", "adamw_kernel<true>", STORE, "element", 8, lambda s: ceil_div(s.parameters, 4096)),
 ]
