@@ -41,6 +41,8 @@ def test_a_processor_without_it_is_told_by_name(data, tmp_path):
     asked = [*SMALL, *data, "--device", "cpu", "--dtype", "bf16", "--steps", 1, "--out", tmp_path / "run"]
     message = refused(*asked, env=WITHOUT)
     assert "--dtype bf16 on the CPU: without " in message and "slower than fp32" in message
+    if cpu_bf16().startswith(FASTER):
+        assert "without AVX512-BF16, which ONEDNN_MAX_CPU_ISA keeps from use, it would be" in message
     assert not (tmp_path / "run").exists()
     assert cpu_bf16(**WITHOUT).startswith("refused: without ")
 

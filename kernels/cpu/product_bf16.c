@@ -15,6 +15,8 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
@@ -37,9 +39,24 @@ static bool may_use_tiles(void) {
 #endif
 }
 
+/* The variable by which oneDNN leaves alone what the processor has; NULL: there is none. */
+static const char *hidden_by(void) {
+    static const char *const names[] = {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"};
+#if defined(__x86_64__)
+    for (size_t i = 0; i < 2 && __builtin_cpu_supports("avx512bf16"); i++)
+        if (getenv(names[i])) return names[i];
+#endif
+    return NULL;
+}
+
 const char *NAME(multiply_lacks)(void) {
+    static char lacks[96];
     multiplies_tiles = may_use_tiles();
-    return has(dnnl_cpu_isa_avx512_core_bf16) ? NULL : "AVX512-BF16";
+    if (has(dnnl_cpu_isa_avx512_core_bf16)) return NULL;
+    const char *variable = hidden_by();
+    snprintf(lacks, sizeof lacks, "AVX512-BF16%s%s%s", variable ? ", which " : "", variable ? variable : "",
+             variable ? " keeps from use," : "");
+    return lacks;
 }
 
 const char *NAME(multiply_with)(void) {

@@ -8,8 +8,9 @@
  * rank, while the layers below are still in backward; the sums of squares are of the pieces, so that all ranks decide
  * alike. With --zero 1 a rank then updates its own piece, holds moments for that alone, and the weights are gathered
  * from all, a bucket at a time while the next one is updated, and while the next forward is in the layers before: it waits
- * where it first reads a bucket (model_await()). The lower halves of bf16's masters are held as moments are. With --zero 0 the gradients are gathered instead and every rank updates everything. The bits are the same. Vectors
- * are few: all ranks update all of them.
+ * where it first reads a bucket (model_await()). The lower halves of bf16's masters are held as moments are. With --zero 0 the
+ * gradients are gathered instead and every rank updates everything. The bits are the same. Vectors are few: all ranks update
+ * all of them.
  *
  * All this goes on in a queue of its own, the exchange; collectives in the model's queue come when that is at rest: the
  * state's sums, and Muon's, which all come before the first weights are gathered.
