@@ -179,12 +179,14 @@ def plan(*words):
     return {name: size for name, size in rows.items() if name not in ("process", "total")}
 
 
-# bf16: what forward reads is whole on every rank, two bytes a weight; masters and moments are a rank's share, 12 bytes.
-def test_the_plan_of_a_rank_in_bf16_shares_masters_and_moments():
+# bf16: what forward reads is whole on every rank, two bytes a weight; lower halves and moments are a rank's share, 10 bytes.
+def test_the_plan_of_a_rank_in_bf16_shares_lower_halves_and_moments():
     alone, whole, shared = plan(), plan("--ranks", "8", "--zero", "0"), plan("--ranks", "8")
     assert whole == pytest.approx(alone, rel=0.01)  # padding of the pieces; the plan has a digit
     assert shared["gradients"] == whole["gradients"]
-    assert shared["weights"] == pytest.approx(alone["weights"] * (2 + 4 / 8) / (2 + 4), rel=0.03)  # vectors are on every rank
+    room = 4 * 65536e-6  # through which weights come
+    halves = alone["weights"] - room
+    assert shared["weights"] - room == pytest.approx(halves * (2 + 2 / 8) / (2 + 2), rel=0.05)  # a digit, and vectors are on every rank
     assert shared["moments"] == pytest.approx(alone["moments"] / 8, rel=0.1)
 
 
