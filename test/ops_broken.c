@@ -290,7 +290,7 @@ static void muon_everywhere(Queue *queue, const MuonUpdate *a) {
 }
 REPLACE(muon_update, muon_everywhere)
 
-/* Masters that keep their rounding alone. (Of cpu/bf16, by whichever implementation is wrapped.) */
+/* Masters that keep their rounding alone. */
 static void rounds_masters(Queue *queue, const AdamW *a) {
     good->adamw(queue, a);
     for (int64_t i = a->begin; a->lower && i < a->end; i++) a->lower[i] = 0;

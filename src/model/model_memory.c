@@ -351,24 +351,22 @@ void model_destroy(Model *m) {
     free_host(m);
 }
 
-static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
-
 Accum *model_master(const Model *m, int64_t at) {
-    return element(m->master, m->k->accum, m->in_halves ? at - m->params.vectors : at);
+    return element_of(m->master, m->k->accum, m->in_halves ? at - m->params.vectors : at);
 }
 
 uint16_t *model_lower(const Model *m, const Share *share) { return m->lower ? m->lower + share->moments - share->begin : NULL; }
 
 /* Halves of what lies in the room, n masters from element `at` on: upper ones, and lower ones of this rank's shares. */
 static void halve(const Model *m, int64_t at, int64_t n) {
-    m->k->halves(m->queue, &(Halves){.n = n, .master = m->room, .storage = element(m->storage, m->k->storage, at)});
+    m->k->halves(m->queue, &(Halves){.n = n, .master = m->room, .storage = element_of(m->storage, m->k->storage, at)});
     for (int b = 0; m->lower && b < m->params.buckets; b++) {
         const Share *share = &m->share[b];
         const int64_t first = share->begin > at ? share->begin : at, last = share->end < at + n ? share->end : at + n;
         if (first >= last) continue;
         m->k->halves(m->queue, &(Halves){.n = last - first,
-                                         .master = element(m->room, m->k->accum, first - at),
-                                         .storage = element(m->storage, m->k->storage, first),
+                                         .master = element_of(m->room, m->k->accum, first - at),
+                                         .storage = element_of(m->storage, m->k->storage, first),
                                          .lower = model_lower(m, share) + first});
     }
 }

@@ -173,8 +173,6 @@ static void orthogonalize(const Muon *muon, Accum *gradient, const Param *p, con
  * The update
  * ---------------------------------------------------------------------------------------------------- */
 
-static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
-
 /* On the way through the model's matrices: whose turn it is. */
 typedef struct Turns {
     const Muon *muon;
@@ -188,7 +186,8 @@ static void take_turn(void *context, const Param *p, const Part *part) {
     const Config *c = model->config;
     const int64_t rank = turns->turn++ % c->ranks, stride = padded(p->cols);
     if (p->offset < turns->bucket->begin || p->offset >= turns->bucket->end) return;
-    Accum *gradient = element(turns->muon->direction, model->k->accum, p->offset - turns->bucket->begin + part->row0 * stride);
+    Accum *gradient = element_of(turns->muon->direction, model->k->accum,
+                                 p->offset - turns->bucket->begin + part->row0 * stride);
     if (rank == c->rank) orthogonalize(turns->muon, gradient, p, part);
     else model->k->zero(model->queue, gradient, (size_t)(part->rows * stride) * dtype_size(model->k->accum));
 }
@@ -209,7 +208,7 @@ void muon_update(const Muon *muon, const MuonBucket *b) {
     const Model *model = muon->model;
     const Kernels *k = model->k;
     const int64_t begin = model->params.bucket[b->bucket].begin;
-    Accum *base = element(muon->direction, k->accum, -begin);
+    Accum *base = element_of(muon->direction, k->accum, -begin);
     k->muon_momentum(model->queue, &(MuonMomentum){.grad = model->grad, .m = b->m, .out = base, .begin = b->share->begin,
                                                    .end = b->share->end, .slots = b->slots, .n_slots = model->params.count,
                                                    .state = b->state, .momentum = model->config->muon_momentum});

@@ -44,11 +44,9 @@ static size_t bytes_of(const Optimizer *o, int64_t elements) {
     return (size_t)elements * dtype_size(o->model->k->accum);
 }
 
-static void *element(void *arena, DType type, int64_t at) { return (char *)arena + at * (int64_t)dtype_size(type); }
-
 /* Where element 0 of the arenas would lie, were the share part of a whole arena: the update counts from there. */
 static Accum *moments_base(const Optimizer *o, Accum *moments, const Share *share) {
-    return element(moments, o->model->k->accum, share->moments - share->begin);
+    return element_of(moments, o->model->k->accum, share->moments - share->begin);
 }
 
 /* Whether bucket b's masters are in halves: all but the vectors'. */
@@ -166,7 +164,7 @@ void optimizer_destroy(Optimizer *o) {
 }
 
 static Collective range(DType type, void *arena, const Bucket *bucket) {
-    return (Collective){.type = type, .count = bucket->end - bucket->begin, .buffer = element(arena, type, bucket->begin)};
+    return (Collective){.type = type, .count = bucket->end - bucket->begin, .buffer = element_of(arena, type, bucket->begin)};
 }
 
 Accum *optimizer_masters(Optimizer *o) {
@@ -178,12 +176,12 @@ Accum *optimizer_masters(Optimizer *o) {
         const Share *share = &o->share[b];
         const int64_t n = share->end - share->begin;
         Collective all = range(k->accum, model->grad, &model->params.bucket[b]);
-        Accum *whole = element(model->grad, k->accum, share->begin);
+        Accum *whole = element_of(model->grad, k->accum, share->begin);
         if (!is_halved(model, b)) k->copy(model->queue, whole, model_master(model, share->begin), bytes_of(o, n), COPY_ON_DEVICE);
         else k->halves(model->queue, &(Halves){.n = n,
                                                .join = true,
                                                .master = whole,
-                                               .storage = element(model->storage, k->storage, share->begin),
+                                               .storage = element_of(model->storage, k->storage, share->begin),
                                                .lower = model_lower(model, share) + share->begin});
         if (is_sharded(o, b)) k->all_gather(model->queue, &all);
     }
@@ -215,7 +213,7 @@ void optimizer_begin(Optimizer *o, const StepInputs *inputs) {
 static void convert(const Optimizer *o, Queue *queue, const Bucket *bucket, int64_t begin, int64_t end, DType travels, bool out) {
     const Model *model = o->model;
     DType accum = model->k->accum;
-    void *arena = element(model->grad, accum, begin), *staged = element(o->staging, travels, begin - bucket->begin);
+    void *arena = element_of(model->grad, accum, begin), *staged = element_of(o->staging, travels, begin - bucket->begin);
     model->k->cast(queue, &(Cast){.n = end - begin,
                                   .from = out ? accum : travels,
                                   .to = out ? travels : accum,
@@ -307,7 +305,7 @@ static void update_run(const Optimizer *o, int b, int64_t begin, int64_t end, in
         .lower = halved ? model_lower(model, &o->share[b]) : NULL,
         .grad = model->grad,
         .m = moments_base(o, o->m, &o->share[b]),
-        .v = element(o->v, model->k->accum, v_shift),
+        .v = element_of(o->v, model->k->accum, v_shift),
         .begin = begin,
         .end = end,
         .slots = o->slots,

@@ -80,6 +80,11 @@ typedef struct Params {
     int *index;                       /* [(layer + 1)·PARAM_COUNT + id] → position in list, −1: not there */
 } Params;
 
+/* Element `at` of an arena of this type; of one that holds shares alone `at` is from its own start. */
+static inline void *element_of(void *arena, DType type, int64_t at) {
+    return (char *)arena + at * (int64_t)dtype_size(type);
+}
+
 /* Builds the table's tensors for a resolved config. Release with params_free(). */
 void params_build(Params *params, const Config *config);
 void params_free(Params *params);
