@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 from sweeps import grid as grids
-from sweeps import jobs, metrics, options, slurm, table, tuned_table, tuning
+from sweeps import claims, jobs, metrics, options, slurm, table, tuned_table, tuning
 from sweeps.grid import Failure
 from sweeps.rounds import Rounds
 
@@ -57,6 +57,8 @@ def make_plan(chosen):
         grid, refused = tuning.from_record(plan, os.path.join(chosen.out, grids.PLAN))
     if grid.tune:
         return make_tuned(grid, refused, chosen)
+    if grid.claims:
+        print("The claims are left out: they are judged where something is tuned (--tune).")
     return finish_plan(grids.expand(grid), chosen), None
 
 
@@ -207,7 +209,7 @@ def report(plan, results, failed, chosen):
 
 
 def draw(plan, rows, results, chosen, *more):
-    """The plots of a plan's rows, and before them those of a comparison, `more` (Tuning, Plan, rows); says what is left out."""
+    """The plots of a plan's rows, and before them those of a comparison, `more` (Tuning, Plan, rows, Claims); says what is left out."""
     if chosen.no_plots or not any(result.train for result in results.values()):
         return []
     try:
@@ -236,10 +238,11 @@ def report_tuned(rounds, chosen):
     tuned, results = rounds.tuning, rounds.results
     best = tuned.plan_of_best(rounds.studies)
     rows, judged = tuned_table.rows_of(tuned, rounds.plan, rounds.studies, rounds.loss)
-    tuned_table.say(tuned, rounds.plan, rows, judged)
-    paths = tuned_table.write(tuned, rounds.plan, rows, judged, results, chosen.out)
+    claimed = claims.Claims(tuned, rows)
+    tuned_table.say(tuned, rounds.plan, rows, judged, claimed)
+    paths = tuned_table.write(tuned, rounds.plan, rows, judged, claimed, results, chosen.out)
     more, rows_of_best = table.write(best, results, rounds.failed, chosen.out, rounds.plan)
-    drawn = draw(best, rows_of_best, results, chosen, (tuned, rounds.plan, rows))
+    drawn = draw(best, rows_of_best, results, chosen, (tuned, rounds.plan, rows, claimed))
     say_written(paths + more + drawn, results)
 
 

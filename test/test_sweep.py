@@ -82,7 +82,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 
 def test_every_ready_made_grid_is_accepted_by_the_program():
-    counts = {"gpas": 12 * 2, "sdd-robust": 4 * 4, "bhyt": 7 * 2, "depth": 4 * 4, "tuned": 17 * 4, "tuned-depth": 4 * 2 * 4}
+    counts = {"gpas": 12 * 2, "sdd-robust": 4 * 4, "bhyt": 7 * 2, "depth": 4 * 4, "tuned": 17 * 4, "tuned-depth": 4 * 2 * 4, "tuned-muon": 10 * 4}
     assert set(grids.ready_made()) == set(counts)
     for name, count in counts.items():
         grid = grids.read(name)
@@ -276,6 +276,13 @@ FLAGS = "[flags]\nsteps = 1\n"
         ("[flags\n", "g.ini:1"),
         ("[flag]\nsteps = 1\n", "[flag] is none of"),
         ("[sweep]\nbase = pre\n", "not 'base'"),
+        ("[claims]\nwords = pre\n", "[claims] words = pre: expected POINT < POINT"),
+        ("[claims]\nwords = pre < pre\n", "expected POINT < POINT"),
+        ("[claims]\nwords = pre < post < mix\n", "expected POINT < POINT"),
+        (
+            "[claims]\nwords = a < b\n[tune]\nlr = 1, 2\n[variant a]\nnorm = dyt\n",
+            "[claims] words: a and b are not points of one axis; there are a",
+        ),
         ("[sweep]\ndiverged-above = nan\n", "'nan' is not a number"),
         ("[sweep]\nbaseline = nobody\n" + FLAGS, "baseline nobody: no such point"),
         ("[flags]\nout = /tmp\n", "--out cannot be in a grid"),
@@ -305,7 +312,7 @@ def test_a_bad_grid_is_refused_in_one_line(tmp_path, data, text, says):
     "arguments, says",
     [
         (["--out", "out"], "holds no sweep.json"),
-        (["nothing", "--out", "out"], "no ready-made grid of that name (bhyt, depth, gpas, sdd-robust, tuned-depth, tuned)"),
+        (["nothing", "--out", "out"], "no ready-made grid of that name (bhyt, depth, gpas, sdd-robust, tuned-depth, tuned-muon, tuned)"),
         (["gpas", "--out", "out"], "--train-data GLOB"),
         (["gpas", "--out", "out", "--train-data", "nowhere*.bin"], "--train-data nowhere*.bin: no such file"),
         (

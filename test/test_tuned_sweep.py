@@ -185,6 +185,58 @@ def test_every_point_of_the_other_axes_is_tuned_and_compared_with_its_own_baseli
         assert found["lns", layers]["difference"]["mean"] == pytest.approx(0.1) and found["pre", layers]["verdict"] == "baseline"
 
 
+CLAIMED = """[claims]
+lns wins = lns < pre
+pre wins = pre < lns
+mix wins = mix < pre
+[variant pre]
+placement = pre
+[variant lns]
+placement = lns
+[variant mix]
+placement = mix
+"""
+
+
+def test_a_claim_is_judged_by_itself_among_the_claims_alone(tune, tmp_path):
+    (tmp_path / "claimed.ini").write_text(CLAIMED)
+    done = tune(LOSS, tmp_path / "claimed.ini", variants=[])
+    found = {entry["claim"]: entry for entry in tuned(tmp_path / "out")["claims"]}
+    one, other, none = found["lns wins"], found["pre wins"], found["mix wins"]
+    assert [entry["verdict"] for entry in (one, other, none)] == ["holds", "the reverse holds", "not told apart"]
+    row = by_variant(tmp_path / "out")["lns"]["difference"]
+    assert (one["by_seed"], one["mean"], one["low"], one["p"]) == tuple(row[name] for name in ("by_seed", "mean", "low", "p"))
+    assert (other["mean"], other["low"], other["high"]) == (-one["mean"], -one["high"], -one["low"])
+    assert one["p_holm"] == other["p_holm"] == pytest.approx(3 * one["p"]) and row["p_holm"] == pytest.approx(2 * row["p"])
+    for text in (done.out, file_bytes(tmp_path / "out", "tuned.md").decode()):
+        assert "mix < pre" in text and "adjusted by Holm for 3 claims" in text
+    # What the directory holds tells them again, and a claim with a side that is not done yet has no verdict.
+    before = file_bytes(tmp_path / "out", "tuned.json")
+    sweep("--out", tmp_path / "out", "--report")
+    assert file_bytes(tmp_path / "out", "tuned.json") == before
+    (name,) = [name for name in run_directories(tmp_path / "out") if name.startswith("lns_lr=0.008_seed=3_")]
+    (tmp_path / "out" / name / "metrics.jsonl").unlink()
+    sweep("--out", tmp_path / "out", "--report")
+    found = {entry["claim"]: entry for entry in tuned(tmp_path / "out")["claims"]}
+    assert found["lns wins"]["verdict"] == "unfinished: lns" and found["lns wins"]["p_holm"] is None
+    assert found["mix wins"]["verdict"] == "not told apart" and tuned(tmp_path / "out")["claims_compared"] == 1
+
+
+def test_a_claim_is_judged_at_every_point_of_the_other_axes(tune, tmp_path):
+    (tmp_path / "claimed.ini").write_text(CLAIMED)
+    loss = '2.0 + abs(math.log2(lr / 0.002)) + 0.01 * math.sin(seed) - 0.1 * (flags["placement"] == "lns") * (int(flags["n-layer"]) - 6)'
+    done = tune(loss + " + 0.001 * math.sin(lr * seed * 1e4)", tmp_path / "claimed.ini", "--grid", "n-layer=8,4", variants=[])
+    found = {(entry["claim"], entry["labels"]["n-layer"]): entry for entry in tuned(tmp_path / "out")["claims"]}
+    assert len(found) == 6 and found["lns wins", "8"]["mean"] == pytest.approx(-0.2)
+    assert found["lns wins", "4"]["mean"] == pytest.approx(0.2) and found["mix wins", "4"]["mean"] == 0
+    assert re.search(r"^claim +order of losses +n-layer ", done.out, re.MULTILINE)
+
+
+def test_claims_of_a_grid_that_tunes_nothing_are_left_out_in_a_word(tune, tmp_path):
+    (tmp_path / "claimed.ini").write_text(CLAIMED)
+    assert "The claims are left out" in tune(LOSS, tmp_path / "claimed.ini", "--flag", "lr=2e-3", variants=[], values=None).out
+
+
 def test_only_narrows_what_is_run_and_not_what_is_told(tune, tmp_path):
     done = tune(LOSS, "--only", "pre*", code=1)
     found = by_variant(tmp_path / "out")

@@ -65,6 +65,24 @@ class Comparison:
             t = abs(self.mean) / error if error else 0.0 if self.mean == 0 else math.inf
             self.p = 1 - t_within(t, len(values) - 1)
 
+    def cells(self):
+        """[difference, 95 % interval, adjusted p] for a table; a dash where there is none."""
+        interval = p = "–"
+        if math.isfinite(self.low):
+            interval = "%s to %s" % (signed(self.low), signed(self.high))
+        if math.isfinite(self.adjusted):
+            p = "%.4f" % self.adjusted if self.adjusted >= 1e-4 else "< 0.0001"
+        return [signed(self.mean), interval, p]
+
+    def record(self):
+        """What a file of JSON holds: null where there is no number."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high, "p": self.p, "p_holm": self.adjusted}
+        return {"by_seed": self.differences, **{name: x if math.isfinite(x) else None for name, x in numbers.items()}}
+
+
+def signed(value):
+    return "%+.4f" % value if math.isfinite(value) else "–"
+
 
 def compare(losses, baseline):
     """The Comparison of two {seed: loss, infinite where the run diverged, None where there is none yet}, not yet adjusted."""

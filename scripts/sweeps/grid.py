@@ -7,6 +7,7 @@ A grid file holds `name = value` lines in sections; README.md beside this file i
     [grid]              flag = several values, separated by commas: an axis
     [tune]              flag = several values: an axis of which each variant takes its best (tuning.py)
     [AXIS POINT]        a point of a named axis: the flags that it sets
+    [claims]            words = POINT < POINT: what is to be judged of a sweep that tunes (claims.py)
 
 The runs are all combinations. A value `x5` multiplies what the flag was before.
 """
@@ -60,6 +61,14 @@ class Grid:
         self.flags, self.axes = {}, {}
         # What is tuned, as an Axis of values; the seed that it is tuned on, values that may be added: None is the default.
         self.tune, self.tune_seed, self.widen = None, None, None
+        self.claims = []  # [Claim]
+
+
+class Claim:
+    """words: what is claimed; lower, higher: labels of two points of one axis, the first of which is to have the lower loss."""
+
+    def __init__(self, words, lower, higher):
+        self.words, self.lower, self.higher = words, lower, higher
 
 
 class Run:
@@ -219,6 +228,14 @@ def read_widen(text, where):
     return int(text)
 
 
+def read_claim(words, text, where):
+    """A Claim from `words = POINT < POINT`."""
+    lower, less, higher = (part.strip() for part in text.partition("<"))
+    if not less or not lower or not higher or lower == higher or re.search(r"[\s<]", lower + higher):
+        raise Failure("%s: [claims] %s = %s: expected POINT < POINT, the lower loss first" % (where, words, text))
+    return Claim(check_value("claim", words, where), lower, higher)
+
+
 def read(text):
     """A Grid from a file or a ready-made grid's name."""
     path = find(text)
@@ -239,10 +256,12 @@ def read(text):
                 raise Failure("%s: [tune] holds one flag: one is tuned, the others are axes or fixed" % path)
             for flag, value in section.items():
                 set_tune(grid, flag, value, path)
+        elif title == "claims":
+            grid.claims = [read_claim(*claim, path) for claim in section.items()]
         elif len(words) == 2:
             add_point(grid, words[0], words[1], section, "%s [%s]" % (path, title))
         else:
-            raise Failure("%s: [%s] is none of [sweep], [flags], [grid], [tune] and [AXIS POINT]" % (path, title))
+            raise Failure("%s: [%s] is none of [sweep], [flags], [grid], [tune], [claims] and [AXIS POINT]" % (path, title))
     return grid
 
 

@@ -1,5 +1,6 @@
 """What does a sweep that tunes look like? tuning.png: the loss against the value that is tuned, a panel a setting, beside it the
-baseline; differences.png: how far each is from the baseline, with its interval. Needs matplotlib.
+baseline; differences.png: how far each is from the baseline, with its interval; claims.png: the same of the two points of each
+claim. Needs matplotlib.
 """
 import math
 import os
@@ -10,7 +11,7 @@ from sweeps.grid import number
 from sweeps.tuned_table import baseline_of, in_words, title_of
 
 MOST_PANELS = 24
-MOST_ROWS = 60  # of differences.png
+MOST_ROWS = 60  # of differences.png, and of claims.png
 GRAY = "#888888"
 BETTER, WORSE, NOT_TOLD = picture.COLORS[2], picture.COLORS[1], picture.COLORS[0]
 
@@ -79,7 +80,7 @@ def dress(axis, tuning, rows):
     axis.set_xlabel(tuning.flag + scale)
 
 
-def draw_tuning(tuning, plan, rows, out):
+def draw_tuning(tuning, plan, rows, claimed, out):
     """(path or None, panels left out)"""
     rows = [row for row in rows if any(loss is not None for loss in row.study.losses.values())]
     if not rows:
@@ -110,11 +111,13 @@ def draw_tuning(tuning, plan, rows, out):
     return picture.save(figure, os.path.join(out, "tuning.png")), len(panels) - len(shown)
 
 
-# ----------------------------------------------------------------------------------------------- differences.png
+# ---------------------------------------------------------------------------------- differences.png, claims.png
+# A row here is anything with a Comparison, `found`, and a verdict().
 
 
 def color_of(row):
-    return {"better": BETTER, "worse": WORSE, "not told apart": NOT_TOLD}.get(row.verdict(), DARK)
+    colors = {"better": BETTER, "holds": BETTER, "worse": WORSE, "the reverse holds": WORSE, "not told apart": NOT_TOLD}
+    return colors.get(row.verdict(), DARK)
 
 
 def limits(rows):
@@ -124,29 +127,50 @@ def limits(rows):
     return 1.06 * (fence(reach) if reach else 0) or 1.0  # where all are 0 any will do
 
 
-def draw_differences(tuning, plan, rows, out):
+def draw_differences(tuning, plan, rows, claimed, out):
     """(path or None, rows left out)"""
-    rows = [row for row in rows if row.found is not None]
-    if not any(row.found.differences for row in rows):
+    rows = [(title_of(row), row) for row in rows if row.found is not None]
+    if not rows:
+        return None, 0
+    base = in_words(*baseline_of(plan))
+    title = "%s: final validation loss less that of %s" % (plan.name, base)
+    label = "difference from %s (nats per token, linear scale): left of 0 is better" % base
+    return draw_comparisons(tuning, rows, title, label, 7.6, os.path.join(out, "differences.png"))
+
+
+def draw_claims(tuning, plan, rows, claimed, out):
+    """(path or None, rows left out)"""
+    title = "%s: what was claimed" % plan.name
+    label = "first less second (nats per token, linear scale): left of 0 is the claim's way"
+    return draw_comparisons(tuning, [(claim_in_words(entry), entry) for entry in claimed.entries], title, label, 9.6,
+                            os.path.join(out, "claims.png"))  # fmt: skip
+
+
+def claim_in_words(entry):
+    return ", ".join(["%s: %s" % (entry.claim.words, entry.order()), *(in_words(*point) for point in entry.labels.items())])
+
+
+def draw_comparisons(tuning, rows, title, label, width, path):
+    """A row for each (name, row); width in inches. Returns (path, or None where no row has a difference; rows left out)."""
+    if not any(row.found.differences for _, row in rows):
         return None, 0
     left_out, rows = max(0, len(rows) - MOST_ROWS), rows[:MOST_ROWS]
-    base = in_words(*baseline_of(plan))
-    several = any(math.isfinite(row.found.low) for row in rows)
+    names, rows = zip(*rows)
     note = "Dots: the seeds; each at its own best %s. Arrows: beyond the picture." % tuning.flag
-    if several:
+    if any(math.isfinite(row.found.low) for row in rows):
         note += " Diamond and bar: mean and 95 % interval (Student's t), each by itself. Verdicts: p\u00a0<\u00a00.05 after Holm's correction for all."
-    figure, (axis,) = picture.new_figure(1, "%s: final validation loss less that of %s" % (plan.name, base), note)
-    figure.set_size_inches(7.6, 1.8 + 0.3 * len(rows))
+    figure, (axis,) = picture.new_figure(1, title, note)
+    figure.set_size_inches(width, 1.8 + 0.3 * len(rows))
     reach = limits(rows)
     axis.set_xlim(-reach, reach)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.axvline(0, color=DARK, linewidth=1)
     for y, row in enumerate(rows):
         draw_difference(axis, y, row, reach)
-    axis.set_yticks(range(len(rows)), [title_of(row) for row in rows])
+    axis.set_yticks(range(len(rows)), names)
     axis.grid(False, axis="y")
-    axis.set_xlabel("difference from %s (nats per token, linear scale): left of 0 is better" % base)
-    return picture.save(figure, os.path.join(out, "differences.png")), left_out
+    axis.set_xlabel(label)
+    return picture.save(figure, path), left_out
 
 
 def draw_difference(axis, y, row, reach):
@@ -169,11 +193,11 @@ def draw_difference(axis, y, row, reach):
     text.set_in_layout(True)
 
 
-def draw(tuning, plan, rows, out):
+def draw(tuning, plan, rows, claimed, out):
     """Writes what there is data for. Returns the paths, and a note for each figure that left something out."""
     paths, notes = [], []
-    for drawn, what in ((draw_tuning, "panels"), (draw_differences, "rows")):
-        path, left_out = drawn(tuning, plan, rows, out)
+    for drawn, what in ((draw_tuning, "panels"), (draw_differences, "rows"), (draw_claims, "rows")):
+        path, left_out = drawn(tuning, plan, rows, claimed, out)
         paths += [path] if path else []
         if left_out:
             notes.append("%s: %d %s are left out" % (os.path.basename(path), left_out, what))

@@ -1,7 +1,8 @@
 """What came of a sweep that tunes: a row for each setting at its best value, and how it differs from the baseline.
 
 tuned.md is for people, tuned.csv has a line for each setting, tuned.json all of it: every value tried, every seed. In these two
-an empty field or null is a number that is not there, and "diverged" a loss that is not.
+an empty field or null is a number that is not there, and "diverged" a loss that is not. tuned.md and tuned.json hold the grid's
+claims too (claims.py).
 """
 import json
 import math
@@ -75,10 +76,6 @@ def title_of(row):
 # ------------------------------------------------------------------------------------------------------ cells
 
 
-def signed(value):
-    return "%+.4f" % value if math.isfinite(value) else "–"
-
-
 def tried(row):
     """`0.001 … 0.008, 1 diverged`."""
     values, losses = list(row.study.losses), row.study.losses.values()
@@ -88,19 +85,11 @@ def tried(row):
 
 
 def cells(row):
-    found = row.found
-    interval = p = difference = "–"
-    if found is not None:
-        difference = signed(found.mean)
-        if math.isfinite(found.low):
-            interval = "%s to %s" % (signed(found.low), signed(found.high))
-        if math.isfinite(found.adjusted):
-            p = "%.4f" % found.adjusted if found.adjusted >= 1e-4 else "< 0.0001"
     best = "–" if row.study.best is None else row.study.best + ("*" if row.study.edge else "")
     loss = table.with_deviation(row.sound())
     if 0 < len(row.sound()) < len(row.losses):
         loss += " (%d of %d seeds)" % (len(row.sound()), len(row.losses))
-    return [*row.labels.values(), best, tried(row), loss, difference, interval, p, row.verdict()]
+    return [*row.labels.values(), best, tried(row), loss, *(row.found or compare.Comparison({})).cells(), row.verdict()]
 
 
 def header(tuning):
@@ -144,22 +133,27 @@ def lines_of(head, lines):
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [head, *lines]]
 
 
-def say(tuning, plan, rows, judged):
-    """Prints the table."""
+def say(tuning, plan, rows, judged, claimed):
+    """Prints the table, and that of the claims if there are any."""
     print("\n".join(["", *lines_of(header(tuning), [cells(row) for row in rows]), "", *notes(tuning, plan, rows, judged)]))
+    if claimed.entries:
+        print("\n".join(["", *lines_of(claimed.header(), claimed.cells()), "", *claimed.notes()]))
 
 
 # ------------------------------------------------------------------------------------------------------ files
 
 
-def markdown(tuning, plan, rows, judged, results):
-    head = header(tuning)
+def markdown_table(head, lines):
+    marked = ["| %s |" % " | ".join(head), "|%s|" % "|".join(["---"] * len(head))]
+    return marked + ["| %s |" % " | ".join(map(table.markdown_cell, line)) for line in lines]
+
+
+def markdown(tuning, plan, rows, judged, claimed, results):
     lines = ["# %s" % plan.name, ""] + ([plan.about, ""] if plan.about else [])
-    lines.append("| %s |" % " | ".join(head))
-    lines.append("|%s|" % "|".join(["---"] * len(head)))
-    for row in rows:
-        lines.append("| %s |" % " | ".join(map(table.markdown_cell, cells(row))))
-    lines += ["", *notes(tuning, plan, rows, judged), "", "## What was tried", ""]
+    lines += [*markdown_table(header(tuning), map(cells, rows)), "", *notes(tuning, plan, rows, judged), ""]
+    if claimed.entries:
+        lines += ["## Claims", "", *markdown_table(claimed.header(), claimed.cells()), "", *claimed.notes(), ""]
+    lines += ["## What was tried", ""]
     for row in rows:
         losses = ("%s %s" % (value, loss_in_words(loss)) for value, loss in row.study.losses.items())
         lines.append("- %s: %s" % (title_of(row) or tuning.flag, ", ".join(losses)))
@@ -184,11 +178,7 @@ def record_of_loss(loss):
     return "diverged" if loss is not None and math.isinf(loss) else loss
 
 
-def finite_or_none(value):
-    return value if math.isfinite(value) else None
-
-
-def record(tuning, plan, rows, judged):
+def record(tuning, plan, rows, judged, claimed):
     """What tuned.json holds."""
     base = baseline_of(plan)
     settings = []
@@ -207,12 +197,7 @@ def record(tuning, plan, rows, judged):
             },
         }
         if row.found is not None:
-            found = row.found
-            entry["difference"] = {
-                "by_seed": found.differences,
-                **{name: finite_or_none(getattr(found, name)) for name in ("mean", "low", "high", "p")},
-                "p_holm": finite_or_none(found.adjusted),
-            }
+            entry["difference"] = row.found.record()
         settings.append(entry)
     return {
         "name": plan.name,
@@ -225,6 +210,8 @@ def record(tuning, plan, rows, judged):
         "level": compare.LEVEL,
         "comparisons": judged,
         "settings": settings,
+        "claims_compared": claimed.judged,
+        "claims": claimed.record(),
     }
 
 
@@ -242,13 +229,13 @@ def table_csv(tuning, rows):
     return head + ["p", "p_holm", "verdict"], lines
 
 
-def write(tuning, plan, rows, judged, results, out):
+def write(tuning, plan, rows, judged, claimed, results, out):
     """Writes the three files; returns their paths."""
     paths = [os.path.join(out, "tuned." + kind) for kind in ("md", "csv", "json")]
     with open(paths[0], "w", encoding="utf-8") as file:
-        file.write(markdown(tuning, plan, rows, judged, results))
+        file.write(markdown(tuning, plan, rows, judged, claimed, results))
     table.write_csv(paths[1], *table_csv(tuning, rows))
     with open(paths[2], "w", encoding="utf-8") as file:
-        json.dump(record(tuning, plan, rows, judged), file, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump(record(tuning, plan, rows, judged, claimed), file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
     return paths

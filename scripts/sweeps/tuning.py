@@ -13,6 +13,7 @@ import decimal
 import itertools
 import math
 
+from sweeps import claims
 from sweeps import grid as grids
 from sweeps.grid import Failure
 
@@ -80,6 +81,8 @@ class Tuning:
         every = math.prod(len(axis.points) for axis in self.axes) * (len(self.values) + self.widen + len(self.seeds))
         if every > grids.MOST_RUNS:
             raise Failure("the grid has more than %d runs" % grids.MOST_RUNS)
+        for claim in self.grid.claims:
+            claims.axis_of(claim, self.axes)
         seen = {}
         for setting in self.settings():
             for value in self.values:
@@ -199,6 +202,7 @@ class Tuning:
             "flags": self.grid.flags,
             "axes": axes,
             "refused": self.refused,
+            "claims": [[claim.words, "%s < %s" % (claim.lower, claim.higher)] for claim in self.grid.claims],
         }
 
 
@@ -217,6 +221,7 @@ def from_record(plan, path):
         grids.set_tune(grid, record["flag"], ",".join(record["values"]), path)
         grid.tune_seed = grids.check_value("seed", record["tune_seed"], path)
         grid.widen = grids.read_widen(str(record["widen"]), path)
+        grid.claims = [grids.read_claim(*claim, path) for claim in record.get("claims", ())]
         grid.about, grid.baseline, grid.diverged_above = plan.about, plan.baseline, plan.diverged_above
         return grid, {str(name): str(why) for name, why in record["refused"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
