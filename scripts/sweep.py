@@ -82,7 +82,7 @@ def finish_plan(plan, chosen):
 
 
 def refuse_options_of_tuning(chosen):
-    for option in ("tune_seed", "widen"):
+    for option in ("tune_seed", "widen", "margin"):
         if getattr(chosen, option) is not None:
             raise Failure("--%s: nothing is tuned: give --tune" % option.replace("_", "-"))
 
@@ -96,6 +96,8 @@ def make_tuned(grid, refused, chosen):
         grid.tune_seed = grids.check_value("seed", chosen.tune_seed, "--tune-seed")
     if chosen.widen is not None:
         grid.widen = grids.read_widen(chosen.widen, "--widen")
+    if chosen.margin is not None:
+        grid.margin = grids.read_margin(chosen.margin, "--margin")
     rounds = Rounds(tuning.Tuning(grid, refused), chosen.out)
     plan = rounds.plan
     plan.check_baseline()

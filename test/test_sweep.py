@@ -276,6 +276,7 @@ FLAGS = "[flags]\nsteps = 1\n"
         ("[flags\n", "g.ini:1"),
         ("[flag]\nsteps = 1\n", "[flag] is none of"),
         ("[sweep]\nbase = pre\n", "not 'base'"),
+        ("[sweep]\nmargin = -1\n", "margin: '-1' is not a number from 0 up"),
         ("[claims]\nwords = pre\n", "[claims] words = pre: expected POINT < POINT"),
         ("[claims]\nwords = pre < pre\n", "expected POINT < POINT"),
         ("[claims]\nwords = pre < post < mix\n", "expected POINT < POINT"),

@@ -356,7 +356,9 @@ def test_a_best_at_the_edge_of_what_was_tried_is_a_star(edge, marker):
         (["--tune", "lr=" + ",".join(map(str, range(1, 9999)))], "more than 10000 runs"),
         (["--variant", "a: lr=1e-3", "--tune", "lr=1e-3,2e-3"], "have the same flags"),
         (["--tune", "lr=1e-3,2e-3", "--flag", "val-data="], "tuning goes by the validation loss: give --val-data GLOB"),
+        (["--tune", "lr=1e-3,2e-3", "--margin", "-0.1"], "'-0.1' is not a number from 0 up"),
         (["--widen", "2"], "--widen: nothing is tuned"),
+        (["--margin", "0.1"], "--margin: nothing is tuned"),
         (["--tune-seed", "2"], "--tune-seed: nothing is tuned"),
         (["--tokens-per-s", "5"], "give --list"),
         (["--list", "--tokens-per-s", "0"], "expected a number above 0"),
@@ -390,7 +392,7 @@ def planned(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("damage", [
-    {"flag": "out"}, {"flag": 7}, {"values": ["1e-3"]}, {"values": 5}, {"widen": 10**9}, {"refused": None}, {"tune_seed": "x\x1b[2J"},
+    {"flag": "out"}, {"flag": 7}, {"values": ["1e-3"]}, {"values": 5}, {"widen": 10**9}, {"margin": -1}, {"claims": 5}, {"claims": [["x", "y"]]}, {"refused": None}, {"tune_seed": "x\x1b[2J"},
     {"axes": [{"name": "variant", "named": True, "points": {"../..": {}}}]}, {"axes": 3}, {"flags": {"out": "/"}},
 ])  # fmt: skip
 def test_a_damaged_plan_is_refused_in_one_line(planned, tmp_path, damage):

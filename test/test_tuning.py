@@ -72,6 +72,24 @@ def test_the_grid_grows_in_its_own_ratio_until_the_best_has_worse_on_both_sides(
     assert found.losses[found.best] == min(found.losses.values())
 
 
+def test_with_a_margin_an_end_that_is_hardly_worse_is_gone_beyond():
+    two_valleys = {"0.0005": 2.03, "0.001": 2.02, "0.002": 2.0, "0.004": 2.004, "0.008": 1.9, "0.016": 2.1, "0.032": 2.2}
+    assert study(tuned("1e-3,2e-3,4e-3"), two_valleys.get).best == "0.002"
+    found = study(tuned("1e-3,2e-3,4e-3", margin=0.005), two_valleys.get)
+    assert (found.best, found.edge, list(found.losses)[-1]) == ("0.008", "", "0.016")
+    # Both ends, the better first; a limit or a refusal on one side is told, and the other goes on.
+    flat = {"0.00025": 9, "0.0005": 2.3, "0.001": 2.2, "0.002": 2.0, "0.004": 2.1, "0.008": 2.4}
+    assert list(study(tuned("1e-3,2e-3,4e-3", margin=0.25), flat.get).losses) == ["0.0005", "0.001", "0.002", "0.004", "0.008"]
+    found = study(tuned("1e-3,2e-3,4e-3", margin=0.25, widen=1), flat.get)
+    assert list(found.losses)[-1] == "0.008" and found.best == "0.002" and "limit of 1 values" in found.edge
+    both = tuned("1e-3,2e-3,4e-3", margin=0.25)
+    both.refused[both.run(both.settings()[0], "0.008", "0").name] = "why"
+    found = study(both, flat.get)
+    assert list(found.losses) == ["0.0005", "0.001", "0.002", "0.004"] and found.edge == "0.008 is refused"
+    # One that diverged is no near one, however wide the margin.
+    assert study(tuned("1e-3,2e-3,4e-3", margin=9), {"0.001": 99, "0.002": 2.0, "0.004": INFINITE}.get).edge == ""
+
+
 def test_the_grid_stops_growing_at_its_limit_and_says_so():
     for widen, count in ((3, 5), (1, 3), (0, 2)):
         found = study(tuned("1e-3,2e-3", widen=widen), lambda value: 1 / float(value))
@@ -125,12 +143,12 @@ def test_each_variant_has_a_grid_of_its_own_and_values_multiply_what_is_there():
 
 
 def test_a_record_of_the_plan_makes_the_same_runs_again():
-    before = tuned("1e-3,2e-3", widen=2, tune_seed="7")
+    before = tuned("1e-3,2e-3", widen=2, tune_seed="7", margin=0.25)
     before.refused["some run"] = "why"
     plan = before.plan(before.studies(lambda run: bowl(0.004)(run.labels["lr"])))
     grid, refused = tuning.from_record(plan, "sweep.json")
     again = tuning.Tuning(grid, refused)
-    assert again.refused == {"some run": "why"} and again.widen == 2
+    assert again.refused == {"some run": "why"} and (again.widen, again.margin) == (2, 0.25)
     runs = again.plan(again.studies(lambda run: bowl(0.004)(run.labels["lr"]))).runs
     assert [run.name for run in runs] == [run.name for run in plan.runs] and len(runs) > 10
 

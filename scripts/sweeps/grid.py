@@ -2,7 +2,7 @@
 
 A grid file holds `name = value` lines in sections; README.md beside this file is its manual:
 
-    [sweep]             about, baseline, diverged-above, tune-seed, widen
+    [sweep]             about, baseline, diverged-above, tune-seed, widen, margin
     [flags]             train_gpt's flags for every run
     [grid]              flag = several values, separated by commas: an axis
     [tune]              flag = several values: an axis of which each variant takes its best (tuning.py)
@@ -17,6 +17,7 @@ import glob
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -59,8 +60,9 @@ class Grid:
     def __init__(self, name):
         self.name, self.about, self.baseline, self.diverged_above = name, "", None, None
         self.flags, self.axes = {}, {}
-        # What is tuned, as an Axis of values; the seed that it is tuned on, values that may be added: None is the default.
-        self.tune, self.tune_seed, self.widen = None, None, None
+        # What is tuned, as an Axis of values; the seed that it is tuned on, values that may be added, and how much worse an edge
+        # must be for none to be: None is the default.
+        self.tune, self.tune_seed, self.widen, self.margin = None, None, None, None
         self.claims = []  # [Claim]
 
 
@@ -216,9 +218,11 @@ def read_settings(grid, section, where):
             grid.tune_seed = check_value("seed", value, where)
         elif key == "widen":
             grid.widen = read_widen(value, "%s: widen" % where)
+        elif key == "margin":
+            grid.margin = read_margin(value, "%s: margin" % where)
         else:
             raise Failure(
-                "%s: [sweep] knows about, baseline, diverged-above, tune-seed and widen, not '%s'" % (where, key)
+                "%s: [sweep] knows about, baseline, diverged-above, tune-seed, widen and margin, not '%s'" % (where, key)
             )
 
 
@@ -226,6 +230,13 @@ def read_widen(text, where):
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) > MOST_WIDENED:
         raise Failure("%s: '%s' is not a number from 0 to %d" % (where, text, MOST_WIDENED))
     return int(text)
+
+
+def read_margin(text, where):
+    value = read_number(text, where)
+    if not 0 <= value < math.inf:
+        raise Failure("%s: '%s' is not a number from 0 up" % (where, text))
+    return value
 
 
 def read_claim(words, text, where):

@@ -83,6 +83,12 @@ def parse(arguments, description):
         help="values that --tune may add for each variant where the best lies at the grid's edge (default %d)" % tuning.WIDEN,
     )
     what.add_argument(
+        "--margin",
+        metavar="X",
+        help="an edge counts as worse only if its loss is by more than this: --tune goes on beyond one that is as good, up to "
+        "the seeds' scatter (default %g)" % tuning.MARGIN,
+    )
+    what.add_argument(
         "--variant", action="append", default=[], metavar="'NAME: FLAG=VALUE …'", help="one more variant"
     )
     what.add_argument(

@@ -92,7 +92,8 @@ def draw_tuning(tuning, plan, rows, claimed, out):
     shown = panels[:MOST_PANELS]
     losses = [finite(row.study.losses.values()) for row in rows]
     note = ["Seed %s. The disc is the value that was chosen." % tuning.tune_seed]
-    note += ["A star: it lies at the edge of those tried."] if any(row.study.edge for row in rows) else []
+    near = ", or no more than %g from one's loss" % tuning.margin if tuning.margin else ""
+    note += ["A star: it lies at the edge of those tried%s." % near] if any(row.study.edge for row in rows) else []
     note += ["Gray: %s." % in_words(*base)] if any(partner[id(row)] not in (None, row) for row in shown) else []
     note += ["▲: diverged, or above the picture."]
     title = "%s: final validation loss by %s" % (plan.name, tuning.flag)

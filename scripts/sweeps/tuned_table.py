@@ -104,9 +104,12 @@ def notes(tuning, plan, rows, judged):
         "Each at its best %s of those tried, by the final validation loss on seed %s; a run that diverged is the worst."
         % (tuning.flag, tuning.tune_seed)
     ]
+    if tuning.margin:
+        lines.append("The values end where the loss is more than %g above the best's, or there is no next one." % tuning.margin)
     edges = sorted({row.study.edge for row in rows if row.study.edge})
     if edges:
-        lines.append("*: the best of those tried lies at their edge: %s." % "; ".join(edges))
+        near = ", or no more than %g from one's loss" % tuning.margin if tuning.margin else ""
+        lines.append("*: the best of those tried lies at their edge%s: %s." % (near, "; ".join(edges)))
     lines.append("final val: nats per token, mean ± sample standard deviation over seeds %s." % ", ".join(seeds))
     if tuning.tune_seed in seeds:
         lines.append("Seed %s is among them and has chosen the value too: it flatters each best." % tuning.tune_seed)
@@ -206,6 +209,7 @@ def record(tuning, plan, rows, judged, claimed):
         "tune_seed": tuning.tune_seed,
         "seeds": tuning.seeds,
         "widen": tuning.widen,
+        "margin": tuning.margin,
         "baseline": base and {base[0]: base[1]},
         "level": compare.LEVEL,
         "comparisons": judged,

@@ -2,7 +2,8 @@
 
 Every setting (a variant, at one point of every other axis) is trained at each value of the grid on one seed. Where the
 lowest final validation loss lies at an edge of the grid, the next value beyond is tried, in the grid's own ratio, until the
-best has worse ones on both sides or `widen` values were added. A run that diverged counts as the worst there is; if all did,
+best has worse ones on both sides or `widen` values were added. With a `margin`, an end of the grid counts as worse only if it is
+by more than that: seeds differ too, and a loss need not fall and rise but once. A run that diverged counts as the worst there is; if all did,
 the grid grows downward. Then the best is repeated on other seeds, and those alone are compared (compare.py): the seed
 that chose it would flatter it.
 
@@ -17,7 +18,7 @@ from sweeps import claims
 from sweeps import grid as grids
 from sweeps.grid import Failure
 
-SEEDS, TUNE_SEED, WIDEN = ["1", "2", "3"], "0", 3  # where nobody says
+SEEDS, TUNE_SEED, WIDEN, MARGIN = ["1", "2", "3"], "0", 3, 0.0  # where nobody says
 ROUNDED = decimal.Context(prec=4)  # a new value's digits
 
 
@@ -35,8 +36,8 @@ def loss_of(run, result, above):
 
 class Study:
     """What tuning one setting has come to: losses {value: loss, infinite or None as above}, in the order of the values;
-    `best` is None where nothing is chosen (yet: not `settled`); `edge` says why a best at an edge stays there; runs at
-    its values, and at the best on other seeds {seed: run}."""
+    `best` is None where nothing is chosen (yet: not `settled`); `edge` says why a best at an edge, or within the margin of one,
+    stays there; runs at its values, and at the best on other seeds {seed: run}."""
 
     def __init__(self, labels):
         self.labels, self.losses, self.runs, self.repeats = labels, {}, {}, {}
@@ -62,6 +63,7 @@ class Tuning:
         self.seeds = self.seeds_of(grid)
         self.tune_seed = grids.canonical(TUNE_SEED if grid.tune_seed is None else grid.tune_seed)
         self.widen = WIDEN if grid.widen is None else grid.widen
+        self.margin = MARGIN if grid.margin is None else grid.margin
         # The axes whose points make a setting, then the tuned one and the seed.
         self.axes = [axis for axis in grids.ordered_axes(grid) if axis.name != "seed"]
         if grid.baseline is None and self.axes:
@@ -159,17 +161,30 @@ class Tuning:
 
     def beyond(self, setting, study):
         """(the value to try next or None, why a best at an edge is left there or "")."""
+        left = ""
+        for outer, inner in self.open_edges(study):
+            if study.widened >= self.widen:
+                return None, "the limit of %d values beyond the grid" % self.widen
+            value = self.next_value(outer, inner)
+            if value is None or value in study.losses:
+                left = "no next value beyond %s" % outer
+            elif self.refused.get(self.run(setting, value, self.tune_seed).name):
+                left = "%s is refused" % value
+            else:
+                return value, ""
+        return None, left
+
+    def open_edges(self, study):
+        """[(value at an edge, its neighbour)] of the edges beyond which the best may lie, the likelier first."""
+        if not self.numeric():
+            return []
         values = list(study.losses)
-        if not self.numeric() or study.best not in (None, values[0], values[-1]):
-            return None, ""
-        if study.widened >= self.widen:
-            return None, "the limit of %d values beyond the grid" % self.widen
-        outer, inner = (values[-1], values[-2]) if study.best == values[-1] else (values[0], values[1])
-        value = self.next_value(outer, inner)
-        if value is None or value in values:
-            return None, "no next value beyond %s" % outer
-        why = self.refused.get(self.run(setting, value, self.tune_seed).name)
-        return (None, "%s is refused" % value) if why else (value, "")
+        if study.best is None:  # all diverged: downward
+            return [(values[0], values[1])]
+        edges = {values[0]: values[1], values[-1]: values[-2]}
+        behind = {outer: study.losses[outer] - study.losses[study.best] for outer in edges}
+        near = [outer for outer in edges if outer == study.best or 0 < self.margin >= behind[outer]]
+        return [(outer, edges[outer]) for outer in sorted(near, key=behind.get)]
 
     def next_value(self, outer, inner):
         """As far beyond `outer` as that is from `inner`, as a ratio; None where there is no ratio. Whole numbers stay whole."""
@@ -199,6 +214,7 @@ class Tuning:
             "values": list(self.grid.tune.points),
             "tune_seed": self.tune_seed,
             "widen": self.widen,
+            "margin": self.margin,
             "flags": self.grid.flags,
             "axes": axes,
             "refused": self.refused,
@@ -221,6 +237,7 @@ def from_record(plan, path):
         grids.set_tune(grid, record["flag"], ",".join(record["values"]), path)
         grid.tune_seed = grids.check_value("seed", record["tune_seed"], path)
         grid.widen = grids.read_widen(str(record["widen"]), path)
+        grid.margin = grids.read_margin(str(record.get("margin", MARGIN)), path)
         grid.claims = [grids.read_claim(*claim, path) for claim in record.get("claims", ())]
         grid.about, grid.baseline, grid.diverged_above = plan.about, plan.baseline, plan.diverged_above
         return grid, {str(name): str(why) for name, why in record["refused"].items()}
