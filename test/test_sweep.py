@@ -187,6 +187,19 @@ def test_plots_are_pictures_with_something_in_them(swept):
     assert not os.path.exists(os.path.join(out, "lambda.png"))  # nobody has a λ here
 
 
+def test_no_two_of_a_ready_made_grids_lines_look_alike():
+    pytest.importorskip("matplotlib")
+    from sweeps import plots
+
+    for name in grids.ready_made():
+        labels = list(grids.read(name).axes["variant"].points)
+        looks = plots.styles(labels)
+        assert len(set(looks.values())) == len(labels), name
+        for label in labels:
+            first = label.split("+")[0]
+            assert first not in looks or looks[label][0] == looks[first][0], "X+Y has X's color"
+
+
 def test_without_matplotlib_there_is_a_table_and_a_word_about_it(swept, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')\n")
     out = tmp_path / "out"

@@ -13,7 +13,7 @@ from sweeps import metrics
 from sweeps.grid import number
 
 MOST_PANELS = 16
-MOST_NAMES = 14  # at the ends of a panel's lines
+MOST_NAMES = 18  # at the ends of a panel's lines
 # Per layer over the steps: the field of a layer's statistics, the file, and what the axis says.
 OVER_TIME = [
     ("residual_rms", "residual-over-time.png", "residual rms after each block"),
@@ -24,19 +24,21 @@ OVER_TIME = [
 
 
 def styles(labels):
-    """label → (color, dashes). A label X+Y looks like X, dashed."""
-    chosen, used, variations = {}, 0, {}
+    """label → (color, dashes). A label X+Y looks like X, dashed. No two look alike while colors and dashes last."""
+    chosen, used = {}, 0
+
+    def unused(color, dashes):
+        return next(((color, dash) for dash in dashes if (color, dash) not in chosen.values()), (color, dashes[0]))
+
     for label in sorted(labels, key=lambda label: (label.count("+"), labels.index(label))):
         parents = [label.rsplit("+", cut)[0] for cut in range(1, label.count("+") + 1)]
         parent = next((name for name in parents if name in chosen), None)
         if parent is None:
-            dash = used // len(picture.COLORS) % len(DASHES)
-            chosen[label] = (picture.COLORS[used % len(picture.COLORS)], DASHES[dash])
+            chosen[label] = unused(picture.COLORS[used % len(picture.COLORS)], [DASHES[0], *DASHES[2:], DASHES[1]])
             used += 1
             continue
         root = parent.split("+")[0] if parent.split("+")[0] in chosen else parent
-        variations[root] = variations.get(root, 0) + 1
-        chosen[label] = (chosen[root][0], DASHES[variations[root] % len(DASHES)])
+        chosen[label] = unused(chosen[root][0], DASHES[1:])
     return chosen
 
 
