@@ -73,7 +73,7 @@ SANITIZED := $(patsubst $(BUILD)/%,build/asan/%,$(filter-out %/test_gradients %/
 # Alone: what uses every core by itself, or is there to use them, or compares times.
 TEST_ALONE  := $(BUILD)/test_model test/test_emulated_losses.py test/test_gpu_check.py $(FUZZING)
 # As many at once as there are cores, one thread each: what takes longest first.
-LONG        := test/test_races.py $(BUILD)/test_ops test/test_faults.py test/test_training.py
+LONG        := test/test_races.py $(BUILD)/test_ops build/asan/test_variants test/test_emulated_ranks.py test/test_ranks.py
 # Samples of what is slow under sanitizers; whole in test-all.
 SANITIZED_WHOLE := build/asan/test_ops build/asan/test_variant_rules build/asan/test_extremes
 SANITIZED_PART  := $(foreach type,f32 bf16,"OPS_SAMPLE=1 build/asan/test_ops test --implementation cpu/$(type)") \
@@ -83,7 +83,7 @@ TWINS_PART  := "OPS_SAMPLE=1 $(BUILD)/test_ops_emu twins"
 # What a processor with AMX does not take, in cpu/bf16.
 NO_AMX      := "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 OPS_SAMPLE=1 $(BUILD)/test_ops test --implementation cpu/bf16"
 TEST_PAIRED := $(EMU_SUITES) $(TWINS_PART) $(NO_AMX) $(LONG) $(filter-out $(TEST_ALONE) $(LONG),$(SCRIPTED) $(PROGRAMS)) $(SANITIZED_PART) \
-               $(filter-out $(SANITIZED_WHOLE),$(SANITIZED)) $(REPLAYS)
+               $(filter-out $(SANITIZED_WHOLE) $(LONG),$(SANITIZED)) $(REPLAYS)
 TEST        := $(TEST_PAIRED) $(TEST_ALONE)
 
 # --------------------------------------------------------------------------------------------------------------- hf
