@@ -225,11 +225,14 @@ def test_a_claim_is_judged_by_itself_among_the_claims_alone(tune, tmp_path):
 def test_a_claim_is_judged_at_every_point_of_the_other_axes(tune, tmp_path):
     (tmp_path / "claimed.ini").write_text(CLAIMED)
     loss = '2.0 + abs(math.log2(lr / 0.002)) + 0.01 * math.sin(seed) - 0.1 * (flags["placement"] == "lns") * (int(flags["n-layer"]) - 6)'
-    done = tune(loss + " + 0.001 * math.sin(lr * seed * 1e4)", tmp_path / "claimed.ini", "--grid", "n-layer=8,4", variants=[])
+    done = tune(loss + " + 0.001 * math.sin(lr * seed * 1e4)", tmp_path / "claimed.ini", "--grid", "n-layer=8,4", variants=[],
+                plots=True)  # fmt: skip
     found = {(entry["claim"], entry["labels"]["n-layer"]): entry for entry in tuned(tmp_path / "out")["claims"]}
     assert len(found) == 6 and found["lns wins", "8"]["mean"] == pytest.approx(-0.2)
     assert found["lns wins", "4"]["mean"] == pytest.approx(0.2) and found["mix wins", "4"]["mean"] == 0
     assert re.search(r"^claim +order of losses +n-layer ", done.out, re.MULTILINE)
+    if "matplotlib is not installed" not in done.out:
+        assert "claims.png" in done.out and file_bytes(tmp_path / "out", "claims.png")[:4] == b"\x89PNG"
 
 
 def test_claims_of_a_grid_that_tunes_nothing_are_left_out_in_a_word(tune, tmp_path):
@@ -392,7 +395,8 @@ def planned(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("damage", [
-    {"flag": "out"}, {"flag": 7}, {"values": ["1e-3"]}, {"values": 5}, {"widen": 10**9}, {"margin": -1}, {"claims": 5}, {"claims": [["x", "y"]]}, {"refused": None}, {"tune_seed": "x\x1b[2J"},
+    {"flag": "out"}, {"flag": 7}, {"values": ["1e-3"]}, {"values": 5}, {"widen": 10**9}, {"refused": None}, {"tune_seed": "x\x1b[2J"},
+    {"margin": -1}, {"claims": 5}, {"claims": [["x", "y"]]},
     {"axes": [{"name": "variant", "named": True, "points": {"../..": {}}}]}, {"axes": 3}, {"flags": {"out": "/"}},
 ])  # fmt: skip
 def test_a_damaged_plan_is_refused_in_one_line(planned, tmp_path, damage):
