@@ -90,6 +90,16 @@ def test_with_a_margin_an_end_that_is_hardly_worse_is_gone_beyond():
     assert study(tuned("1e-3,2e-3,4e-3", margin=9), {"0.001": 99, "0.002": 2.0, "0.004": INFINITE}.get).edge == ""
 
 
+def test_what_is_to_come_counts_in_the_correction():
+    assert compare.holm([0.01, 0.03]) == pytest.approx([0.02, 0.03])
+    assert compare.holm([0.01, 0.03], 3) == pytest.approx([0.05, 0.12])
+    assert compare.holm([0.01, 0.03], 3) == compare.holm([0.01, 0.03, 1, 1, 1])[:2]
+    early = compare.Comparison({"1": 0.10, "2": 0.11, "3": 0.12})  # p 0.0027
+    assert compare.judge([early], 5) == 6 and early.verdict == "worse"
+    early = compare.Comparison({"1": 0.10, "2": 0.11, "3": 0.12})
+    assert compare.judge([early], 19) == 20 and early.verdict == "not told apart"
+
+
 def test_the_grid_stops_growing_at_its_limit_and_says_so():
     for widen, count in ((3, 5), (1, 3), (0, 2)):
         found = study(tuned("1e-3,2e-3", widen=widen), lambda value: 1 / float(value))

@@ -23,9 +23,16 @@ class Entry:
 
     def state(self):
         """In words, what is missing on either side; "" if nothing is. The variants' table says how much."""
-        lost = [point for point, row in self.sides.items() if row.study.diverged_everywhere()]
-        open_ones = [point for point, row in self.sides.items() if row.state()]
-        return "diverged at every value: " + ", ".join(lost) if lost else "unfinished: " + ", ".join(open_ones) if open_ones else ""
+        if self.lost():
+            return "diverged at every value: " + ", ".join(self.lost())
+        unfinished = [point for point, row in self.sides.items() if row.is_open()]
+        return "unfinished: " + ", ".join(unfinished) if unfinished else ""
+
+    def lost(self):
+        return [point for point, row in self.sides.items() if row.study.diverged_everywhere()]
+
+    def is_open(self):
+        return bool(self.state()) and not self.lost()
 
     def verdict(self):
         said = self.state() or self.found.verdict
@@ -37,11 +44,12 @@ class Entry:
 
 
 class Claims:
-    """entries, in the grid's order; judged: how many of them were judged together; axes: the names that their labels have."""
+    """entries, in the grid's order; judged: how many their p are adjusted for; axes: the names that their labels have."""
 
     def __init__(self, tuning, rows):
         self.entries = [entry for claim in tuning.grid.claims for entry in entries_of(claim, tuning.axes, rows)]
-        self.judged = compare.judge([entry.found for entry in self.entries if not entry.state()])
+        self.judged = compare.judge([entry.found for entry in self.entries if not entry.state()],
+                                    sum(entry.is_open() for entry in self.entries))  # fmt: skip
         self.axes = list(dict.fromkeys(name for entry in self.entries for name in entry.labels))
 
     def header(self):

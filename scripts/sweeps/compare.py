@@ -40,11 +40,11 @@ def t_quantile(degrees, level=LEVEL):
     return (low + high) / 2
 
 
-def holm(p):
-    """p-values adjusted for their number, in their order."""
+def holm(p, to_come=0):
+    """p-values adjusted for their number and that of those to come, in their order."""
     order, largest, adjusted = sorted(range(len(p)), key=p.__getitem__), 0.0, [0.0] * len(p)
     for k, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - k) * p[i]))
+        largest = max(largest, min(1.0, (len(p) + to_come - k) * p[i]))
         adjusted[i] = largest
     return adjusted
 
@@ -107,14 +107,15 @@ def seeds_in_words(seeds):
     return "seed%s %s" % ("s" if len(seeds) > 1 else "", ", ".join(seeds))
 
 
-def judge(comparisons):
-    """Adjusts the p-values of those that have an interval and no other verdict, together, and says what they come to.
-    Returns how many those are."""
+def judge(comparisons, to_come=0):
+    """Adjusts the p-values of those that have an interval and no other verdict, together, and says what they come to. Those
+    that are `to_come` count as if their p were the largest: what is told early is told still when all is done.
+    Returns how many p is adjusted for."""
     judged = [found for found in comparisons if not found.verdict]
-    for found, adjusted in zip(judged, holm([found.p for found in judged])):
+    for found, adjusted in zip(judged, holm([found.p for found in judged], to_come)):
         found.adjusted = adjusted
         if adjusted < LEVEL:
             found.verdict = "better" if found.mean < 0 else "worse"
         else:
             found.verdict = "not told apart"
-    return len(judged)
+    return len(judged) + to_come

@@ -34,6 +34,10 @@ class Row:
         left = sum(loss is None for loss in self.losses.values())
         return "%d of %d seeds to come" % (left, len(self.losses)) if left else ""
 
+    def is_open(self):
+        """Whether there will be a number for each seed where there is none yet."""
+        return bool(self.state()) and not self.study.diverged_everywhere()
+
     def verdict(self):
         """The word that the table ends with."""
         state = self.state()
@@ -56,7 +60,8 @@ def rows_of(tuning, plan, studies, loss):
             row.found = compare.compare(row.losses, partner.losses)
         else:
             row.found = compare.Comparison({}, partner.state() and "the baseline: " + partner.state())
-    return rows, compare.judge([row.found for row in rows if row.found and not row.state()])
+    compared = [row for row in rows if row.found]
+    return rows, compare.judge([row.found for row in compared if not row.state()], sum(row.is_open() for row in compared))
 
 
 def baseline_of(plan):
