@@ -1,14 +1,15 @@
 """What a person types and pastes: foreign names, globs without quotes, files that editors have saved; and what answers."""
 
 import os
+import threading
 
 import pytest
 
 from program import SMALL, refused, run, sentences, write_shard
 
 
-def layers(*arguments):
-    text = run("--preset", "micro", "--dry-run", *arguments).stdout
+def layers(*arguments, **more):
+    text = run("--preset", "micro", "--dry-run", *arguments, **more).stdout
     return int(text.split(" layers")[0].split()[-1])
 
 
@@ -87,6 +88,52 @@ def test_a_config_file_is_read_as_editors_save_it(tmp_path):
         mark = "" if encoding == "utf-16" else "\ufeff"
         path.write_bytes((mark + "preset = micro\n").encode(encoding))
         refused("--config", path, says=(str(path), "UTF-16", "UTF-8"))
+
+
+def test_a_config_comes_through_a_pipe_too(tmp_path):
+    text = "preset = micro\nn-layer = 3\n"
+    assert layers("--config", "/dev/stdin", input=text) == 3
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_text, args=(text,), daemon=True)
+    writer.start()
+    assert layers("--config", fifo) == 3
+    writer.join(10)
+
+
+def test_of_several_configs_the_later_wins(tmp_path):
+    shape, mine = tmp_path / "shape.ini", tmp_path / "mine.ini"
+    shape.write_text("preset = micro\nn-layer = 3\nn-embd = 32\n")
+    mine.write_text("n-layer = 5\n")
+    both = run("--config", shape, "--config", mine, "--dry-run").stdout
+    assert "5 layers, 32 wide" in both
+    assert "3 layers, 32 wide" in run("--config", mine, "--config", shape, "--dry-run").stdout
+    mine.write_text("preset = tiny\n")  # presets lie below all files
+    assert "3 layers, 32 wide, 4 heads" in run("--config", shape, "--config", mine, "--dry-run").stdout
+    refused("--config", shape, "--config", tmp_path / "none.ini", "--dry-run", says="none.ini")
+
+
+@pytest.mark.parametrize("again", ["lr-schedule = wsd", "lr_schedule = cosine", "lr-schedule=cosine # the same"])
+def test_a_flag_has_one_line_of_a_file(again, tmp_path):
+    path = tmp_path / "some.ini"
+    path.write_text("lr = 1e-3\nlr-schedule = cosine\n\n" + again + "\n")
+    refused("--config", path, "--dry-run", says=(str(path), "line 4", "lr-schedule stands in line 2 already"))
+
+
+def test_a_plan_says_what_a_run_would_refuse_of_its_data(tmp_path):
+    nowhere = str(tmp_path / "none_*.bin")
+    said = run("--preset", "micro", "--dry-run", "--train-data", nowhere).stdout
+    assert f"a run would refuse --train-data: no file matches '{nowhere}'" in said
+    write_shard(tmp_path / "text_train_0000.bin", sentences(500, 1))
+    assert "refuse" not in run("--preset", "micro", "--dry-run", "--train-data", str(tmp_path / "text_*.bin")).stdout
+
+
+def test_a_period_of_restarts_that_does_not_end_with_the_run_is_said():
+    plan = ["--preset", "micro", "--dry-run", "--lr-schedule", "cosine-restarts", "--steps", "100", "--warmup-steps", "10"]
+    assert "schedule:" not in run(*plan).stdout + run(*plan, "--restart-steps", "30").stdout
+    assert "schedule: ends 1 step into a restart of 89, at a learning rate of 0.0006, not at the final 6e-05" \
+        in run(*plan, "--restart-steps", "89").stdout
+    refused(*plan, "--restart-steps", "91", says="more than the 90 steps after the warmup")
 
 
 @pytest.mark.parametrize("line, says", [

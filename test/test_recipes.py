@@ -39,10 +39,10 @@ def test_a_recipe_plans_its_run(name):
     done = run("--config", os.path.join(FOLDER, name + ".ini"), "--dry-run")
     assert "memory (cuda/bf16" in done.stdout
     assert f" {PARAMETERS[name]} M parameters" in done.stdout
-    updates, tokens, unit = re.search(r"; (\d+) updates, ([\de+.]+) ([MB]) tokens", done.stdout).groups()
+    updates, tokens, unit = re.search(r"; (\d+) updates, ([\de+.]+) ([MBT]) tokens", done.stdout).groups()
     assert flags_of(name)["steps"][0] == updates
     if name in TOKENS:
-        assert float(tokens) * {"M": 1e6, "B": 1e9}[unit] == pytest.approx(TOKENS[name], rel=0.01)
+        assert float(tokens) * {"M": 1e6, "B": 1e9, "T": 1e12}[unit] == pytest.approx(TOKENS[name], rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", None])

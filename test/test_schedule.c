@@ -91,8 +91,21 @@ static void restarts_are_cosines_in_a_row(void **state) {
     Config config = settings(SCHEDULE_COSINE_RESTARTS, 440, 40), one = settings(SCHEDULE_COSINE, 140, 40);
     for (int64_t step = 40; step < 440; step++)
         assert_near(schedule_lr(&config, step), schedule_lr(&one, 40 + (step - 40) % 100));
-    config.restart_steps = 1; /* each step a peak */
-    for (int64_t step = 40; step < 440; step++) assert_near(schedule_lr(&config, step), 0.5);
+    config.restart_steps = 50;
+    for (int64_t step = 40; step < 440; step += 50) assert_near(schedule_lr(&config, step), 0.5);
+}
+
+/* However many steps there are: none of the last is at a peak but a single one. */
+static void restarts_by_themselves_end_with_the_schedule(void **state) {
+    (void)state;
+    for (int64_t after = 1; after < 300; after++) {
+        Config config = settings(SCHEDULE_COSINE_RESTARTS, 40 + after, 40);
+        int peaks = 0;
+        for (int64_t step = 40; step < 40 + after; step++) peaks += schedule_lr(&config, step) == 0.5;
+        assert_int_equal(peaks, after < 4 ? 1 : after < 6 ? 2 : after < 8 ? 3 : 4);
+        assert_near(schedule_lr(&config, 40 + after - 1), after == 1 ? 0.5 : 0.1);
+        assert_near(schedule_lr(&config, 40 + after), 0.1);
+    }
 }
 
 static void inverse_sqrt_falls_to_the_final_rate_and_no_further(void **state) {
@@ -140,14 +153,15 @@ static void after_warmup_it_never_rises_and_stays_between_final_and_peak(void **
                 }
 }
 
-static void a_single_step_after_the_warmup_takes_the_peak(void **state) {
+static void a_single_step_after_the_warmup_takes_the_peak_and_no_step_behind_it(void **state) {
     (void)state;
-    for (int64_t shape = SCHEDULE_COSINE; shape <= SCHEDULE_CONSTANT; shape++)
+    for (int64_t shape = SCHEDULE_COSINE; shape <= SCHEDULE_COSINE_RESTARTS; shape++)
         for (int64_t warmup = 0; warmup <= 10; warmup++)
-            for (int64_t steps = warmup; steps <= warmup + 1; steps++) { /* nothing left after the warmup, or one step */
+            for (int64_t steps = warmup ? warmup : 1; steps <= warmup + 1; steps++) { /* nothing left after the warmup, or one step */
                 Config config = settings(shape, steps, warmup);
-                for (int64_t step = steps - 1; step >= 0 && step < steps + 3; step++)
-                    assert_true(schedule_lr(&config, step) == 0.5);
+                assert_true(schedule_lr(&config, steps - 1) == 0.5);
+                for (int64_t step = steps; step < steps + 3; step++)
+                    assert_near(schedule_lr(&config, step), shape == SCHEDULE_CONSTANT ? 0.5 : 0.1);
             }
 }
 
@@ -180,11 +194,12 @@ int main(void) {
         cmocka_unit_test(a_decay_of_its_own_ends_a_stable_part_at_any_step),
         cmocka_unit_test(a_schedule_may_end_where_the_run_does_not),
         cmocka_unit_test(restarts_are_cosines_in_a_row),
+        cmocka_unit_test(restarts_by_themselves_end_with_the_schedule),
         cmocka_unit_test(inverse_sqrt_falls_to_the_final_rate_and_no_further),
         cmocka_unit_test(a_lr_from_zero_is_one_step_behind),
         cmocka_unit_test(constant_stays),
         cmocka_unit_test(after_warmup_it_never_rises_and_stays_between_final_and_peak),
-        cmocka_unit_test(a_single_step_after_the_warmup_takes_the_peak),
+        cmocka_unit_test(a_single_step_after_the_warmup_takes_the_peak_and_no_step_behind_it),
         cmocka_unit_test(steps_beyond_the_last_keep_its_rate),
         cmocka_unit_test(a_run_of_a_million_million_steps_counts_right),
     };

@@ -3,7 +3,9 @@
 #include "capacity.h"
 #include "device.h"
 #include "telemetry.h"
+#include "../data/mixture.h"
 #include "../model/optim.h"
+#include "../settings/schedule.h"
 #include "../settings/variant.h"
 
 #include <math.h>
@@ -37,11 +39,21 @@ static void describe_fallback(void) {
 static void describe_batch(const Config *c) {
     char ranks[48] = "";
     const double tokens = (double)c->total_batch_tokens * (double)c->steps;
-    const bool large = tokens >= 999.5e6;
+    const int unit = tokens >= 999.5e9 ? 2 : tokens >= 999.5e6;
     if (c->ranks > 1) snprintf(ranks, sizeof ranks, " × %lld ranks", (long long)c->ranks);
     printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps%s; %lld updates, %.3g %s tokens\n",
            (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len,
-           (long long)c->micro_steps, ranks, (long long)c->steps, tokens * (large ? 1e-9 : 1e-6), large ? "B" : "M");
+           (long long)c->micro_steps, ranks, (long long)c->steps, tokens * (double[]){1e-6, 1e-9, 1e-12}[unit], (const char *[]){"M", "B", "T"}[unit]);
+}
+
+/* A period of one's own need not divide what lies behind the warmup; its last step may even be a peak. */
+static void describe_restarts(const Config *c) {
+    const int64_t last = schedule_end(c) - 1;
+    if (c->lr_schedule != SCHEDULE_COSINE_RESTARTS || c->restart_steps == AUTO_INT) return;
+    const int64_t left = (last + 1 - c->warmup_steps) % c->restart_steps;
+    if (left)
+        printf("schedule: ends %lld step%s into a restart of %lld, at a learning rate of %.3g, not at the final %.3g\n", (long long)left,
+               left == 1 ? "" : "s", (long long)c->restart_steps, schedule_lr(c, last), c->lr * c->lr_final_frac);
 }
 
 static void describe_muon(const Config *c, const Params *params) {
@@ -58,10 +70,20 @@ void report_run(const Config *c, const Model *model) {
     describe_model(c, &model->params);
     describe_residual(c);
     describe_batch(c);
+    describe_restarts(c);
     printf("device: %s, %s, %d %s; %.2f GFLOP a token (6 × matrix elements + 6·L·H·D·T for causal attention)\n",
            model->k->name, info.name, info.units,
            strcmp(model->k->device, "cpu") ? "multiprocessors" : info.units == 1 ? "thread" : "threads",
            model_flops_per_token(c, &model->params) * 1e-9);
+}
+
+/* The plan asks no data, but whoever named them wants to hear of it now. */
+static void describe_absent(const char *flag, const char *data) {
+    ShardSet set;
+    Error error = {0};
+    if (!data) return;
+    if (mixture_open(&set, data, &error)) shard_set_close(&set);
+    else printf("data: a run would refuse %s: %s\n", flag, error.text);
 }
 
 void report_plan(const Config *c, const Kernels *k) {
@@ -73,6 +95,9 @@ void report_plan(const Config *c, const Kernels *k) {
     describe_model(c, &params);
     describe_residual(c);
     describe_batch(c);
+    describe_restarts(c);
+    describe_absent("--train-data", c->train_data);
+    describe_absent("--val-data", c->val_data);
     describe_muon(c, &params);
     printf("parameters: %lld\n", (long long)params.true_elements);
     bool shared = c->ranks > 1 && c->zero == ZERO_1;

@@ -6,19 +6,54 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+
+/* A pipe (`--config <(…)`, /dev/stdin) tells what it holds once, and flags are read more than once: to find the checkpoint,
+ * then over it. Kept as long as the program. */
+typedef struct Told {
+    const char *path; /* of argv */
+    char *bytes;
+    size_t size;
+    struct Told *next;
+} Told;
+
+static Told *told;
+
+static bool read_bytes(FILE *file, const char *path, char **bytes, size_t *size, Error *error) {
+    enum { LARGEST = 1 << 20 };
+    *bytes = must_malloc(LARGEST + 1, "a config file");
+    *size = fread(*bytes, 1, LARGEST + 1, file);
+    bool good = !ferror(file) || error_set(error, "%s: %s", path, strerror(errno));
+    if (good && *size > LARGEST) good = error_set(error, "%s: over %d bytes; that is no config file", path, LARGEST);
+    if (!good) free(*bytes);
+    return good;
+}
+
+static bool parse_bytes(Config *config, const char *path, const char *bytes, size_t size, Error *error) {
+    Error reason = {0};
+    return config_parse_lines(config, bytes, size, &reason) || error_set(error, "%s: %s", path, reason.text);
+}
 
 static bool read_config_file(Config *config, const char *path, Error *error) {
-    enum { LARGEST = 1 << 20 };
+    struct stat status;
+    for (const Told *one = told; one; one = one->next)
+        if (strcmp(one->path, path) == 0) return parse_bytes(config, path, one->bytes, one->size, error);
     FILE *file = fopen(path, "rb");
     if (!file) return error_set(error, "%s: %s", path, strerror(errno));
-    char *bytes = must_malloc(LARGEST + 1, "a config file");
-    size_t size = fread(bytes, 1, LARGEST + 1, file);
-    Error reason = {0};
-    bool good = !ferror(file) || error_set(error, "%s: %s", path, strerror(errno));
+    char *bytes;
+    size_t size;
+    const bool again = fstat(fileno(file), &status) == 0 && S_ISREG(status.st_mode);
+    bool good = read_bytes(file, path, &bytes, &size, error);
     fclose(file);
-    if (good && size > LARGEST) good = error_set(error, "%s: over %d bytes; that is no config file", path, LARGEST);
-    good = good && (config_parse_lines(config, bytes, size, &reason) || error_set(error, "%s: %s", path, reason.text));
-    free(bytes);
+    if (!good) return false;
+    good = parse_bytes(config, path, bytes, size, error);
+    if (again) {
+        free(bytes);
+        return good;
+    }
+    Told *one = must_malloc(sizeof *one, "a config file");
+    *one = (Told){path, bytes, size, told};
+    told = one;
     return good;
 }
 
@@ -92,6 +127,13 @@ static const char *given(const Argument *arguments, int count, const char *name)
     return value;
 }
 
+/* Every --config, in their order: as with all flags the later one wins. */
+static bool read_config_files(Config *config, const Argument *arguments, int count, Error *error) {
+    for (int i = 0; i < count; i++)
+        if (strcmp(arguments[i].flag->name, "config") == 0 && !read_config_file(config, arguments[i].value, error)) return false;
+    return true;
+}
+
 static int read_arguments(int argc, char **argv, Argument *arguments) {
     Error error = {0};
     int count = split_arguments(argc, argv, arguments, &error);
@@ -102,12 +144,12 @@ static int read_arguments(int argc, char **argv, Argument *arguments) {
 const char *config_peek(int argc, char **argv, const char *name) {
     Argument *arguments = must_calloc((size_t)argc, sizeof *arguments, "the command line");
     int count = read_arguments(argc, argv, arguments);
-    const char *value = given(arguments, count, name), *file = given(arguments, count, "config");
-    if (!value && file) {
+    const char *value = given(arguments, count, name);
+    if (!value) {
         Config config;
         Error error = {0};
         config_defaults(&config);
-        check(read_config_file(&config, file, &error), "%s", error.text);
+        check(read_config_files(&config, arguments, count, &error), "%s", error.text);
         value = *(const char **)((char *)&config + flag_find(name)->offset);
     }
     free(arguments);
@@ -116,14 +158,13 @@ const char *config_peek(int argc, char **argv, const char *name) {
 
 /* Onto what *config holds. */
 static bool apply_over(Config *config, const Argument *arguments, int count, Error *error) {
-    /* The preset of the command line wins over the file's, but both lie below every other setting of either. */
-    Config from_file = *config;
-    const char *file = given(arguments, count, "config");
-    if (file && !read_config_file(&from_file, file, error)) return false;
+    /* The preset of the command line wins over the files', but all lie below every other setting of any. */
+    Config from_files = *config;
+    if (!read_config_files(&from_files, arguments, count, error)) return false;
     const char *preset = given(arguments, count, "preset");
-    if (!preset) preset = from_file.preset;
+    if (!preset) preset = from_files.preset;
     if (preset && !apply_preset(config, preset, error)) return false;
-    if (file && !read_config_file(config, file, error)) return false;
+    if (!read_config_files(config, arguments, count, error)) return false;
     for (int i = 0; i < count; i++)
         if (!config_set(config, arguments[i].flag->name, arguments[i].value, error)) return false;
     config_reopen(config); /* `auto (10)` in a config file tells of another run */

@@ -265,7 +265,16 @@ static bool read_value(const char *from, const char *to, char value[VALUE_SIZE],
     return true;
 }
 
-static bool parse_line(Config *config, const char *from, const char *to, Error *error) {
+/* A flag has one line of a file: of two, one would be lost unsaid. */
+static bool is_first(const Flag *flag, int line, int lines[FLAGS_MOST], Error *error) {
+    int *before = &lines[flag_number(flag)];
+    if (*before) return error_set(error, "%s stands in line %d already; keep one of them", flag->name, *before);
+    *before = line;
+    return true;
+}
+
+/* `lines`: of each flag_number(), where it stood before, or 0. */
+static bool parse_line(Config *config, const char *from, const char *to, int line, int lines[FLAGS_MOST], Error *error) {
     trim(&from, &to);
     if (from == to || *from == '#') return true;
     const char *equals = memchr(from, '=', (size_t)(to - from));
@@ -280,7 +289,8 @@ static bool parse_line(Config *config, const char *from, const char *to, Error *
     const Flag *flag = flag_find(name);
     if (flag && (flag->type == FLAG_MODE || strcmp(name, "config") == 0))
         return error_set(error, "%s belongs on the command line", name);
-    return read_value(equals + 1, to, value, error) && config_set(config, name, value, error);
+    return read_value(equals + 1, to, value, error) && config_set(config, name, value, error) &&
+           is_first(flag, line, lines, error);
 }
 
 bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error) {
@@ -289,12 +299,12 @@ bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *e
     const size_t mark = size >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; /* what some editors put first */
     bytes += mark, size -= mark;
     if (memchr(bytes, '\0', size)) return error_set(error, "not a text file: it holds a zero byte");
-    int line = 1;
+    int line = 1, lines[FLAGS_MOST] = {0};
     for (const char *at = bytes, *end = bytes + size; at < end; line++) {
         const char *stop = memchr(at, '\n', (size_t)(end - at));
         if (!stop) stop = end;
         Error inner = {0};
-        if (!parse_line(config, at, stop, &inner)) return error_set(error, "line %d: %.440s", line, inner.text);
+        if (!parse_line(config, at, stop, line, lines, &inner)) return error_set(error, "line %d: %.440s", line, inner.text);
         at = stop + 1;
     }
     return true;

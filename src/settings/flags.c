@@ -106,7 +106,7 @@ static const Flag TRAIN[] = {
     INT("schedule-steps", schedule_steps, "auto", 1, 1e12, "where the schedule ends, if not with the run (auto: steps)"),
     INT("warmup-steps", warmup_steps, "auto", 0, 1e12, "linear warmup (auto: 1 % of schedule-steps, at most 700)"),
     CHOICE("lr-from-zero", lr_from_zero, "off", "off|on", "the first step's learning rate is 0, as in transformers"),
-    INT("restart-steps", restart_steps, "auto", 1, 1e12, "cosine-restarts: from one peak to the next (auto: a quarter)"),
+    INT("restart-steps", restart_steps, "auto", 2, 1e12, "cosine-restarts: from one peak to the next (auto: a quarter)"),
     REAL("lr-final-frac", lr_final_frac, "0.1", 0, 1, "learning rate at the end, as a share of the peak"),
     REAL("wsd-decay-frac", wsd_decay_frac, "0.2", 0, 1, "share of schedule-steps over which wsd decays at the end"),
     INT("wsd-decay-steps", wsd_decay_steps, "auto", 0, 1e12, "the same in steps (auto: by wsd-decay-frac)"),
@@ -161,7 +161,7 @@ static const Flag RUN[] = {
 };
 
 static const Flag MODES[] = {
-    TEXT("config", config, "read flags from this file, `name = value` a line; the command line wins"),
+    TEXT("config", config, "read flags from this file, `name = value` a line; the command line wins; of several files the later"),
     MODE("allow-change", allow_change, "let --resume go on with other training data, another seed, or in another run's --out"),
     MODE("dry-run", dry_run, "print the parameters and the memory that the run would take, and stop"),
     INT("ranks", plan_ranks, "0", 0, 65536, "--dry-run: plan one of so many ranks, without starting them (0: as many as were started)"),

@@ -76,6 +76,9 @@ static void resolve_schedule(Config *c) {
     check(c->wsd_decay_steps == AUTO_INT || c->wsd_decay_steps <= end - c->warmup_steps,
           "--wsd-decay-steps %lld is more than the %lld steps after the warmup", (long long)c->wsd_decay_steps,
           (long long)(end - c->warmup_steps));
+    check(c->lr_schedule != SCHEDULE_COSINE_RESTARTS || c->restart_steps == AUTO_INT || c->restart_steps <= end - c->warmup_steps,
+          "--restart-steps %lld is more than the %lld steps after the warmup; one fall to the end is --lr-schedule cosine",
+          (long long)c->restart_steps, (long long)(end - c->warmup_steps));
 }
 
 void config_resolve(Config *c, int ranks) {

@@ -10,8 +10,8 @@ typedef double Shape(const Config *c, int64_t into, int64_t last);
 
 /* One step after the warmup is its first as well as its last: the peak, as where nothing decays. */
 static double progress(int64_t into, int64_t last) {
-    if (last <= 0) return 0;
-    return into < last ? (double)into / (double)last : 1;
+    if (into > last) return 1;
+    return last > 0 ? (double)into / (double)last : 0;
 }
 
 static double cosine(const Config *c, int64_t into, int64_t last) {
@@ -19,11 +19,14 @@ static double cosine(const Config *c, int64_t into, int64_t last) {
     return 0.5 * (1 + cos(PI * progress(into, last)));
 }
 
+/* By itself quarters, which may differ by a step so that the last one ends with the schedule; of few steps fewer parts: one of a
+ * single step would be a peak. */
 static double cosine_restarts(const Config *c, int64_t into, int64_t last) {
-    int64_t period = c->restart_steps == AUTO_INT ? (last + 1) / 4 : c->restart_steps;
-    if (period < 1) period = 1;
-    if (into > last) into = last > 0 ? last : 0;
-    return cosine(c, into % period, period - 1);
+    if (c->restart_steps != AUTO_INT) return cosine(c, (into < last ? into : last) % c->restart_steps, c->restart_steps - 1);
+    if (into > last) return 0;
+    const int64_t steps = last + 1, parts = steps >= 8 ? 4 : steps >= 4 ? steps / 2 : 1;
+    const int64_t part = (parts * (into + 1) - 1) / steps, first = part * steps / parts, next = (part + 1) * steps / parts;
+    return cosine(c, into - first, next - first - 1);
 }
 
 static double linear(const Config *c, int64_t into, int64_t last) {
@@ -33,9 +36,9 @@ static double linear(const Config *c, int64_t into, int64_t last) {
 
 /* The flag's share is of the whole schedule, the shape's of what comes after the warmup. */
 static double wsd(const Config *c, int64_t into, int64_t last) {
-    if (last <= 0) return 1;
     double decay = c->wsd_decay_steps == AUTO_INT ? c->wsd_decay_frac * (double)schedule_end(c) : (double)c->wsd_decay_steps;
-    double share = fmin(decay / (double)last, 1), done = share > 0 ? (progress(into, last) - (1 - share)) / share : 0;
+    double share = last > 0 ? fmin(decay / (double)last, 1) : decay > 0;
+    double done = share > 0 ? (progress(into, last) - (1 - share)) / share : 0;
     return done <= 0 ? 1 : 1 - sqrt(fmin(done, 1));
 }
 

@@ -9,12 +9,13 @@
  *                    wsd_decay_steps (at most: of those after the warmup)
  *                    (warmup-stable-decay, arXiv 2404.06395; the shape of the decay: arXiv 2405.18392)
  *   constant         the peak
- *   cosine-restarts  half a cosine every restart_steps, each from the peak (arXiv 1608.03983 with equal periods)
+ *   cosine-restarts  half a cosine every restart_steps, each from the peak (arXiv 1608.03983 with equal periods); by itself
+ *                    four, of which the last ends with the schedule
  *   inverse-sqrt     peak · √(warmup / step), not below final_frac · peak (arXiv 1706.03762)
  *
  * "The last step" is schedule_end() − 1, counted from 0: its update is made with the final rate. (nanoGPT, llm.c and
  * transformers divide by one more, and reach the final rate at the step that is not taken any more.) Where the warmup
- * leaves one step or none, nothing decays: a run of a single step takes the peak, as it does in all of them.
+ * leaves one step, it is the peak's, as is a run's single step in all of them. Steps beyond the last keep the final rate.
  */
 #ifndef SCHEDULE_H
 #define SCHEDULE_H
