@@ -176,25 +176,50 @@ class Asked:
         return float(self.parameters) * self.tokens if self.parameters and self.tokens else 1.0
 
 
-def ask_program(runs, program, *more):
-    """{name: Asked} of each run's flags and `more`; a Failure if the program does not take them."""
+def dry_run(run, program, *more):
+    """(what the program's --dry-run says to a run's flags but its seed, why it does not take them or "")."""
+    flags = ["--%s=%s" % item for item in run.flags.items() if item[0] != "seed"]
+    done = subprocess.run(
+        [program, "--dry-run", "--out=" + run.name, *flags, *more],  # which makes nothing there
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    said = done.stderr.decode(errors="replace").splitlines() or ["exit %d" % done.returncode]
+    return done.stdout.decode(errors="replace"), said[-1] if done.returncode else ""
+
+
+def ask_program(runs, program):
+    """{name: Asked} of each run's flags; a Failure if the program does not take them."""
     asked, known = {}, {}
     for run in runs:
-        flags = tuple("--%s=%s" % item for item in run.flags.items() if item[0] != "seed")
+        flags = tuple(item for item in run.flags.items() if item[0] != "seed")
         if flags not in known:
-            done = subprocess.run(
-                [program, "--dry-run", "--out=" + run.name, *more, *flags],  # which makes nothing there
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-            if done.returncode:
-                said = done.stderr.decode(errors="replace").splitlines() or ["exit %d" % done.returncode]
-                raise Failure("%s: %s" % (run.name, said[-1]))
-            known[flags] = Asked(done.stdout.decode(errors="replace"))
+            said, refusal = dry_run(run, program)
+            if refusal:
+                raise Failure("%s: %s" % (run.name, refusal))
+            known[flags] = Asked(said)
         asked[run.name] = known[flags]
     return asked
+
+
+def check_seeds(plan, rounds, program):
+    """Before anything starts: the program takes every seed, those too that would come last."""
+    seeds = [run.flags["seed"] for run in plan.runs if "seed" in run.flags] + (rounds.tuning.seeds if rounds else [])
+    for seed in dict.fromkeys(seeds):
+        refusal = dry_run(plan.runs[0], program, "--seed=" + seed)[1]
+        if "--seed" in refusal:
+            raise Failure("seed %s: %s" % (seed, refusal))
+
+
+def ask_whole(rounds, program):
+    """Values that are written as whole numbers may be those of a flag that takes others too (lr = 10, 100)."""
+    tuned = rounds.tuning
+    if tuned.grid.whole is None and tuned.written_whole():
+        refusal = dry_run(rounds.plan.runs[0], program, "--%s=%s.5" % (tuned.flag, tuned.values[0]))[1]
+        tuned.grid.whole = "not a whole number" in refusal
+        rounds.look()
 
 
 # ----------------------------------------------------------------------------------------------- what is done
@@ -284,7 +309,8 @@ def say_how_long(plan, results, rounds, chosen):
 def tokens_of(runs, program):
     """{name: tokens that a run trains on}"""
     found = {}
-    for name, asked in ask_program(runs, program, "--val-data=none").items():  # the run's own comes after it, and wins
+    planned = [grids.Run(run.name, run.labels, {"val-data": "none", **run.flags}) for run in runs]  # it need not be there yet
+    for name, asked in ask_program(planned, program).items():
         if not asked.tokens or asked.updates is None:
             raise Failure("%s: %s --dry-run does not say how many tokens it trains on" % (name, program))
         found[name] = asked.tokens * asked.updates
@@ -421,8 +447,11 @@ def sweep(arguments):
     program = find_program(chosen)
     if chosen.run:
         return run_one(plan, program, chosen)
+    check_seeds(complete, rounds, program)
+    if rounds:
+        ask_whole(rounds, program)
     os.makedirs(chosen.out, exist_ok=True)
-    complete.write(chosen.out)
+    (rounds.plan if rounds else complete).write(chosen.out)
     if chosen.slurm:
         return (slurm_of_round(rounds, program, chosen) if rounds
                 else write_slurm(plan, read_results(plan, chosen.out), program, chosen)) or 0  # fmt: skip

@@ -360,6 +360,17 @@ def test_a_best_at_the_edge_of_what_was_tried_is_a_star(edge, marker):
         (["--variant", "a: lr=1e-3", "--tune", "lr=1e-3,2e-3"], "have the same flags"),
         (["--tune", "lr=1e-3,2e-3", "--flag", "val-data="], "tuning goes by the validation loss: give --val-data GLOB"),
         (["--tune", "lr=1e-3,2e-3", "--margin", "-0.1"], "'-0.1' is not a number from 0 up"),
+        (["--tune", "lr=1e-3,2e-3", "--seeds", "1,x"], "seed x: train_gpt: --seed: 'x' is not a whole number"),
+        (["--tune", "lr=1e-3,2e-3", "--seeds", "1,-2"], "seed -2: train_gpt: --seed: '-2' is out of range"),
+        (["--tune", "lr=1e-3,2e-3", "--seeds", "1.5,2"], "seed 1.5: train_gpt: --seed"),
+        (["--tune", "lr=1e-3,2e-3", "--tune-seed", "-1"], "seed -1: train_gpt: --seed"),
+        (["--seeds", "1,x"], "seed x: train_gpt: --seed"),
+        (["--seeds", ""], "--seeds: the value is empty"),
+        (["--tune", " "], "--tune: the value is empty"),
+        (["--tune", "lr=1e-3,2e-3", "--baseline="], "--baseline: the value is empty"),
+        (["--only", "pre*", "--only", ""], "--only: the value is empty"),
+        (["--train-data", ""], "--train-data: the value is empty"),
+        ([""], "grid: the value is empty"),
         (["--widen", "2"], "--widen: nothing is tuned"),
         (["--margin", "0.1"], "--margin: nothing is tuned"),
         (["--tune-seed", "2"], "--tune-seed: nothing is tuned"),
@@ -384,6 +395,17 @@ def test_a_bad_grid_is_refused_in_one_line(tmp_path, data, text, says):
     (tmp_path / "g.ini").write_text(text)
     done = sweep(tmp_path / "g.ini", "--out", tmp_path / "out", *data, code=2)
     assert says in done.err and re.fullmatch(r"sweep\.py: [^\n]*\n", done.err), done.err
+
+
+def test_a_grid_may_begin_with_the_mark_of_some_editors(tmp_path, data):
+    (tmp_path / "g.ini").write_bytes(b"\xef\xbb\xbf[flags]\npreset = micro\n[tune]\nlr = 1e-3, 2e-3\n")
+    assert "lr=0.001" in sweep(tmp_path / "g.ini", "--out", tmp_path / "out", *data, "--list").out
+
+
+@pytest.mark.parametrize("values, whole", [("grad-clip=1,10", False), ("n-layer=2,3", True), ("lr=1e-3,2e-3", None)])
+def test_the_program_says_whether_a_flag_has_whole_numbers_only(tmp_path, data, values, whole):
+    sweep("--out", tmp_path / "out", *data, *MICRO, *VARIANTS, "--tune", values, "--slurm", tmp_path / "array.sh")
+    assert json.loads(file_bytes(tmp_path / "out", "sweep.json"))["tune"].get("whole") is whole
 
 
 @pytest.fixture(scope="module")

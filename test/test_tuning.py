@@ -110,6 +110,7 @@ def test_the_grid_stops_growing_at_its_limit_and_says_so():
 def test_a_grid_that_cannot_grow_says_so():
     assert "no next value beyond 0" in study(tuned("0,0.1", flag="weight-decay"), float).edge
     assert "no next value beyond 1" in study(tuned("1,1000000", flag="warmup-steps"), float).edge  # 1e-6 is no whole number
+    assert study(tuned("1,10", flag="grad-clip", whole=False), bowl(0.1)).best == "0.1"  # asked, the program takes others too
     found = study(tuned("adamw,lion", flag="optimizer"), {"adamw": 2.0, "lion": 1.0}.get)
     assert (found.best, found.edge, found.widened) == ("lion", "", 0), "words have no edges"
 

@@ -63,6 +63,7 @@ class Grid:
         # What is tuned, as an Axis of values; the seed that it is tuned on, values that may be added, and how much worse an edge
         # must be for none to be: None is the default.
         self.tune, self.tune_seed, self.widen, self.margin = None, None, None, None
+        self.whole = None  # whether what is tuned has whole numbers only; None: nobody has asked the program
         self.claims = []  # [Claim]
 
 
@@ -190,7 +191,7 @@ def parse(path):
     )
     parser.optionxform = str
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors put a mark first
             parser.read_file(file, source=path)
     except OSError as error:
         raise Failure("%s: %s" % (path, error.strerror)) from None

@@ -7,7 +7,18 @@ from sweeps import tuning
 from sweeps.grid import Failure
 
 
+def filled(text):
+    """Any text but an empty one, which a script's unset variable leaves: as an option's value it would count as not given."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
+
+
 class Parser(argparse.ArgumentParser):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.register("type", None, filled)  # wherever no other type is asked for
+
     def error(self, message):
         raise Failure("%s (see --help)" % " ".join(message.split()))
 

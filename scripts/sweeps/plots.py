@@ -14,6 +14,7 @@ from sweeps.grid import number
 
 MOST_PANELS = 16
 MOST_NAMES = 18  # at the ends of a panel's lines
+MOST_MARKERS = 12  # on a line: more would hide whether it is dashed
 # Per layer over the steps: the field of a layer's statistics, the file, and what the axis says.
 OVER_TIME = [
     ("residual_rms", "residual-over-time.png", "residual rms after each block"),
@@ -91,7 +92,7 @@ def draw_line(axis, curves, style, marker=None, band=True):
         return []
     x, center, low, high = zip(*points)
     axis.plot(x, center, color=style[0], linestyle=style[1], linewidth=1.6, marker=marker, markersize=4,
-              markerfacecolor="white", markeredgewidth=1.2)  # fmt: skip
+              markerfacecolor="white", markeredgewidth=1.2, markevery=math.ceil(len(x) / MOST_MARKERS))  # fmt: skip
     if band and any(top > bottom for bottom, top in zip(low, high)):
         axis.fill_between(x, low, high, color=style[0], alpha=0.15, linewidth=0)
     return list(zip(x, center))
@@ -368,5 +369,5 @@ def draw(plan, rows, out):
         path, left_out = draw_over_time(layout, rows, field, name, ylabel, out)
         paths.append(path)
         if left_out:
-            notes.append("%s: %d rows are left out: --only narrows" % (name, left_out))
+            notes.append("%s: %d row%s left out: --only narrows" % (name, left_out, " is" if left_out == 1 else "s are"))
     return [path for path in paths if path], notes

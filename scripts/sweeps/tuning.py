@@ -187,14 +187,18 @@ class Tuning:
         return [(outer, edges[outer]) for outer in sorted(near, key=behind.get)]
 
     def next_value(self, outer, inner):
-        """As far beyond `outer` as that is from `inner`, as a ratio; None where there is no ratio. Whole numbers stay whole."""
+        """As far beyond `outer` as that is from `inner`, as a ratio; None where there is no ratio."""
         outer, inner = grids.number(outer), grids.number(inner)
         if outer <= 0 or inner <= 0:
             return None
         value = ROUNDED.divide(ROUNDED.multiply(outer, outer), inner)
-        if all(text.isdigit() for text in self.values):
+        if self.written_whole() and self.grid.whole is not False:
             value = value.to_integral_value()
         return grids.canonical(str(value)) if value > 0 else None
+
+    def written_whole(self):
+        """Whether the values look like those of a flag that has whole numbers only: the program knows (grid.whole)."""
+        return all(text.isdigit() for text in self.values)
 
     # --------------------------------------------------------------------------------------------- how many
 
@@ -215,6 +219,7 @@ class Tuning:
             "tune_seed": self.tune_seed,
             "widen": self.widen,
             "margin": self.margin,
+            **({} if self.grid.whole is None else {"whole": self.grid.whole}),
             "flags": self.grid.flags,
             "axes": axes,
             "refused": self.refused,
@@ -238,6 +243,7 @@ def from_record(plan, path):
         grid.tune_seed = grids.check_value("seed", record["tune_seed"], path)
         grid.widen = grids.read_widen(str(record["widen"]), path)
         grid.margin = grids.read_margin(str(record.get("margin", MARGIN)), path)
+        grid.whole = record.get("whole") and bool(record["whole"])
         grid.claims = [grids.read_claim(*claim, path) for claim in record.get("claims", ())]
         grid.about, grid.baseline, grid.diverged_above = plan.about, plan.baseline, plan.diverged_above
         return grid, {str(name): str(why) for name, why in record["refused"].items()}
