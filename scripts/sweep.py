@@ -49,7 +49,8 @@ def make_plan(chosen):
     """(Plan, Rounds or None), from a grid and the command line, or from what the directory says. Of a sweep that tunes the plan
     is what is known so far."""
     if says_what(chosen):
-        grid, refused = make_grid(chosen), refused_before(chosen.out)
+        grid = make_grid(chosen)
+        refused = told_before(grid, chosen.out)
     else:
         plan = grids.read_plan(chosen.out)
         if not plan.tune:
@@ -62,13 +63,19 @@ def make_plan(chosen):
     return finish_plan(grids.expand(grid), chosen), None
 
 
-def refused_before(out):
-    """What the program did not take when this sweep was here last: --report does not ask it."""
+def told_before(grid, out):
+    """What the program said when this sweep was here last, as --report does not ask it: {name of a run: why it does not take a value
+    beyond the grid}, and the grid's `whole`."""
     try:
         plan = grids.read_plan(out)
-        return tuning.from_record(plan, out)[1] if plan.tune else {}
+        if not plan.tune:
+            return {}
+        before, refused = tuning.from_record(plan, out)
     except Failure:
         return {}
+    if grid.tune and grid.tune.name == before.tune.name:
+        grid.whole = before.whole
+    return refused
 
 
 def finish_plan(plan, chosen):

@@ -408,6 +408,13 @@ def test_the_program_says_whether_a_flag_has_whole_numbers_only(tmp_path, data, 
     assert json.loads(file_bytes(tmp_path / "out", "sweep.json"))["tune"].get("whole") is whole
 
 
+def test_values_written_whole_of_a_flag_that_takes_others_are_gone_beyond(tune, tmp_path):
+    for more in ([], ["--report"]):  # which does not ask the program again
+        tune("2 + abs(math.log10(lr / 0.1)) if lr else 9", *more, values="lr=1,10")
+        for setting in by_variant(tmp_path / "out").values():
+            assert (setting["best"], list(setting["tried"])) == ("0.1", ["0.01", "0.1", "1", "10"])
+
+
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory, data):
     """The plan of a sweep that tunes."""

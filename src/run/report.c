@@ -39,11 +39,15 @@ static void describe_fallback(void) {
 static void describe_batch(const Config *c) {
     char ranks[48] = "";
     const double tokens = (double)c->total_batch_tokens * (double)c->steps;
+    static const struct {
+        double size;
+        const char *name;
+    } UNITS[] = {{1e6, "M"}, {1e9, "B"}, {1e12, "T"}};
     const int unit = tokens >= 999.5e9 ? 2 : tokens >= 999.5e6;
     if (c->ranks > 1) snprintf(ranks, sizeof ranks, " × %lld ranks", (long long)c->ranks);
     printf("batch: %lld tokens an update = %lld sequences × %lld tokens × %lld micro-steps%s; %lld updates, %.3g %s tokens\n",
            (long long)c->total_batch_tokens, (long long)c->batch_size, (long long)c->seq_len,
-           (long long)c->micro_steps, ranks, (long long)c->steps, tokens * (double[]){1e-6, 1e-9, 1e-12}[unit], (const char *[]){"M", "B", "T"}[unit]);
+           (long long)c->micro_steps, ranks, (long long)c->steps, tokens / UNITS[unit].size, UNITS[unit].name);
 }
 
 /* A period of one's own need not divide what lies behind the warmup; its last step may even be a peak. */
