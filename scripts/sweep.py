@@ -263,7 +263,7 @@ def say_written(paths, results):
     print("Wrote %s" % " ".join(paths))
     broken = sum(len(result.broken_lines) for result in results.values())
     if broken:
-        print("%d lines of metrics could not be read and are left out" % broken)
+        print("metrics: %s" % grids.left_out(broken, "unreadable line"))
 
 
 def report_tuned(rounds, chosen):
@@ -305,11 +305,11 @@ def say_how_long(plan, results, rounds, chosen):
     for which in (1, 2):
         total = work + sum(tokens[entry[0].name] * entry[which] for entry in more)
         bounds.append((len(left) + sum(entry[which] for entry in more), total, clock(total / speed / jobs_at_once)))
-    texts = ["%d runs, %.3g M tokens, %s" % (count, total / 1e6, time) for count, total, time in bounds]
+    texts = ["%s, %.3g M tokens, %s" % (grids.counted(count, "run"), total / 1e6, time) for count, total, time in bounds]
     print(
         "To do: %s at %g tokens/s a run, %d at a time"
         % (" to ".join(dict.fromkeys(texts)), speed, jobs_at_once)
-        + (" (the most if every grid is widened by %d values)" % rounds.tuning.widen if texts[0] != texts[1] else "")
+        + (" (the most if every grid is widened by %s)" % grids.counted(rounds.tuning.widen, "value") if texts[0] != texts[1] else "")
     )
 
 
@@ -342,8 +342,8 @@ def write_slurm(plan, results, program, chosen):
     with open(chosen.slurm, "w", encoding="utf-8") as file:
         file.write(text)
     print(
-        "Wrote %s: %d tasks; start them with: sbatch %s"
-        % (chosen.slurm, len(names), shlex.quote(chosen.slurm))
+        "Wrote %s: %s; to start: sbatch %s"
+        % (chosen.slurm, grids.counted(len(names), "task"), shlex.quote(chosen.slurm))
     )
 
 
@@ -371,7 +371,7 @@ def run_all(plan, program, chosen):
         run for run in plan.runs if metrics.read(os.path.join(chosen.out, run.name)).state in ("new", "cut")
     ]
     runner = make_runner(plan.in_turn(), pending, program, chosen)
-    print("%d runs, %d of them to do, %d at a time" % (len(plan.runs), len(pending), runner.jobs), flush=True)
+    print("%s, %d of them to do, %d at a time" % (grids.counted(len(plan.runs), "run"), len(pending), runner.jobs), flush=True)
     runner.run()
     report(plan, runner.results, runner.failed, chosen)
     missing = [run for run in plan.runs if not runner.is_result(run)]

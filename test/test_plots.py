@@ -168,6 +168,26 @@ def test_names_keep_their_order_and_stay_within_the_panel():
     assert spread([20, 60], [10, 10], 0, 100) == [20, 60]
 
 
+@pytest.mark.parametrize("layers, marked", [(3, 3), (12, 12), (13, 7), (48, 12)])
+def test_a_line_of_many_layers_shows_between_its_marks_whether_it_is_dashed(a_sweep, layers, marked):
+    stats = [(120, LAYERS[:1] * layers)]
+    runs = {(name, "0.001"): {"train": falling(5.5, 3.0), "stats": stats} for name in ("pre", "pre+gpas")}
+    lines = panels(a_sweep(runs)["residual.png"])[0].lines
+    assert [len(line.get_xdata()) for line in lines] == [layers] * 2
+    assert [len(range(0, layers, line.get_markevery())) for line in lines] == [marked] * 2
+
+
+@pytest.mark.parametrize("more, said", [(1, "1 row is left out: --only narrows"), (2, "2 rows are left out: --only narrows")])
+def test_how_many_are_left_out_is_said_in_grammar(a_sweep, monkeypatch, more, said):
+    from sweeps import plots
+
+    monkeypatch.setattr(plots, "MOST_PANELS", 3 - more)
+    draw_all, notes = plots.draw, []
+    monkeypatch.setattr(plots, "draw", lambda *what: notes.extend(draw_all(*what)[1]))
+    a_sweep({(name, "0.001"): {"train": falling(5.5, 3.0), "stats": [(120, LAYERS)]} for name in VARIANTS[:3]})
+    assert "residual-over-time.png: " + said in notes
+
+
 # --------------------------------------------------------------------------------------------------- plot.py's
 
 def draw(*arguments):

@@ -307,7 +307,7 @@ def test_a_slurm_array_is_a_round_and_the_same_command_writes_the_next(tune, tmp
     script = tmp_path / "array.sh"
     for count, what in ((6, "6 of the grid"), (4, "1 beyond it, 3 at the best, other seeds"), (1, "1 beyond it"), (3, "3 at the best")):
         done = tune(LOSS, "--slurm", script)
-        assert "%d tasks" % count in done.out and what in done.out
+        assert "%d task%s; " % (count, "s" if count > 1 else "") in done.out and what in done.out
         for task in range(count):
             environment = sweep_environment(SLURM_ARRAY_TASK_ID=str(task))
             subprocess.run(["bash", script], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=60)

@@ -81,7 +81,7 @@ def test_with_a_margin_an_end_that_is_hardly_worse_is_gone_beyond():
     flat = {"0.00025": 9, "0.0005": 2.3, "0.001": 2.2, "0.002": 2.0, "0.004": 2.1, "0.008": 2.4}
     assert list(study(tuned("1e-3,2e-3,4e-3", margin=0.25), flat.get).losses) == ["0.0005", "0.001", "0.002", "0.004", "0.008"]
     found = study(tuned("1e-3,2e-3,4e-3", margin=0.25, widen=1), flat.get)
-    assert list(found.losses)[-1] == "0.008" and found.best == "0.002" and "limit of 1 values" in found.edge
+    assert list(found.losses)[-1] == "0.008" and found.best == "0.002" and "limit of 1 value beyond" in found.edge
     both = tuned("1e-3,2e-3,4e-3", margin=0.25)
     both.refused[both.run(both.settings()[0], "0.008", "0").name] = "why"
     found = study(both, flat.get)
@@ -104,7 +104,7 @@ def test_the_grid_stops_growing_at_its_limit_and_says_so():
     for widen, count in ((3, 5), (1, 3), (0, 2)):
         found = study(tuned("1e-3,2e-3", widen=widen), lambda value: 1 / float(value))
         assert len(found.losses) == count and found.best == list(found.losses)[-1] and found.settled
-        assert "limit of %d values" % widen in found.edge
+        assert "limit of %s beyond" % grids.counted(widen, "value") in found.edge
 
 
 def test_a_grid_that_cannot_grow_says_so():

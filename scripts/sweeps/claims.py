@@ -4,7 +4,7 @@ It is judged as each variant is beside the baseline (compare.py): each of the tw
 every point of the other axes. The claims are one family: Holm's correction is for their number, not for the variants'.
 """
 from sweeps import compare
-from sweeps.grid import Failure
+from sweeps.grid import Failure, counted
 
 WORDS = {"better": "holds", "worse": "the reverse holds"}
 
@@ -65,7 +65,7 @@ class Claims:
         """What the numbers are, a sentence a line."""
         return [
             "difference: the first less the second, seed by seed, each at its own best; below 0 the claim's way.",
-            "Interval and p as above, but p adjusted by Holm for %d claim%s. " % (self.judged, "" if self.judged == 1 else "s")
+            "Interval and p as above, but p adjusted by Holm for %s. " % counted(self.judged, "claim")
             + "holds, the reverse holds: p < %g." % compare.LEVEL,
         ]
 

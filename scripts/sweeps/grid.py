@@ -161,6 +161,16 @@ def read_number(text, where):
     return float(value)
 
 
+def counted(count, thing):
+    """1 run, 2 runs."""
+    return "%d %s%s" % (count, thing, "" if count == 1 else "s")
+
+
+def left_out(count, thing):
+    """1 row is left out, 2 rows are left out."""
+    return "%s %s left out" % (counted(count, thing), "is" if count == 1 else "are")
+
+
 # ---------------------------------------------------------------------------------------------------- reading
 
 

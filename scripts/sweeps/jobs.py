@@ -13,6 +13,7 @@ import sys
 import time
 
 from sweeps import metrics
+from sweeps.grid import counted
 
 TICK_S = 0.1
 HEARTBEAT_S = 60  # between progress lines where there is no terminal
@@ -137,9 +138,7 @@ class Runner:
         if len(self.signals) == self.obeyed:
             return
         if self.running and not self.stopped_by:
-            self.say(
-                "Stopping: %d runs write their checkpoints (once more: they are killed)" % len(self.running)
-            )
+            self.say("Stopping after the checkpoints of %s (once more: at once, without)" % counted(len(self.running), "run"))
         self.obeyed, self.stopped_by = len(self.signals), self.signals[0]
         for job in self.running:
             (job.process.terminate if self.obeyed == 1 else job.process.kill)()

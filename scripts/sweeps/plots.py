@@ -10,7 +10,7 @@ import os
 import picture
 from picture import DASHES, finite
 from sweeps import metrics
-from sweeps.grid import number
+from sweeps.grid import left_out, number
 
 MOST_PANELS = 16
 MOST_NAMES = 18  # at the ends of a panel's lines
@@ -355,10 +355,7 @@ def draw(plan, rows, out):
     panels = list(layout.panels.items())
     notes = []
     if len(panels) > MOST_PANELS:
-        notes.append(
-            "%d of %d panels are left out of the plots: --only narrows"
-            % (len(panels) - MOST_PANELS, len(panels))
-        )
+        notes.append("plots: %s of %d: --only narrows" % (left_out(len(panels) - MOST_PANELS, "panel"), len(panels)))
         panels = panels[:MOST_PANELS]
     paths = [
         draw_loss(layout, panels, out),
@@ -366,8 +363,8 @@ def draw(plan, rows, out):
         *draw_final(layout, rows, out),
     ]
     for field, name, ylabel in OVER_TIME:
-        path, left_out = draw_over_time(layout, rows, field, name, ylabel, out)
+        path, more = draw_over_time(layout, rows, field, name, ylabel, out)
         paths.append(path)
-        if left_out:
-            notes.append("%s: %d row%s left out: --only narrows" % (name, left_out, " is" if left_out == 1 else "s are"))
+        if more:
+            notes.append("%s: %s: --only narrows" % (name, left_out(more, "row")))
     return [path for path in paths if path], notes

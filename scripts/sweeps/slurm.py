@@ -2,7 +2,7 @@
 import os
 import shlex
 
-from sweeps.grid import Failure
+from sweeps.grid import Failure, counted
 
 SECONDS_TO_STOP = 120  # Slurm's warning before the time limit: long enough for a step and a checkpoint
 
@@ -26,7 +26,7 @@ def script(plan, names, out, program, sweep, threads, at_once, options):
     again = "%s --out %s --report" % (shlex.quote(sweep), shlex.quote(out))
     lines = ["#!/bin/bash"] + ["#SBATCH %s" % option for option in header]
     lines += [
-        "# %d runs. Submitted again, it skips what is done and resumes what was cut." % len(names),
+        "# %s. Submitted again, it skips what is done and resumes what was cut." % counted(len(names), "run"),
         "# The table and the plots, any time: %s" % again.replace("\n", " "),
         "names=(",
     ]

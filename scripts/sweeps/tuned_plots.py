@@ -7,7 +7,7 @@ import os
 
 import picture
 from picture import DARK, finite
-from sweeps.grid import number
+from sweeps.grid import left_out, number
 from sweeps.tuned_table import baseline_of, in_words, title_of
 
 MOST_PANELS = 24
@@ -155,7 +155,7 @@ def draw_comparisons(tuning, rows, title, label, width, path):
     """A row for each (name, row); width in inches. Returns (path, or None where no row has a difference; rows left out)."""
     if not any(row.found.differences for _, row in rows):
         return None, 0
-    left_out, rows = max(0, len(rows) - MOST_ROWS), rows[:MOST_ROWS]
+    more, rows = max(0, len(rows) - MOST_ROWS), rows[:MOST_ROWS]
     names, rows = zip(*rows)
     note = "Dots: the seeds; each at its own best %s. Arrows: beyond the picture." % tuning.flag
     if any(math.isfinite(row.found.low) for row in rows):
@@ -171,7 +171,7 @@ def draw_comparisons(tuning, rows, title, label, width, path):
     axis.set_yticks(range(len(rows)), names)
     axis.grid(False, axis="y")
     axis.set_xlabel(label)
-    return picture.save(figure, path), left_out
+    return picture.save(figure, path), more
 
 
 def draw_difference(axis, y, row, reach):
@@ -197,9 +197,9 @@ def draw_difference(axis, y, row, reach):
 def draw(tuning, plan, rows, claimed, out):
     """Writes what there is data for. Returns the paths, and a note for each figure that left something out."""
     paths, notes = [], []
-    for drawn, what in ((draw_tuning, "panels"), (draw_differences, "rows"), (draw_claims, "rows")):
-        path, left_out = drawn(tuning, plan, rows, claimed, out)
+    for drawn, what in ((draw_tuning, "panel"), (draw_differences, "row"), (draw_claims, "row")):
+        path, more = drawn(tuning, plan, rows, claimed, out)
         paths += [path] if path else []
-        if left_out:
-            notes.append("%s: %d %s are left out" % (os.path.basename(path), left_out, what))
+        if more:
+            notes.append("%s: %s" % (os.path.basename(path), left_out(more, what)))
     return paths, notes

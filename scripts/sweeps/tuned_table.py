@@ -122,9 +122,9 @@ def notes(tuning, plan, rows, judged):
         lines.append("difference: from %s, seed by seed, the mean d; below 0 is a lower loss." % in_words(*base))
         if len(seeds) > 1:
             t = compare.t_quantile(len(seeds) - 1)
-            lines.append("95 %% interval: d ± %.3f·s/√%d, s the sample standard deviation of the differences (Student's t, %d degree%s"
-                         " of freedom)." % (t, len(seeds), len(seeds) - 1, "s" if len(seeds) > 2 else ""))  # fmt: skip
-            lines.append("p: two-sided, adjusted by Holm for %d comparison%s; " % (judged, "" if judged == 1 else "s")
+            lines.append("95 %% interval: d ± %.3f·s/√%d, s the sample standard deviation of the differences (Student's t, %s"
+                         " of freedom)." % (t, len(seeds), grids.counted(len(seeds) - 1, "degree")))  # fmt: skip
+            lines.append("p: two-sided, adjusted by Holm for %s; " % grids.counted(judged, "comparison")
                          + "better or worse: p < %g." % compare.LEVEL)  # fmt: skip
             if any(row.found and row.found.adjusted >= compare.LEVEL and not row.found.low <= 0 <= row.found.high for row in rows):
                 lines.append("An interval is of one comparison by itself: it can leave out 0 where p, which is of all, tells nothing apart.")

@@ -164,7 +164,7 @@ class Tuning:
         left = ""
         for outer, inner in self.open_edges(study):
             if study.widened >= self.widen:
-                return None, "the limit of %d values beyond the grid" % self.widen
+                return None, "the limit of %s beyond the grid" % grids.counted(self.widen, "value")
             value = self.next_value(outer, inner)
             if value is None or value in study.losses:
                 left = "no next value beyond %s" % outer
