@@ -7,7 +7,8 @@
 #include "config.h"
 
 /* Fills in defaults, `base` (the config.ini of a checkpoint to go on from, or NULL), the preset, the config
- * file and the command line. Exits 2 on anything wrong. The texts in it live as long as the program. */
+ * files in their order and the command line. A file may be a pipe: it is read once. Exits 2 on anything
+ * wrong. The texts in it live as long as the program. */
 void config_parse(Config *config, int argc, char **argv, const char *base);
 
 /* The same, but false with *error set where that exits 2. */
@@ -19,8 +20,8 @@ void config_parse_over(Config *config, int argc, char **argv);
 /* What a checkpoint's config.ini says by itself, numbers that "auto" came to among it. Exits 2 on anything wrong. */
 void config_read_base(Config *config, const char *base);
 
-/* The value of one text flag of the command line or else its --config file, or NULL; before config_parse(), to find
- * that checkpoint. Exits as config_parse() does. */
+/* The value of one text flag of the command line or else its --config files, the last that has it, or NULL;
+ * before config_parse(), to find that checkpoint. Exits as config_parse() does. */
 const char *config_peek(int argc, char **argv, const char *name);
 
 /* Whether the command line holds this mode (--help). Exits as config_parse() does. */

@@ -17,7 +17,8 @@
 
 /* Parses `name = value` lines (# starts a comment) of a config file into *config: a pure function over the
  * bytes. A value with a # or blanks at its ends stands in double quotes (\" \\ \xHH inside). Lines may end with \r\n,
- * names be written with _ for -, and a byte order mark stand first. Errors name the line. */
+ * names be written with _ for -, and a byte order mark stand first. A flag has one line, of two the
+ * second is refused. Errors name the line. */
 bool config_parse_lines(Config *config, const char *bytes, size_t size, Error *error);
 
 /* Every flag with its present value, as `name = value` lines that --config reads back (config.ini). Modes are left out. */
